@@ -1,0 +1,251 @@
+"""Every error this package raises on purpose, with a stable code and an HTTP status.
+
+    LatentSyncError
+    ├── InvalidRequest 422          the request itself is wrong
+    │   ├── MissingField            neither of two alternative fields was given
+    │   ├── ConflictingFields       both of two alternative fields were given
+    │   ├── UnknownField            a field that this contract does not have
+    │   ├── InvalidField            wrong type or outside the allowed range
+    │   ├── InvalidBase64           text that is not base64
+    │   └── MalformedBody 400       the body is not a JSON object
+    ├── FetchError 422              the media could not be brought here
+    │   ├── ForbiddenAddress 403    private, link-local or otherwise not public
+    │   ├── ForbiddenPath 403       outside the allowed folders
+    │   ├── Unreachable             no answer, or not a success
+    │   ├── FetchTimeout 408        the sender was too slow
+    │   └── TooManyBytes 413        more bytes than allowed
+    ├── MediaError 422              the media is here but cannot be used
+    │   ├── EmptyMedia, UnreadableMedia, TruncatedMedia
+    │   ├── NoVideo, NoAudio        a stream is missing or holds nothing
+    │   ├── AudioTooShort, MediaTooLong, PictureTooLarge, PictureTooSmall, TooManyFrames
+    │   └── NoFace                  no usable face in any frame
+    ├── NotAuthorized 401           missing or wrong token
+    ├── LineFull 429                too many predictions waiting
+    ├── Canceled 499                the caller asked to stop
+    ├── DeadlineExceeded 504        the run did not end in the time allowed
+    ├── CodecFailed 500             FFmpeg refused to encode or to write
+    ├── DiskFull 507                no room for the working files
+    ├── EngineUnavailable 503       the engine asked for cannot run here
+    ├── InternalError 500           a defect of this program; the log has the cause
+    └── ServerError                 (client side) the server answered with an error
+
+Messages are plain sentences that name the field and the value. They never hold a server path or a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+_VALUE_CHARACTERS = 80  # longest excerpt of a caller's value in a message
+
+
+def shorten(value: object, limit: int = _VALUE_CHARACTERS) -> str:
+    """Return ``repr(value)`` cut to ``limit`` characters, safe to put into a message."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+class LatentSyncError(Exception):
+    """Base of the tree.
+
+    Args:
+        message: one plain sentence for the caller.
+        field: name of the request field at fault, if one is.
+        retry_after_s: seconds after which the same call may succeed, if known.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+
+    def __init__(
+        self, message: str, *, field: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.retry_after_s = retry_after_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer body shared by every door: status_code, code, message, field."""
+        return {
+            "status_code": self.status,
+            "code": self.code,
+            "message": self.message,
+            "field": self.field,
+        }
+
+
+class InvalidRequest(LatentSyncError):
+    code = "INVALID_REQUEST"
+    status = 422
+
+
+class MissingField(InvalidRequest):
+    code = "FIELD_MISSING"
+
+
+class ConflictingFields(InvalidRequest):
+    code = "FIELD_CONFLICT"
+
+
+class UnknownField(InvalidRequest):
+    code = "FIELD_UNKNOWN"
+
+
+class InvalidField(InvalidRequest):
+    code = "FIELD_INVALID"
+
+
+class InvalidBase64(InvalidRequest):
+    code = "BASE64_INVALID"
+
+
+class MalformedBody(InvalidRequest):
+    code = "BODY_MALFORMED"
+    status = 400
+
+
+class FetchError(LatentSyncError):
+    code = "FETCH_FAILED"
+    status = 422
+
+
+class ForbiddenAddress(FetchError):
+    code = "ADDRESS_FORBIDDEN"
+    status = 403
+
+
+class ForbiddenPath(FetchError):
+    code = "PATH_FORBIDDEN"
+    status = 403
+
+
+class Unreachable(FetchError):
+    code = "URL_UNREACHABLE"
+
+
+class FetchTimeout(FetchError):
+    code = "FETCH_TIMEOUT"
+    status = 408
+
+
+class TooManyBytes(FetchError):
+    code = "TOO_MANY_BYTES"
+    status = 413
+
+
+class MediaError(LatentSyncError):
+    code = "MEDIA_INVALID"
+    status = 422
+
+
+class EmptyMedia(MediaError):
+    code = "MEDIA_EMPTY"
+
+
+class UnreadableMedia(MediaError):
+    code = "MEDIA_UNREADABLE"
+
+
+class TruncatedMedia(MediaError):
+    code = "MEDIA_TRUNCATED"
+
+
+class NoVideo(MediaError):
+    code = "NO_VIDEO"
+
+
+class NoAudio(MediaError):
+    code = "NO_AUDIO"
+
+
+class AudioTooShort(MediaError):
+    code = "AUDIO_TOO_SHORT"
+
+
+class MediaTooLong(MediaError):
+    code = "MEDIA_TOO_LONG"
+
+
+class PictureTooLarge(MediaError):
+    code = "PICTURE_TOO_LARGE"
+
+
+class PictureTooSmall(MediaError):
+    code = "PICTURE_TOO_SMALL"
+
+
+class TooManyFrames(MediaError):
+    code = "TOO_MANY_FRAMES"
+
+
+class NoFace(MediaError):
+    code = "NO_FACE"
+
+
+class NotAuthorized(LatentSyncError):
+    code = "NOT_AUTHORIZED"
+    status = 401
+
+
+class LineFull(LatentSyncError):
+    code = "LINE_FULL"
+    status = 429
+
+
+class Canceled(LatentSyncError):
+    code = "CANCELED"
+    status = 499
+
+
+class DeadlineExceeded(LatentSyncError):
+    code = "DEADLINE_EXCEEDED"
+    status = 504
+
+
+class CodecFailed(LatentSyncError):
+    code = "CODEC_FAILED"
+    status = 500
+
+
+class DiskFull(LatentSyncError):
+    code = "DISK_FULL"
+    status = 507
+
+
+class EngineUnavailable(LatentSyncError):
+    code = "ENGINE_UNAVAILABLE"
+    status = 503
+
+
+class InternalError(LatentSyncError):
+    code = "INTERNAL_ERROR"
+    status = 500
+
+
+class ServerError(LatentSyncError):
+    """Raised by the client when a server answers with an error; carries the server's own code.
+
+    Args:
+        message: the server's sentence.
+        server_status: HTTP status of the answer.
+        server_code: the stable code in the answer, or ``"UNKNOWN"`` when it holds none.
+        field: request field at fault, if the answer names one.
+        retry_after_s: value of the Retry-After header in seconds, if sent.
+    """
+
+    code = "SERVER_ERROR"
+    status = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        server_status: int,
+        server_code: str,
+        field: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, field=field, retry_after_s=retry_after_s)
+        self.server_status = server_status
+        self.server_code = server_code

@@ -1,0 +1,83 @@
+"""Progress, stage times, cancellation and deadline of one run, in one object handed down the floors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
+
+from latentsync.errors import Canceled, DeadlineExceeded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: stage name, fraction of the whole run in 0..1, frames finished and in all."""
+
+    stage: str
+    fraction: float
+    frames_done: int = 0
+    frames_total: int = 0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class RunMonitor:
+    """Watches one run.
+
+    Args:
+        on_progress: called from the running thread at stage starts and after every chunk.
+        canceled: set by anybody to stop the run at its next check.
+        deadline_s: seconds from now after which the next check raises.
+    """
+
+    def __init__(
+        self,
+        on_progress: ProgressCallback | None = None,
+        canceled: Event | None = None,
+        deadline_s: float | None = None,
+    ) -> None:
+        self.seconds: dict[str, float] = {}
+        self._on_progress = on_progress
+        self._canceled = canceled or Event()
+        self._deadline_s = deadline_s
+        self._started = time.monotonic()
+        self._fraction = 0.0
+
+    def check(self) -> None:
+        """Raise Canceled or DeadlineExceeded if the run must stop; call it between chunks."""
+        if self._canceled.is_set():
+            raise Canceled("The run was canceled.")
+        if self._deadline_s is not None and time.monotonic() - self._started > self._deadline_s:
+            raise DeadlineExceeded(f"The run did not finish within {self._deadline_s:g} s.")
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds left before the deadline (never negative), or None without one."""
+        if self._deadline_s is None:
+            return None
+        return max(0.0, self._deadline_s - (time.monotonic() - self._started))
+
+    def report(self, stage: str, fraction: float, done: int = 0, total: int = 0) -> None:
+        """Tell the listener; ``fraction`` (0..1 of the whole run) never goes backwards."""
+        self.check()
+        self._fraction = max(self._fraction, min(1.0, fraction))
+        if self._on_progress is not None:
+            self._on_progress(Progress(stage, self._fraction, done, total))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the wall seconds of the block to ``seconds[stage]``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add_seconds(stage, time.perf_counter() - start)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add wall seconds to a stage whose work is interleaved with other stages'."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

@@ -1,0 +1,103 @@
+"""What every engine is: frames and a waveform in, finished full frames out.
+
+A pipeline never opens a file, parses JSON or knows a job. It may read the source's frames as often as it
+needs, in any order, through :class:`FrameSource`; it must not keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.errors import EngineUnavailable
+from latentsync.formats import Frame, Waveform
+from latentsync.monitor import RunMonitor
+from latentsync.schema import RunOptions
+
+
+class FrameSource(Protocol):
+    """The source video at a constant 25 fps, upright, readable again and again."""
+
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+
+    def read(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """Yield the frames with these numbers, in this order, each H,W,3 uint8 RGB.
+
+        Runs of rising or falling numbers are cheap. Memory stays bounded whatever the order.
+        """
+        ...
+
+
+@dataclass
+class GenerationReport:
+    """Counts that a pipeline fills while it works; complete when its frames are exhausted."""
+
+    frames_without_face: int = 0  # output frames that passed through unchanged
+    faces_found: int = 0  # different people seen in the source
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The running work of a pipeline: take ``frames`` to the end, then read ``report``."""
+
+    frames: Iterator[Frame]
+    report: GenerationReport
+
+
+class Pipeline(Protocol):
+    """One engine, built once per process and called once per run."""
+
+    name: str
+    model_version: str
+
+    def __call__(
+        self,
+        source: FrameSource,
+        waveform: Waveform,
+        *,
+        frame_indices: NDArray[np.int64],
+        options: RunOptions,
+        monitor: RunMonitor,
+    ) -> Generation:
+        """Make the lips of ``source`` say ``waveform``.
+
+        Args:
+            source: the source video.
+            waveform: float32 mono 16 kHz; output frame ``i`` shows the sound at ``i / 25`` seconds;
+                sound beyond its end is silence.
+            frame_indices: int64 (num_output_frames,): the source frame shown by each output frame.
+            options: the run's options.
+            monitor: progress, stage seconds, cancellation.
+
+        Returns:
+            Generation with exactly ``len(frame_indices)`` frames of the source's size.
+
+        Raises:
+            NoFace: no usable face in the whole source.
+        """
+        ...
+
+
+# Engine name -> (module, class): imported on first use, so that no engine's packages load before it is asked for.
+_ENGINES = {"draft": ("latentsync.pipelines.draft_pipeline", "DraftPipeline")}
+
+
+def build_pipeline(name: str) -> Pipeline:
+    """Build the engine called ``name``; raises EngineUnavailable for a name that is not registered."""
+    if name not in _ENGINES:
+        raise EngineUnavailable(
+            f"There is no engine named {name!r}. Known: {', '.join(_ENGINES)}.", field="engine"
+        )
+    module_name, class_name = _ENGINES[name]
+    build: Callable[[], Pipeline] = getattr(import_module(module_name), class_name)
+    return build()

@@ -1,0 +1,276 @@
+"""What a caller may ask for, checked once for every door (contract A and its additions).
+
+A door hands its JSON object to :func:`parse_request`; everything behind the door works with the frozen
+:class:`RunRequest`, which no longer knows which contract it came from.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from latentsync.errors import (
+    ConflictingFields,
+    InvalidField,
+    InvalidRequest,
+    MalformedBody,
+    MissingField,
+    UnknownField,
+    shorten,
+)
+
+GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
+INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
+SEED_RANDOM = -1  # asks the server to draw a seed and report it
+SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
+
+
+class SyncMode(StrEnum):
+    """What happens when the audio and the video have different lengths."""
+
+    BOUNCE = "bounce"  # the video plays forwards and backwards until the audio ends
+    LOOP = "loop"  # the video starts again until the audio ends
+    CUT_OFF = "cut_off"  # both end with the shorter one
+    SILENCE = "silence"  # both end with the longer one: silence, or the last picture held
+    REMAP = "remap"  # the video is slowed down or sped up to the audio's length
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Coordinate = Annotated[float, Field(ge=0)]
+FrameIndex = Annotated[int, Field(strict=True, ge=0)]
+
+
+class SpeakerPoint(_Strict):
+    """The speaker is the face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
+
+    frame: FrameIndex = 0
+    point: tuple[Coordinate, Coordinate]
+
+
+class SpeakerBox(_Strict):
+    """The speaker is the face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
+
+    frame: FrameIndex = 0
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+
+    @model_validator(mode="after")
+    def _corners_in_order(self) -> SpeakerBox:
+        x1, y1, x2, y2 = self.box
+        if x2 <= x1 or y2 <= y1:
+            raise ValueError("the box must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+        return self
+
+
+Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
+
+
+class PredictRequest(_Strict):
+    """The body of ``POST /predict``: one video, one speech recording and the options of the run."""
+
+    video_url: str | None = Field(None, description="http(s) address of the source video")
+    video_base64: str | None = Field(None, description="source video as base64 or data: URI")
+    audio_url: str | None = Field(None, description="http(s) address of the speech recording")
+    audio_base64: str | None = Field(None, description="speech recording as base64 or data: URI")
+    guidance_scale: float = Field(
+        1.5,
+        strict=True,
+        ge=GUIDANCE_SCALE_MIN,
+        le=GUIDANCE_SCALE_MAX,
+        description="strength of classifier-free guidance; 1.0 means none (diffusion engines)",
+    )
+    inference_steps: int = Field(
+        20,
+        strict=True,
+        ge=INFERENCE_STEPS_MIN,
+        le=INFERENCE_STEPS_MAX,
+        description="denoising steps (diffusion engines)",
+    )
+    seed: int = Field(
+        1247,
+        strict=True,
+        ge=SEED_RANDOM,
+        le=SEED_MAX,
+        description="seed of the run; -1 draws a random one and reports it",
+    )
+    sync_mode: SyncMode = Field(
+        SyncMode.BOUNCE, description="what to do when audio and video lengths differ"
+    )
+    speaker: Speaker = Field(
+        "auto", description="whose lips move: auto, a frame with a point, or a frame with a box"
+    )
+    deadline_s: float | None = Field(
+        None, strict=True, gt=0, description="give up when the run takes longer, in seconds"
+    )
+
+
+class PredictDetails(BaseModel):
+    """How the answer was made. Doors of later engines add fields, none is ever renamed."""
+
+    guidance_scale: float
+    inference_steps: int
+    seed: int
+    engine: str = Field(description="which engine made the lips; draft is the embedded default")
+    model_version: str
+    sync_mode: SyncMode
+    frames: int
+    frames_without_face: int
+    faces_found: int
+    fps: float
+    width: int
+    height: int
+    duration_s: float
+    seconds: dict[str, float] = Field(description="seconds spent in each stage of the run")
+
+
+class PredictResult(BaseModel):
+    """The inner object of contract A's answer."""
+
+    video_base64: str = Field(description="the finished MP4")
+    details: PredictDetails
+
+
+class PredictResponse(BaseModel):
+    """Contract A's envelope."""
+
+    run_id: str
+    result: PredictResult
+    run_time_ms: float
+
+
+class ErrorResponse(BaseModel):
+    """Every error of every door."""
+
+    status_code: int
+    code: str = Field(description="stable, for programs")
+    message: str = Field(description="one sentence, for people")
+    field: str | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """Media behind an http or https address; ``name`` is the request field, for messages."""
+
+    url: str
+    name: str
+
+
+@dataclass(frozen=True)
+class InlineSource:
+    """Media inside the request as base64 text, with or without a ``data:`` prefix."""
+
+    base64: str = field(repr=False)
+    name: str
+
+
+@dataclass(frozen=True)
+class PathSource:
+    """Media that already lies on this machine, inside an allowed root."""
+
+    path: Path
+    name: str
+
+
+MediaSource = UrlSource | InlineSource | PathSource
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of one run, every value final (the seed is drawn)."""
+
+    guidance_scale: float = 1.5
+    inference_steps: int = 20
+    seed: int = 1247
+    sync_mode: SyncMode = SyncMode.BOUNCE
+    speaker: Speaker = "auto"
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One job for the runner, whatever door it came through."""
+
+    video: MediaSource
+    audio: MediaSource
+    options: RunOptions = RunOptions()
+
+
+def parse_request(body: object) -> RunRequest:
+    """Validate a decoded JSON body of contract A.
+
+    Args:
+        body: the decoded JSON value; anything but an object is refused.
+
+    Raises:
+        MalformedBody, MissingField, ConflictingFields, UnknownField, InvalidField
+    """
+    if not isinstance(body, dict):
+        raise MalformedBody(f"The body must be a JSON object, not {type(body).__name__}.")
+    try:
+        request = PredictRequest.model_validate(body)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+    return RunRequest(
+        video=_one_source("video", request.video_url, request.video_base64),
+        audio=_one_source("audio", request.audio_url, request.audio_base64),
+        options=build_options(request),
+    )
+
+
+def build_options(request: PredictRequest) -> RunOptions:
+    """Return the run's options, with a random seed drawn where the caller asked for one."""
+    seed = secrets.randbelow(2**32) if request.seed == SEED_RANDOM else request.seed
+    return RunOptions(
+        guidance_scale=request.guidance_scale,
+        inference_steps=request.inference_steps,
+        seed=seed,
+        sync_mode=request.sync_mode,
+        speaker=request.speaker,
+        deadline_s=request.deadline_s,
+    )
+
+
+def _one_source(medium: str, url: str | None, base64: str | None) -> MediaSource:
+    url_field, base64_field = f"{medium}_url", f"{medium}_base64"
+    if url is not None and base64 is not None:
+        raise ConflictingFields(
+            f"Give either {url_field} or {base64_field}, not both.", field=url_field
+        )
+    if url is not None:
+        return UrlSource(url=url, name=url_field)
+    if base64 is not None:
+        return InlineSource(base64=base64, name=base64_field)
+    raise MissingField(f"Give one of {url_field} or {base64_field}.", field=url_field)
+
+
+def _first_problem(error: ValidationError) -> InvalidRequest:
+    """Turn pydantic's first finding into one sentence with field, value and what is allowed."""
+    problem: Any = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in problem["loc"]) or "body"
+    top = name.split(".")[0]
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(PredictRequest.model_fields)
+        return UnknownField(f"Unknown field {shorten(name)}. Allowed: {allowed}.", field=top)
+    given = shorten(problem["input"])
+    if top == "speaker":
+        allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
+        return InvalidField(f"speaker is not valid. Allowed: {allowed}.", field=top)
+    reason = problem["msg"][:1].lower() + problem["msg"][1:]
+    return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=top)
+
+
+def _range_of(name: str) -> str:
+    ranges = {
+        "guidance_scale": f" (allowed: {GUIDANCE_SCALE_MIN} to {GUIDANCE_SCALE_MAX})",
+        "inference_steps": f" (allowed: {INFERENCE_STEPS_MIN} to {INFERENCE_STEPS_MAX})",
+        "seed": f" (allowed: {SEED_RANDOM} to {SEED_MAX})",
+    }
+    return ranges.get(name, "")

@@ -1,0 +1,52 @@
+"""Settings of the process, read from the environment (prefix ``LATENTSYNC_``). Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """One frozen object per process; every door builds it once and hands it down."""
+
+    model_config = SettingsConfigDict(env_prefix="LATENTSYNC_", frozen=True, extra="ignore")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="bearer tokens that may call the server, comma-separated"
+    )
+    engine: Literal["draft"] = Field("draft", description="which engine makes the lips")
+    work_dir: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / "latentsync",
+        description="folder for the private working folders of requests",
+    )
+    allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="folders from which media may be read by path, comma-separated"
+    )
+    allow_private_addresses: bool = Field(
+        False, description="let media URLs point to private and loopback addresses"
+    )
+    max_media_bytes: int = Field(512 * MIB, gt=0, description="largest single media file")
+    max_body_bytes: int = Field(256 * MIB, gt=0, description="largest request body")
+    fetch_timeout_s: float = Field(60.0, gt=0, description="longest time for one download")
+    max_duration_s: float = Field(600.0, gt=0, description="longest video or audio")
+    min_audio_s: float = Field(0.1, gt=0, description="shortest audio")
+    max_pixels: int = Field(3840 * 2160, gt=0, description="largest picture, width x height")
+    min_side: int = Field(64, gt=0, description="smallest width or height in pixels")
+    max_fps: float = Field(240.0, gt=0, description="highest frame rate of a source video")
+    max_waiting: int = Field(
+        8, ge=0, description="predictions that may wait in line before 429 is answered"
+    )
+    deadline_s: float = Field(900.0, gt=0, description="longest time for one run")
+
+    @field_validator("api_keys", "allowed_roots", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
