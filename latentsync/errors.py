@@ -29,7 +29,8 @@
     ├── InternalError 500           a defect of this program; the log has the cause
     └── ServerError                 (client side) the server answered with an error
 
-Messages are plain sentences that name the field and the value. They never hold a server path or a traceback.
+Messages are plain sentences that name the field and the value.
+They never hold a server path or a traceback.
 """
 
 from __future__ import annotations

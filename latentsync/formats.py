@@ -1,4 +1,4 @@
-"""The two formats that everything inside the house is in: 25 fps RGB frames and a 16 kHz mono waveform."""
+"""The two formats inside the house: RGB frames at 25 fps and a mono waveform at 16 kHz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress, stage times, cancellation and deadline of one run, in one object handed down the floors."""
+"""Progress, stage times, cancellation and deadline of one run, in one object."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a caller may ask for, checked once for every door (contract A and its additions).
 
-A door hands its JSON object to :func:`parse_request`; everything behind the door works with the frozen
-:class:`RunRequest`, which no longer knows which contract it came from.
+A door hands its JSON object to :func:`parse_request`; everything behind the door works with the
+frozen :class:`RunRequest`, which no longer knows which contract it came from.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ FrameIndex = Annotated[int, Field(strict=True, ge=0)]
 
 
 class SpeakerPoint(_Strict):
-    """The speaker is the face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
+    """The face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
 
     frame: FrameIndex = 0
     point: tuple[Coordinate, Coordinate]
 
 
 class SpeakerBox(_Strict):
-    """The speaker is the face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
+    """The face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
 
     frame: FrameIndex = 0
     box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]

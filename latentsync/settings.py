@@ -1,4 +1,7 @@
-"""Settings of the process, read from the environment (prefix ``LATENTSYNC_``). Sizes in bytes, times in seconds."""
+"""Settings of the process, read from the environment (prefix ``LATENTSYNC_``).
+
+Sizes are in bytes, times in seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What every engine is: frames and a waveform in, finished full frames out.
 
-A pipeline never opens a file, parses JSON or knows a job. It may read the source's frames as often as it
-needs, in any order, through :class:`FrameSource`; it must not keep them.
+A pipeline never opens a file, parses JSON or knows a job. It may read the source's frames as
+often as it needs, in any order, through :class:`FrameSource`; it must not keep them.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ class Pipeline(Protocol):
         ...
 
 
-# Engine name -> (module, class): imported on first use, so that no engine's packages load before it is asked for.
+# Engine name -> (module, class), imported on first use: no engine's packages load before that.
 _ENGINES = {"draft": ("latentsync.pipelines.draft_pipeline", "DraftPipeline")}
 
 
 def build_pipeline(name: str) -> Pipeline:
-    """Build the engine called ``name``; raises EngineUnavailable for a name that is not registered."""
+    """Build the engine called ``name``; raises EngineUnavailable for an unknown name."""
     if name not in _ENGINES:
         raise EngineUnavailable(
             f"There is no engine named {name!r}. Known: {', '.join(_ENGINES)}.", field="engine"
