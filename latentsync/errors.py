@@ -35,14 +35,18 @@ They never hold a server path or a traceback.
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any, ClassVar
 
 _VALUE_CHARACTERS = 80  # longest excerpt of a caller's value in a message
+_excerpt = Repr()  # looks at the beginning of a value only: values may be huge or deeply nested
+_excerpt.maxlevel = 4
+_excerpt.maxstring = _excerpt.maxlong = _excerpt.maxother = 4 * _VALUE_CHARACTERS
 
 
 def shorten(value: object, limit: int = _VALUE_CHARACTERS) -> str:
     """Return ``repr(value)`` cut to ``limit`` characters, safe to put into a message."""
-    text = repr(value)
+    text = _excerpt.repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

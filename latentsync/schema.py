@@ -12,7 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from latentsync.errors import (
     ConflictingFields,
@@ -28,6 +35,7 @@ GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
 INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
 SEED_RANDOM = -1  # asks the server to draw a seed and report it
 SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
+FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
 
 
 class SyncMode(StrEnum):
@@ -44,8 +52,19 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-Coordinate = Annotated[float, Field(ge=0)]
-FrameIndex = Annotated[int, Field(strict=True, ge=0)]
+def _whole_unicode(text: str) -> str:
+    """Refuse halves of surrogate pairs, which JSON can spell but nothing can send or store."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the text is not valid Unicode") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_unicode)]
+Coordinate = Annotated[float, Field(strict=True, ge=0)]
+FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX)]
 
 
 class SpeakerPoint(_Strict):
@@ -72,13 +91,23 @@ class SpeakerBox(_Strict):
 Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
 
 
+def _exactly_one_source(schema: dict[str, Any]) -> None:
+    """Say in the JSON schema what :func:`parse_request` enforces: one form of each medium."""
+    schema["allOf"] = [
+        {"oneOf": [{"required": [f"{medium}_url"]}, {"required": [f"{medium}_base64"]}]}
+        for medium in ("video", "audio")
+    ]
+
+
 class PredictRequest(_Strict):
     """The body of ``POST /predict``: one video, one speech recording and the options of the run."""
 
-    video_url: str | None = Field(None, description="http(s) address of the source video")
-    video_base64: str | None = Field(None, description="source video as base64 or data: URI")
-    audio_url: str | None = Field(None, description="http(s) address of the speech recording")
-    audio_base64: str | None = Field(None, description="speech recording as base64 or data: URI")
+    model_config = ConfigDict(json_schema_extra=_exactly_one_source)
+
+    video_url: Text | None = Field(None, description="http(s) address of the source video")
+    video_base64: Text | None = Field(None, description="source video as base64 or data: URI")
+    audio_url: Text | None = Field(None, description="http(s) address of the speech recording")
+    audio_base64: Text | None = Field(None, description="speech recording as base64 or data: URI")
     guidance_scale: float = Field(
         1.5,
         strict=True,
@@ -203,8 +232,25 @@ class RunRequest:
     options: RunOptions = RunOptions()
 
 
+def validate_fields(body: object) -> PredictRequest:
+    """Check every field of a decoded JSON body of contract A by itself.
+
+    Args:
+        body: the decoded JSON value; anything but an object is refused.
+
+    Raises:
+        MalformedBody, UnknownField, InvalidField
+    """
+    if not isinstance(body, dict):
+        raise MalformedBody(f"The body must be a JSON object, not {_json_type(body)}.")
+    try:
+        return PredictRequest.model_validate(body)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
 def parse_request(body: object) -> RunRequest:
-    """Validate a decoded JSON body of contract A.
+    """Validate a decoded JSON body of contract A and turn it into one job.
 
     Args:
         body: the decoded JSON value; anything but an object is refused.
@@ -212,12 +258,7 @@ def parse_request(body: object) -> RunRequest:
     Raises:
         MalformedBody, MissingField, ConflictingFields, UnknownField, InvalidField
     """
-    if not isinstance(body, dict):
-        raise MalformedBody(f"The body must be a JSON object, not {type(body).__name__}.")
-    try:
-        request = PredictRequest.model_validate(body)
-    except ValidationError as error:
-        raise _first_problem(error) from None
+    request = validate_fields(body)
     return RunRequest(
         video=_one_source("video", request.video_url, request.video_base64),
         audio=_one_source("audio", request.audio_url, request.audio_base64),
@@ -254,17 +295,31 @@ def _one_source(medium: str, url: str | None, base64: str | None) -> MediaSource
 def _first_problem(error: ValidationError) -> InvalidRequest:
     """Turn pydantic's first finding into one sentence with field, value and what is allowed."""
     problem: Any = error.errors(include_url=False, include_context=False)[0]
-    name = ".".join(str(part) for part in problem["loc"]) or "body"
-    top = name.split(".")[0]
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(PredictRequest.model_fields)
-        return UnknownField(f"Unknown field {shorten(name)}. Allowed: {allowed}.", field=top)
+    name = ".".join(str(part) for part in problem["loc"])
+    top = str(problem["loc"][0]) if problem["loc"] else ""
+    if top not in PredictRequest.model_fields:
+        # pydantic names no place for a key that is not valid Unicode: its input is the key then.
+        return _unknown_field(name or problem["input"])
     given = shorten(problem["input"])
     if top == "speaker":
         allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
-        return InvalidField(f"speaker is not valid. Allowed: {allowed}.", field=top)
-    reason = problem["msg"][:1].lower() + problem["msg"][1:]
+        return InvalidField(f"speaker holds {given}. Allowed: {allowed}.", field=top)
+    reason = problem["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
     return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=top)
+
+
+def _unknown_field(name: str) -> UnknownField:
+    allowed = ", ".join(PredictRequest.model_fields)
+    # The name comes from the caller: any length, any characters.
+    return UnknownField(
+        f"Unknown field {shorten(name)}. Allowed: {allowed}.", field=shorten(name).strip("'\"")
+    )
+
+
+def _json_type(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def _range_of(name: str) -> str:

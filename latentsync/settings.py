@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     )
     max_media_bytes: int = Field(512 * MIB, gt=0, description="largest single media file")
     max_body_bytes: int = Field(256 * MIB, gt=0, description="largest request body")
+    body_timeout_s: float = Field(
+        300.0, gt=0, description="longest time for the arrival of one request body"
+    )
     fetch_timeout_s: float = Field(60.0, gt=0, description="longest time for one download")
     max_duration_s: float = Field(600.0, gt=0, description="longest video or audio")
     min_audio_s: float = Field(0.1, gt=0, description="shortest audio")
@@ -46,6 +49,13 @@ class Settings(BaseSettings):
         8, ge=0, description="predictions that may wait in line before 429 is answered"
     )
     deadline_s: float = Field(900.0, gt=0, description="longest time for one run")
+    shutdown_grace_s: int = Field(
+        30, ge=0, description="time for the running prediction to finish after a stop signal"
+    )
+    weights_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".cache" / "latentsync",
+        description="folder that keeps downloaded weights (the draft engine needs none)",
+    )
 
     @field_validator("api_keys", "allowed_roots", mode="before")
     @classmethod
