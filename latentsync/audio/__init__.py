@@ -1,0 +1,1 @@
+"""What is heard: phones, loudness and voice activity of a waveform."""

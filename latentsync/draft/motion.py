@@ -1,0 +1,182 @@
+"""Phones, loudness and voice activity -> smooth mouth motion at 25 fps.
+
+Co-articulation follows the dominance model of Cohen and Massaro (1993): every sound pulls the mouth
+towards its shape with a weight that decays around its middle, and the shape at any time is the weighted
+mean. Loudness scales how far the mouth opens, voice activity closes it in pauses, bilabials close it
+for at least one frame, and a slope limit keeps the rest of the motion free of jumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.audio.activity import HOP_S
+from latentsync.audio.phones import SILENCE, Phone
+from latentsync.draft.visemes import BILABIALS, REST, VISEMES, Viseme
+from latentsync.formats import VIDEO_FPS
+
+Curve = NDArray[np.float64]
+
+_REST_WEIGHT = 0.02  # pull towards the closed mouth where no sound is near
+_QUIET_SHARE = 0.55  # share of a sound's opening that remains at the lowest loudness
+_PAUSE_RAMP_S = 0.06  # standard deviation of the ramp into and out of pauses
+_SHORTEST_PAUSE_S = 0.16  # shorter gaps of voice activity (stops within words) are bridged
+_SMOOTHING_S = 0.022  # standard deviation of the low-pass before sampling at 25 fps
+_MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
+SLOPE_LIMIT = 0.085  # largest change of the opening between frames, as share of full opening
+_CLOSURE_SLOPE_LIMIT = 0.3  # the same next to a bilabial
+_CLOSURE_REACH = 2  # frames around a bilabial in which the faster slope is allowed
+_FULL_CLOSURE_DIP_DB = 2.0  # a bilabial with a smaller dip in loudness was probably misheard
+
+
+@dataclass(frozen=True)
+class MouthMotion:
+    """Mouth shape per video frame, each (num_frames,) float64 in 0..1; see :class:`Viseme`.
+
+    ``plosive`` marks the frames next to a bilabial closure, where the lips may move fast.
+    """
+
+    opening: Curve
+    spread: Curve
+    rounding: Curve
+    plosive: NDArray[np.bool_]
+
+
+def plan_motion(
+    phones: Sequence[Phone],
+    loudness: Curve,
+    voiced: NDArray[np.bool_],
+    num_frames: int,
+) -> MouthMotion:
+    """Return the mouth's motion for ``num_frames`` frames at 25 fps.
+
+    Args:
+        phones: sounds in order of time.
+        loudness: 0..1 per 10 ms.
+        voiced: voice activity per 10 ms, same length.
+        num_frames: frames wanted; the mouth is closed after the end of the sound.
+    """
+    hops = max(len(loudness), int(np.ceil(num_frames / VIDEO_FPS / HOP_S)) + 1)
+    loudness = _extend(loudness, hops)
+    speaking = speech_envelope(_extend(voiced.astype(np.float64), hops) > 0.5)
+    opening, spread, rounding = blend_visemes(phones, hops)
+    opening *= (_QUIET_SHARE + (1 - _QUIET_SHARE) * loudness) * speaking
+    closures = _find_closures(phones, loudness)
+    opening = _sample(_gaussian(opening, _SMOOTHING_S / HOP_S), num_frames)
+    opening, plosive = _close_bilabials(opening, closures)
+    limits = np.where(plosive, _CLOSURE_SLOPE_LIMIT, SLOPE_LIMIT)
+    return MouthMotion(
+        opening=np.clip(limit_slope(opening, limits), 0.0, 1.0),
+        spread=_sample(_gaussian(spread * speaking, 4.0), num_frames),
+        rounding=_sample(_gaussian(rounding * speaking, 4.0), num_frames),
+        plosive=plosive,
+    )
+
+
+def blend_visemes(phones: Sequence[Phone], hops: int) -> tuple[Curve, Curve, Curve]:
+    """Return (opening, spread, rounding) per 10 ms, the dominance-weighted mean of all sounds."""
+    weight = np.full(hops, _REST_WEIGHT)
+    shapes = np.zeros((3, hops))
+    for phone in phones:
+        viseme = _viseme_of(phone)
+        first, pull = _dominance(phone, viseme, hops)
+        span = slice(first, first + len(pull))
+        weight[span] += pull
+        shapes[:, span] += np.outer((viseme.opening, viseme.spread, viseme.rounding), pull)
+    opening, spread, rounding = shapes / weight
+    return opening, spread, rounding
+
+
+def _viseme_of(phone: Phone) -> Viseme:
+    return REST if phone.name == SILENCE else VISEMES.get(phone.name, REST)
+
+
+def _dominance(phone: Phone, viseme: Viseme, hops: int) -> tuple[int, Curve]:
+    """Return the first hop and the pull of one sound: flat over its span, falling outside."""
+    first = max(0, int((phone.start_s - 3 * viseme.reach_s) / HOP_S))
+    last = min(hops, int((phone.end_s + 3 * viseme.reach_s) / HOP_S) + 1)
+    time_s = (np.arange(first, last) + 0.5) * HOP_S
+    middle_s, half_s = (phone.start_s + phone.end_s) / 2, (phone.end_s - phone.start_s) / 2
+    outside_s = np.maximum(0.0, np.abs(time_s - middle_s) - 0.5 * half_s)
+    return first, viseme.dominance * np.exp(-np.square(outside_s / viseme.reach_s) * 2)
+
+
+def speech_envelope(voiced: NDArray[np.bool_]) -> Curve:
+    """Return 1 in speech and 0 in pauses, with soft ramps; short gaps within words are bridged."""
+    bridged = voiced.copy()
+    gap = int(_SHORTEST_PAUSE_S / HOP_S)
+    edges = np.flatnonzero(np.diff(np.concatenate(([1], voiced.astype(np.int8), [1]))))
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if 0 < start and stop < len(voiced) and stop - start < gap:
+            bridged[start:stop] = True
+    return _gaussian(bridged.astype(np.float64), _PAUSE_RAMP_S / HOP_S)
+
+
+def limit_slope(values: Curve, limits: Curve) -> Curve:
+    """Return the curve in the middle between the tightest bounds that obey the slope limits.
+
+    Args:
+        values: (n,) wanted values.
+        limits: (n,) largest allowed change from frame ``i - 1`` to ``i``.
+
+    The result has no lag: it anticipates a movement as much as it follows it.
+    """
+    upper, lower = values.copy(), values.copy()
+    for i in range(1, len(values)):
+        upper[i] = max(upper[i], upper[i - 1] - limits[i])
+        lower[i] = min(lower[i], lower[i - 1] + limits[i])
+    for i in range(len(values) - 2, -1, -1):
+        upper[i] = max(upper[i], upper[i + 1] - limits[i + 1])
+        lower[i] = min(lower[i], lower[i + 1] + limits[i + 1])
+    return (upper + lower) / 2
+
+
+def _find_closures(phones: Sequence[Phone], loudness: Curve) -> list[tuple[float, float]]:
+    """Return (middle in seconds, strength in 0..1) of every bilabial."""
+    closures = []
+    for phone in phones:
+        if phone.name in BILABIALS:
+            first, last = int(phone.start_s / HOP_S), int(phone.end_s / HOP_S) + 1
+            around = loudness[max(0, first - 8) : last + 8]
+            within = loudness[first:last]
+            dip_db = 25.0 * (around.max(initial=0.0) - within.min(initial=1.0))
+            strength = 1.0 if dip_db >= _FULL_CLOSURE_DIP_DB else 0.6
+            closures.append(((phone.start_s + phone.end_s) / 2, strength))
+    return closures
+
+
+def _close_bilabials(
+    opening: Curve, closures: Sequence[tuple[float, float]]
+) -> tuple[Curve, NDArray[np.bool_]]:
+    """Close the lips in the frame nearest to each bilabial and mark the frames around it."""
+    closed = opening.copy()
+    plosive = np.zeros(len(opening), dtype=np.bool_)
+    for middle_s, strength in closures:
+        frame = int(middle_s * VIDEO_FPS)
+        if frame < len(opening):
+            closed[frame] *= 1 - strength
+            first = max(0, frame - _CLOSURE_REACH)
+            plosive[first : frame + _CLOSURE_REACH + 1] = True
+    return closed, plosive
+
+
+def _extend(values: Curve, length: int) -> Curve:
+    return np.pad(values, (0, length - len(values)))
+
+
+def _sample(values: Curve, num_frames: int) -> Curve:
+    """Read a 10 ms curve at the middle of each video frame."""
+    frame_s = np.arange(num_frames) / VIDEO_FPS + _MIDDLE_OF_FRAME_S
+    return np.interp(frame_s, (np.arange(len(values)) + 0.5) * HOP_S, values)
+
+
+def _gaussian(values: Curve, sigma: float) -> Curve:
+    """Smooth with a symmetric Gaussian (standard deviation in hops); the ends count as held."""
+    radius = int(np.ceil(3 * sigma))
+    kernel = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / sigma))
+    padded = np.pad(values, radius, mode="edge")
+    return np.convolve(padded, kernel / kernel.sum(), mode="valid")
