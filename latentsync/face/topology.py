@@ -1,0 +1,56 @@
+"""Numbers of the 468 landmarks, by part of the face.
+
+Source: the canonical face model of MediaPipe (Apache-2.0), checked by drawing the points on
+faces. "Right" and "left" are the person's own; the right side lies on the left of the picture.
+Rings start at the person's right (rings of lips) or at the forehead (oval) and run clockwise as
+seen in the picture.
+"""
+
+from __future__ import annotations
+
+NUM_LANDMARKS = 468
+
+# Lips: corner, along the upper lip to the other corner, back along the lower lip. Entry i of the
+# outer ring lies opposite entry i of the inner ring.
+LIPS_OUTER = (
+    61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
+)  # fmt: skip
+LIPS_INNER = (
+    78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
+)  # fmt: skip
+UPPER_LIP_INNER, LOWER_LIP_INNER = 13, 14  # their distance is the lip gap
+UPPER_LIP_OUTER, LOWER_LIP_OUTER = 0, 17
+MOUTH_RIGHT, MOUTH_LEFT = 61, 291  # outer corners
+
+FACE_OVAL = (
+    10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152,
+    148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
+)  # fmt: skip
+# Right ear, along the jaw under the chin, to the left ear.
+JAW = (
+    234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361,
+    323, 454,
+)  # fmt: skip
+FOREHEAD, CHIN = 10, 152
+
+RIGHT_EYE_OUTER, RIGHT_EYE_INNER = 33, 133
+LEFT_EYE_INNER, LEFT_EYE_OUTER = 362, 263
+NOSE_BRIDGE, NOSE_TIP, NOSE_BOTTOM = 168, 1, 2
+NOSE_WINGS = (98, 327)  # right, left
+CHEEKS = (50, 280)  # right, left: the cheek bones
+FACE_SIDES = (234, 454)  # right, left: in front of the ears
+
+BROW_RIGHT = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107)
+BROW_LEFT = (276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
+
+# Sets whose means stand in for the three points that the diffusion models align a face by.
+# "Left" and "right" follow the picture there, as in those models.
+ALIGNMENT_LEFT_BROW = BROW_RIGHT
+ALIGNMENT_RIGHT_BROW = BROW_LEFT
+ALIGNMENT_NOSE = (4, 5, 48, 278)
+
+# Points that hardly move with speech or blinking: they carry the pose of the head.
+RIGID = (
+    6, 168, 197, 195, 5, 4, 1, 98, 327, 33, 133, 362, 263, 127, 356, 162, 389, 21, 251, 10, 151,
+    9, 8, 54, 284, 67, 297, 109, 338, 50, 280,
+)  # fmt: skip
