@@ -1,0 +1,144 @@
+"""Takes the jitter out of a track without making it late.
+
+The whole track is known, so every filter looks as far ahead as back: zero phase, no lag. The pose
+of the head (a similarity transform) and the shape of the face in its own frame are smoothed
+apart, because a turning head must not loosen the shape. Each is smoothed over as many frames as
+it holds still: wherever a longer mean departs from the shorter one by more than the track's own
+noise, the shorter one is kept, so plosives and nods stay sharp. Nothing crosses a gap or a cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.face.boxes import Floats
+from latentsync.face.topology import RIGID
+from latentsync.face.track import FaceTrack
+
+Reals = NDArray[np.float64]
+Complex = NDArray[np.complex128]
+
+_SIGMAS = (0.4, 1.0, 2.0, 4.0, 7.0)  # frames; widths of the Gaussian means, shortest first
+_TOLERANCE = 1.6  # departure of a longer mean from the shortest one, in units of the noise
+_NOISE_LIMITS = (0.001, 0.004)  # of the face's radius
+_JUMP = 0.5  # of the face's radius; a larger step between two frames is a cut
+_REFERENCE_PASSES = 3
+_POINTS_AT_ONCE = 64  # bounds the memory of long tracks
+
+
+def smooth_track(track: FaceTrack) -> FaceTrack:
+    """Return the same track with smooth landmarks.
+
+    The result is computed in float64 and depends on nothing but the track. Runs of fewer than
+    three frames stay as they are.
+    """
+    points = track.points.copy()
+    for run in _runs(track):
+        points[run] = _smooth_run(track.points[run])
+    return replace(track, points=points)
+
+
+@dataclass(frozen=True, eq=False)
+class _Motion:
+    """Landmarks as complex numbers x + iy, taken apart: points = turn * shape + place."""
+
+    place: Complex  # (n,1), pixels
+    turn: Complex  # (n,1), scale and rotation; its size is the face's radius in pixels
+    shape: Complex  # (n,468), in units of the radius
+
+    def points(self) -> Complex:
+        return self.turn * self.shape + self.place
+
+
+def _runs(track: FaceTrack) -> Iterator[slice]:
+    """Yield the rows of each run of consecutive frames of one shot."""
+    breaks = (np.diff(track.frames) != 1) | (np.diff(track.shots) != 0) | _jumps(track)
+    edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), track.frames_present]
+    for start, stop in zip(edges, edges[1:], strict=False):
+        if stop - start >= 3:
+            yield slice(start, stop)
+
+
+def _jumps(track: FaceTrack) -> NDArray[np.bool_]:
+    """Return bool (K-1,): where the face leaps between two rows."""
+    rigid = track.points[:, list(RIGID)].astype(np.float64)
+    middles = rigid.mean(axis=1)
+    radii = np.sqrt(((rigid - middles[:, None]) ** 2).sum(axis=2).mean(axis=1))
+    steps = np.linalg.norm(np.diff(middles, axis=0), axis=1)
+    return np.asarray(steps > _JUMP * np.minimum(radii[1:], radii[:-1]))
+
+
+def _smooth_run(points: Floats) -> Floats:
+    motion = _take_apart(points[..., 0].astype(np.float64) + 1j * points[..., 1])
+    pose = np.concatenate([motion.place, motion.turn], axis=1)
+    radius = np.abs(motion.turn).mean()
+    pose = _smooth(pose / radius, together=True) * radius
+    shape = np.empty_like(motion.shape)
+    for start in range(0, shape.shape[1], _POINTS_AT_ONCE):
+        some = slice(start, start + _POINTS_AT_ONCE)
+        shape[:, some] = _smooth(motion.shape[:, some], together=False)
+    smooth = _Motion(pose[:, :1], pose[:, 1:], shape).points()
+    return np.stack([smooth.real, smooth.imag], axis=2).astype(np.float32)
+
+
+def _take_apart(points: Complex) -> _Motion:
+    """Fit a similarity transform to the rigid points of every row (least squares)."""
+    rigid = points[:, list(RIGID)]
+    place = rigid.mean(axis=1, keepdims=True)
+    reference = rigid[len(rigid) // 2]
+    for _ in range(_REFERENCE_PASSES):
+        reference = reference - reference.mean()
+        reference = reference / np.sqrt((np.abs(reference) ** 2).mean())
+        turn = ((rigid - place) * reference.conj()).mean(axis=1, keepdims=True)
+        reference = ((rigid - place) / turn).mean(axis=0)
+    return _Motion(place, turn, (points - place) / turn)
+
+
+def _smooth(signals: Complex, together: bool) -> Complex:
+    """Smooth each column (n frames, m signals), each frame over as long as it holds still.
+
+    Args:
+        signals: complex128 (n,m), in units of the face's radius.
+        together: measure the departure over all columns, so that they stay in step.
+    """
+    noise = np.clip(_noise(signals), *_NOISE_LIMITS)
+    shortest = _mean_over_time(signals, _SIGMAS[0])
+    smooth, trust = shortest, np.ones(signals.shape)
+    for sigma in _SIGMAS[1:]:
+        longer = _mean_over_time(signals, sigma)
+        departure = np.abs(longer - shortest) / noise
+        if together:
+            departure = np.sqrt((departure**2).mean(axis=1, keepdims=True))
+        trust = trust * np.exp(-((departure / _TOLERANCE) ** 4))
+        smooth = smooth + _gaussian(trust, 1.0) * (longer - smooth)
+    return smooth
+
+
+def _noise(signals: Complex) -> Reals:
+    """Estimate each column's noise per axis from the median of its second differences."""
+    bend = np.abs(signals[2:] - 2 * signals[1:-1] + signals[:-2])
+    # White noise of size s bends by s * sqrt(6) per axis; the median of the length of such a
+    # vector is sqrt(2 ln 2) of that.
+    return np.asarray(np.median(bend, axis=0) / np.sqrt(6 * 2 * np.log(2)))
+
+
+def _mean_over_time(signals: Complex, sigma: float) -> Complex:
+    axes = np.ascontiguousarray(signals).view(np.float64)
+    return np.ascontiguousarray(_gaussian(axes, sigma)).view(np.complex128)
+
+
+def _gaussian(values: Reals, sigma: float) -> Reals:
+    """Return the Gaussian mean over axis 0 (frames); a straight line stays one up to its ends."""
+    reach = min(math.ceil(3 * sigma), len(values) - 1)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    before = 2 * values[:1] - values[reach:0:-1]
+    after = 2 * values[-1:] - values[-2 : -reach - 2 : -1]
+    longer = np.concatenate([before, values, after])
+    mean = cv2.filter2D(longer, cv2.CV_64F, weights[:, None] / weights.sum())
+    return np.asarray(mean[reach : reach + len(values)], np.float64)

@@ -1,0 +1,118 @@
+"""Whose lips move: the caller's choice, or the largest and steadiest face of the clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from latentsync.errors import InvalidField, NoFace
+from latentsync.face.boxes import Box, center, contains, overlap
+from latentsync.face.track import FaceTrack
+from latentsync.schema import Speaker, SpeakerBox, SpeakerPoint
+
+_NEAREST = 0.5  # of the face's longer side: how far outside a face a point may lie
+_LEAST_OVERLAP = 0.1  # of a caller's box with a face
+_FACES_NAMED = 4  # in a message
+
+
+def choose_speaker(
+    tracks: Sequence[FaceTrack], speaker: Speaker, *, num_frames: int, field: str = "speaker"
+) -> FaceTrack:
+    """Return the track of the face that shall speak.
+
+    Args:
+        tracks: every usable face of the clip.
+        speaker: "auto", or a frame with a point or a box.
+        num_frames: frames of the clip.
+        field: name of the request's field, for messages.
+
+    Raises:
+        NoFace: there are no tracks.
+        InvalidField: the frame lies beyond the clip, or no face is at that place in it.
+    """
+    if not isinstance(speaker, str) and speaker.frame >= num_frames:
+        raise InvalidField(
+            f"{field}.frame is {speaker.frame}, but the video has {num_frames} frames "
+            f"(allowed: 0 to {num_frames - 1}).",
+            field=field,
+        )
+    if not tracks:
+        raise NoFace(_no_face(num_frames))
+    if isinstance(speaker, str):
+        return max(tracks, key=_prominence)
+    faces = _faces_in(tracks, speaker.frame)
+    chosen = (
+        _at_point(faces, speaker) if isinstance(speaker, SpeakerPoint) else _in_box(faces, speaker)
+    )
+    if chosen is None:
+        raise InvalidField(_nobody_there(faces, speaker, field), field=field)
+    return chosen
+
+
+def _no_face(num_frames: int) -> str:
+    if num_frames == 1:
+        return "No usable face in the only frame."
+    return f"No usable face in any of the {num_frames} frames."
+
+
+def _prominence(track: FaceTrack) -> float:
+    """Return the mean area in square pixels times the share of frames times the steadiness."""
+    size = track.points.max(axis=1) - track.points.min(axis=1)
+    return float(size.prod(axis=1).mean()) * track.frames_present / track.num_frames * _calm(track)
+
+
+def _calm(track: FaceTrack) -> float:
+    """Return 1 for a face at rest, 1/2 for one that moves a tenth of its size per frame."""
+    middles = track.points.mean(axis=1, dtype=np.float64)
+    size = float((track.points.max(axis=1) - track.points.min(axis=1)).mean())
+    together = (np.diff(track.frames) == 1) & (np.diff(track.shots) == 0)
+    steps = np.linalg.norm(np.diff(middles, axis=0), axis=1)[together]
+    return 1.0 if len(steps) == 0 else 1 / (1 + 10 * float(np.median(steps)) / size)
+
+
+def _faces_in(tracks: Sequence[FaceTrack], frame: int) -> list[tuple[FaceTrack, Box]]:
+    boxes = ((track, track.box_at(frame)) for track in tracks)
+    return [(track, box) for track, box in boxes if box is not None]
+
+
+def _at_point(faces: list[tuple[FaceTrack, Box]], speaker: SpeakerPoint) -> FaceTrack | None:
+    """Return the face around the point, else the nearest one if it is near."""
+    inside = [face for face in faces if contains(face[1], *speaker.point)]
+    near = inside or [
+        face for face in faces if math.dist(center(face[1]), speaker.point) <= _reach(face[1])
+    ]
+    if not near:
+        return None
+    return min(near, key=lambda face: math.dist(center(face[1]), speaker.point))[0]
+
+
+def _reach(box: Box) -> float:
+    longer = max(box[2] - box[0], box[3] - box[1])
+    return longer * (0.5 + _NEAREST)
+
+
+def _in_box(faces: list[tuple[FaceTrack, Box]], speaker: SpeakerBox) -> FaceTrack | None:
+    """Return the face that overlaps the caller's box most."""
+    best = max(faces, key=lambda face: overlap(face[1], speaker.box), default=None)
+    if best is None or overlap(best[1], speaker.box) < _LEAST_OVERLAP:
+        return None
+    return best[0]
+
+
+def _nobody_there(
+    faces: list[tuple[FaceTrack, Box]], speaker: SpeakerPoint | SpeakerBox, field: str
+) -> str:
+    what, where = (
+        ("point", speaker.point) if isinstance(speaker, SpeakerPoint) else ("box", speaker.box)
+    )
+    place = f"{field}.{what} {_numbers(where)} meets no usable face in frame {speaker.frame}"
+    if not faces:
+        return f"{place}: that frame shows none."
+    boxes = ", ".join(_numbers(box) for _, box in faces[:_FACES_NAMED])
+    return f"{place}. Faces there (x1, y1, x2, y2): {boxes}."
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{value:.0f}' for value in values)}]"
