@@ -7,7 +7,8 @@
     python assets/convert_face_models.py face_landmark.tflite assets/face_landmark.onnx
 
 The graph is rebuilt operator by operator in NCHW. Weights stay float16 as in the source, each
-followed by a Cast that onnxruntime folds when it loads the file. Nothing is fused or retrained.
+followed by a Cast that onnxruntime folds when it loads the file. PRelu becomes four simpler
+operators with the same value; nothing is retrained or requantised.
 """
 
 import sys
@@ -102,8 +103,15 @@ class Converter:
         self._node("Relu", [self._name(inputs[0])], output)
 
     def _prelu(self, _: object, inputs: list[int], output: int) -> None:
-        slope = self.halves[inputs[1]].reshape(-1, 1, 1)
-        self._node("PRelu", [self._name(inputs[0]), self._half(f"s{output}", slope)], output)
+        # relu(x) + slope * (x - relu(x)): the runtime runs these four in half the time of PRelu.
+        value, result = self._name(inputs[0]), self._name(output)
+        slope = self._half(f"s{output}", self.halves[inputs[1]].reshape(-1, 1, 1))
+        self.nodes += [
+            helper.make_node("Relu", [value], [f"{result}_above"]),
+            helper.make_node("Sub", [value, f"{result}_above"], [f"{result}_below"]),
+            helper.make_node("Mul", [f"{result}_below", slope], [f"{result}_bent"]),
+            helper.make_node("Add", [f"{result}_above", f"{result}_bent"], [result]),
+        ]
 
     def _pad(self, _: object, inputs: list[int], output: int) -> None:
         before, after = self._constant(inputs[1])[[0, 3, 1, 2]].T  # N,H,W,C -> N,C,H,W
