@@ -1,7 +1,7 @@
-"""Speech to phones with the acoustic model that ships inside pocketsphinx (American English, 16 kHz).
+"""Speech to phones with the acoustic model inside pocketsphinx (American English, 16 kHz).
 
-The phone loop has no dictionary: foreign words and names become the nearest English sounds, which is
-what a mouth shape needs.
+The phone loop has no dictionary: foreign words and names become the nearest English sounds, which
+is what a mouth shape needs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class PhoneRecognizer:
     """Holds the acoustic model; load once, recognize many."""
 
     def __init__(self) -> None:
+        self._lock = Lock()  # the decoder keeps the state of one utterance
         model = Path(get_model_path()) / "en-us"
         self._decoder = Decoder(
             hmm=str(model / "en-us"),
@@ -66,7 +68,8 @@ class PhoneRecognizer:
         for start, stop in split_at_pauses(voiced):
             check()
             if voiced[start:stop].any():
-                phones.extend(self._decode(pcm, start, stop))
+                with self._lock:
+                    phones.extend(self._decode(pcm, start, stop))
         return phones
 
     def _decode(self, pcm: NDArray[np.int16], start: int, stop: int) -> Iterator[Phone]:
@@ -94,7 +97,8 @@ def split_at_pauses(voiced: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
     shortest, longest = int(_SHORTEST_UTTERANCE_S / HOP_S), int(_LONGEST_UTTERANCE_S / HOP_S)
     start = 0
     while len(voiced) - start > longest:
-        cut = start + shortest + _middle_of_longest_pause(voiced[start + shortest : start + longest])
+        earliest = start + shortest
+        cut = earliest + _middle_of_longest_pause(voiced[earliest : start + longest])
         yield start, cut
         start = cut
     if start < len(voiced):

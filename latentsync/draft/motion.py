@@ -1,9 +1,9 @@
 """Phones, loudness and voice activity -> smooth mouth motion at 25 fps.
 
-Co-articulation follows the dominance model of Cohen and Massaro (1993): every sound pulls the mouth
-towards its shape with a weight that decays around its middle, and the shape at any time is the weighted
-mean. Loudness scales how far the mouth opens, voice activity closes it in pauses, bilabials close it
-for at least one frame, and a slope limit keeps the rest of the motion free of jumps.
+Co-articulation follows the dominance model of Cohen and Massaro (1993): every sound pulls the
+mouth towards its shape with a weight that decays around its middle, and the shape at any time is
+the weighted mean. Loudness scales how far the mouth opens, voice activity closes it in pauses,
+bilabials close it for at least one frame, and a slope limit keeps the motion free of jumps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from latentsync.audio.activity import HOP_S
 from latentsync.audio.phones import SILENCE, Phone
-from latentsync.draft.visemes import BILABIALS, REST, VISEMES, Viseme
+from latentsync.draft.visemes import BILABIALS, REST, UNCLEAR, VISEMES, MouthShape, Viseme
 from latentsync.formats import VIDEO_FPS
 
 Curve = NDArray[np.float64]
@@ -24,6 +24,7 @@ Curve = NDArray[np.float64]
 _REST_WEIGHT = 0.02  # pull towards the closed mouth where no sound is near
 _QUIET_SHARE = 0.55  # share of a sound's opening that remains at the lowest loudness
 _PAUSE_RAMP_S = 0.06  # standard deviation of the ramp into and out of pauses
+_LONGEST_PHONE_S = 0.6  # nobody holds a sound for longer in speech: the recognizer lost its way
 _SHORTEST_PAUSE_S = 0.16  # shorter gaps of voice activity (stops within words) are bridged
 _SMOOTHING_S = 0.022  # standard deviation of the low-pass before sampling at 25 fps
 _MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
@@ -44,6 +45,12 @@ class MouthMotion:
     spread: Curve
     rounding: Curve
     plosive: NDArray[np.bool_]
+
+    def shape_at(self, frame: int) -> MouthShape:
+        """Return the mouth wanted in output frame ``frame``."""
+        return MouthShape(
+            float(self.opening[frame]), float(self.spread[frame]), float(self.rounding[frame])
+        )
 
 
 def plan_motion(
@@ -92,7 +99,11 @@ def blend_visemes(phones: Sequence[Phone], hops: int) -> tuple[Curve, Curve, Cur
 
 
 def _viseme_of(phone: Phone) -> Viseme:
-    return REST if phone.name == SILENCE else VISEMES.get(phone.name, REST)
+    if phone.name == SILENCE:
+        return REST
+    if phone.end_s - phone.start_s > _LONGEST_PHONE_S:
+        return UNCLEAR
+    return VISEMES.get(phone.name, UNCLEAR)
 
 
 def _dominance(phone: Phone, viseme: Viseme, hops: int) -> tuple[int, Curve]:
@@ -111,7 +122,7 @@ def speech_envelope(voiced: NDArray[np.bool_]) -> Curve:
     gap = int(_SHORTEST_PAUSE_S / HOP_S)
     edges = np.flatnonzero(np.diff(np.concatenate(([1], voiced.astype(np.int8), [1]))))
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if 0 < start and stop < len(voiced) and stop - start < gap:
+        if start > 0 and stop < len(voiced) and stop - start < gap:
             bridged[start:stop] = True
     return _gaussian(bridged.astype(np.float64), _PAUSE_RAMP_S / HOP_S)
 

@@ -1,12 +1,21 @@
 """The visible shape of each sound of speech.
 
-The groups are the usual viseme classes of American English (bilabials close the lips, W and UW round
-them, IY spreads them, AA opens them most); the numbers are this project's own, set by eye.
+The groups are the usual viseme classes of American English (bilabials close the lips, W and UW
+round them, IY spreads them, AA opens them most); the numbers are this project's own, set by eye.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MouthShape:
+    """One frame's wanted mouth, each value 0..1 as in :class:`Viseme`."""
+
+    opening: float
+    spread: float
+    rounding: float
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Viseme:
 
 
 REST = Viseme(0.0, dominance=0.9, reach_s=0.10)
+UNCLEAR = Viseme(0.6, dominance=0.5, reach_s=0.05)  # some sound: loudness alone shapes the mouth
 _VOWEL = {"dominance": 0.85, "reach_s": 0.10}
 _LOOSE = {"dominance": 0.35, "reach_s": 0.07}  # the tongue works, the lips follow the neighbours
 _CLOSED = Viseme(0.0, dominance=1.0, reach_s=0.06)

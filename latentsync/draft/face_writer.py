@@ -1,0 +1,54 @@
+"""Puts one mouth shape on one frame: the parts of this package in their order."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.draft.interior import Colour, measure_light, paint
+from latentsync.draft.mouth import Mouth, shape_contours
+from latentsync.draft.visemes import MouthShape
+from latentsync.draft.warp import Grid, move, plan_shift, warp_field
+from latentsync.formats import Frame
+
+_LIGHT_MEMORY = 0.9  # share of the light of the frames before: a flickering palette would show
+
+
+class FaceWriter:
+    """Gives one speaker new mouth shapes, frame by frame in the order of the output.
+
+    Args:
+        mouth: the speaker's mouth through the clip.
+    """
+
+    def __init__(self, mouth: Mouth) -> None:
+        self._mouth = mouth
+        self._light: Colour | None = None
+
+    def write(self, frame: Frame, points: NDArray[np.float32], shape: MouthShape) -> Frame:
+        """Return a copy of ``frame`` (H,W,3 uint8 RGB) in which the mouth has ``shape``.
+
+        Args:
+            frame: the source frame; it is not changed.
+            points: float32 (468,2), the speaker's smoothed landmarks in it.
+            shape: the wanted mouth.
+        """
+        view = self._mouth.view(points)
+        grid = Grid.around(view)
+        motion = plan_shift(grid, view, shape_contours(view, shape))
+        rows, columns, moved = move(frame, view, grid, motion)
+        finished = frame.copy()
+        if moved.size == 0:
+            return finished
+        colours, cover = paint(grid, view, motion, self._follow_light(measure_light(frame, view)))
+        matrix = grid.to_frame(view, columns.start, rows.start)
+        size = (moved.shape[1], moved.shape[0])
+        share = warp_field(cover, matrix, size)[..., None]
+        inside = warp_field(colours, matrix, size)
+        finished[rows, columns] = np.rint(moved + (inside - moved) * share).astype(np.uint8)
+        return finished
+
+    def _follow_light(self, light: Colour) -> Colour:
+        before = light if self._light is None else self._light
+        self._light = _LIGHT_MEMORY * before + (1 - _LIGHT_MEMORY) * light
+        return self._light

@@ -1,0 +1,99 @@
+"""The draft engine: lips drawn from the sounds of speech, without weights, GPU or network.
+
+It hears phones, plans a mouth shape per frame, finds the speaker's face and moves the lower face
+to those shapes. It is a stand-in for the diffusion engines and says so in every answer: lips open,
+close and round with the words, but teeth and tongue are painted and the rest of the expression
+stays the source's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.audio.activity import detect_voice, loudness_gain, measure_loudness_db
+from latentsync.audio.phones import PhoneRecognizer
+from latentsync.draft.face_writer import FaceWriter
+from latentsync.draft.motion import MouthMotion, plan_motion
+from latentsync.draft.mouth import Mouth
+from latentsync.face.smoothing import smooth_track
+from latentsync.face.speaker import choose_speaker
+from latentsync.face.track import FaceTrack
+from latentsync.face.tracker import track_faces
+from latentsync.formats import Frame, Waveform
+from latentsync.monitor import RunMonitor
+from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
+from latentsync.schema import RunOptions
+
+
+class DraftPipeline:
+    """The embedded default engine. Built once; safe to call from several threads."""
+
+    name = "draft"
+    model_version = "draft-1"
+
+    def __init__(self) -> None:
+        self._recognizer = PhoneRecognizer()
+
+    def __call__(
+        self,
+        source: FrameSource,
+        waveform: Waveform,
+        *,
+        frame_indices: NDArray[np.int64],
+        options: RunOptions,
+        monitor: RunMonitor,
+    ) -> Generation:
+        """Make the lips say ``waveform``; see :class:`latentsync.pipelines.base.Pipeline`."""
+        # 1. Listen
+        with monitor.timed("listen"):
+            motion = self.plan_mouth(waveform, len(frame_indices), monitor)
+        # 2. Find the speaker in every source frame that is needed
+        report = GenerationReport()
+        with monitor.timed("find_face"):
+            track = find_speaker(source, frame_indices, options, monitor, report)
+        # 3. Draw the mouth, frame by frame as they are taken
+        return Generation(_draw(source, frame_indices, track, motion, report), report)
+
+    def plan_mouth(self, waveform: Waveform, num_frames: int, monitor: RunMonitor) -> MouthMotion:
+        """Return the mouth's motion for the speech: what the lips are meant to do in each frame."""
+        loudness_db = measure_loudness_db(waveform)
+        voiced = detect_voice(waveform, loudness_db)
+        phones = self._recognizer.recognize(waveform, voiced, monitor.check)
+        return plan_motion(phones, loudness_gain(loudness_db, voiced), voiced, num_frames)
+
+
+def find_speaker(
+    source: FrameSource,
+    frame_indices: NDArray[np.int64],
+    options: RunOptions,
+    monitor: RunMonitor,
+    report: GenerationReport,
+) -> FaceTrack:
+    """Return the smoothed face of the speaker through the source; raises NoFace, InvalidField."""
+    last = int(frame_indices.max(initial=0))
+    if options.speaker != "auto":
+        last = max(last, options.speaker.frame)
+    num_frames = min(last + 1, source.num_frames)
+    tracks = track_faces(source.read(range(num_frames)), monitor=monitor)
+    report.faces_found = len(tracks)
+    return smooth_track(choose_speaker(tracks, options.speaker, num_frames=num_frames))
+
+
+def _draw(
+    source: FrameSource,
+    frame_indices: NDArray[np.int64],
+    track: FaceTrack,
+    motion: MouthMotion,
+    report: GenerationReport,
+) -> Iterator[Frame]:
+    writer = FaceWriter(Mouth(track.points))
+    for output_index, frame in enumerate(source.read(frame_indices)):
+        points = track.at(int(frame_indices[output_index]))
+        if points is None:
+            report.frames_without_face += 1
+            yield frame
+        else:
+            yield writer.write(frame, points, motion.shape_at(output_index))
