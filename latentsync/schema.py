@@ -7,6 +7,7 @@ frozen :class:`RunRequest`, which no longer knows which contract it came from.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -299,7 +300,7 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
     top = str(problem["loc"][0]) if problem["loc"] else ""
     if top not in PredictRequest.model_fields:
         # pydantic names no place for a key that is not valid Unicode: its input is the key then.
-        return _unknown_field(name or problem["input"])
+        return unknown_field(name or problem["input"], PredictRequest.model_fields)
     given = shorten(problem["input"])
     if top == "speaker":
         allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
@@ -309,11 +310,11 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
     return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=top)
 
 
-def _unknown_field(name: str) -> UnknownField:
-    allowed = ", ".join(PredictRequest.model_fields)
-    # The name comes from the caller: any length, any characters.
+def unknown_field(name: str, allowed: Iterable[str]) -> UnknownField:
+    """Return the error for a field that a contract does not have; ``name`` may be any text."""
+    excerpt = shorten(name)  # from the caller: any length, any characters
     return UnknownField(
-        f"Unknown field {shorten(name)}. Allowed: {allowed}.", field=shorten(name).strip("'\"")
+        f"Unknown field {excerpt}. Allowed: {', '.join(allowed)}.", field=excerpt.strip("'\"")
     )
 
 

@@ -1,0 +1,5 @@
+"""``python -m latentsync`` is the ``latentsync`` command."""
+
+from latentsync.cli import main
+
+main()

@@ -1,0 +1,282 @@
+"""The command line: serve, run here, or ask a server. Heavy imports wait for the command.
+that needs them.
+
+Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 the command was wrong.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Never
+
+import typer
+from pydantic import ValidationError
+
+from latentsync import __version__
+from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
+from latentsync.schema import (
+    MediaSource,
+    PathSource,
+    PredictDetails,
+    PredictRequest,
+    RunRequest,
+    SyncMode,
+    UrlSource,
+    build_options,
+    validate_fields,
+)
+from latentsync.settings import Settings
+
+app = typer.Typer(
+    help="The same video, with lips that say other speech.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")
+
+Video = Annotated[str, typer.Option(help="Source video: a file or an http(s) address.")]
+Audio = Annotated[str, typer.Option(help="Speech: a file or an http(s) address.")]
+Output = Annotated[Path, typer.Option(help="Where the finished MP4 goes.")]
+GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none.")]
+InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
+Seed = Annotated[int, typer.Option(help="-1 draws a random one.")]
+Mode = Annotated[SyncMode, typer.Option(help="What to do when the lengths differ.")]
+SpeakerText = Annotated[
+    str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
+]
+
+
+def main() -> None:
+    """Entry point of the ``latentsync`` command."""
+    app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"latentsync {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Ask for no key; loopback addresses only.")
+    ] = False,
+) -> None:
+    """Answer POST /predict; keys come from LATENTSYNC_API_KEYS (comma-separated)."""
+    settings = _load_settings()
+    if no_auth and not _is_loopback(host):
+        _fail(f"--no-auth listens on a loopback address only, not on {host!r}.", exit_code=2)
+    if not no_auth and not settings.api_keys:
+        _fail("Set LATENTSYNC_API_KEYS to one or more keys, or give --no-auth.", exit_code=2)
+
+    import uvicorn
+
+    from latentsync.server.app import build_app
+
+    _log_to_stderr()
+    uvicorn.run(
+        build_app(settings, require_key=not no_auth),
+        host=host,
+        port=port,
+        server_header=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+    )
+
+
+@app.command()
+def run(
+    video: Video,
+    audio: Audio,
+    output: Output,
+    guidance_scale: GuidanceScale = 1.5,
+    inference_steps: InferenceSteps = 20,
+    seed: Seed = 1247,
+    sync_mode: Mode = SyncMode.BOUNCE,
+    speaker: SpeakerText = "auto",
+) -> None:
+    """Make the video on this machine."""
+    with _errors_as_one_line():
+        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker)
+        request = RunRequest(
+            _source("video", video), _source("audio", audio), build_options(fields)
+        )
+        details = _run_here(request, output)
+    _print_summary(output, details)
+
+
+@app.command()
+def predict(
+    url: Annotated[str, typer.Option(help="Address of the server or of the app.")],
+    video: Video,
+    audio: Audio,
+    output: Output,
+    token: Annotated[str, typer.Option(envvar="CEREBRIUM_API_KEY", help="Bearer token.")] = "",
+    guidance_scale: GuidanceScale = 1.5,
+    inference_steps: InferenceSteps = 20,
+    seed: Seed = 1247,
+    sync_mode: Mode = SyncMode.BOUNCE,
+    speaker: SpeakerText = "auto",
+    timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
+) -> None:
+    """Ask a server, local or on Cerebrium, to make the video."""
+    with _errors_as_one_line():
+        from latentsync.client import Client
+
+        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker)
+        with Client(url, token or None, timeout_s=timeout_s) as client:
+            prediction = client.predict(
+                video,
+                audio,
+                guidance_scale=fields.guidance_scale,
+                inference_steps=fields.inference_steps,
+                seed=fields.seed,
+                sync_mode=fields.sync_mode,
+                speaker=fields.speaker,
+            )
+        prediction.save(output)
+    _print_summary(output, prediction.details)
+    typer.echo(f"run {prediction.run_id}: {prediction.run_time_ms / 1000:.1f} s on the server")
+
+
+def _run_here(request: RunRequest, output: Path) -> PredictDetails:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from latentsync import monitor, runner
+    from latentsync.pipelines.base import build_pipeline
+    from latentsync.workspace import sweep
+
+    settings = _with_folders_of(request, _load_settings())
+    sweep(settings.work_dir)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def show(progress: monitor.Progress) -> None:
+            bar.update(task, description=progress.stage, completed=progress.fraction)
+
+        pipeline = build_pipeline(settings.engine)
+        result = runner.run(request, output, settings=settings, pipeline=pipeline, on_progress=show)
+    return result.details
+
+
+def _fields(
+    guidance_scale: float, inference_steps: int, seed: int, sync_mode: SyncMode, speaker: str
+) -> PredictRequest:
+    """Check the options by the rules that every door applies."""
+    return validate_fields(
+        {
+            "guidance_scale": guidance_scale,
+            "inference_steps": inference_steps,
+            "seed": seed,
+            "sync_mode": sync_mode.value,
+            "speaker": parse_speaker(speaker),
+        }
+    )
+
+
+def parse_speaker(text: str) -> str | dict[str, Any]:
+    """Turn ``auto``, ``12:320,180`` or ``12:100,80,400,380`` into the request's ``speaker`` value.
+
+    Raises:
+        InvalidField: any other text.
+    """
+    if text == "auto":
+        return text
+    match = _SPEAKER.fullmatch(text)
+    if match is None:
+        raise InvalidField(
+            f"speaker is {shorten(text)}. Allowed: auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2.",
+            field="speaker",
+        )
+    numbers = [float(number) for number in match[2].split(",")]
+    return {"frame": int(match[1]), "point" if len(numbers) == 2 else "box": numbers}
+
+
+def _source(medium: str, given: str) -> MediaSource:
+    if given.startswith(("http://", "https://")):
+        return UrlSource(given, name=medium)
+    return PathSource(Path(given), name=medium)
+
+
+def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
+    """Allow the folders of the given files: whoever types a path here may read it anyway."""
+    paths = [
+        media.path for media in (request.video, request.audio) if isinstance(media, PathSource)
+    ]
+    folders = tuple(path.resolve().parent for path in paths)
+    return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
+
+
+def _load_settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = "LATENTSYNC_" + str(problem["loc"][0]).upper()
+        _fail(f"{name} is {shorten(problem['input'])}: {problem['msg']}.", exit_code=2)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("latentsync").setLevel(logging.INFO)
+
+
+@contextmanager
+def _errors_as_one_line() -> Iterator[None]:
+    try:
+        yield
+    except InvalidRequest as error:
+        _fail(error.message, exit_code=2)
+    except LatentSyncError as error:
+        _fail(error.message, exit_code=1)
+    except OSError as error:  # the output cannot be written; the caller's own path may be named
+        _fail(str(error), exit_code=1)
+
+
+def _fail(message: str, *, exit_code: int) -> Never:
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(exit_code)
+
+
+def _print_summary(output: Path, details: PredictDetails) -> None:
+    typer.echo(
+        f"{output}: {details.duration_s:.2f} s, {details.frames} frames, "
+        f"{details.width}x{details.height}, engine {details.engine} {details.model_version}, "
+        f"seed {details.seed}"
+    )
+    if details.frames_without_face:
+        typer.echo(f"{details.frames_without_face} frames have no usable face and are unchanged")
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in details.seconds.items())
+    typer.echo(stages)

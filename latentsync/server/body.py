@@ -1,0 +1,140 @@
+"""Request bodies: bounded in size and time while they arrive, then read as one strict JSON object.
+
+The limits are a pure ASGI middleware around ``receive``: they cost nothing until somebody reads the
+body, so a request that is refused for another reason (a wrong token) is never read at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from latentsync.errors import Canceled, FetchTimeout, MalformedBody, TooManyBytes, shorten
+
+_MAX_DIGITS = 4000  # of one number; Python itself refuses to read more than 4300
+
+
+class BodyLimit:
+    """ASGI middleware: raises inside the reader of a body that is too large or too slow.
+
+    Args:
+        app: the wrapped application.
+        max_bytes: largest body, as declared and as counted.
+        timeout_s: longest time from the first read to the end of the body.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on with a guarded ``receive``."""
+        if scope["type"] == "http":
+            receive = _GuardedBody(scope, receive, self._max_bytes, self._timeout_s)
+        await self._app(scope, receive, send)
+
+
+class _GuardedBody:
+    """The ``receive`` of one request. After the body's end it only waits for the disconnect."""
+
+    def __init__(self, scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+        self._declared_bytes = _declared_bytes(scope)
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None
+        self._received_bytes = 0
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        self._check(self._declared_bytes)
+        message = await self._receive_in_time()
+        self._received_bytes += len(message.get("body", b""))
+        self._check(self._received_bytes)
+        self._complete = not message.get("more_body", False)
+        return message
+
+    async def _receive_in_time(self) -> Message:
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            raise FetchTimeout(
+                f"The request body did not arrive within {self._timeout_s:g} s."
+            ) from None
+
+    def _check(self, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise TooManyBytes(f"The request body is larger than {self._max_bytes} bytes.")
+
+
+def _declared_bytes(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0  # chunked: only counting tells
+
+
+async def read_json(request: Request) -> object:
+    """Return the decoded JSON body of a request.
+
+    Raises:
+        MalformedBody: not declared as JSON, not UTF-8, not JSON, a key twice, nested too deeply.
+        TooManyBytes, FetchTimeout: see :class:`BodyLimit`.
+    """
+    _check_content_type(request.headers.get("content-type"))
+    try:
+        body = b"".join([part async for part in request.stream()])
+    except ClientDisconnect:
+        raise Canceled("The caller hung up while sending the body.") from None
+    # Base64 media make bodies of hundreds of megabytes: keep the event loop free.
+    return await run_in_threadpool(parse_json, body)
+
+
+def parse_json(body: bytes) -> object:
+    """Return the value of a JSON text in UTF-8; raises MalformedBody."""
+    try:
+        value: object = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_object_without_repeats, parse_int=_read_int
+        )
+    except UnicodeDecodeError as error:
+        raise MalformedBody(f"The body is not UTF-8 text (byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        raise MalformedBody(f"The body is not JSON: {error.msg} (at {error.pos}).") from None
+    except RecursionError:
+        raise MalformedBody("The body is nested too deeply.") from None
+    return value
+
+
+def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for position, name in enumerate(names) if name in names[:position])
+        raise MalformedBody(f"The key {shorten(repeated)} is in the body twice.")
+    return value
+
+
+def _read_int(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise MalformedBody(f"A number in the body has more than {_MAX_DIGITS} digits.")
+    return int(digits)
+
+
+def _check_content_type(content_type: str | None) -> None:
+    """Refuse what is declared as something else; an absent header is taken for JSON."""
+    if content_type is None:
+        return
+    kind = content_type.split(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise MalformedBody(f"The Content-Type is {shorten(content_type)}; send application/json.")

@@ -1,0 +1,78 @@
+"""Cerebrium's entry: every public function of this file is an endpoint, so there is exactly one.
+
+Cerebrium maps the keys of the JSON body to keyword arguments, injects ``run_id``, wraps what
+:func:`predict` returns into ``{"run_id", "run_time_ms", "result"}`` and takes the HTTP status from
+``status_code`` when the answer has one. Everything at module scope runs once per replica.
+"""
+
+import logging as _logging
+import os as _os
+from functools import partial as _partial
+from pathlib import Path as _Path
+
+# The platform has no place for environment variables but its secrets, which win over this default.
+# Its persistent volume is mounted when a replica starts, not while the image is built.
+_VOLUME = _Path("/persistent-storage")
+if _VOLUME.is_dir():
+    _os.environ.setdefault("LATENTSYNC_WEIGHTS_DIR", str(_VOLUME / "latentsync"))
+
+from latentsync import door as _door  # noqa: E402  (settings read the environment set above)
+from latentsync import schema as _schema  # noqa: E402
+from latentsync import workspace as _workspace  # noqa: E402
+from latentsync.pipelines import base as _pipelines  # noqa: E402
+from latentsync.settings import Settings as _Settings  # noqa: E402
+
+_logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+_logging.getLogger("latentsync").setLevel(_logging.INFO)
+
+_settings = _Settings()
+_workspace.sweep(_settings.work_dir)
+_pipeline = _pipelines.build_pipeline(_settings.engine)
+
+
+@_door.cloud_door(_partial(_door.run_inline, settings=_settings, pipeline=_pipeline))
+def predict(
+    video_url: str | None = None,
+    video_base64: str | None = None,
+    audio_url: str | None = None,
+    audio_base64: str | None = None,
+    guidance_scale: float = 1.5,
+    inference_steps: int = 20,
+    seed: int = 1247,
+    sync_mode: str = "bounce",
+    speaker: str | dict[str, object] = "auto",
+    deadline_s: float | None = None,
+    run_id: str | None = None,
+) -> _schema.RunRequest:
+    """Make the lips of a video say a speech recording.
+
+    The body only names the fields of the request; the decorator runs it and returns
+    ``{"video_base64", "details"}``, or the error with its ``status_code``.
+
+    Args:
+        video_url: http(s) address of the source video; or give video_base64.
+        video_base64: the source video as base64 or data: URI.
+        audio_url: http(s) address of the speech; or give audio_base64.
+        audio_base64: the speech as base64 or data: URI.
+        guidance_scale: 1.0 to 3.0; 1.0 means none.
+        inference_steps: 1 to 50.
+        seed: -1 draws a random one and reports it.
+        sync_mode: bounce, loop, cut_off, silence or remap.
+        speaker: "auto", or an object with frame and point or box.
+        deadline_s: seconds after which the run is given up.
+        run_id: injected by the platform.
+    """
+    return _schema.parse_request(
+        {
+            "video_url": video_url,
+            "video_base64": video_base64,
+            "audio_url": audio_url,
+            "audio_base64": audio_base64,
+            "guidance_scale": guidance_scale,
+            "inference_steps": inference_steps,
+            "seed": seed,
+            "sync_mode": sync_mode,
+            "speaker": speaker,
+            "deadline_s": deadline_s,
+        }
+    )

@@ -1,0 +1,111 @@
+"""A real server on a real port: uvicorn in a thread, or a process that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from latentsync.pipelines.base import Pipeline
+from latentsync.server.app import build_app
+from latentsync.settings import Settings
+from tests.server.clips import as_base64, write_clip, write_speech
+
+KEY = "key-of-the-tests"
+AUTH = {"Authorization": f"Bearer {KEY}"}
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def settings_for(folder: Path, **changes: Any) -> Settings:
+    """Return settings with one key and a work folder of their own."""
+    return Settings(**{"api_keys": (KEY,), "work_dir": folder / "work", **changes})
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Serve ``app`` from a thread of this process; yields its address."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        wait_until(lambda: server.started)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def serving_engine(folder: Path, engine: Pipeline, **changes: Any) -> Iterator[str]:
+    """Serve one engine with the given settings; yields the address."""
+    with serving(build_app(settings_for(folder, **changes), engine)) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ``python ARGUMENTS`` in the repository; killed at the end if it still runs."""
+    child = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def wait_until(condition: Any, *, timeout_s: float = 20.0) -> None:
+    """Poll until ``condition()`` is true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def answers(url: str) -> bool:
+    """Tell whether a server answers /health."""
+    try:
+        return httpx.get(f"{url}/health").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the request folders that lie in a work folder (not the locks beside them)."""
+    return sorted(path for path in folder.glob("*/*"))
+
+
+def small_body(folder: Path, **fields: Any) -> dict[str, Any]:
+    """Return a valid request with a tiny clip and a tiny recording."""
+    video = write_clip(folder / "clip.mp4")
+    audio = write_speech(folder / "speech.wav")
+    return {"video_base64": as_base64(video), "audio_base64": as_base64(audio), **fields}
