@@ -58,11 +58,11 @@ class FaceRegion:
         x, y = axes @ ((low + high) / 2)
         return cls(float(x), float(y), float((high - low).max()) * _MARGIN, angle)
 
-    def to_frame(self) -> NDArray[np.float64]:
-        """Return the 2x3 matrix from pixels of the crop to pixels of the frame."""
-        scale = self.side / INPUT_SIDE
+    def to_frame(self, side: int = INPUT_SIDE) -> NDArray[np.float64]:
+        """Return the 2x3 matrix from a crop of ``side`` pixels to pixels of the frame."""
+        scale = self.side / side
         cos, sin = math.cos(self.angle) * scale, math.sin(self.angle) * scale
-        half = (INPUT_SIDE - 1) / 2
+        half = (side - 1) / 2  # pixels are counted by their middles
         return np.array(
             [
                 [cos, -sin, self.x - half * (cos - sin)],

@@ -7,31 +7,32 @@ newcomers; the mesh network confirms every hit of it, so that a false hit makes 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import combinations
 
-import numpy as np
-
-from latentsync.face.boxes import Box, Floats, box_around, center, overlap
+from latentsync.face.boxes import Box, area, overlap
 from latentsync.face.detector import Detection, FaceDetector
+from latentsync.face.followed import FollowedFace, Sighting
+from latentsync.face.likeness import portrait
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.shots import CutFinder
 from latentsync.face.track import FaceTrack
-from latentsync.face.usable import face_size, is_usable
+from latentsync.face.usable import is_usable
 from latentsync.formats import Frame
 from latentsync.monitor import RunMonitor
 
-MAX_FACES = 4  # followed at the same time
-MIN_PRESENCE = 0.5  # of the mesh network, below which there is no face
+MAX_FACES = 4  # followed at the same time, the largest first
+NEW_PRESENCE = 0.75  # of the mesh network, from which a detection is a face
+KEPT_PRESENCE = 0.5  # below which a followed face is lost
 DETECT_EVERY = 10  # frames between two looks at the whole picture
 SEARCH_EVERY = 25  # frames between two searches for small faces
+PORTRAY_EVERY = 10  # frames
 _SETTLING_PASSES = 3  # of the mesh on a new face: its crop follows from its own landmarks
 _WATCH = 10  # frames for which a lost face is looked for at its last place
 _DOUBLE_OVERLAP = 0.5  # two faces that overlap more than this are one
 _KNOWN_OVERLAP = 0.2  # a detection that overlaps a followed face more than this is that face
-_REACH = 0.75  # of the face's size: how far from its last place a lost face may come back
-_SIZE_RATIO = 1.6  # largest change of size between losing a face and finding it again
 _SHORTEST_TRACK = 3  # frames; anything shorter is a false hit unless the clip is as short
+
+_Seen = dict[FollowedFace, Sighting]
 
 
 def track_faces(frames: Iterable[Frame], *, monitor: RunMonitor | None = None) -> list[FaceTrack]:
@@ -55,34 +56,6 @@ def track_faces(frames: Iterable[Frame], *, monitor: RunMonitor | None = None) -
     return tracker.tracks()
 
 
-@dataclass(eq=False)
-class _Face:
-    """A face while it is followed."""
-
-    points: Floats  # (468,3) where it was seen last
-    last_frame: int
-    frames: list[int] = field(default_factory=list)
-    rows: list[Floats] = field(default_factory=list)  # (468,2) each
-    presence: list[float] = field(default_factory=list)
-    shots: list[int] = field(default_factory=list)
-
-    @property
-    def box(self) -> Box:
-        return box_around(self.points)
-
-
-@dataclass(frozen=True, eq=False)
-class _Sighting:
-    """What the mesh says about one face in one frame."""
-
-    points: Floats  # (468,3)
-    presence: float
-
-    @property
-    def box(self) -> Box:
-        return box_around(self.points)
-
-
 class FaceTracker:
     """Takes frames one by one; ``tracks`` tells what was seen."""
 
@@ -90,7 +63,7 @@ class FaceTracker:
         self._detector = FaceDetector()
         self._mesh = FaceMesh()
         self._cuts = CutFinder()
-        self._faces: list[_Face] = []
+        self._faces: list[FollowedFace] = []
         self._frame = -1
         self._shot = 0
 
@@ -99,7 +72,8 @@ class FaceTracker:
         self._frame += 1
         cut = self._cuts.is_cut(frame)
         self._shot += cut
-        seen = self._follow(frame)
+        # What lies where a face was before a cut may be anybody's.
+        seen = {} if cut else self._follow(frame)
         for detection in self._detections(frame, cut, nobody=not seen):
             self._meet(detection, frame, seen)
         for face, sighting in seen.items():
@@ -108,65 +82,69 @@ class FaceTracker:
     def tracks(self) -> list[FaceTrack]:
         """Return one track per usable face, in order of appearance."""
         num_frames = self._frame + 1
-        shortest = min(_SHORTEST_TRACK, num_frames)
-        return [_finish(face, num_frames) for face in self._faces if len(face.frames) >= shortest]
+        shortest = max(1, min(_SHORTEST_TRACK, num_frames))
+        return [face.track(num_frames) for face in self._faces if face.num_usable >= shortest]
 
-    def _follow(self, frame: Frame) -> dict[_Face, _Sighting]:
+    def _follow(self, frame: Frame) -> _Seen:
         """Look for the faces of the last frame where they were in it."""
         seen = {}
         for face in self._faces:
             if face.last_frame == self._frame - 1:
                 sighting = self._look(frame, FaceRegion.from_landmarks(face.points))
-                if sighting.presence >= MIN_PRESENCE:
+                if sighting.presence >= KEPT_PRESENCE:
                     seen[face] = sighting
         _drop_doubles(seen)
         return seen
 
     def _detections(self, frame: Frame, cut: bool, nobody: bool) -> list[Detection]:
+        """Return hits of the detector, if it is due, the largest first."""
         if cut or self._frame % SEARCH_EVERY == 0:
-            return self._detector.search(frame)
+            return _largest_first(self._detector.search(frame))
         found = []
         if nobody or self._frame % DETECT_EVERY == 0:
             found = self._detector.detect(frame)
         for face in self._faces:
-            if 0 < self._frame - 1 - face.last_frame < _WATCH:
+            if 1 <= self._frame - face.last_frame <= _WATCH:
                 found += self._detector.detect_near(frame, face.box)
-        return found
+        return _largest_first(found)
 
-    def _meet(self, detection: Detection, frame: Frame, seen: dict[_Face, _Sighting]) -> None:
+    def _meet(self, detection: Detection, frame: Frame, seen: _Seen) -> None:
         """Add the detected face to ``seen`` unless it is in there or not a face at all."""
-        if _is_known(detection.box, seen) or len(seen) >= MAX_FACES:
+        if len(seen) >= MAX_FACES or _is_known(detection.box, seen):
             return
         sighting = self._look(frame, FaceRegion.from_detection(detection))
         for _ in range(_SETTLING_PASSES - 1):
-            if sighting.presence < MIN_PRESENCE:
+            if sighting.presence < KEPT_PRESENCE:
                 return
             sighting = self._look(frame, FaceRegion.from_landmarks(sighting.points))
-        if sighting.presence >= MIN_PRESENCE and not _is_known(sighting.box, seen):
-            seen[self._recognise(sighting, seen)] = sighting
+        if sighting.presence >= NEW_PRESENCE and not _is_known(sighting.box, seen):
+            seen[self._recognise(sighting, frame, seen)] = sighting
 
-    def _look(self, frame: Frame, region: FaceRegion) -> _Sighting:
-        return _Sighting(*self._mesh.landmarks(frame, region))
+    def _look(self, frame: Frame, region: FaceRegion) -> Sighting:
+        return Sighting(*self._mesh.landmarks(frame, region))
 
-    def _recognise(self, sighting: _Sighting, seen: dict[_Face, _Sighting]) -> _Face:
+    def _recognise(self, sighting: Sighting, frame: Frame, seen: _Seen) -> FollowedFace:
         """Return the lost face that came back, or a new one."""
-        lost = [face for face in self._faces if face not in seen and _may_be(face, sighting)]
-        if lost:
-            return max(lost, key=lambda face: overlap(face.box, sighting.box))
-        face = _Face(sighting.points, self._frame)
-        self._faces.append(face)
-        return face
+        likely: dict[FollowedFace, float] = {}
+        looks = portrait(frame, sighting.points)
+        for face in self._faces:
+            if face not in seen:
+                likely[face] = face.resemblance(sighting, looks, self._frame, self._shot)
+        best = max(likely, key=lambda face: likely[face], default=None)
+        if best is None or likely[best] <= 0:
+            best = FollowedFace(sighting, self._frame, self._shot)
+            self._faces.append(best)
+        best.portraits.append(looks)
+        return best
 
-    def _record(self, face: _Face, sighting: _Sighting, frame: Frame) -> None:
-        face.points, face.last_frame = sighting.points, self._frame
-        if is_usable(sighting.points, width=frame.shape[1], height=frame.shape[0]):
-            face.frames.append(self._frame)
-            face.rows.append(sighting.points[:, :2].copy())
-            face.presence.append(sighting.presence)
-            face.shots.append(self._shot)
+    def _record(self, face: FollowedFace, sighting: Sighting, frame: Frame) -> None:
+        usable = is_usable(sighting.points, width=frame.shape[1], height=frame.shape[0])
+        face.see(sighting, self._frame, self._shot, usable=usable)
+        if self._frame % PORTRAY_EVERY == 0:
+            face.portraits.append(portrait(frame, sighting.points))
 
 
-def _drop_doubles(seen: dict[_Face, _Sighting]) -> None:
+def _drop_doubles(seen: _Seen) -> None:
     """Where two faces were found at one place, keep the one that moved less to get there."""
     for one, other in combinations(list(seen), 2):
         if one not in seen or other not in seen:
@@ -175,24 +153,9 @@ def _drop_doubles(seen: dict[_Face, _Sighting]) -> None:
             del seen[min(one, other, key=lambda face: overlap(face.box, seen[face].box))]
 
 
-def _is_known(box: Box, seen: dict[_Face, _Sighting]) -> bool:
+def _is_known(box: Box, seen: _Seen) -> bool:
     return any(overlap(box, sighting.box) > _KNOWN_OVERLAP for sighting in seen.values())
 
 
-def _may_be(face: _Face, sighting: _Sighting) -> bool:
-    """Tell whether a sighting is near enough to a lost face's last place, and alike in size."""
-    old, new = face_size(face.points), face_size(sighting.points)
-    if max(old, new) > _SIZE_RATIO * min(old, new):
-        return False
-    distance = np.subtract(center(face.box), center(sighting.box))
-    return float(np.hypot(*distance)) <= _REACH * max(old, new)
-
-
-def _finish(face: _Face, num_frames: int) -> FaceTrack:
-    return FaceTrack(
-        num_frames=num_frames,
-        frames=np.array(face.frames, np.int64),
-        points=np.stack(face.rows),
-        presence=np.array(face.presence, np.float32),
-        shots=np.array(face.shots, np.int32),
-    )
+def _largest_first(detections: list[Detection]) -> list[Detection]:
+    return sorted(detections, key=lambda detection: -area(detection.box))
