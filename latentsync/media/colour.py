@@ -1,0 +1,116 @@
+"""What the numbers in a picture mean, and exact conversion between YUV and RGB.
+
+The numbers of ``matrix``, ``primaries`` and ``transfer`` are those of ITU-T H.273, which FFmpeg
+shares (1 is BT.709 in all three, 2 is "not said").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+from latentsync.formats import Frame
+
+UNSPECIFIED = 2
+BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL = 1, 4, 5, 6, 7, 9
+_MATRICES = {BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL}
+_SWSCALE_BT601 = 5  # swscale has one number for both 601 matrices, which are equal
+
+# swscale's fast paths darken luma by one level on each way; with these flags the way
+# YUV -> RGB -> YUV gives every luma value back.
+_EXACT = (
+    Interpolation.BILINEAR
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.FULL_CHR_H_INP
+)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """Colour metadata of a video; ``matrix`` is always one that can be written again."""
+
+    matrix: int
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    full_range: bool = False
+
+    @property
+    def swscale_matrix(self) -> int:
+        """The number that swscale uses for ``matrix``."""
+        return _SWSCALE_BT601 if self.matrix in (BT470BG, SMPTE170M) else self.matrix
+
+
+def read_colour(frame: VideoFrame) -> Colour:
+    """Return the colour metadata of a decoded frame, guessed by its size where it says nothing."""
+    matrix = frame.colorspace if frame.colorspace in _MATRICES else _guess_matrix(frame)
+    return Colour(
+        matrix=matrix,
+        primaries=frame.color_primaries,
+        transfer=frame.color_trc,
+        full_range=(
+            frame.color_range == ColorRange.JPEG
+            or frame.format.is_rgb
+            or frame.format.name.startswith("yuvj")
+        ),
+    )
+
+
+def _guess_matrix(frame: VideoFrame) -> int:
+    """Players take high definition for BT.709 and anything smaller for BT.601."""
+    return BT709 if frame.width >= 1280 or frame.height > 576 else SMPTE170M
+
+
+class ToRgb:
+    """Converts decoded frames of any pixel format, depth and size to RGB of one size.
+
+    Args:
+        width, height: size of the result in pixels, before any rotation.
+        colour: meaning of the incoming numbers.
+    """
+
+    def __init__(self, width: int, height: int, colour: Colour) -> None:
+        self._width, self._height, self._colour = width, height, colour
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> Frame:
+        """Return H,W,3 uint8 RGB. Transparency is dropped."""
+        rgb = self._reformatter.reformat(
+            frame,
+            width=self._width,
+            height=self._height,
+            format="rgb24",
+            src_colorspace=self._colour.swscale_matrix,
+            src_color_range=ColorRange.JPEG if self._colour.full_range else ColorRange.MPEG,
+            dst_color_range=ColorRange.JPEG,
+            interpolation=_EXACT,
+            threads=1,
+        )
+        return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+
+
+class ToYuv:
+    """Converts RGB frames to limited-range yuv420p with the matrix of ``colour``."""
+
+    def __init__(self, colour: Colour) -> None:
+        self._colour = colour
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: Frame) -> VideoFrame:
+        """Return a yuv420p frame; ``frame`` is H,W,3 uint8 RGB with even sides."""
+        yuv = self._reformatter.reformat(
+            VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"),
+            format="yuv420p",
+            src_color_range=ColorRange.JPEG,
+            dst_colorspace=self._colour.swscale_matrix,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_EXACT,
+            threads=1,
+        )
+        yuv.colorspace = self._colour.matrix
+        yuv.color_primaries = self._colour.primaries
+        yuv.color_trc = self._colour.transfer
+        return yuv

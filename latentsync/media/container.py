@@ -1,0 +1,78 @@
+"""Opening a media file that a stranger sent: only known containers, only this one file.
+
+Playlists (HLS, DASH, concat, SDP) could make FFmpeg open other files or addresses; they are not
+in the list of formats, and no protocol but ``file`` is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+
+from latentsync.errors import EmptyMedia, TruncatedMedia, UnreadableMedia
+from latentsync.media.truncation import find_truncation
+
+_FORMATS = (
+    # with pictures: MP4/MOV/M4A/3GP, Matroska/WebM, AVI, transport and program streams, …
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf"),
+    *("gif", "apng", "ivf", "yuv4mpegpipe", "nut"),
+    # sound alone
+    *("wav", "w64", "mp3", "aac", "loas", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3"),
+    *("ape", "wv", "tta", "dts"),
+    # still pictures, recognised so that they can be refused by name
+    *("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe", "jpegxl_pipe"),
+)
+MAX_STREAMS = 32
+# Decoders round sizes up to whole blocks, so their own limit lies a little above ours.
+_DECODER_PIXELS_MARGIN = 1.25
+
+
+@contextmanager
+def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContainer]:
+    """Open a media file for reading and close it at the end of the block.
+
+    Args:
+        path: the file; its name plays no part.
+        field: request field that brought it, for messages.
+        max_pixels: largest picture (width x height) that a decoder may allocate.
+
+    Raises:
+        EmptyMedia, TruncatedMedia, UnreadableMedia
+    """
+    _refuse_cut_file(path, field)
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(_FORMATS),
+        "max_pixels": str(int(max_pixels * _DECODER_PIXELS_MARGIN)),
+    }
+    try:
+        container = av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise UnreadableMedia(
+            f"{field} is not a media file that can be read: {describe(error)}.", field=field
+        ) from error
+    with container:
+        if len(container.streams) > MAX_STREAMS:
+            raise UnreadableMedia(
+                f"{field} holds {len(container.streams)} streams (allowed: {MAX_STREAMS}).",
+                field=field,
+            )
+        yield container
+
+
+def describe(error: av.FFmpegError) -> str:
+    """Return FFmpeg's own words in lower case, without the file name."""
+    words = error.strerror or type(error).__name__
+    return words[:1].lower() + words[1:]
+
+
+def _refuse_cut_file(path: Path, field: str) -> None:
+    if path.stat().st_size == 0:
+        raise EmptyMedia(f"{field} is an empty file.", field=field)
+    reason = find_truncation(path)
+    if reason is not None:
+        raise TruncatedMedia(f"{field} is cut off: {reason}.", field=field)

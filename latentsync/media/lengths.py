@@ -1,0 +1,46 @@
+"""Which source frame each output frame shows when the audio and the video differ in length."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.formats import VIDEO_FPS
+from latentsync.schema import SyncMode
+
+_ROUNDING = 1e-6  # shares of a frame; keeps 1.2 s x 25 at 30 frames, not 31
+
+
+def count_frames(duration_s: float) -> int:
+    """Return how many 25 fps frames cover ``duration_s``: the last one may be part empty."""
+    return max(1, math.ceil(duration_s * VIDEO_FPS - _ROUNDING))
+
+
+def plan_frames(
+    sync_mode: SyncMode, num_source_frames: int, audio_duration_s: float
+) -> NDArray[np.int64]:
+    """Return the source frame of each output frame, int64 (num_output_frames,).
+
+    The length is never rounded down to a multiple of anything. ``bounce``, ``loop`` and ``remap``
+    end with the audio, ``cut_off`` with the shorter of the two, ``silence`` with the longer.
+
+    Args:
+        sync_mode: the rule.
+        num_source_frames: frames of the source at 25 fps, at least 1.
+        audio_duration_s: length of the audio in seconds.
+    """
+    num_audio_frames = count_frames(audio_duration_s)
+    last = num_source_frames - 1
+    if sync_mode is SyncMode.CUT_OFF:
+        return np.arange(min(num_source_frames, num_audio_frames), dtype=np.int64)
+    if sync_mode is SyncMode.SILENCE:
+        return np.arange(max(num_source_frames, num_audio_frames), dtype=np.int64).clip(max=last)
+    ticks = np.arange(num_audio_frames, dtype=np.int64)
+    if sync_mode is SyncMode.LOOP:
+        return ticks % num_source_frames
+    if sync_mode is SyncMode.REMAP:
+        return np.rint(np.linspace(0, last, num_audio_frames)).astype(np.int64)
+    period = max(1, 2 * last)  # 0 … last … 1, and again
+    return last - np.abs(ticks % period - last)

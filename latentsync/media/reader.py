@@ -1,0 +1,201 @@
+"""Source video as 25 fps RGB frames, readable in any order with bounded memory.
+
+Forwards, frames are decoded one after the other. Backwards, a group of pictures is decoded from
+its keyframe and its frames are held as they came out of the decoder (a third of their size as
+RGB for 8-bit video) under a byte budget; what falls out of the budget is decoded again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from latentsync.errors import UnreadableMedia
+from latentsync.formats import Frame
+from latentsync.media.colour import ToRgb
+from latentsync.media.container import open_media
+from latentsync.media.probe import VideoInfo
+
+_HELD_BYTES = 96 * 1024 * 1024  # decoded frames kept for reading backwards
+_SKIP_S = 1.0  # a jump ahead longer than this goes through a keyframe instead of decoding
+
+
+class VideoReader:
+    """The frames of a probed video at a constant 25 fps, upright, square pixels.
+
+    Args:
+        path: the file that was probed.
+        info: what :func:`~latentsync.media.probe.probe_video` found.
+    """
+
+    def __init__(self, path: Path, info: VideoInfo) -> None:
+        self._path = path
+        self._info = info
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames at 25 fps."""
+        return self._info.num_frames
+
+    @property
+    def width(self) -> int:
+        """Width in pixels of every frame."""
+        return self._info.width
+
+    @property
+    def height(self) -> int:
+        """Height in pixels of every frame."""
+        return self._info.height
+
+    def read(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """Yield the frames with these numbers, in this order, each a new H,W,3 uint8 RGB array.
+
+        A frame that is damaged in the file shows as the one before it, as in every player.
+
+        Raises:
+            IndexError: a number outside 0..num_frames-1.
+            UnreadableMedia: nothing could be decoded where frames should be.
+        """
+        info = self._info
+        to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour)
+        with open_media(self._path, info.field, info.max_pixels) as container:
+            cursor = _Cursor(container, info)
+            for index in indices:
+                if not 0 <= index < self.num_frames:
+                    raise IndexError(f"frame {index} of a video of {self.num_frames} frames")
+                frame = cursor.frame_at(int(info.timeline.slot_pts[index]))
+                yield info.orientation.apply(to_rgb(frame))
+
+
+class _Cursor:
+    """A position in an open video that can be moved to any timestamp."""
+
+    def __init__(self, container: InputContainer, info: VideoInfo) -> None:
+        self._container = container
+        self._info = info
+        stream = container.streams[info.stream_index]
+        assert isinstance(stream, VideoStream)
+        self._stream = stream
+        self._stream.thread_type = "AUTO"
+        self._frames = self._decode()
+        self._shown: VideoFrame | None = None  # newest decoded frame not after the wanted one
+        self._ahead: VideoFrame | None = None  # the frame after it, where it had to be looked at
+        self._held: deque[VideoFrame] = deque()
+        self._held_until = 0
+
+    def frame_at(self, pts: int) -> VideoFrame:
+        """Return the newest frame whose timestamp is not after ``pts``."""
+        held = self._held_at(pts)
+        if held is not None:
+            return held
+        self._held.clear()
+        if self._shown is None or pts < _stamp(self._shown):
+            return self._rewind(pts)
+        if pts - _stamp(self._shown) > _SKIP_S / self._info.timeline.time_base:
+            self._skip(pts)
+        return self._advance(pts)
+
+    def _held_at(self, pts: int) -> VideoFrame | None:
+        if not self._held or pts > self._held_until:
+            return None
+        while self._held and _stamp(self._held[-1]) > pts:
+            self._held.pop()
+        self._held_until = pts
+        return self._held[-1] if self._held else None
+
+    def _advance(self, pts: int) -> VideoFrame:
+        """Decode forwards until ``pts``."""
+        while self._shown is None or _stamp(self._shown) < pts:
+            frame = self._next()
+            if frame is None:
+                break
+            if self._shown is not None and _stamp(frame) > pts:
+                self._ahead = frame
+                break
+            self._shown = frame
+        if self._shown is None:
+            raise UnreadableMedia(
+                f"{self._info.field} cannot be decoded beyond its first frames.",
+                field=self._info.field,
+            )
+        return self._shown
+
+    def _rewind(self, pts: int) -> VideoFrame:
+        """Decode from the keyframe before ``pts`` and hold the newest frames of the way."""
+        self._seek(pts)
+        held_bytes = 0
+        while self._shown is None or _stamp(self._shown) < pts:
+            frame = self._next()
+            if frame is None or (self._held and _stamp(frame) > pts):
+                self._ahead = frame
+                break
+            self._shown = frame
+            self._held.append(frame)
+            held_bytes += _size_bytes(frame)
+            while held_bytes > _HELD_BYTES and len(self._held) > 1:
+                held_bytes -= _size_bytes(self._held.popleft())
+        self._held_until = pts
+        return self._advance(pts)
+
+    def _skip(self, pts: int) -> None:
+        """Jump ahead to the last keyframe before ``pts`` if that saves decoding."""
+        assert self._shown is not None
+        keyframe = self._keyframe_before(pts)
+        if keyframe is not None and keyframe > _stamp(self._shown):
+            self._seek(pts)
+
+    def _keyframe_before(self, pts: int) -> int | None:
+        keyframes = self._info.timeline.keyframe_pts
+        position = int(np.searchsorted(keyframes, pts, side="right")) - 1
+        return int(keyframes[position]) if position >= 0 else None
+
+    def _seek(self, pts: int) -> None:
+        """Place the decoder so that the next frame is not after ``pts``."""
+        target = self._keyframe_before(pts)
+        while target is not None:
+            if self._seek_to(target) and self._ahead is not None and _stamp(self._ahead) <= pts:
+                return
+            target = self._keyframe_before(target - 1)
+        # No keyframe leads there: from the very beginning, which always does.
+        self._seek_to(min(0, int(self._info.timeline.slot_pts[0])))
+
+    def _seek_to(self, pts: int) -> bool:
+        try:
+            self._container.seek(pts, stream=self._stream, backward=True)
+        except av.FFmpegError:
+            return False
+        self._frames = self._decode()
+        self._shown = None
+        self._ahead = next(self._frames, None)
+        return True
+
+    def _next(self) -> VideoFrame | None:
+        if self._ahead is not None:
+            frame, self._ahead = self._ahead, None
+            return frame
+        return next(self._frames, None)
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                continue  # a damaged frame: the one before it stays on the screen
+            yield from (frame for frame in frames if frame.pts is not None or frame.dts is not None)
+
+
+def _stamp(frame: VideoFrame) -> int:
+    stamp = frame.pts if frame.pts is not None else frame.dts
+    assert stamp is not None
+    return stamp
+
+
+def _size_bytes(frame: VideoFrame) -> int:
+    return sum(plane.buffer_size for plane in frame.planes)

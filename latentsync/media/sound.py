@@ -1,0 +1,124 @@
+"""The speech recording, twice: as the waveform a pipeline hears and as the sound of the result.
+
+Both start with the first audible sample: what an encoder put before it (MP3, AAC and Opus delay)
+is skipped where the file marks it. Holes in the timestamps become silence, so speech after a lost
+packet keeps its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.packet import Packet
+from numpy.typing import NDArray
+
+from latentsync.formats import SAMPLE_RATE, Waveform
+from latentsync.media.container import open_media
+from latentsync.media.probe import AudioInfo, name_layout
+
+Block = NDArray[np.float32]  # (channels, samples), -1..1
+
+_HOLE_S = 0.05  # shorter steps between timestamps are rounding of the container
+_AUDIO_PICTURE_PIXELS = 4096 * 4096  # cover art beside the sound is never decoded
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording at its own rate and channels, decoded while ``blocks`` is taken.
+
+    Attributes:
+        blocks: float32 (channels, samples) each, in order; one pass only.
+        sample_rate: samples per second.
+        layout: FFmpeg's name of the channel layout, such as ``stereo``.
+    """
+
+    blocks: Iterator[Block]
+    sample_rate: int
+    layout: str
+
+
+def read_waveform(path: Path, info: AudioInfo) -> Waveform:
+    """Return the whole recording as float32 mono at 16 kHz, (num_samples,), about -1..1."""
+    blocks = [block[0] for block in _read_blocks(path, info, "mono", SAMPLE_RATE)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+def read_sound(path: Path, info: AudioInfo) -> Sound:
+    """Open the recording at its own rate and channel layout."""
+    return Sound(
+        blocks=_read_blocks(path, info, info.layout, info.sample_rate),
+        sample_rate=info.sample_rate,
+        layout=info.layout,
+    )
+
+
+def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
+    """Return a converter to planar float whose downmix never gets louder than its channels."""
+    return AudioResampler("fltp", layout, sample_rate, options={"rematrix_maxval": "1"})
+
+
+def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> Iterator[Block]:
+    """Decode, fill holes and convert; damaged packets are passed over as holes."""
+    with open_media(path, info.field, _AUDIO_PICTURE_PIXELS) as container:
+        stream = container.streams[info.stream_index]
+        assert isinstance(stream, AudioStream)
+        name_layout(stream)
+        convert = _Converter(layout, sample_rate)
+        num_channels = av.AudioLayout(layout).nb_channels
+        started_s, heard_s = None, 0.0
+        for frame in _decode(container.demux(stream)):
+            if frame.time is not None:
+                started_s = frame.time if started_s is None else started_s
+                hole_s = frame.time - started_s - heard_s
+                if hole_s > _HOLE_S:
+                    yield np.zeros((num_channels, round(hole_s * sample_rate)), np.float32)
+                if abs(hole_s) > _HOLE_S:
+                    started_s = frame.time - heard_s
+            heard_s += frame.samples / frame.sample_rate
+            yield from convert(frame)
+        yield from convert(None)
+
+
+def _decode(packets: Iterator[Packet[AudioStream]]) -> Iterator[AudioFrame]:
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue  # the hole in the timestamps becomes silence
+        yield from (frame for frame in frames if frame.samples)
+
+
+class _Converter:
+    """Turns decoded frames of any rate, layout and depth into blocks of one kind."""
+
+    def __init__(self, layout: str, sample_rate: int) -> None:
+        self._layout, self._sample_rate = layout, sample_rate
+        self._resampler: AudioResampler | None = None
+        self._kind: tuple[int, str, str] | None = None
+
+    def __call__(self, frame: AudioFrame | None) -> Iterator[Block]:
+        """Yield what can be given out after ``frame``; None gives out the rest."""
+        if frame is None:
+            yield from self._push(None)
+            return
+        kind = (frame.sample_rate, frame.format.name, frame.layout.name)
+        if kind != self._kind:  # streams may change their rate or channels on the way
+            yield from self._push(None)
+            self._kind = kind
+            self._resampler = build_resampler(self._layout, self._sample_rate)
+        frame.pts = None
+        yield from self._push(frame)
+
+    def _push(self, frame: AudioFrame | None) -> Iterator[Block]:
+        if self._resampler is None:
+            return
+        for converted in self._resampler.resample(frame):
+            if converted is not None:
+                yield np.asarray(converted.to_ndarray(), dtype=np.float32)

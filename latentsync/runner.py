@@ -1,0 +1,250 @@
+"""One way to run one request, whatever door it came through.
+
+    fetch -> probe -> read -> generate -> write -> Result
+
+The runner owns files and codecs; the pipeline sees only frames and a waveform. Frames stream:
+the pictures are read, made and written one after the other, and memory does not grow with length.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
+from latentsync.media.fetch import fetch_media
+from latentsync.media.lengths import plan_frames
+from latentsync.media.probe import (
+    AudioInfo,
+    VideoInfo,
+    check_audio_length,
+    probe_audio,
+    probe_video,
+)
+from latentsync.media.reader import VideoReader
+from latentsync.media.sound import read_sound, read_waveform
+from latentsync.media.writer import even_size, write_video
+from latentsync.monitor import ProgressCallback, RunMonitor
+from latentsync.pipelines.base import FrameSource, Generation, Pipeline
+from latentsync.schema import PredictDetails, RunRequest
+from latentsync.settings import Settings
+from latentsync.workspace import working_folder
+
+logger = logging.getLogger(__name__)
+
+# Share of the whole run that lies behind when a stage begins; the frames take nearly all of it.
+_PROBE_AT, _READ_AT, _FRAMES_AT, _FRAMES_END = 0.03, 0.04, 0.05, 0.99
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: the MP4 and how it was made."""
+
+    video_path: Path
+    details: PredictDetails
+
+
+def run(
+    request: RunRequest,
+    output_path: Path,
+    *,
+    settings: Settings,
+    pipeline: Pipeline,
+    on_progress: ProgressCallback | None = None,
+    canceled: Event | None = None,
+) -> Result:
+    """Make the video of ``request`` say its audio and write the result to ``output_path``.
+
+    Must not be called from inside an event loop. Other files exist only in a private working
+    folder that is gone when this returns or raises; ``output_path`` exists only after success.
+
+    Args:
+        request: sources and options.
+        output_path: the MP4 to make; its folder is made if missing.
+        settings: limits, permissions and the root of the working folders.
+        pipeline: the engine.
+        on_progress: called from this thread; its fractions rise to 1.0.
+        canceled: set by anybody to stop the run.
+
+    Raises:
+        LatentSyncError: any of :mod:`latentsync.errors`; other exceptions are defects.
+    """
+    deadline_s = min(request.options.deadline_s or settings.deadline_s, settings.deadline_s)
+    monitor = RunMonitor(on_progress, canceled, deadline_s)
+    with working_folder(settings.work_dir) as folder:
+        return _Run(request, output_path, folder, settings, pipeline, monitor).result()
+
+
+class _Run:
+    """The stages of one run, in order."""
+
+    def __init__(
+        self,
+        request: RunRequest,
+        output_path: Path,
+        folder: Path,
+        settings: Settings,
+        pipeline: Pipeline,
+        monitor: RunMonitor,
+    ) -> None:
+        self._request = request
+        self._output_path = output_path
+        self._folder = folder
+        self._settings = settings
+        self._pipeline = pipeline
+        self._monitor = monitor
+
+    def result(self) -> Result:
+        """Go through all stages."""
+        video_path, audio_path = self._fetch()
+        video, audio = self._probe(video_path, audio_path)
+        waveform = self._read(audio_path, audio)
+        indices = plan_frames(
+            self._request.options.sync_mode, video.num_frames, waveform.size / SAMPLE_RATE
+        )
+        source = _TimedSource(VideoReader(video_path, video))
+        started = time.perf_counter()
+        generation = self._pipeline(
+            source,
+            waveform,
+            frame_indices=indices,
+            options=self._request.options,
+            monitor=self._monitor,
+        )
+        frames = _TimedFrames(generation.frames, self._monitor, indices.size)
+        frames.seconds += time.perf_counter() - started
+        write_video(
+            self._output_path,
+            iter(frames),
+            read_sound(audio_path, audio),
+            num_frames=indices.size,
+            width=video.width,
+            height=video.height,
+            colour=video.colour,
+            monitor=self._monitor,
+        )
+        self._attribute(time.perf_counter() - started, frames.seconds, source.seconds)
+        self._monitor.report("write", 1.0, indices.size, indices.size)
+        return Result(self._output_path, self._details(generation, video, indices.size))
+
+    def _fetch(self) -> tuple[Path, Path]:
+        self._monitor.report("fetch", 0.0)
+        with self._monitor.timed("fetch"):
+            video_path, audio_path = (
+                fetch_media(source, self._folder, self._settings, self._monitor)
+                for source in (self._request.video, self._request.audio)
+            )
+        self._log("fetch", "brought video and audio here")
+        return video_path, audio_path
+
+    def _probe(self, video_path: Path, audio_path: Path) -> tuple[VideoInfo, AudioInfo]:
+        self._monitor.report("probe", _PROBE_AT)
+        with self._monitor.timed("probe"):
+            video = probe_video(video_path, self._settings, self._request.video.name)
+            audio = probe_audio(audio_path, self._settings, self._request.audio.name)
+        self._log(
+            "probe",
+            f"video {video.width}x{video.height}, {video.timeline.fps:.2f} fps, "
+            f"{video.duration_s:.2f} s, {video.codec}; audio {audio.sample_rate} Hz, "
+            f"{audio.layout}, {audio.duration_s:.2f} s, {audio.codec}",
+        )
+        return video, audio
+
+    def _read(self, audio_path: Path, audio: AudioInfo) -> Waveform:
+        self._monitor.report("read", _READ_AT)
+        with self._monitor.timed("read"):
+            waveform = read_waveform(audio_path, audio)
+        check_audio_length(waveform.size / SAMPLE_RATE, self._settings, audio.field)
+        self._monitor.report("generate", _FRAMES_AT)
+        return waveform
+
+    def _attribute(self, all_s: float, frames_s: float, read_s: float) -> None:
+        """Split the time of the interleaved stages; reading may also have run beside them."""
+        self._monitor.add_seconds("read", read_s)
+        self._log("read", "read the speech and the source frames")
+        self._monitor.add_seconds("generate", max(0.0, frames_s - read_s))
+        self._log("generate", f"made the frames with {self._pipeline.name}")
+        self._monitor.add_seconds("write", max(0.0, all_s - frames_s))
+        self._log("write", "encoded and checked the result")
+
+    def _details(self, generation: Generation, video: VideoInfo, num_frames: int) -> PredictDetails:
+        options = self._request.options
+        width, height = even_size(video.width, video.height)
+        return PredictDetails(
+            guidance_scale=options.guidance_scale,
+            inference_steps=options.inference_steps,
+            seed=options.seed,
+            engine=self._pipeline.name,
+            model_version=self._pipeline.model_version,
+            sync_mode=options.sync_mode,
+            frames=num_frames,
+            frames_without_face=generation.report.frames_without_face,
+            faces_found=generation.report.faces_found,
+            fps=float(VIDEO_FPS),
+            width=width,
+            height=height,
+            duration_s=num_frames / VIDEO_FPS,
+            seconds={stage: round(spent, 3) for stage, spent in self._monitor.seconds.items()},
+        )
+
+    def _log(self, stage: str, done: str) -> None:
+        logger.info("%s: %s in %.2f s", stage, done, self._monitor.seconds[stage])
+
+
+class _TimedSource:
+    """A frame source that counts the seconds spent in it."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._source = source
+        self.seconds = 0.0
+
+    @property
+    def num_frames(self) -> int:
+        return self._source.num_frames
+
+    @property
+    def width(self) -> int:
+        return self._source.width
+
+    @property
+    def height(self) -> int:
+        return self._source.height
+
+    def read(self, indices: Iterable[int]) -> Iterator[Frame]:
+        """Yield the frames of the source behind."""
+        frames = self._source.read(indices)
+        while True:
+            started = time.perf_counter()
+            frame = next(frames, None)
+            self.seconds += time.perf_counter() - started
+            if frame is None:
+                return
+            yield frame
+
+
+class _TimedFrames:
+    """A pipeline's frames, with the seconds waited for them and progress after each."""
+
+    def __init__(self, frames: Iterator[Frame], monitor: RunMonitor, num_frames: int) -> None:
+        self._frames = frames
+        self._monitor = monitor
+        self._num_frames = num_frames
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Frame]:
+        done = 0
+        while True:
+            started = time.perf_counter()
+            frame = next(self._frames, None)
+            self.seconds += time.perf_counter() - started
+            if frame is None:
+                return
+            yield frame
+            done += 1
+            share = done / self._num_frames
+            fraction = _FRAMES_AT + share * (_FRAMES_END - _FRAMES_AT)
+            self._monitor.report("generate", fraction, done, self._num_frames)
