@@ -32,7 +32,7 @@ from latentsync.schema import (
 )
 from latentsync.settings import Settings
 
-app = typer.Typer(
+commands = typer.Typer(
     help="The same video, with lips that say other speech.",
     no_args_is_help=True,
     add_completion=False,
@@ -57,7 +57,7 @@ SpeakerText = Annotated[
 
 def main() -> None:
     """Entry point of the ``latentsync`` command."""
-    app()
+    commands()
 
 
 def _show_version(wanted: bool) -> None:
@@ -66,7 +66,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@commands.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
@@ -75,7 +75,7 @@ def _options(
     pass
 
 
-@app.command()
+@commands.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
@@ -90,21 +90,15 @@ def serve(
     if not no_auth and not settings.api_keys:
         _fail("Set LATENTSYNC_API_KEYS to one or more keys, or give --no-auth.", exit_code=2)
 
-    import uvicorn
-
     from latentsync.server.app import build_app
+    from latentsync.server.serve import serve as serve_app
 
     _log_to_stderr()
-    uvicorn.run(
-        build_app(settings, require_key=not no_auth),
-        host=host,
-        port=port,
-        server_header=False,
-        timeout_graceful_shutdown=settings.shutdown_grace_s,
-    )
+    app = build_app(settings, require_key=not no_auth)
+    serve_app(app, host=host, port=port, grace_s=settings.shutdown_grace_s)
 
 
-@app.command()
+@commands.command()
 def run(
     video: Video,
     audio: Audio,
@@ -125,7 +119,7 @@ def run(
     _print_summary(output, details)
 
 
-@app.command()
+@commands.command()
 def predict(
     url: Annotated[str, typer.Option(help="Address of the server or of the app.")],
     video: Video,

@@ -50,6 +50,7 @@ def build_app(
         description="Post a video and speech, get the video with lips that say the speech.",
         lifespan=lifespan,
     )
+    app.state.stop_runs = line.stop  # for the process that serves the app
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
     )

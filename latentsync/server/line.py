@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from latentsync.errors import LineFull
+from latentsync.errors import Canceled, EngineUnavailable, LineFull
 
 T = TypeVar("T")
 
@@ -38,12 +38,19 @@ class Line:
         self._turn = asyncio.Lock()  # wakes its waiters in order
         # One thread: even a run that nobody waits for any more keeps the device to itself.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._canceled: threading.Event | None = None
+        self._canceled: threading.Event | None = None  # of the run that has the turn
+        self._stopping = False
         self._recent_s: deque[float] = deque(maxlen=_RECENT_RUNS)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place in the line for the block; raises LineFull when none is left."""
+        """Hold a place in the line for the block.
+
+        Raises:
+            LineFull: none is left.
+            EngineUnavailable: the server is shutting down.
+        """
+        self._check_open()
         if self._places > self._max_waiting:
             waiting = self._places - 1
             raise LineFull(
@@ -66,8 +73,12 @@ class Line:
         Args:
             work: gets an event that is set when it must stop. A cancelled caller that still waits
                 just leaves the line; one that runs sets the event and lets the work end first.
+
+        Raises:
+            EngineUnavailable: the server is shutting down.
         """
         async with self._turn:
+            self._check_open()
             canceled = self._canceled = threading.Event()
             started = time.monotonic()
             running = asyncio.get_running_loop().run_in_executor(self._thread, work, canceled)
@@ -77,14 +88,26 @@ class Line:
                 canceled.set()
                 await asyncio.wait([running])
                 raise
+            except Canceled:
+                self._check_open()
+                raise
             finally:
                 self._recent_s.append(time.monotonic() - started)
 
-    def close(self) -> None:
-        """Stop the running work and wait until it has ended and cleaned up after itself."""
+    def stop(self) -> None:
+        """Stop the running work and turn away everybody in line, without waiting."""
+        self._stopping = True
         if self._canceled is not None:
             self._canceled.set()
+
+    def close(self) -> None:
+        """Stop, and wait until the running work has ended and cleaned up after itself."""
+        self.stop()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise EngineUnavailable("The server is shutting down.", retry_after_s=_FIRST_GUESS_S)
 
     def _expected_s(self) -> float:
         """Return the seconds after which a place should be free: one run, as they went lately."""

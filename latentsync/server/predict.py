@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from latentsync import runner
 from latentsync.door import as_own_error
-from latentsync.errors import Canceled, EngineUnavailable
+from latentsync.errors import Canceled
 from latentsync.schema import PredictResponse, RunRequest, parse_request
 from latentsync.server.answer import FinishedRun, PredictAnswer
 from latentsync.server.body import read_json
@@ -59,8 +59,6 @@ class PredictDoor:
             if run.done():
                 return run.result()
             raise Canceled("The caller hung up.")
-        except asyncio.CancelledError:  # the server stops
-            raise EngineUnavailable("The server is shutting down.", retry_after_s=30) from None
         finally:
             run.cancel()
             gone.cancel()

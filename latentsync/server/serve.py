@@ -1,0 +1,56 @@
+"""The server's process: listens until a stop signal, then ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+_LAST_ANSWERS_S = 10  # after the stop of the runs, for sending what is left to say
+
+
+class _Server(uvicorn.Server):
+    """Stops the application's runs some time after the signal, before connections are cut."""
+
+    def __init__(self, app: FastAPI, *, host: str, port: int, grace_s: int) -> None:
+        limit_s = grace_s + _LAST_ANSWERS_S
+        super().__init__(
+            uvicorn.Config(
+                app, host=host, port=port, server_header=False, timeout_graceful_shutdown=limit_s
+            )
+        )
+        self._stop_runs = app.state.stop_runs
+        self._grace_s = grace_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish, stop them after the grace time, then end."""
+        stop = asyncio.get_running_loop().call_later(self._grace_s, self._stop_runs)
+        await super().shutdown(sockets)
+        stop.cancel()
+
+
+def serve(app: FastAPI, *, host: str, port: int, grace_s: int) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    After the signal nothing new is accepted; the running prediction and those in line have
+    ``grace_s`` seconds to finish, then they are stopped and answered with 503.
+
+    Args:
+        app: what :func:`latentsync.server.app.build_app` returned.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one, which the log names.
+        grace_s: seconds.
+    """
+    # uvicorn raises the signal again when it has ended; the default action would kill the process
+    # before it has removed its working folder.
+    signal.signal(signal.SIGTERM, _end)
+    _Server(app, host=host, port=port, grace_s=grace_s).run()
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)

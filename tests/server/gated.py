@@ -1,0 +1,31 @@
+"""A server whose runs never end by themselves: ``python -m tests.server.gated PORT FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from latentsync.server.app import build_app
+from latentsync.server.serve import serve
+from tests.server.engines import GatedEngine
+from tests.server.live import settings_for
+
+
+def main() -> None:
+    """Serve, and print a line when a run is inside the engine."""
+    port, work = int(sys.argv[1]), Path(sys.argv[2])
+    engine = GatedEngine()
+
+    def announce() -> None:
+        engine.entered.acquire()
+        sys.stdout.write("inside\n")
+        sys.stdout.flush()
+
+    threading.Thread(target=announce, daemon=True).start()
+    app = build_app(settings_for(work.parent, work_dir=work), engine)
+    serve(app, host="127.0.0.1", port=port, grace_s=1)
+
+
+if __name__ == "__main__":
+    main()
