@@ -17,7 +17,6 @@ from typing import BinaryIO
 import httpx
 from httpx_secure import SSRFProtectionError, httpx_ssrf_protection
 
-from latentsync import __version__
 from latentsync.errors import (
     FetchTimeout,
     ForbiddenAddress,
@@ -34,7 +33,7 @@ from latentsync.settings import Settings
 _MAX_REDIRECTS = 5
 _ASK_EVERY_S = 0.1  # how often the run is asked whether it must stop
 _INFLATE_BYTES = 1024 * 1024  # a compressed answer is unpacked in steps of this size
-_HEADERS = {"User-Agent": f"latentsync/{__version__}", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
 
 
 def download(source: UrlSource, file: BinaryIO, settings: Settings, monitor: RunMonitor) -> None:

@@ -60,8 +60,8 @@ def read_sound(path: Path, info: AudioInfo) -> Sound:
 
 
 def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
-    """Return a converter to planar float whose downmix never gets louder than its channels."""
-    return AudioResampler("fltp", layout, sample_rate, options={"rematrix_maxval": "1"})
+    """Return a converter to packed float whose downmix never gets louder than its channels."""
+    return AudioResampler("flt", layout, sample_rate, options={"rematrix_maxval": "1"})
 
 
 def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> Iterator[Block]:
@@ -95,6 +95,12 @@ def _decode(packets: Iterator[Packet[AudioStream]]) -> Iterator[AudioFrame]:
         yield from (frame for frame in frames if frame.samples)
 
 
+def to_block(frame: AudioFrame) -> Block:
+    """Return the samples of a packed float frame."""
+    samples = np.asarray(frame.to_ndarray(), dtype=np.float32)
+    return samples.reshape(-1, frame.layout.nb_channels).T
+
+
 class _Converter:
     """Turns decoded frames of any rate, layout and depth into blocks of one kind."""
 
@@ -120,5 +126,4 @@ class _Converter:
         if self._resampler is None:
             return
         for converted in self._resampler.resample(frame):
-            if converted is not None:
-                yield np.asarray(converted.to_ndarray(), dtype=np.float32)
+            yield to_block(converted)

@@ -19,7 +19,7 @@ from latentsync.errors import CodecFailed
 from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.media.colour import Colour, ToYuv
 from latentsync.media.container import describe
-from latentsync.media.sound import Block, Sound, build_resampler
+from latentsync.media.sound import Block, Sound, build_resampler, to_block
 from latentsync.media.verify import verify_video
 from latentsync.monitor import RunMonitor
 from latentsync.workspace import is_disk_full, translate_disk_full
@@ -204,9 +204,9 @@ def _convert(sound: Sound, rate: int, layout: str) -> Iterator[Block]:
     resampler = build_resampler(layout, rate)
     for block in sound.blocks:
         for frame in resampler.resample(_to_frame(block, sound.sample_rate, sound.layout)):
-            yield np.asarray(frame.to_ndarray(), np.float32)
+            yield to_block(frame)
     for frame in resampler.resample(None):
-        yield np.asarray(frame.to_ndarray(), np.float32)
+        yield to_block(frame)
 
 
 def _exactly(blocks: Iterator[Block], num_samples: int, layout: str) -> Iterator[Block]:
@@ -240,7 +240,8 @@ def _aac_frames(blocks: Iterator[Block], rate: int, layout: str) -> Iterator[Aud
 
 
 def _to_frame(block: Block, rate: int, layout: str, start: int | None = None) -> AudioFrame:
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout=layout)
+    packed = np.ascontiguousarray(block.T).reshape(1, -1)
+    frame = AudioFrame.from_ndarray(packed, format="flt", layout=layout)
     frame.sample_rate = rate
     frame.pts = start
     return frame
