@@ -28,8 +28,11 @@ _LONGEST_PHONE_S = 0.6  # nobody holds a sound for longer in speech: the recogni
 _SHORTEST_PAUSE_S = 0.16  # shorter gaps of voice activity (stops within words) are bridged
 _SMOOTHING_S = 0.022  # standard deviation of the low-pass before sampling at 25 fps
 _MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
-SLOPE_LIMIT = 0.085  # largest change of the opening between frames, as share of full opening
-_CLOSURE_SLOPE_LIMIT = 0.3  # the same next to a bilabial
+_WIDEST_OPENING = 0.95  # reached by the loudest open vowels of a clip
+_WIDEST_PERCENTILE = 97.0
+_STRONGEST_ARTICULATION = 1.6
+SLOPE_LIMIT = 0.062  # largest change of the opening between frames, as share of full opening
+_CLOSURE_SLOPE_LIMIT = 0.25  # the same next to a bilabial
 _CLOSURE_REACH = 2  # frames around a bilabial in which the faster slope is allowed
 _FULL_CLOSURE_DIP_DB = 2.0  # a bilabial with a smaller dip in loudness was probably misheard
 
@@ -73,7 +76,7 @@ def plan_motion(
     opening, spread, rounding = blend_visemes(phones, hops)
     opening *= (_QUIET_SHARE + (1 - _QUIET_SHARE) * loudness) * speaking
     closures = _find_closures(phones, loudness)
-    opening = _sample(_gaussian(opening, _SMOOTHING_S / HOP_S), num_frames)
+    opening = _sample(_gaussian(_articulate(opening), _SMOOTHING_S / HOP_S), num_frames)
     opening, plosive = _close_bilabials(opening, closures)
     limits = np.where(plosive, _CLOSURE_SLOPE_LIMIT, SLOPE_LIMIT)
     return MouthMotion(
@@ -96,6 +99,14 @@ def blend_visemes(phones: Sequence[Phone], hops: int) -> tuple[Curve, Curve, Cur
         shapes[:, span] += np.outer((viseme.opening, viseme.spread, viseme.rounding), pull)
     opening, spread, rounding = shapes / weight
     return opening, spread, rounding
+
+
+def _articulate(opening: Curve) -> Curve:
+    """Scale the curve so that the widest openings of a mumbler and of an actor look alike."""
+    widest = float(np.percentile(opening, _WIDEST_PERCENTILE)) if len(opening) else 0.0
+    if widest <= 0:
+        return opening
+    return opening * float(np.clip(_WIDEST_OPENING / widest, 1.0, _STRONGEST_ARTICULATION))
 
 
 def _viseme_of(phone: Phone) -> Viseme:

@@ -31,6 +31,7 @@ Points = NDArray[np.float64]  # (n,2) x, y
 
 # Sizes as shares of the distance between the outer corners of the eyes.
 FULL_GAP = 0.17  # lip gap of opening 1; a lively speaker reaches about 0.13
+_GAP_EXPONENT = 0.7  # lips hide part of a small gap: without this it would look closed
 _WIDEST_REST = 0.585  # a wider mouth is smiling, and a smile opened wide is a grin
 _STRONGEST_NARROWING = 0.88  # but pulling corners further in than this pinches the cheeks
 _MEETING = 0.62  # where open lips meet, between the upper (0) and the lower (1): teeth get covered
@@ -129,7 +130,7 @@ class Mouth:
 
 def shape_contours(view: MouthView, shape: MouthShape) -> Contours:
     """Return where the contours of ``shape`` lie in the frame of ``view``."""
-    gap = shape.opening * FULL_GAP * view.unit
+    gap = shape.opening**_GAP_EXPONENT * FULL_GAP * view.unit
     width = (
         1
         - _NARROW_BY_OPENING * shape.opening

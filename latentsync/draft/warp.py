@@ -24,7 +24,7 @@ Field = NDArray[np.floating[Any]]  # (rows, columns) over the grid
 _REACH_U = 0.62  # the motion has died away at this distance from the middle of the mouth
 _REACH_BELOW_CHIN = 0.30
 _CONTOUR_BLUR = 0.018  # rounds the polygons of landmarks
-_LIP_MARGIN = 0.006  # teeth at the edge of an open source mouth belong to neither lip
+_LIP_MARGIN = 0.010  # teeth at the edge of an open source mouth belong to neither lip
 _WIDEST_GRID = 384  # columns; larger faces are computed at this resolution and enlarged
 
 
@@ -170,7 +170,7 @@ def _knots(u: Field, contours: Contours, unit: float, margin: float) -> Field:
         )
     ]
     open_px = np.maximum(curves[2] - curves[1], 0)
-    retreat = np.minimum(margin * unit, 0.25 * open_px) + 0.06 * open_px * (margin > 0)
+    retreat = np.minimum(margin * unit, 0.25 * open_px) + 0.12 * open_px * (margin > 0)
     curves[1] -= retreat
     curves[2] += retreat
     step = float(u[1] - u[0]) if len(u) > 1 else 1.0
