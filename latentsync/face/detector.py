@@ -25,6 +25,8 @@ RIGHT_EYE, LEFT_EYE = 0, 1
 
 _ANCHORS_PER_CELL = ((16, 2), (8, 6))  # (cells per side, anchors in each)
 _MERGE_OVERLAP = 0.3  # hits that overlap more than this are one face
+_OBLONG = 1.25  # a picture longer than this is also looked at in squares
+_DIVISORS = (1.5, 2.5)  # shorter side of the picture over the side of the smaller tiles
 _SMALLEST_TILE = 224  # pixels of the frame; a face in it that is too small to find is unusable
 
 
@@ -137,14 +139,13 @@ def _surroundings(frame: Frame, box: Box) -> Iterator[_Tile]:
 
 
 def _tilings(frame: Frame) -> Iterator[Iterator[_Tile]]:
-    """Yield rows of overlapping square tiles, as large as the shorter side and then smaller."""
-    height, width = frame.shape[:2]
-    if max(height, width) >= 1.25 * min(height, width):
-        yield _tiles(frame, min(height, width))
-    for divisor in (1.5, 2.5):
-        side = min(height, width) / divisor
-        if side >= _SMALLEST_TILE:
-            yield _tiles(frame, side)
+    """Yield sets of overlapping square tiles, as large as the shorter side and then smaller."""
+    shorter, longer = sorted(frame.shape[:2])
+    if longer >= _OBLONG * shorter and shorter >= INPUT_SIDE / 2:
+        yield _tiles(frame, shorter)
+    for divisor in _DIVISORS:
+        if shorter / divisor >= _SMALLEST_TILE:
+            yield _tiles(frame, shorter / divisor)
 
 
 def _tiles(frame: Frame, side: float) -> Iterator[_Tile]:

@@ -3,8 +3,9 @@
 The whole track is known, so every filter looks as far ahead as back: zero phase, no lag. The pose
 of the head (a similarity transform) and the shape of the face in its own frame are smoothed
 apart, because a turning head must not loosen the shape. Each is smoothed over as many frames as
-it holds still: wherever a longer mean departs from the shorter one by more than the track's own
-noise, the shorter one is kept, so plosives and nods stay sharp. Nothing crosses a gap or a cut.
+it moves evenly: wherever a longer mean departs from the shortest one by more than the track's
+own noise, the shorter one is kept, so plosives and nods stay sharp. Nothing crosses a gap or a
+cut.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from latentsync.face.track import FaceTrack
 Reals = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
-_SIGMAS = (0.4, 1.0, 2.0, 4.0, 7.0)  # frames; widths of the Gaussian means, shortest first
-_TOLERANCE = 1.6  # departure of a longer mean from the shortest one, in units of the noise
+_SIGMAS = (0.7, 1.2, 2.2, 4.0, 8.0)  # frames; widths of the means, shortest first
+_TOLERANCE = 1.5  # departure of a longer mean from the shortest one, in units of the noise
 _NOISE_LIMITS = (0.001, 0.004)  # of the face's radius
 _JUMP = 0.5  # of the face's radius; a larger step between two frames is a cut
 _REFERENCE_PASSES = 3
@@ -101,7 +102,7 @@ def _take_apart(points: Complex) -> _Motion:
 
 
 def _smooth(signals: Complex, together: bool) -> Complex:
-    """Smooth each column (n frames, m signals), each frame over as long as it holds still.
+    """Smooth each column (n frames, m signals), each frame over as long as it moves evenly.
 
     Args:
         signals: complex128 (n,m), in units of the face's radius.
@@ -116,7 +117,7 @@ def _smooth(signals: Complex, together: bool) -> Complex:
         if together:
             departure = np.sqrt((departure**2).mean(axis=1, keepdims=True))
         trust = trust * np.exp(-((departure / _TOLERANCE) ** 4))
-        smooth = smooth + _gaussian(trust, 1.0) * (longer - smooth)
+        smooth = smooth + cv2.GaussianBlur(trust, (1, 7), sigmaX=1.0) * (longer - smooth)
     return smooth
 
 
@@ -130,15 +131,19 @@ def _noise(signals: Complex) -> Reals:
 
 def _mean_over_time(signals: Complex, sigma: float) -> Complex:
     axes = np.ascontiguousarray(signals).view(np.float64)
-    return np.ascontiguousarray(_gaussian(axes, sigma)).view(np.complex128)
+    reach = min(math.ceil(3 * sigma), len(axes) - 1)
+    # Turned about the end point, so that a straight line stays one up to its ends.
+    before = 2 * axes[:1] - axes[reach:0:-1]
+    after = 2 * axes[-1:] - axes[-2 : -reach - 2 : -1]
+    longer = np.concatenate([before, axes, after])
+    mean = cv2.filter2D(longer, cv2.CV_64F, _kernel(sigma, reach)[:, None])
+    return np.ascontiguousarray(mean[reach : reach + len(axes)]).view(np.complex128)
 
 
-def _gaussian(values: Reals, sigma: float) -> Reals:
-    """Return the Gaussian mean over axis 0 (frames); a straight line stays one up to its ends."""
-    reach = min(math.ceil(3 * sigma), len(values) - 1)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    before = 2 * values[:1] - values[reach:0:-1]
-    after = 2 * values[-1:] - values[-2 : -reach - 2 : -1]
-    longer = np.concatenate([before, values, after])
-    mean = cv2.filter2D(longer, cv2.CV_64F, weights[:, None] / weights.sum())
-    return np.asarray(mean[reach : reach + len(values)], np.float64)
+def _kernel(sigma: float, reach: int) -> Reals:
+    """Return a Gaussian bell times a parabola: a mean that leaves curves of second order alone."""
+    steps = np.arange(-reach, reach + 1, dtype=np.float64)
+    bell = np.exp(-0.5 * (steps / sigma) ** 2)
+    moments = [float((bell * steps**power).sum()) for power in (0, 2, 4)]
+    weights = bell * (moments[2] - moments[1] * steps**2)
+    return np.asarray(weights / weights.sum())
