@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import av
@@ -65,8 +66,7 @@ class VideoReader:
         """
         info = self._info
         to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour)
-        with open_media(self._path, info.field, info.max_pixels) as container:
-            cursor = _Cursor(container, info)
+        with _Cursor(self._path, info) as cursor:
             for index in indices:
                 if not 0 <= index < self.num_frames:
                     raise IndexError(f"frame {index} of a video of {self.num_frames} frames")
@@ -75,20 +75,35 @@ class VideoReader:
 
 
 class _Cursor:
-    """A position in an open video that can be moved to any timestamp."""
+    """A position in a video that can be moved to any timestamp; close it by leaving its block."""
 
-    def __init__(self, container: InputContainer, info: VideoInfo) -> None:
-        self._container = container
+    def __init__(self, path: Path, info: VideoInfo) -> None:
+        self._path = path
         self._info = info
-        stream = container.streams[info.stream_index]
+        self._opened = ExitStack()
+        self._held: deque[VideoFrame] = deque()
+        self._held_until = 0
+
+    def __enter__(self) -> _Cursor:
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _open(self) -> None:
+        """Stand before the first frame."""
+        self._opened.close()
+        self._container: InputContainer = self._opened.enter_context(
+            open_media(self._path, self._info.field, self._info.max_pixels)
+        )
+        stream = self._container.streams[self._info.stream_index]
         assert isinstance(stream, VideoStream)
         self._stream = stream
         self._stream.thread_type = "AUTO"
         self._frames = self._decode()
         self._shown: VideoFrame | None = None  # newest decoded frame not after the wanted one
         self._ahead: VideoFrame | None = None  # the frame after it, where it had to be looked at
-        self._held: deque[VideoFrame] = deque()
-        self._held_until = 0
 
     def frame_at(self, pts: int) -> VideoFrame:
         """Return the newest frame whose timestamp is not after ``pts``."""
@@ -96,7 +111,10 @@ class _Cursor:
         if held is not None:
             return held
         self._held.clear()
-        if self._shown is None or pts < _stamp(self._shown):
+        if self._shown is None:
+            self._advance(int(self._info.timeline.slot_pts[0]))
+        assert self._shown is not None
+        if pts < _stamp(self._shown):
             return self._rewind(pts)
         if pts - _stamp(self._shown) > _SKIP_S / self._info.timeline.time_base:
             self._skip(pts)
@@ -160,11 +178,16 @@ class _Cursor:
         """Place the decoder so that the next frame is not after ``pts``."""
         target = self._keyframe_before(pts)
         while target is not None:
-            if self._seek_to(target) and self._ahead is not None and _stamp(self._ahead) <= pts:
+            if self._seek_to(target) and self._is_on_keyframe(pts):
                 return
             target = self._keyframe_before(target - 1)
-        # No keyframe leads there: from the very beginning, which always does.
-        self._seek_to(min(0, int(self._info.timeline.slot_pts[0])))
+        self._open()  # no keyframe leads there; the very beginning always does
+
+    def _is_on_keyframe(self, pts: int) -> bool:
+        """Tell whether a seek can be trusted: some containers renumber frames after one."""
+        if self._ahead is None or _stamp(self._ahead) > pts:
+            return False
+        return self._keyframe_before(_stamp(self._ahead)) == _stamp(self._ahead)
 
     def _seek_to(self, pts: int) -> bool:
         try:

@@ -15,7 +15,7 @@ Timestamps = NDArray[np.int64]  # in units of the stream's time base
 
 # Containers round timestamps (Matroska to 1 ms); these keep rounding from deciding anything.
 _TIE_S = 0.001
-_PARTIAL_SLOT = 0.05  # a tail shorter than this share of a slot is rounding, not a picture
+_PARTIAL_SLOT = 0.1  # a tail shorter than this share of a slot is rounding, not a picture
 
 
 @dataclass(frozen=True, eq=False)
