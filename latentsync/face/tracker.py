@@ -74,7 +74,7 @@ class FaceTracker:
         self._shot += cut
         # What lies where a face was before a cut may be anybody's.
         seen = {} if cut else self._follow(frame)
-        for detection in self._detections(frame, cut, nobody=not seen):
+        for detection in self._detections(frame, cut, seen):
             self._meet(detection, frame, seen)
         for face, sighting in seen.items():
             self._record(face, sighting, frame)
@@ -96,15 +96,15 @@ class FaceTracker:
         _drop_doubles(seen)
         return seen
 
-    def _detections(self, frame: Frame, cut: bool, nobody: bool) -> list[Detection]:
+    def _detections(self, frame: Frame, cut: bool, seen: _Seen) -> list[Detection]:
         """Return hits of the detector, if it is due, the largest first."""
         if cut or self._frame % SEARCH_EVERY == 0:
             return _largest_first(self._detector.search(frame))
         found = []
-        if nobody or self._frame % DETECT_EVERY == 0:
+        if not seen or self._frame % DETECT_EVERY == 0:
             found = self._detector.detect(frame)
         for face in self._faces:
-            if 1 <= self._frame - face.last_frame <= _WATCH:
+            if face not in seen and self._frame - face.last_frame <= _WATCH:
                 found += self._detector.detect_near(frame, face.box)
         return _largest_first(found)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from latentsync.errors import Canceled
+from latentsync.face.detector import FaceDetector
 from latentsync.face.tracker import MAX_FACES, SEARCH_EVERY, track_faces
 from latentsync.monitor import RunMonitor
 from tests.face.pictures import astronaut, blank, noisy, paste, stranger
@@ -135,6 +136,20 @@ def test_a_single_frame_is_a_clip():
 
 def test_no_frames_no_faces():
     assert track_faces([]) == []
+
+
+def test_the_detector_rests_while_a_face_is_followed(monkeypatch):
+    looks = []
+    for name in ("detect", "search", "detect_near"):
+        real = getattr(FaceDetector, name)
+
+        def counting(self, *given, real=real, name=name):
+            looks.append(name)
+            return real(self, *given)
+
+        monkeypatch.setattr(FaceDetector, name, counting)
+    track_faces([astronaut()] * (SEARCH_EVERY + 1))
+    assert looks == ["search", "detect", "detect", "search"]
 
 
 def test_the_result_is_the_same_every_time():
