@@ -60,6 +60,10 @@ class FollowedFace:
         """Number of frames with a usable face so far."""
         return len(self._frames)
 
+    def was_usable(self, frame: int) -> bool:
+        """Tell whether ``frame`` is the last one with a usable face."""
+        return bool(self._frames) and self._frames[-1] == frame
+
     def see(self, sighting: Sighting, frame: int, shot: int, *, usable: bool) -> None:
         """Take down where the face is in ``frame``; only usable sightings become rows."""
         self.points, self.last_frame, self.last_shot = sighting.points, frame, shot

@@ -138,7 +138,9 @@ class FaceTracker:
         return best
 
     def _record(self, face: FollowedFace, sighting: Sighting, frame: Frame) -> None:
-        usable = is_usable(sighting.points, width=frame.shape[1], height=frame.shape[0])
+        height, width = frame.shape[:2]
+        was_usable = face.was_usable(self._frame - 1)
+        usable = is_usable(sighting.points, width, height, was_usable=was_usable)
         face.see(sighting, self._frame, self._shot, usable=usable)
         if self._frame % PORTRAY_EVERY == 0:
             face.portraits.append(portrait(frame, sighting.points))

@@ -9,23 +9,26 @@ import numpy as np
 from latentsync.face import topology
 from latentsync.face.boxes import Floats, box_around
 
-MIN_WIDTH = 32  # pixels from one side of the face to the other
-MAX_YAW = math.radians(60)  # beyond this the far corner of the mouth is hidden
-_MAX_OUTSIDE = 0.1  # share of the lips' points that may lie outside the picture
+MIN_SIZE = 32  # pixels; of the face, as ``face_size`` measures it
+MAX_YAW = math.radians(58)  # beyond this the far corner of the mouth is hidden
+MAX_OUTSIDE = 0.1  # share of the lips' points that may lie outside the picture
+_SLACK = 1.08  # factor on every limit for a face that was usable just before, against flicker
 
 
-def is_usable(points: Floats, width: int, height: int) -> bool:
+def is_usable(points: Floats, width: int, height: int, *, was_usable: bool = False) -> bool:
     """Tell whether lips can be drawn on the face.
 
     Args:
         points: float32 (468,3) landmarks in pixels, z in the same unit.
         width: of the picture in pixels.
         height: of the picture in pixels.
+        was_usable: in the frame before; the limits are a little wider then.
     """
+    slack = _SLACK if was_usable else 1.0
     return (
-        face_size(points) >= MIN_WIDTH
-        and abs(yaw(points)) <= MAX_YAW
-        and _share_outside(points[list(topology.LIPS_OUTER)], width, height) <= _MAX_OUTSIDE
+        face_size(points) * slack >= MIN_SIZE
+        and abs(yaw(points)) <= MAX_YAW * slack
+        and _share_outside(points[list(topology.LIPS_OUTER)], width, height) <= MAX_OUTSIDE * slack
     )
 
 

@@ -47,6 +47,13 @@ def test_a_tiny_face_is_not_usable(points):
     assert not is_usable(points * np.float32(31 / face_size(points)), 256, 256)
 
 
+def test_a_face_at_the_limit_does_not_flicker(points):
+    limit = points * np.float32(31 / face_size(points))
+    assert is_usable(limit, 256, 256, was_usable=True)
+    assert not is_usable(limit, 256, 256, was_usable=False)
+    assert not is_usable(limit * np.float32(0.9), 256, 256, was_usable=True)
+
+
 @pytest.mark.parametrize("shift", [(0, 110), (-125, 0), (150, 0)])
 def test_a_mouth_outside_the_picture_is_not_usable(points, shift):
     assert not is_usable(points + np.float32([*shift, 0]), 256, 256)
