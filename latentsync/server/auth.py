@@ -23,7 +23,7 @@ class BearerAuth(HTTPBearer):
 
     def __init__(self, keys: Iterable[str]) -> None:
         super().__init__(scheme_name="bearer", description="one of LATENTSYNC_API_KEYS")
-        self._keys = [key.encode() for key in keys]
+        self._keys = [key.encode() for key in keys if key]
 
     async def __call__(self, request: HTTPConnection) -> None:
         """Raise NotAuthorized unless the request carries a known token."""

@@ -1,0 +1,167 @@
+"""The application around the contract: health, readiness, framework errors, the document."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import HTTPConnection
+
+import latentsync
+from latentsync.errors import EngineUnavailable, NotAuthorized
+from latentsync.pipelines import base
+from latentsync.schema import PredictRequest
+from latentsync.server.app import build_app
+from latentsync.server.auth import BearerAuth
+from latentsync.server.engine import Engine
+from tests.server.engines import SquareEngine
+from tests.server.live import AUTH, serving, serving_engine, settings_for, small_body, wait_until
+
+
+def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = threading.Event()
+
+    def build() -> SquareEngine:
+        assert built.wait(10)
+        return SquareEngine()
+
+    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.test_app", "late_engine")})
+    monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
+    with serving(build_app(settings_for(tmp_path))) as url:
+        assert httpx.get(f"{url}/health").json() == {"status": "ok"}
+        waiting = httpx.get(f"{url}/ready")
+        assert (waiting.status_code, waiting.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
+        assert int(waiting.headers["Retry-After"]) > 0
+        built.set()
+        wait_until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+        assert httpx.get(f"{url}/ready").json() == {
+            "status": "ready",
+            "engine": "square",
+            "model_version": "1",
+        }
+
+
+def test_an_engine_that_cannot_be_built_is_said_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_ENGINES", {"draft": ("no_such_module_at_all", "Nothing")})
+    body = small_body(tmp_path)
+    with serving(build_app(settings_for(tmp_path))) as url:
+        response = httpx.post(f"{url}/predict", json=body, headers=AUTH)
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/ready").status_code == 503
+    assert (response.status_code, response.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
+    assert "no_such_module" not in response.text
+
+
+def test_an_engine_given_ready_is_used_as_it_is() -> None:
+    engine = SquareEngine()
+    holder = Engine("draft", engine)
+    holder.build()
+    assert holder.pipeline() is engine
+
+
+def test_an_engine_not_built_yet_is_unavailable() -> None:
+    with pytest.raises(EngineUnavailable, match="draft is being built"):
+        Engine("draft").pipeline()
+
+
+def test_without_the_key_requirement_nobody_is_asked(tmp_path: Path) -> None:
+    body = small_body(tmp_path)
+    app = build_app(settings_for(tmp_path, api_keys=()), SquareEngine(), require_key=False)
+    with serving(app) as url:
+        assert httpx.post(f"{url}/predict", json=body).status_code == 200
+        assert "security" not in httpx.get(f"{url}/openapi.json").text
+
+
+def test_without_keys_nobody_passes(tmp_path: Path) -> None:
+    with serving_engine(tmp_path, SquareEngine(), api_keys=()) as url:
+        assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 401
+
+
+def test_an_empty_key_opens_nothing() -> None:
+    async def ask(header: bytes) -> None:
+        scope = {"type": "http", "headers": [(b"authorization", header)]}
+        await BearerAuth(["", "key"])(HTTPConnection(scope))
+
+    asyncio.run(ask(b"Bearer key"))
+    for header in (b"Bearer ", b"Bearer   "):
+        with pytest.raises(NotAuthorized):
+            asyncio.run(ask(header))
+
+
+@pytest.mark.parametrize("key", ["second", "schlüssel-ключ"])
+def test_each_of_several_keys_opens_the_door(tmp_path: Path, key: str) -> None:
+    keys = ("first", "second", "schlüssel-ключ")
+    with serving_engine(tmp_path, SquareEngine(), api_keys=keys) as url:
+        headers = {b"Authorization": b"Bearer " + key.encode()}
+        assert httpx.post(f"{url}/predict", json={}, headers=headers).status_code == 422
+
+
+def test_errors_of_the_framework_itself_have_the_same_shape(tmp_path: Path) -> None:
+    app = build_app(settings_for(tmp_path), SquareEngine())
+
+    @app.get("/number/{number}")
+    async def number(number: int) -> int:
+        return 1 // number
+
+    with serving(app) as url:
+        wrong = httpx.get(f"{url}/number/x")
+        broken = httpx.get(f"{url}/number/0")
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "INVALID_REQUEST")
+    assert wrong.json()["field"] == "path.number"
+    assert (broken.status_code, broken.json()["code"]) == (500, "INTERNAL_ERROR")
+    assert broken.json()["run_id"] in broken.json()["message"]
+    assert "ZeroDivision" not in broken.text
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    app = build_app(settings_for(tmp_path_factory.mktemp("app")), SquareEngine())
+    document: dict[str, Any] = app.openapi()
+    return document
+
+
+def test_the_document_describes_contract_a(document: dict[str, Any]) -> None:
+    assert document["info"]["version"] == latentsync.__version__
+    for path in ("/predict", "/v4/{project}/{app}/predict"):
+        call = document["paths"][path]["post"]
+        assert call["security"] == [{"bearer": []}]
+        schema = call["requestBody"]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/PredictRequest"}
+        errors = {"400", "401", "403", "408", "413", "422", "429", "500", "503", "504", "507"}
+        assert set(call["responses"]) == {"200", *errors}
+        for status in errors:
+            content = call["responses"][status]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/ErrorResponse"}
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+
+
+def test_the_document_knows_every_field_and_every_reference_resolves(
+    document: dict[str, Any],
+) -> None:
+    schemas = document["components"]["schemas"]
+    assert set(schemas["PredictRequest"]["properties"]) == set(PredictRequest.model_fields)
+
+    def references(node: object) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+            return own + [found for value in node.values() for found in references(value)]
+        if isinstance(node, list):
+            return [found for value in node for found in references(value)]
+        return []
+
+    for reference in references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+
+
+def test_the_pages_of_the_document_are_served(tmp_path: Path) -> None:
+    with serving_engine(tmp_path, SquareEngine()) as url:
+        assert "swagger" in httpx.get(f"{url}/docs").text
+        assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.")
