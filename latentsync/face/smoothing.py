@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ _TOLERANCE = 1.5  # departure of a longer mean from the shortest one, in units o
 _NOISE_LIMITS = (0.001, 0.004)  # of the face's radius
 _JUMP = 0.5  # of the face's radius; a larger step between two frames is a cut
 _REFERENCE_PASSES = 3
-_POINTS_AT_ONCE = 64  # bounds the memory of long tracks
+_POINTS_AT_ONCE = 26  # bounds the memory of long tracks
 
 
 def smooth_track(track: FaceTrack) -> FaceTrack:
@@ -41,20 +41,8 @@ def smooth_track(track: FaceTrack) -> FaceTrack:
     """
     points = track.points.copy()
     for run in _runs(track):
-        points[run] = _smooth_run(track.points[run])
+        _smooth_run(points[run])
     return replace(track, points=points)
-
-
-@dataclass(frozen=True, eq=False)
-class _Motion:
-    """Landmarks as complex numbers x + iy, taken apart: points = turn * shape + place."""
-
-    place: Complex  # (n,1), pixels
-    turn: Complex  # (n,1), scale and rotation; its size is the face's radius in pixels
-    shape: Complex  # (n,468), in units of the radius
-
-    def points(self) -> Complex:
-        return self.turn * self.shape + self.place
 
 
 def _runs(track: FaceTrack) -> Iterator[slice]:
@@ -75,22 +63,32 @@ def _jumps(track: FaceTrack) -> NDArray[np.bool_]:
     return np.asarray(steps > _JUMP * np.minimum(radii[1:], radii[:-1]))
 
 
-def _smooth_run(points: Floats) -> Floats:
-    motion = _take_apart(points[..., 0].astype(np.float64) + 1j * points[..., 1])
-    pose = np.concatenate([motion.place, motion.turn], axis=1)
-    radius = np.abs(motion.turn).mean()
-    pose = _smooth(pose / radius, together=True) * radius
-    shape = np.empty_like(motion.shape)
-    for start in range(0, shape.shape[1], _POINTS_AT_ONCE):
+def _smooth_run(points: Floats) -> None:
+    """Smooth one run (n,468,2) in place.
+
+    Landmarks are complex numbers x + iy here: points = turn * shape + place.
+    """
+    place, turn = _pose(_as_complex(points[:, list(RIGID)]))
+    radius = np.abs(turn).mean()
+    pose = _smooth(np.concatenate([place, turn], axis=1) / radius, together=True) * radius
+    for start in range(0, points.shape[1], _POINTS_AT_ONCE):
         some = slice(start, start + _POINTS_AT_ONCE)
-        shape[:, some] = _smooth(motion.shape[:, some], together=False)
-    smooth = _Motion(pose[:, :1], pose[:, 1:], shape).points()
-    return np.stack([smooth.real, smooth.imag], axis=2).astype(np.float32)
+        shape = (_as_complex(points[:, some]) - place) / turn
+        smooth = pose[:, 1:] * _smooth(shape, together=False) + pose[:, :1]
+        points[:, some, 0], points[:, some, 1] = smooth.real, smooth.imag
 
 
-def _take_apart(points: Complex) -> _Motion:
-    """Fit a similarity transform to the rigid points of every row (least squares)."""
-    rigid = points[:, list(RIGID)]
+def _as_complex(points: Floats) -> Complex:
+    return np.ascontiguousarray(points, np.float64).view(np.complex128)[..., 0]
+
+
+def _pose(rigid: Complex) -> tuple[Complex, Complex]:
+    """Fit a similarity transform to the rigid points (n,m) of every row, by least squares.
+
+    Returns:
+        place, complex (n,1) in pixels, and turn, complex (n,1): scale and rotation; its size is
+        the root mean square distance of the rigid points from their middle, in pixels.
+    """
     place = rigid.mean(axis=1, keepdims=True)
     reference = rigid[len(rigid) // 2]
     for _ in range(_REFERENCE_PASSES):
@@ -98,7 +96,7 @@ def _take_apart(points: Complex) -> _Motion:
         reference = reference / np.sqrt((np.abs(reference) ** 2).mean())
         turn = ((rigid - place) * reference.conj()).mean(axis=1, keepdims=True)
         reference = ((rigid - place) / turn).mean(axis=0)
-    return _Motion(place, turn, (points - place) / turn)
+    return place, turn
 
 
 def _smooth(signals: Complex, together: bool) -> Complex:
