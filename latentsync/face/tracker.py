@@ -29,7 +29,7 @@ PORTRAY_EVERY = 10  # frames
 _SETTLING_PASSES = 3  # of the mesh on a new face: its crop follows from its own landmarks
 _WATCH = 10  # frames for which a lost face is looked for at its last place
 _DOUBLE_OVERLAP = 0.5  # two faces that overlap more than this are one
-_KNOWN_OVERLAP = 0.2  # a detection that overlaps a followed face more than this is that face
+_KNOWN_OVERLAP = 0.4  # a detection that overlaps a followed face more than this is that face
 _SHORTEST_TRACK = 3  # frames; anything shorter is a false hit unless the clip is as short
 
 _Seen = dict[FollowedFace, Sighting]

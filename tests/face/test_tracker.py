@@ -54,6 +54,17 @@ def test_people_who_cross_keep_their_tracks():
     assert _middles(behind)[-1, 0] < 150
 
 
+def test_a_face_hidden_by_another_is_not_seen_twice():
+    def frames():
+        for i in range(20):
+            frame = paste(blank(256, 600), stranger(), 400, 128, 180)
+            yield paste(frame, astronaut(), min(130 + 27 * i, 400), 128, 190)  # stops in front
+
+    tracks = track_faces(frames())
+    assert [track.present[15:].all() for track in tracks].count(True) == 1
+    assert [track.present[15:].any() for track in tracks].count(True) == 1
+
+
 def test_a_face_that_is_gone_for_a_moment_is_the_same_face():
     def frames():
         for i in range(24):
