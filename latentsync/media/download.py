@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import BinaryIO
 
@@ -87,6 +89,7 @@ class _Download:
             follow_redirects=False,
             headers=_HEADERS,
             timeout=self._settings.fetch_timeout_s,
+            verify=_trusted_roots(),
         )
         if not self._settings.allow_private_addresses:
             client = httpx_ssrf_protection(
@@ -162,6 +165,8 @@ class _Download:
             raise refuse("only http and https are allowed")
         if not url.host:
             raise refuse("it names no host")
+        if url.port is not None and not 0 < url.port < 65_536:
+            raise refuse("its port is not between 1 and 65535")
         if url.userinfo:
             raise refuse("a user name or password in it is not allowed")
         return url
@@ -203,6 +208,12 @@ class _Download:
             f"{self._name} sends {sent} (allowed: {self._settings.max_media_bytes} bytes).",
             field=self._name,
         )
+
+
+@cache
+def _trusted_roots() -> ssl.SSLContext:
+    """Load the certificates once per process; it takes longer than many a download."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

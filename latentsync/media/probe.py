@@ -187,6 +187,12 @@ def _require_decoder(stream: Stream, field: str) -> None:
 
 
 def _check_picture(width: int, height: int, settings: Settings, field: str) -> None:
+    if not width or not height:  # a decoder that meets a larger picture gives no size at all
+        raise PictureTooLarge(
+            f"{field} has pictures of no stated size, or beyond the "
+            f"{settings.max_pixels} pixels allowed.",
+            field=field,
+        )
     if width * height > settings.max_pixels:
         raise PictureTooLarge(
             f"{field} has pictures of {width}x{height} pixels "

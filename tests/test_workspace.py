@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from latentsync.errors import DiskFull
+from latentsync.workspace import sweep, translate_disk_full, working_folder
+
+WORKER = """
+import sys
+from pathlib import Path
+from latentsync.workspace import working_folder
+with working_folder(Path(sys.argv[1])) as folder:
+    (folder / "half a video").write_bytes(b"x")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_worker(root: Path) -> tuple[subprocess.Popen[str], Path]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    process.communicate(timeout=10)
+
+
+def test_a_folder_is_private_and_removed_with_its_content(tmp_path: Path) -> None:
+    with working_folder(tmp_path / "new" / "root") as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file").touch()
+    assert not folder.exists()
+
+
+def test_a_folder_is_removed_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), working_folder(tmp_path) as folder:
+        raise KeyError
+    assert not folder.exists()
+
+
+def test_requests_at_once_have_folders_of_their_own(tmp_path: Path) -> None:
+    def use(number: int) -> Path:
+        with working_folder(tmp_path) as folder:
+            (folder / "video").write_text(str(number))
+            assert (folder / "video").read_text() == str(number)
+        return folder
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(use, range(40)))
+    assert len(set(folders)) == 40
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_what_a_killed_process_left_is_swept_up(tmp_path: Path) -> None:
+    process, folder = start_worker(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    assert (folder / "half a video").exists()
+    assert sweep(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert sweep(tmp_path) == 0
+
+
+def test_living_processes_are_never_swept(tmp_path: Path) -> None:
+    process, folder = start_worker(tmp_path)
+    with working_folder(tmp_path) as mine:
+        assert sweep(tmp_path) == 0
+        assert mine.is_dir()
+        assert (folder / "half a video").exists()
+    finish(process)
+    assert not folder.exists()
+
+
+def test_a_process_that_ends_well_leaves_nothing(tmp_path: Path) -> None:
+    process, _ = start_worker(tmp_path)
+    finish(process)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_neither_removes_nor_keeps_its_parents_folder(tmp_path: Path) -> None:
+    script = f"""
+import os, sys, time
+from pathlib import Path
+from latentsync.workspace import working_folder
+root = Path({str(tmp_path)!r})
+with working_folder(root) as folder:
+    child = os.fork()
+    if child == 0:
+        with working_folder(root) as own:
+            assert own.parent != folder.parent, "the child uses its parent's folder"
+        print(folder.is_dir(), flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    sys.stdout.flush()
+    sys.stdin.readline()
+    os.kill(os.getpid(), 9)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    process.stdin.write("now\n")
+    process.stdin.flush()
+    process.wait(timeout=10)
+    assert sweep(tmp_path) >= 1  # although the child lives on
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_sweeping_a_root_that_is_not_there_is_fine(tmp_path: Path) -> None:
+    assert sweep(tmp_path / "nowhere") == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_left_becomes_disk_full(number: int) -> None:
+    with pytest.raises(DiskFull, match="no room"), translate_disk_full():
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_really_full_device_becomes_disk_full() -> None:
+    with (
+        pytest.raises(DiskFull),
+        translate_disk_full(),
+        Path("/dev/full").open("wb", buffering=0) as file,
+    ):
+        file.write(b"x")
+
+
+def test_other_errors_pass_through() -> None:
+    with pytest.raises(PermissionError), translate_disk_full():
+        raise PermissionError(errno.EACCES, "no")
