@@ -28,6 +28,8 @@ def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
 def measure_loudness_db(waveform: Waveform) -> NDArray[np.float64]:
     """Return the loudness in dB of full scale, one value per 10 ms, centred on its window."""
     hops = -(-len(waveform) // HOP_SAMPLES)
+    if hops == 0:
+        return np.zeros(0)
     padded = np.zeros(hops * HOP_SAMPLES, dtype=np.float64)
     padded[: len(waveform)] = waveform
     power = np.mean(np.square(padded.reshape(hops, HOP_SAMPLES)), axis=1)

@@ -47,6 +47,7 @@ class PhoneRecognizer:
             lw=_LANGUAGE_WEIGHT,
             beam=_BEAM,
             pbeam=_BEAM,
+            cmn="batch",  # levels from the utterance itself, nothing kept from the one before
             loglevel="FATAL",
         )
 
@@ -73,6 +74,7 @@ class PhoneRecognizer:
         return phones
 
     def _decode(self, pcm: NDArray[np.int16], start: int, stop: int) -> Iterator[Phone]:
+        self._decoder.reinit_feat()  # forget the noise level of the utterance before
         self._decoder.start_utt()
         self._decoder.process_raw(
             pcm[start * HOP_SAMPLES : stop * HOP_SAMPLES].tobytes(), full_utt=True

@@ -22,6 +22,7 @@ from latentsync.formats import VIDEO_FPS
 Curve = NDArray[np.float64]
 
 _REST_WEIGHT = 0.02  # pull towards the closed mouth where no sound is near
+_BLENDING_S = 0.04  # at most so much at each end of a sound already belongs to its neighbours
 _QUIET_SHARE = 0.55  # share of a sound's opening that remains at the lowest loudness
 _PAUSE_RAMP_S = 0.06  # standard deviation of the ramp into and out of pauses
 _LONGEST_PHONE_S = 0.6  # nobody holds a sound for longer in speech: the recognizer lost its way
@@ -31,7 +32,7 @@ _MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
 _WIDEST_OPENING = 0.95  # reached by the loudest open vowels of a clip
 _WIDEST_PERCENTILE = 97.0
 _STRONGEST_ARTICULATION = 1.6
-SLOPE_LIMIT = 0.062  # largest change of the opening between frames, as share of full opening
+SLOPE_LIMIT = 0.085  # largest change of the opening between frames, as share of full opening
 _CLOSURE_SLOPE_LIMIT = 0.25  # the same next to a bilabial
 _CLOSURE_REACH = 2  # frames around a bilabial in which the faster slope is allowed
 _FULL_CLOSURE_DIP_DB = 2.0  # a bilabial with a smaller dip in loudness was probably misheard
@@ -118,12 +119,13 @@ def _viseme_of(phone: Phone) -> Viseme:
 
 
 def _dominance(phone: Phone, viseme: Viseme, hops: int) -> tuple[int, Curve]:
-    """Return the first hop and the pull of one sound: flat over its span, falling outside."""
+    """Return the first hop and the pull of one sound: flat in its middle, falling outside."""
     first = max(0, int((phone.start_s - 3 * viseme.reach_s) / HOP_S))
     last = min(hops, int((phone.end_s + 3 * viseme.reach_s) / HOP_S) + 1)
     time_s = (np.arange(first, last) + 0.5) * HOP_S
     middle_s, half_s = (phone.start_s + phone.end_s) / 2, (phone.end_s - phone.start_s) / 2
-    outside_s = np.maximum(0.0, np.abs(time_s - middle_s) - 0.5 * half_s)
+    flat_s = max(0.5 * half_s, half_s - _BLENDING_S)
+    outside_s = np.maximum(0.0, np.abs(time_s - middle_s) - flat_s)
     return first, viseme.dominance * np.exp(-np.square(outside_s / viseme.reach_s) * 2)
 
 

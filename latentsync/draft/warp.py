@@ -74,7 +74,8 @@ class Motion:
 def plan_shift(grid: Grid, view: MouthView, wanted: Contours) -> Motion:
     """Return the displacement that turns ``view.source`` into ``wanted`` on ``grid``."""
     unit = view.unit
-    across = _corner_shift(grid, view, wanted)
+    fade = _fade_columns(grid.u, view, wanted)
+    across = _corner_shift(grid, view, wanted) * fade
     rows = grid.v[:, None]
     top, bottom = float(grid.v[0]), float(grid.v[-1])
     chin = float(wanted.jaw[:, 1].max())
@@ -82,7 +83,6 @@ def plan_shift(grid: Grid, view: MouthView, wanted: Contours) -> Motion:
     source_u = grid.u + across
     knots_from = _knots(source_u, view.source, unit, _LIP_MARGIN)
     knots_to = _knots(grid.u, wanted, unit, 0.0)
-    fade = _fade_columns(grid.u, view, wanted)
     knots_from = knots_to + (knots_from - knots_to) * fade
     knots_from, knots_to = _order(knots_from, top, bottom), _order(knots_to, top, bottom)
     down = _piecewise(rows, knots_to, knots_from)
@@ -128,12 +128,11 @@ def warp_field(field: Field, matrix: NDArray[np.float64], size: tuple[int, int])
 
 
 def _corner_shift(grid: Grid, view: MouthView, wanted: Contours) -> Field:
-    """Return where each column reads along u: corners to corners, fading out over the cheeks."""
-    reach = float(grid.u[-1])
-    to = [-reach, wanted.upper_outer[0, 0], 0.0, wanted.upper_outer[-1, 0], reach]
+    """Return where each column reads along u, relative to itself: corners read from corners."""
+    to = [wanted.upper_outer[0, 0], 0.0, wanted.upper_outer[-1, 0]]
     source = view.source.upper_outer
     middle = (source[0, 0] + source[-1, 0]) / 2
-    back = [-reach, source[0, 0], middle, source[-1, 0], reach]
+    back = [source[0, 0], middle, source[-1, 0]]
     shift = np.interp(grid.u, to, np.subtract(back, to))
     return _blur(shift.astype(np.float32), 0.05 * view.unit / grid.step)
 
