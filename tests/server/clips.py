@@ -19,21 +19,17 @@ def write_clip(
     width: int = 96,
     height: int = 64,
     fps: Fraction | int = 25,
-    rotation: int = 0,
     faststart: bool = False,
-    codec: str = "libx264",
 ) -> Path:
     """Write a small MP4 without sound; a bar moves through it, one step per frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(path, "w", format="mp4", options=options) as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height = width - width % 2, height - height % 2
         stream.pix_fmt = "yuv420p"
         if (width % 2, height % 2) != (0, 0):  # only 4:4:4 has odd sizes
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
-        if rotation:
-            stream.side_data["DISPLAYMATRIX"] = rotation
         for number in range(round(seconds * fps)):
             picture = np.full((height, width, 3), 40, np.uint8)
             picture[:, number % width] = 200

@@ -43,7 +43,8 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """Serve ``app`` from a thread of this process; yields its address."""
-    listener = socket.socket()
+    # With the protocol spelled out asyncio turns Nagle's algorithm off, as for a port of its own.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)

@@ -11,13 +11,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import (
     content_type_conformance,
-    not_a_server_error,
     response_schema_conformance,
     status_code_conformance,
 )
@@ -31,7 +29,6 @@ PATHS = ("/predict", "/v4/{project}/{app}/predict")
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 CASES_EACH = math.ceil(CASES / (len(PATHS) * len(MODES)))
 CHECKS = [
-    not_a_server_error,
     status_code_conformance,  # the document names every status that is answered
     response_schema_conformance,
     content_type_conformance,
@@ -57,11 +54,12 @@ def test_no_request_drawn_from_the_document_is_a_defect(
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def send(case: schemathesis.Case) -> None:
-        response = case.call(base_url=url, session=session, headers=AUTH)
+        response = case.call(base_url=url, headers=AUTH)
         seen[response.status_code] += 1
+        assert response.status_code != 500, response.text
         case.validate_response(response, checks=CHECKS)
 
-    with serving(app) as url, requests.Session() as session:
+    with serving(app) as url:
         send()
     assert seen.total() >= CASES_EACH
     assert seen[422] > 0, "no case came as far as the validation of fields"
