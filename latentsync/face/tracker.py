@@ -6,17 +6,18 @@ newcomers; the mesh network confirms every hit of it, so that a false hit makes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import combinations
 
-from latentsync.face.boxes import Box, area, overlap
+from latentsync.face.boxes import Box, area, box_around, center, overlap
 from latentsync.face.detector import Detection, FaceDetector
 from latentsync.face.followed import FollowedFace, Sighting
 from latentsync.face.likeness import portrait
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.shots import CutFinder
 from latentsync.face.track import FaceTrack
-from latentsync.face.usable import is_usable
+from latentsync.face.usable import face_size, is_usable
 from latentsync.formats import Frame
 from latentsync.monitor import RunMonitor
 
@@ -26,10 +27,10 @@ KEPT_PRESENCE = 0.5  # below which a followed face is lost
 DETECT_EVERY = 10  # frames between two looks at the whole picture
 SEARCH_EVERY = 25  # frames between two searches for small faces
 PORTRAY_EVERY = 10  # frames
-_SETTLING_PASSES = 3  # of the mesh on a new face: its crop follows from its own landmarks
+_SETTLING_PASSES = 3  # of the mesh on a new or fast face: its crop follows from its landmarks
 _WATCH = 10  # frames for which a lost face is looked for at its last place
-_DOUBLE_OVERLAP = 0.5  # two faces that overlap more than this are one
-_KNOWN_OVERLAP = 0.4  # a detection that overlaps a followed face more than this is that face
+_FAST = 0.05  # of the face's size; after a larger step the mesh looks again at the new place
+_ONE_FACE = 0.35  # two sightings that overlap more than this are one face
 _SHORTEST_TRACK = 3  # frames; anything shorter is a false hit unless the clip is as short
 
 _Seen = dict[FollowedFace, Sighting]
@@ -90,7 +91,7 @@ class FaceTracker:
         seen = {}
         for face in self._faces:
             if face.last_frame == self._frame - 1:
-                sighting = self._look(frame, FaceRegion.from_landmarks(face.points))
+                sighting = self._look_again(face, frame)
                 if sighting.presence >= KEPT_PRESENCE:
                     seen[face] = sighting
         _drop_doubles(seen)
@@ -123,6 +124,17 @@ class FaceTracker:
     def _look(self, frame: Frame, region: FaceRegion) -> Sighting:
         return Sighting(*self._mesh.landmarks(frame, region))
 
+    def _look_again(self, face: FollowedFace, frame: Frame) -> Sighting:
+        """Look where the face was in the last frame; if it has moved far, look there too."""
+        points = face.points
+        for _ in range(_SETTLING_PASSES):
+            sighting = self._look(frame, FaceRegion.from_landmarks(points))
+            step = math.dist(center(sighting.box), center(box_around(points)))
+            if sighting.presence < KEPT_PRESENCE or step < _FAST * face_size(points):
+                break
+            points = sighting.points
+        return sighting
+
     def _recognise(self, sighting: Sighting, frame: Frame, seen: _Seen) -> FollowedFace:
         """Return the lost face that came back, or a new one."""
         likely: dict[FollowedFace, float] = {}
@@ -151,12 +163,12 @@ def _drop_doubles(seen: _Seen) -> None:
     for one, other in combinations(list(seen), 2):
         if one not in seen or other not in seen:
             continue
-        if overlap(seen[one].box, seen[other].box) > _DOUBLE_OVERLAP:
+        if overlap(seen[one].box, seen[other].box) > _ONE_FACE:
             del seen[min(one, other, key=lambda face: overlap(face.box, seen[face].box))]
 
 
 def _is_known(box: Box, seen: _Seen) -> bool:
-    return any(overlap(box, sighting.box) > _KNOWN_OVERLAP for sighting in seen.values())
+    return any(overlap(box, sighting.box) > _ONE_FACE for sighting in seen.values())
 
 
 def _largest_first(detections: list[Detection]) -> list[Detection]:

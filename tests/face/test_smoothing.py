@@ -1,7 +1,5 @@
 import tracemalloc
 
-import tracemalloc
-
 import numpy as np
 import pytest
 
@@ -119,15 +117,6 @@ def test_the_test_face_has_the_radius_that_the_noise_is_given_in():
     rigid = face_points()[list(topology.RIGID)].astype(np.float64)
     radius = np.sqrt(((rigid - rigid.mean(axis=0)) ** 2).sum(axis=1).mean())
     assert radius == pytest.approx(RADIUS, rel=0.05)
-
-
-def test_memory_beside_the_result_stays_below_the_tracks_own_size():
-    track = make_track(still(1000))
-    tracemalloc.start()
-    smooth_track(track)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_bytes < 2 * track.points.nbytes
 
 
 def test_memory_beside_the_result_stays_below_the_tracks_own_size():

@@ -23,6 +23,14 @@ def test_follows_a_moving_face_through_every_frame():
     assert np.abs(moved).max() < 2.0
 
 
+def test_a_leaping_face_is_one_face_and_placed_exactly():
+    xs = [150 + 45 * (i // 2 % 2) for i in range(24)]
+    (track,) = track_faces(paste(blank(), astronaut(), x, 128, 200) for x in xs)
+    assert track.present.all()
+    offset = _middles(track)[:, 0] - xs
+    assert np.abs(offset - np.median(offset)).max() < 3
+
+
 def test_a_still_face_stays_put_from_the_first_frame():
     (track,) = track_faces([astronaut()] * 6)
     assert np.abs(track.points - track.points[-1]).mean(axis=(1, 2)).max() < 1.0
