@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.draft.config import MouthConfig
 from latentsync.draft.interior import Colour, measure_light, paint
 from latentsync.draft.mouth import Mouth, shape_contours
 from latentsync.draft.visemes import MouthShape
@@ -19,10 +20,12 @@ class FaceWriter:
 
     Args:
         mouth: the speaker's mouth through the clip.
+        config: how shapes become lips.
     """
 
-    def __init__(self, mouth: Mouth) -> None:
+    def __init__(self, mouth: Mouth, config: MouthConfig) -> None:
         self._mouth = mouth
+        self._config = config
         self._light: Colour | None = None
 
     def write(self, frame: Frame, points: NDArray[np.float32], shape: MouthShape) -> Frame:
@@ -35,7 +38,7 @@ class FaceWriter:
         """
         view = self._mouth.view(points)
         grid = Grid.around(view)
-        motion = plan_shift(grid, view, shape_contours(view, shape))
+        motion = plan_shift(grid, view, shape_contours(view, shape, self._config))
         rows, columns, moved = move(frame, view, grid, motion)
         finished = frame.copy()
         if moved.size == 0:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from latentsync.audio.activity import HOP_S
 from latentsync.audio.phones import SILENCE, Phone
+from latentsync.draft.config import MotionConfig
 from latentsync.draft.visemes import BILABIALS, REST, UNCLEAR, VISEMES, MouthShape, Viseme
 from latentsync.formats import VIDEO_FPS
 
@@ -23,17 +24,11 @@ Curve = NDArray[np.float64]
 
 _REST_WEIGHT = 0.02  # pull towards the closed mouth where no sound is near
 _BLENDING_S = 0.04  # at most so much at each end of a sound already belongs to its neighbours
-_QUIET_SHARE = 0.55  # share of a sound's opening that remains at the lowest loudness
 _PAUSE_RAMP_S = 0.06  # standard deviation of the ramp into and out of pauses
 _LONGEST_PHONE_S = 0.6  # nobody holds a sound for longer in speech: the recognizer lost its way
 _SHORTEST_PAUSE_S = 0.16  # shorter gaps of voice activity (stops within words) are bridged
-_SMOOTHING_S = 0.022  # standard deviation of the low-pass before sampling at 25 fps
 _MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
-_WIDEST_OPENING = 0.95  # reached by the loudest open vowels of a clip
 _WIDEST_PERCENTILE = 97.0
-_STRONGEST_ARTICULATION = 1.6
-SLOPE_LIMIT = 0.085  # largest change of the opening between frames, as share of full opening
-_CLOSURE_SLOPE_LIMIT = 0.25  # the same next to a bilabial
 _CLOSURE_REACH = 2  # frames around a bilabial in which the faster slope is allowed
 _FULL_CLOSURE_DIP_DB = 2.0  # a bilabial with a smaller dip in loudness was probably misheard
 
@@ -62,6 +57,7 @@ def plan_motion(
     loudness: Curve,
     voiced: NDArray[np.bool_],
     num_frames: int,
+    config: MotionConfig,
 ) -> MouthMotion:
     """Return the mouth's motion for ``num_frames`` frames at 25 fps.
 
@@ -70,16 +66,17 @@ def plan_motion(
         loudness: 0..1 per 10 ms.
         voiced: voice activity per 10 ms, same length.
         num_frames: frames wanted; the mouth is closed after the end of the sound.
+        config: how lively the mouth moves.
     """
     hops = max(len(loudness), int(np.ceil(num_frames / VIDEO_FPS / HOP_S)) + 1)
     loudness = _extend(loudness, hops)
     speaking = speech_envelope(_extend(voiced.astype(np.float64), hops) > 0.5)
     opening, spread, rounding = blend_visemes(phones, hops)
-    opening *= (_QUIET_SHARE + (1 - _QUIET_SHARE) * loudness) * speaking
+    opening *= (config.quiet_share + (1 - config.quiet_share) * loudness) * speaking
     closures = _find_closures(phones, loudness)
-    opening = _sample(_gaussian(_articulate(opening), _SMOOTHING_S / HOP_S), num_frames)
-    opening, plosive = _close_bilabials(opening, closures)
-    limits = np.where(plosive, _CLOSURE_SLOPE_LIMIT, SLOPE_LIMIT)
+    opening = _gaussian(_articulate(opening, config), config.smoothing_s / HOP_S)
+    opening, plosive = _close_bilabials(_sample(opening, num_frames), closures)
+    limits = np.where(plosive, config.closure_slope_limit, config.slope_limit)
     return MouthMotion(
         opening=np.clip(limit_slope(opening, limits), 0.0, 1.0),
         spread=_sample(_gaussian(spread * speaking, 4.0), num_frames),
@@ -102,12 +99,13 @@ def blend_visemes(phones: Sequence[Phone], hops: int) -> tuple[Curve, Curve, Cur
     return opening, spread, rounding
 
 
-def _articulate(opening: Curve) -> Curve:
+def _articulate(opening: Curve, config: MotionConfig) -> Curve:
     """Scale the curve so that the widest openings of a mumbler and of an actor look alike."""
     widest = float(np.percentile(opening, _WIDEST_PERCENTILE)) if len(opening) else 0.0
     if widest <= 0:
         return opening
-    return opening * float(np.clip(_WIDEST_OPENING / widest, 1.0, _STRONGEST_ARTICULATION))
+    factor = np.clip(config.widest_opening / widest, 1.0, config.strongest_articulation)
+    return opening * float(factor)
 
 
 def _viseme_of(phone: Phone) -> Viseme:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.draft.config import MouthConfig
 from latentsync.draft.visemes import MouthShape
 from latentsync.face.topology import (
     CHIN,
@@ -30,18 +31,11 @@ from latentsync.face.topology import (
 Points = NDArray[np.float64]  # (n,2) x, y
 
 # Sizes as shares of the distance between the outer corners of the eyes.
-FULL_GAP = 0.17  # lip gap of opening 1; a lively speaker reaches about 0.13
-_GAP_EXPONENT = 0.7  # lips hide part of a small gap: without this it would look closed
 _WIDEST_REST = 0.585  # a wider mouth is smiling, and a smile opened wide is a grin
 _STRONGEST_NARROWING = 0.88  # but pulling corners further in than this pinches the cheeks
 _MEETING = 0.62  # where open lips meet, between the upper (0) and the lower (1): teeth get covered
 
-_UPPER_SHARE = 0.20  # share of the gap by which the upper lip rises; the lower lip drops the rest
-_CHIN_SHARE = 0.62  # share of the gap by which the chin drops
 _CORNER_SHARE = 0.12  # share of the gap by which the corners drop
-_NARROW_BY_OPENING = 0.14  # share of the width that a full opening takes
-_NARROW_BY_ROUNDING = 0.26
-_WIDEN_BY_SPREAD = 0.05
 _THIN_BY_OPENING = 0.12  # lips stretch and get thinner
 _THICK_BY_ROUNDING = 0.18  # and pushed forward they get thicker
 _QUIET_QUANTILE = 0.25  # the frames with the smallest gap show the mouth at rest
@@ -128,14 +122,14 @@ class Mouth:
         )
 
 
-def shape_contours(view: MouthView, shape: MouthShape) -> Contours:
+def shape_contours(view: MouthView, shape: MouthShape, config: MouthConfig) -> Contours:
     """Return where the contours of ``shape`` lie in the frame of ``view``."""
-    gap = shape.opening**_GAP_EXPONENT * FULL_GAP * view.unit
+    gap = shape.opening**config.gap_exponent * config.full_gap * view.unit
     width = (
         1
-        - _NARROW_BY_OPENING * shape.opening
-        - _NARROW_BY_ROUNDING * shape.rounding
-        + _WIDEN_BY_SPREAD * shape.spread
+        - config.narrow_by_opening * shape.opening
+        - config.narrow_by_rounding * shape.rounding
+        + config.widen_by_spread * shape.spread
     )
     rest = view.rest
     thickness = 1 - _THIN_BY_OPENING * shape.opening + _THICK_BY_ROUNDING * shape.rounding
@@ -149,14 +143,17 @@ def shape_contours(view: MouthView, shape: MouthShape) -> Contours:
         v = meeting + (curve[:, 1] - meeting) * thickness + lift * profile + corner_drop
         return np.column_stack((curve[:, 0] * width, v))
 
-    rise, drop = -_UPPER_SHARE * gap - corner_drop, (1 - _UPPER_SHARE) * gap - corner_drop
+    rise, drop = (
+        -config.upper_share * gap - corner_drop,
+        (1 - config.upper_share) * gap - corner_drop,
+    )
     jaw_profile = _profile(rest.jaw[:, 0] / max(np.abs(rest.jaw[:, 0]).max(), 1e-6), 0.0)
     return Contours(
         upper_outer=place(rest.upper_outer, rest.upper_inner, rise),
         upper_inner=place(rest.upper_inner, rest.upper_inner, rise),
         lower_inner=place(rest.lower_inner, rest.lower_inner, drop),
         lower_outer=place(rest.lower_outer, rest.lower_inner, drop),
-        jaw=rest.jaw + np.column_stack((0 * jaw_profile, _CHIN_SHARE * gap * jaw_profile)),
+        jaw=rest.jaw + np.column_stack((0 * jaw_profile, config.chin_share * gap * jaw_profile)),
     )
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from latentsync.audio.activity import detect_voice, loudness_gain, measure_loudness_db
 from latentsync.audio.phones import PhoneRecognizer
+from latentsync.config import read_config
+from latentsync.draft.config import DraftConfig
 from latentsync.draft.face_writer import FaceWriter
 from latentsync.draft.motion import MouthMotion, plan_motion
 from latentsync.draft.mouth import Mouth
@@ -32,9 +34,10 @@ class DraftPipeline:
     """The embedded default engine. Built once; safe to call from several threads."""
 
     name = "draft"
-    model_version = "draft-1"
 
     def __init__(self) -> None:
+        self._config = read_config("draft", DraftConfig)
+        self.model_version = self._config.model_version
         self._recognizer = PhoneRecognizer()
 
     def __call__(
@@ -55,14 +58,16 @@ class DraftPipeline:
         with monitor.timed("find_face"):
             track = find_speaker(source, frame_indices, options, monitor, report)
         # 3. Draw the mouth, frame by frame as they are taken
-        return Generation(_draw(source, frame_indices, track, motion, report), report)
+        writer = FaceWriter(Mouth(track.points), self._config.mouth)
+        return Generation(_draw(source, frame_indices, track, writer, motion, report), report)
 
     def plan_mouth(self, waveform: Waveform, num_frames: int, monitor: RunMonitor) -> MouthMotion:
         """Return the mouth's motion for the speech: what the lips are meant to do in each frame."""
         loudness_db = measure_loudness_db(waveform)
         voiced = detect_voice(waveform, loudness_db)
         phones = self._recognizer.recognize(waveform, voiced, monitor.check)
-        return plan_motion(phones, loudness_gain(loudness_db, voiced), voiced, num_frames)
+        loudness = loudness_gain(loudness_db, voiced)
+        return plan_motion(phones, loudness, voiced, num_frames, self._config.motion)
 
 
 def find_speaker(
@@ -86,10 +91,10 @@ def _draw(
     source: FrameSource,
     frame_indices: NDArray[np.int64],
     track: FaceTrack,
+    writer: FaceWriter,
     motion: MouthMotion,
     report: GenerationReport,
 ) -> Iterator[Frame]:
-    writer = FaceWriter(Mouth(track.points))
     for output_index, frame in enumerate(source.read(frame_indices)):
         points = track.at(int(frame_indices[output_index]))
         if points is None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from latentsync.draft.config import MouthConfig
 from latentsync.draft.face_writer import FaceWriter
 from latentsync.draft.mouth import Mouth, shape_contours
 from latentsync.draft.visemes import MouthShape
@@ -35,7 +36,7 @@ def still() -> tuple[np.ndarray, FaceTrack]:
 
 def write(shape: MouthShape, frame: np.ndarray | None = None) -> np.ndarray:
     source, track = still()
-    return FaceWriter(Mouth(track.points)).write(
+    return FaceWriter(Mouth(track.points), MouthConfig()).write(
         source if frame is None else frame, track.points[0], shape
     )
 
@@ -128,7 +129,7 @@ def test_contours_never_cross():
     view = Mouth(track.points).view(track.points[0])
     for opening in np.linspace(0, 1, 6):
         for rounding in (0, 1):
-            wanted = shape_contours(view, MouthShape(opening, 0, rounding))
+            wanted = shape_contours(view, MouthShape(opening, 0, rounding), MouthConfig())
             assert (wanted.lower_inner[:, 1] - wanted.upper_inner[:, 1] > -1e-6).all()
             assert wanted.upper_outer[5, 1] < wanted.upper_inner[5, 1] + 1e-6
             assert wanted.lower_outer[5, 1] > wanted.lower_inner[5, 1] - 1e-6
@@ -141,7 +142,7 @@ def test_a_tilted_head_opens_its_mouth_along_its_own_axis(angle):
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 0.9)
     tilted = cv2.warpAffine(frame, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
     track = track_faces([tilted] * 2)[0]
-    opened = FaceWriter(Mouth(track.points)).write(tilted, track.points[0], WIDE)
+    opened = FaceWriter(Mouth(track.points), MouthConfig()).write(tilted, track.points[0], WIDE)
     assert measure(opened, UPPER_LIP_INNER, LOWER_LIP_INNER) > 0.07
 
 
@@ -149,7 +150,7 @@ def test_a_mouth_at_the_edge_of_the_picture_is_drawn_as_far_as_it_is_there():
     frame, track = still()
     mouth_y = int(track.points[0, UPPER_LIP_INNER, 1])
     cut = frame[: mouth_y + 4].copy()
-    opened = FaceWriter(Mouth(track.points)).write(cut, track.points[0], WIDE)
+    opened = FaceWriter(Mouth(track.points), MouthConfig()).write(cut, track.points[0], WIDE)
     assert opened.shape == cut.shape
     assert (opened != cut).any()
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from latentsync.audio.phones import SILENCE, Phone
-from latentsync.draft.motion import SLOPE_LIMIT, MouthMotion, limit_slope, plan_motion
+from latentsync.draft.config import MotionConfig
+from latentsync.draft.motion import MouthMotion, limit_slope, plan_motion
 from latentsync.draft.visemes import BILABIALS, VISEMES
 
 ARPABET = (
@@ -28,7 +29,7 @@ def speak(text: str, phone_s: float = 0.12, start_s: float = 0.4, seconds: float
     for phone in phones:
         if phone.name in BILABIALS:
             loudness[int(phone.start_s * 100) : int(phone.end_s * 100)] = 0.5
-    return plan_motion(phones, loudness, voiced, int(seconds * 25))
+    return plan_motion(phones, loudness, voiced, int(seconds * 25), MotionConfig())
 
 
 def at(motion: MouthMotion, time_s: float) -> int:
@@ -71,14 +72,14 @@ def test_motion_has_no_jumps_outside_plosives():
     motion = speak(text, phone_s=0.08, seconds=5.0)
     steps = np.abs(np.diff(motion.opening))
     calm = ~(motion.plosive[1:] | motion.plosive[:-1])
-    assert steps[calm].max() <= SLOPE_LIMIT + 1e-9
+    assert steps[calm].max() <= MotionConfig().slope_limit + 1e-9
     assert steps[calm].max() <= 0.15 * np.ptp(motion.opening)
 
 
 def test_a_sound_that_never_ends_follows_loudness_instead():
     phones = [Phone("W", 0.0, 4.0)]
     loudness = 0.5 + 0.5 * np.sin(np.arange(400) / 100 * 2 * np.pi)
-    motion = plan_motion(phones, loudness, np.ones(400, np.bool_), 100)
+    motion = plan_motion(phones, loudness, np.ones(400, np.bool_), 100, MotionConfig())
     inside = slice(10, 90)
     hops = (np.arange(100) * 4 + 2)[inside]
     assert np.corrcoef(motion.opening[inside], loudness[hops])[0, 1] > 0.9
@@ -90,13 +91,13 @@ def test_unknown_and_silent_phones_are_handled():
 
 
 def test_frames_beyond_the_sound_are_closed():
-    motion = plan_motion([], np.ones(10), np.ones(10, np.bool_), 50)
+    motion = plan_motion([], np.ones(10), np.ones(10, np.bool_), 50, MotionConfig())
     assert len(motion.opening) == 50
     assert motion.opening[10:].max() == 0
 
 
 def test_no_sound_at_all_gives_a_closed_mouth():
-    motion = plan_motion([], np.zeros(0), np.zeros(0, np.bool_), 5)
+    motion = plan_motion([], np.zeros(0), np.zeros(0, np.bool_), 5, MotionConfig())
     assert not motion.opening.any()
 
 

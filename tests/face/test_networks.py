@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentsync.errors import EngineUnavailable
-from latentsync.face.networks import DETECTOR_FILE, MESH_FILE, find_network, open_network
+from latentsync.face.networks import DETECTOR_FILE, MESH_FILE, open_network
 from tests.face.pictures import FOLDER, astronaut
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -41,12 +40,6 @@ def test_the_detector_network_computes_what_the_original_does(golden):
 
 def test_a_network_is_opened_once_per_process():
     assert open_network(MESH_FILE) is open_network(MESH_FILE)
-
-
-def test_a_missing_network_is_named_without_a_path():
-    with pytest.raises(EngineUnavailable, match=r"network nothing\.onnx is missing") as caught:
-        find_network("nothing.onnx")
-    assert "/" not in caught.value.message
 
 
 @pytest.mark.parametrize("name", [DETECTOR_FILE, MESH_FILE])

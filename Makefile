@@ -1,0 +1,52 @@
+# The targets are the README's commands and CI's commands. Everything is installed into .venv here.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: install demo test check serve bench clean
+
+install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
+
+demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
+	@$(RUN) demo/demo.py
+
+test: $(VENV)/.test  ## install what the tests need and run them
+	$(RUN) -m pytest -n auto
+
+check: $(VENV)/.check  ## style, types and the layers of the house
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+serve: $(VENV)/.core  ## a local server; needs LATENTSYNC_API_KEYS
+	$(VENV)/bin/latentsync serve
+
+bench: $(VENV)/.core  ## the figures of the README
+	$(RUN) benchmarks/draft.py
+	$(RUN) benchmarks/face.py
+	$(RUN) benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) out output.mp4 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "latentsync needs Python 3.11 or 3.12; try: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing the light core into $(VENV) (about half a minute, no torch) ..."
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	@echo "Installing what the tests need ..."
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	@echo "Installing what the checks need ..."
+	@$(PIP) --editable '.[test,check]'
+	@touch $@

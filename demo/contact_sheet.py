@@ -1,0 +1,143 @@
+"""One picture that shows a result: faces of the source and of the result, the sound under them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.audio.activity import HOP_S, measure_loudness_db
+from latentsync.face.topology import (
+    LEFT_EYE_OUTER,
+    LOWER_LIP_INNER,
+    RIGHT_EYE_OUTER,
+    UPPER_LIP_INNER,
+)
+from latentsync.face.track import FaceTrack
+from latentsync.face.tracker import track_faces
+from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
+
+COLUMNS = 8
+TILE = 200  # pixels
+MARGIN = 64  # left of the rows, for their names
+STRIP = 150  # height of the sound
+INK, PAPER = (32, 32, 36), (250, 250, 248)
+SOUND, GAP = (126, 158, 201), (206, 66, 54)
+
+Picture = NDArray[np.uint8]
+
+
+def draw_sheet(source: Path, result: Path, audio: Path, output: Path) -> Path:
+    """Save a PNG with a row of the source, a row of the result and the sound with the lip gap.
+
+    Args:
+        source: the source video.
+        result: the finished video of the same person.
+        audio: the speech.
+        output: the PNG to write.
+
+    Returns:
+        ``output``.
+    """
+    before, after = read_frames(source), read_frames(result)
+    track = track_faces(iter(after))[0]
+    chosen = np.linspace(0, len(after) - 1, COLUMNS + 2)[1:-1].astype(int)
+    bounce = [*range(len(before)), *range(len(before) - 2, 0, -1)]
+    rows = [
+        face_row("source", [before[bounce[i % len(bounce)]] for i in chosen], chosen, track),
+        face_row("result", [after[i] for i in chosen], chosen, track),
+        sound_row(read_speech(audio), len(after), track, chosen),
+    ]
+    sheet = np.concatenate(rows)
+    if not cv2.imwrite(str(output), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"cannot write {output.name}")
+    return output
+
+
+def read_frames(path: Path) -> list[Frame]:
+    """Return every frame of a short video, H,W,3 uint8 RGB."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def read_speech(path: Path) -> Waveform:
+    """Return the sound as float32 mono 16 kHz."""
+    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
+    with av.open(str(path)) as container:
+        blocks = [
+            block.to_ndarray()[0]
+            for frame in [*container.decode(audio=0), None]
+            for block in resampler.resample(frame)
+        ]
+    return np.concatenate(blocks)
+
+
+def measure_gap(track: FaceTrack) -> NDArray[np.float64]:
+    """Return the lip gap per frame in shares of the eye distance; NaN without a face."""
+    points = track.landmarks.astype(np.float64)
+    gap = np.linalg.norm(points[:, UPPER_LIP_INNER] - points[:, LOWER_LIP_INNER], axis=1)
+    eyes = np.linalg.norm(points[:, RIGHT_EYE_OUTER] - points[:, LEFT_EYE_OUTER], axis=1)
+    return np.asarray(gap / eyes)
+
+
+def face_row(
+    name: str, frames: list[Frame], numbers: NDArray[np.int_], track: FaceTrack
+) -> Picture:
+    """Return the cut-out faces side by side, with the row's name."""
+    tiles = [face_tile(frame, track, int(n)) for frame, n in zip(frames, numbers, strict=True)]
+    row = np.concatenate([paper(TILE, MARGIN), *tiles], axis=1)
+    write(row, name, (8, TILE // 2), INK)
+    return row
+
+
+def face_tile(frame: Frame, track: FaceTrack, number: int) -> Picture:
+    """Return the lower two thirds of the face, TILE x TILE."""
+    x1, y1, x2, y2 = (float(value) for value in np.nanmedian(track.boxes, axis=0))
+    side = 1.06 * max(x2 - x1, y2 - y1)
+    middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2 + 0.06 * side
+    scale = TILE / side
+    matrix = np.array(
+        [[scale, 0, TILE / 2 - scale * middle_x], [0, scale, TILE / 2 - scale * middle_y]]
+    )
+    tile = cv2.warpAffine(frame, matrix, (TILE, TILE), flags=cv2.INTER_AREA)
+    write(tile, f"{number / VIDEO_FPS:.2f} s", (6, TILE - 8), (255, 255, 255))
+    return np.asarray(tile, dtype=np.uint8)
+
+
+def sound_row(
+    speech: Waveform, num_frames: int, track: FaceTrack, chosen: NDArray[np.int_]
+) -> Picture:
+    """Return the loudness over time with the lip gap measured in the result over it."""
+    row = paper(STRIP, MARGIN + COLUMNS * TILE)
+    width, middle, seconds = COLUMNS * TILE, STRIP // 2, num_frames / VIDEO_FPS
+    level = 10 ** (measure_loudness_db(speech) / 20)
+    half = level / max(float(level.max(initial=0.0)), 1e-9) * (STRIP * 0.42)
+    for x in range(width):
+        hop = min(int(x / width * seconds / HOP_S), len(half) - 1)
+        reach = int(half[hop])
+        row[middle - reach : middle + reach + 1, MARGIN + x] = SOUND
+    gap = measure_gap(track)
+    height = (gap - np.nanmin(gap)) / max(float(np.nanmax(gap) - np.nanmin(gap)), 1e-9)
+    line = [
+        (MARGIN + int((i + 0.5) / num_frames * width), int(STRIP - 10 - value * (STRIP - 24)))
+        for i, value in enumerate(height)
+        if np.isfinite(value)
+    ]
+    cv2.polylines(row, [np.array(line, np.int32)], False, GAP, 2, cv2.LINE_AA)
+    for number in chosen:
+        x = MARGIN + int((number + 0.5) / num_frames * width)
+        cv2.line(row, (x, 0), (x, 7), INK, 1)
+    write(row, "sound", (8, 26), SOUND)
+    write(row, "lip gap", (8, 48), GAP)
+    return row
+
+
+def paper(height: int, width: int) -> Picture:
+    return np.full((height, width, 3), PAPER, np.uint8)
+
+
+def write(picture: Picture, text: str, place: tuple[int, int], colour: tuple[int, ...]) -> None:
+    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
