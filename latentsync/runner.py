@@ -18,13 +18,8 @@ from threading import Event
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.media.fetch import fetch_media
 from latentsync.media.lengths import plan_frames
-from latentsync.media.probe import (
-    AudioInfo,
-    VideoInfo,
-    check_audio_length,
-    probe_audio,
-    probe_video,
-)
+from latentsync.media.limits import check_audio_length
+from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
 from latentsync.media.reader import VideoReader
 from latentsync.media.sound import read_sound, read_waveform
 from latentsync.media.writer import even_size, write_video

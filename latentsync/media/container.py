@@ -64,6 +64,17 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
         yield container
 
 
+@contextmanager
+def unreadable_errors(field: str) -> Iterator[None]:
+    """Turn what FFmpeg refuses to convert into UnreadableMedia with FFmpeg's words."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise UnreadableMedia(
+            f"{field} cannot be converted: {describe(error)}.", field=field
+        ) from error
+
+
 def describe(error: av.FFmpegError) -> str:
     """Return FFmpeg's own words in lower case, without the file name."""
     words = error.strerror or type(error).__name__

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from latentsync.errors import UnreadableMedia
 from latentsync.formats import Frame
 from latentsync.media.colour import ToRgb
-from latentsync.media.container import open_media
+from latentsync.media.container import open_media, unreadable_errors
 from latentsync.media.probe import VideoInfo
 
 _HELD_BYTES = 96 * 1024 * 1024  # decoded frames kept for reading backwards
@@ -71,7 +71,9 @@ class VideoReader:
                 if not 0 <= index < self.num_frames:
                     raise IndexError(f"frame {index} of a video of {self.num_frames} frames")
                 frame = cursor.frame_at(int(info.timeline.slot_pts[index]))
-                yield info.orientation.apply(to_rgb(frame))
+                with unreadable_errors(info.field):
+                    rgb = to_rgb(frame)
+                yield info.orientation.apply(rgb)
 
 
 class _Cursor:

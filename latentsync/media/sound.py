@@ -20,7 +20,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from latentsync.formats import SAMPLE_RATE, Waveform
-from latentsync.media.container import open_media
+from latentsync.media.container import open_media, unreadable_errors
 from latentsync.media.probe import AudioInfo, name_layout
 
 Block = NDArray[np.float32]  # (channels, samples), -1..1
@@ -66,7 +66,10 @@ def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
 
 def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> Iterator[Block]:
     """Decode, fill holes and convert; damaged packets are passed over as holes."""
-    with open_media(path, info.field, _AUDIO_PICTURE_PIXELS) as container:
+    with (
+        open_media(path, info.field, _AUDIO_PICTURE_PIXELS) as container,
+        unreadable_errors(info.field),
+    ):
         stream = container.streams[info.stream_index]
         assert isinstance(stream, AudioStream)
         name_layout(stream)

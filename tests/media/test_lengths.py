@@ -32,10 +32,10 @@ def test_the_frames_cover_the_sound_and_no_more_than_a_frame_beyond(duration_s: 
     assert 0 <= count_frames(duration_s) / 25 - duration_s < 0.04 + 1e-6
 
 
-@pytest.mark.parametrize("frames", range(1, 400))
-def test_whole_frames_are_never_rounded_up(frames: int) -> None:
-    assert count_frames(frames / 25) == frames
-    assert count_frames(frames * 640 / 16_000) == frames
+def test_whole_frames_are_never_rounded_up() -> None:
+    for frames in range(1, 400):
+        assert count_frames(frames / 25) == frames
+        assert count_frames(frames * 640 / 16_000) == frames
 
 
 def test_bounce_goes_there_and_back_without_repeating_the_ends() -> None:

@@ -126,6 +126,19 @@ def test_a_recording_written_to_a_pipe_has_no_length_and_is_fine(
     assert audio(path, settings).duration_s == pytest.approx(1, abs=0.001)
 
 
+@pytest.mark.parametrize("sample_rate", [8, 900, 3_000_000, 0x7FFFFFFF])
+def test_an_absurd_sample_rate_is_refused(
+    tmp_path: Path, settings: Settings, sample_rate: int
+) -> None:
+    path = make_sound(tmp_path / "a.wav", tone(0.5, 16_000))
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", sample_rate)
+    path.write_bytes(data)
+    patient = settings.model_copy(update={"min_audio_s": 1e-9, "max_duration_s": 1e6})
+    with pytest.raises(errors.UnreadableMedia, match=f"claims {sample_rate} samples"):
+        audio(path, patient)
+
+
 def test_rubbish_behind_the_last_box_is_ignored(tmp_path: Path, settings: Settings) -> None:
     path = make_video(tmp_path / "v.mp4", 10)
     path.write_bytes(path.read_bytes() + b"\xff" * 100)

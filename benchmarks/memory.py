@@ -1,0 +1,106 @@
+"""Peak memory of a long run against a short one: python benchmarks/memory.py [--engine NAME]
+
+Runs the same picture and speech for 10 s and for 60 s at 1280x720 through the runner, each in a
+process of its own, and prints both peaks and their ratio. Exit status 1 if the ratio is over 1.1.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import chain, count
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from latentsync.formats import VIDEO_FPS, Frame
+from latentsync.pipelines.base import build_pipeline
+from latentsync.runner import run
+from latentsync.schema import PathSource, RunRequest
+from latentsync.settings import Settings
+
+ASSETS = Path(__file__).parents[1] / "assets"
+SHORT_S, LONG_S = 10, 60
+WIDTH, HEIGHT = 1280, 720
+MOST = 1.1  # allowed ratio of the two peaks
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--engine", default="draft")
+    parser.add_argument("--measure", type=Path, help="folder with one request (used internally)")
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(measure(arguments.engine, arguments.measure))
+        return 0
+    short, long = (peak_mib(arguments.engine, length_s) for length_s in (SHORT_S, LONG_S))
+    print(f"{arguments.engine}: {SHORT_S} s {short:.0f} MiB, {LONG_S} s {long:.0f} MiB", end=", ")
+    print(f"ratio {long / short:.3f} (allowed: {MOST})")
+    return int(long / short > MOST)
+
+
+def peak_mib(engine: str, length_s: int) -> float:
+    """Make a request of this length and run it in a fresh process."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_video(folder / "in.mp4", length_s)
+        make_speech(folder / "in.wav", length_s)
+        command = [sys.executable, __file__, "--engine", engine, "--measure", name]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        return float(answer.stdout) / 1024
+
+
+def measure(engine: str, folder: Path) -> int:
+    """Run the request in ``folder``; return this process's peak resident memory in KiB."""
+    run(
+        RunRequest(PathSource(folder / "in.mp4", "video"), PathSource(folder / "in.wav", "audio")),
+        folder / "out.mp4",
+        settings=Settings(work_dir=folder / "work", allowed_roots=(folder,)),
+        pipeline=build_pipeline(engine),
+    )
+    # Not getrusage: its peak is inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+def make_video(path: Path, length_s: int) -> None:
+    """The demo video, there and back, at this length in the middle of a wide picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=VIDEO_FPS)
+        stream.width, stream.height = WIDTH, HEIGHT
+        stream.options = {"preset": "ultrafast"}
+        for frame, _ in zip(wide_frames(), range(length_s * VIDEO_FPS), strict=False):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def wide_frames() -> Iterator[Frame]:
+    with av.open(str(ASSETS / "demo_video.mp4")) as container:
+        demo = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    left = (WIDTH - HEIGHT) // 2
+    for frame in chain.from_iterable(demo if turn % 2 == 0 else demo[::-1] for turn in count()):
+        square = cv2.resize(frame, (HEIGHT, HEIGHT))
+        yield np.pad(square, ((0, 0), (left, WIDTH - HEIGHT - left), (0, 0)), mode="edge")
+
+
+def make_speech(path: Path, length_s: int) -> None:
+    """The demo speech, again and again, for this length."""
+    with av.open(str(ASSETS / "demo_audio.wav")) as container:
+        stream = container.streams.audio[0]
+        rate, layout = stream.rate, stream.layout.name
+        packer = av.AudioResampler("s16", layout, rate)
+        parts = [p.to_ndarray() for f in container.decode(stream) for p in packer.resample(f)]
+    channels = av.AudioLayout(layout).nb_channels
+    samples = np.resize(np.concatenate(parts, axis=1), (1, length_s * rate * channels))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
