@@ -135,13 +135,14 @@ def refuse_error(body):
 def boxes(data, start, end):
     """Yield (type, first byte of the content, end) of the MP4 boxes in data[start:end]."""
     while start < end:
-        if end - start < 8:
+        try:
+            size, kind = struct.unpack_from(">I4s", data, start)
+            head = 8
+            if size == 1:
+                (size,) = struct.unpack_from(">Q", data, start + 8)
+                head = 16
+        except struct.error:
             fail("the video is cut off inside a box header.")
-        size, kind = struct.unpack(">I4s", data[start : start + 8])
-        head = 8
-        if size == 1:
-            (size,) = struct.unpack(">Q", data[start + 8 : start + 16])
-            head = 16
         size = size or end - start
         if size < head or start + size > end:
             fail(f"the video is cut off inside its {kind.decode('latin-1')!r} box.")

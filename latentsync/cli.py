@@ -1,7 +1,7 @@
-"""The command line: serve, run here, or ask a server. Heavy imports wait for the command.
-that needs them.
+"""The command line: serve, run here, or ask a server. Heavy imports wait for their command.
 
-Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 the command was wrong.
+Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 the command was wrong,
+3 the server could not start.
 """
 
 from __future__ import annotations

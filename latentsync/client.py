@@ -156,7 +156,8 @@ def _predict_url(url: str) -> str:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise InvalidField(f"url is {shorten(url)}: {error}.", field="url") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    port_is_one = parsed.port is None or 0 < parsed.port < 65536
+    if parsed.scheme not in ("http", "https") or not parsed.host or not port_is_one:
         raise InvalidField(
             f"url is {shorten(url)}. Allowed: an http or https address.", field="url"
         )

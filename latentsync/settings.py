@@ -18,7 +18,9 @@ MIB = 1024 * 1024
 class Settings(BaseSettings):
     """One frozen object per process; every door builds it once and hands it down."""
 
-    model_config = SettingsConfigDict(env_prefix="LATENTSYNC_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LATENTSYNC_", frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="bearer tokens that may call the server, comma-separated"

@@ -1,0 +1,254 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+import latentsync
+from latentsync import cli
+from latentsync.errors import InvalidField
+from latentsync.pipelines import base
+from tests.server.clips import write_clip, write_speech
+from tests.server.engines import SquareEngine
+from tests.server.live import (
+    AUTH,
+    KEY,
+    REPOSITORY,
+    answers,
+    free_port,
+    process,
+    serving_engine,
+    wait_until,
+)
+
+
+def square_engine() -> SquareEngine:
+    return SquareEngine()
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith(("LATENTSYNC_", "CEREBRIUM_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LATENTSYNC_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.test_cli", "square_engine")})
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("media") / "with blanks, 'quotes' and 中文"
+    video, audio = write_clip(folder / "my clip.mp4"), write_speech(folder / "say (1).wav")
+    return ["--video", str(video), "--audio", str(audio)]
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving_engine(tmp_path_factory.mktemp("server"), SquareEngine()) as url:
+        yield url
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(cli.commands, list(arguments), env=environment)
+
+
+def one_line(result: Result) -> str:
+    """Return the single line on stderr, which must be all that was said."""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.output
+    assert lines[0].startswith("Error: ")
+    return lines[0]
+
+
+def test_version_and_help() -> None:
+    assert run("--version").stdout == f"latentsync {latentsync.__version__}\n"
+    for command in ((), ("serve",), ("run",), ("predict",)):
+        assert run(*command, "--help").exit_code == 0
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "latentsync", "--version"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"latentsync {latentsync.__version__}\n"
+
+
+def test_run_makes_a_video_and_says_what_it_did(media: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "new folder" / "out put.mp4"
+    result = run("run", *media, "--output", str(output), "--seed", "11", "--speaker", "0:3,4")
+    assert result.exit_code == 0, result.output
+    with av.open(output) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 10
+    summary = result.stdout.splitlines()
+    assert summary[0] == f"{output}: 0.40 s, 10 frames, 96x64, engine square 1, seed 11"
+    assert "write" in summary[-1]
+    assert list((tmp_path / "work").glob("*/*")) == []
+
+
+def test_run_takes_a_symlink_and_a_relative_path(
+    media: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link.mp4").symlink_to(media[1])
+    monkeypatch.chdir(tmp_path)
+    result = run("run", "--video", "link.mp4", "--audio", media[3], "--output", "out.mp4")
+    assert result.exit_code == 0, result.output
+    assert Path("out.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--guidance-scale", "0.5", "guidance_scale is 0.5"),
+        ("--inference-steps", "51", "inference_steps is 51"),
+        ("--seed", "-2", "seed is -2"),
+        ("--speaker", "left", "speaker is 'left'"),
+        ("--speaker", "0:9,9,1,1", "speaker holds"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line_and_exit_code_2(
+    media: list[str], tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    result = run("run", *media, "--output", str(tmp_path / "o.mp4"), option, value)
+    assert result.exit_code == 2
+    assert said in one_line(result)
+
+
+def test_a_missing_option_is_a_usage_error() -> None:
+    result = run("run", "--video", "x")
+    assert result.exit_code == 2
+    assert "--audio" in result.stderr
+
+
+def test_a_failed_run_is_one_clear_line_and_exit_code_1(media: list[str], tmp_path: Path) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    result = run("run", "--video", str(text), *media[2:], "--output", str(tmp_path / "o.mp4"))
+    assert result.exit_code == 1
+    assert "video" in one_line(result)
+    assert not (tmp_path / "o.mp4").exists()
+
+
+def test_a_missing_file_is_one_clear_line(media: list[str], tmp_path: Path) -> None:
+    result = run("run", "--video", "no.mp4", *media[2:], "--output", str(tmp_path / "o.mp4"))
+    assert result.exit_code == 1
+    assert "video" in one_line(result)
+
+
+def test_a_private_address_is_refused_here_too(media: list[str], tmp_path: Path) -> None:
+    address = "http://127.0.0.1:1/clip.mp4"
+    result = run("run", "--video", address, *media[2:], "--output", str(tmp_path / "o.mp4"))
+    assert result.exit_code == 1
+    assert "video" in one_line(result)
+
+
+def test_an_output_that_cannot_be_written_is_one_clear_line(
+    media: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    result = run("run", *media, "--output", str(tmp_path / "file" / "o.mp4"))
+    assert result.exit_code == 1
+    one_line(result)
+
+
+def test_a_wrong_setting_is_named(media: list[str], tmp_path: Path) -> None:
+    result = run("run", *media, "--output", str(tmp_path / "o"), LATENTSYNC_MAX_FPS="many")
+    assert result.exit_code == 2
+    assert "LATENTSYNC_MAX_FPS is 'many'" in one_line(result)
+
+
+def test_predict_asks_a_server_with_the_token_of_the_environment(
+    url: str, media: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "o.mp4"
+    result = run("predict", "--url", url, *media, "--output", str(output), CEREBRIUM_API_KEY=KEY)
+    assert result.exit_code == 0, result.output
+    assert output.read_bytes()[4:8] == b"ftyp"
+    assert "10 frames" in result.stdout
+    assert KEY not in result.output
+
+
+def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Path) -> None:
+    output = str(tmp_path / "o.mp4")
+    result = run("predict", "--url", url, *media, "--output", output, "--token", "wrong")
+    assert result.exit_code == 1
+    assert "token" in one_line(result)
+    result = run("predict", "--url", "nowhere", *media, "--output", output)
+    assert result.exit_code == 2
+    assert "url is 'nowhere'" in one_line(result)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("auto", "auto"),
+        ("12:320,180", {"frame": 12, "point": [320, 180]}),
+        ("0:1.5,2", {"frame": 0, "point": [1.5, 2]}),
+        ("12:100,80,400,380", {"frame": 12, "box": [100, 80, 400, 380]}),
+    ],
+)
+def test_speaker_texts(text: str, value: object) -> None:
+    assert cli.parse_speaker(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "12", "12:", "12:1", "12:1,2,3", "-1:1,2", "1:1,2,3,4,5"])
+def test_other_speaker_texts_are_refused(text: str) -> None:
+    with pytest.raises(InvalidField, match="FRAME:X,Y"):
+        cli.parse_speaker(text)
+
+
+def test_serve_refuses_to_start_without_a_key() -> None:
+    for keys in ("", " , "):
+        result = run("serve", LATENTSYNC_API_KEYS=keys)
+        assert result.exit_code == 2
+        assert "LATENTSYNC_API_KEYS" in one_line(result)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "a.example"])
+def test_serve_without_auth_stays_on_loopback(host: str) -> None:
+    result = run("serve", "--no-auth", "--host", host)
+    assert result.exit_code == 2
+    assert "loopback" in one_line(result)
+
+
+def test_serve_answers_with_a_key_and_ends_on_a_signal(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = ("-m", "latentsync", "serve", "--port", str(port))
+    with process(*arguments, LATENTSYNC_API_KEYS=f"other, {KEY}") as server:
+        wait_until(lambda: answers(url))
+        assert httpx.post(f"{url}/predict", json={}).status_code == 401
+        assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 422
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=10) == 0
+
+
+def test_serve_without_auth_asks_for_no_key(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with process("-m", "latentsync", "serve", "--no-auth", "--port", str(port)):
+        wait_until(lambda: answers(url))
+        assert httpx.post(f"{url}/predict", json={}).status_code == 422
+
+
+def test_a_port_in_use_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with process("-m", "latentsync", "serve", "--no-auth", "--port", port) as server:
+            assert server.wait(timeout=20) == 3
+            assert server.stdout is not None
+            assert "address already in use" in server.stdout.read()

@@ -1,0 +1,55 @@
+"""Settings come from the environment and say what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from latentsync.settings import Settings
+
+
+def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTSYNC_API_KEYS", " one, two ,,ключ")
+    monkeypatch.setenv("LATENTSYNC_ALLOWED_ROOTS", "/a b,/c")
+    settings = Settings()
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two", "ключ"]
+    assert settings.allowed_roots == (Path("/a b"), Path("/c"))
+
+
+@pytest.mark.parametrize("value", ["", ",", " , "])
+def test_no_key_is_no_key(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LATENTSYNC_API_KEYS", value)
+    assert Settings().api_keys == ()
+
+
+def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LATENTSYNC_API_KEYS", "secret-key")
+    assert "secret-key" not in repr(Settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MAX_WAITING", "-1"),
+        ("MAX_BODY_BYTES", "0"),
+        ("DEADLINE_S", "soon"),
+        ("DEADLINE_S", "nan"),
+        ("FETCH_TIMEOUT_S", "inf"),
+        ("BODY_TIMEOUT_S", "0"),
+        ("SHUTDOWN_GRACE_S", "-1"),
+        ("ENGINE", "unknown"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"LATENTSYNC_{name}", value)
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().max_waiting = 5  # type: ignore[misc]
