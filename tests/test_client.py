@@ -128,7 +128,7 @@ def test_an_error_of_the_server_keeps_its_code_and_field(url: str, media: Path) 
 
 @pytest.mark.parametrize(
     "address",
-    ["", "localhost:8000", "ftp://a.example", "http://", "http://a:99999999", "http://a\\nb"],
+    ["", "localhost:8000", "ftp://a.example", "http://", "http://a:99999999", "http://a\nb"],
 )
 def test_an_address_that_is_none_is_refused_at_once(address: str) -> None:
     with pytest.raises(InvalidField, match="url is"):
