@@ -10,12 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.audio.activity import HOP_S, measure_loudness_db
-from latentsync.face.topology import (
-    LEFT_EYE_OUTER,
-    LOWER_LIP_INNER,
-    RIGHT_EYE_OUTER,
-    UPPER_LIP_INNER,
-)
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
@@ -75,14 +69,6 @@ def read_speech(path: Path) -> Waveform:
     return np.concatenate(blocks)
 
 
-def measure_gap(track: FaceTrack) -> NDArray[np.float64]:
-    """Return the lip gap per frame in shares of the eye distance; NaN without a face."""
-    points = track.landmarks.astype(np.float64)
-    gap = np.linalg.norm(points[:, UPPER_LIP_INNER] - points[:, LOWER_LIP_INNER], axis=1)
-    eyes = np.linalg.norm(points[:, RIGHT_EYE_OUTER] - points[:, LEFT_EYE_OUTER], axis=1)
-    return np.asarray(gap / eyes)
-
-
 def face_row(
     name: str, frames: list[Frame], numbers: NDArray[np.int_], track: FaceTrack
 ) -> Picture:
@@ -119,7 +105,7 @@ def sound_row(
         hop = min(int(x / width * seconds / HOP_S), len(half) - 1)
         reach = int(half[hop])
         row[middle - reach : middle + reach + 1, MARGIN + x] = SOUND
-    gap = measure_gap(track)
+    gap = track.lip_gaps
     height = (gap - np.nanmin(gap)) / max(float(np.nanmax(gap) - np.nanmin(gap)), 1e-9)
     line = [
         (MARGIN + int((i + 0.5) / num_frames * width), int(STRIP - 10 - value * (STRIP - 24)))

@@ -15,14 +15,16 @@ class MotionConfig:
         widest_opening: opening that the loudest open vowels of a clip reach.
         strongest_articulation: largest factor by which mumbled speech is enlarged to get there.
         quiet_share: share of a sound's opening that remains at the lowest loudness.
+        easing: exponent of the opening; below 1, small openings show more.
         smoothing_s: standard deviation of the low-pass filter, in seconds.
     """
 
-    slope_limit: float = 0.085
+    slope_limit: float = 0.09
     closure_slope_limit: float = 0.25
     widest_opening: float = 0.95
     strongest_articulation: float = 1.6
     quiet_share: float = 0.55
+    easing: float = 0.85
     smoothing_s: float = 0.022
 
 
@@ -32,7 +34,6 @@ class MouthConfig:
 
     Attributes:
         full_gap: lip gap of the full opening; a lively speaker reaches about 0.13.
-        gap_exponent: below 1, small openings show more: lips hide part of a small gap.
         upper_share: share of the gap by which the upper lip rises; the lower one drops the rest.
         chin_share: share of the gap by which the chin drops.
         narrow_by_opening: share of the mouth's width that a full opening takes.
@@ -41,7 +42,6 @@ class MouthConfig:
     """
 
     full_gap: float = 0.17
-    gap_exponent: float = 0.7
     upper_share: float = 0.20
     chin_share: float = 0.62
     narrow_by_opening: float = 0.14

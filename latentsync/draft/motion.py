@@ -75,7 +75,8 @@ def plan_motion(
     opening *= (config.quiet_share + (1 - config.quiet_share) * loudness) * speaking
     closures = _find_closures(phones, loudness)
     opening = _gaussian(_articulate(opening, config), config.smoothing_s / HOP_S)
-    opening, plosive = _close_bilabials(_sample(opening, num_frames), closures)
+    eased = np.clip(_sample(opening, num_frames), 0, 1) ** config.easing
+    opening, plosive = _close_bilabials(eased, closures)
     limits = np.where(plosive, config.closure_slope_limit, config.slope_limit)
     return MouthMotion(
         opening=np.clip(limit_slope(opening, limits), 0.0, 1.0),

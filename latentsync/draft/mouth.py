@@ -124,7 +124,7 @@ class Mouth:
 
 def shape_contours(view: MouthView, shape: MouthShape, config: MouthConfig) -> Contours:
     """Return where the contours of ``shape`` lie in the frame of ``view``."""
-    gap = shape.opening**config.gap_exponent * config.full_gap * view.unit
+    gap = shape.opening * config.full_gap * view.unit
     width = (
         1
         - config.narrow_by_opening * shape.opening

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.face.boxes import Box, Floats, box_around
-from latentsync.face.topology import NUM_LANDMARKS
+from latentsync.face.topology import (
+    LEFT_EYE_OUTER,
+    LOWER_LIP_INNER,
+    NUM_LANDMARKS,
+    RIGHT_EYE_OUTER,
+    UPPER_LIP_INNER,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +70,16 @@ class FaceTrack:
         """float32 (T,), presence 0..1; 0 where not usable."""
         dense = np.zeros(self.num_frames, np.float32)
         dense[self.frames] = self.presence
+        return dense
+
+    @cached_property
+    def lip_gaps(self) -> NDArray[np.float64]:
+        """float64 (T,), lip gap in shares of the distance of the outer eye corners, or NaN."""
+        points = self.points.astype(np.float64)
+        gap = np.linalg.norm(points[:, UPPER_LIP_INNER] - points[:, LOWER_LIP_INNER], axis=1)
+        eyes = np.linalg.norm(points[:, RIGHT_EYE_OUTER] - points[:, LEFT_EYE_OUTER], axis=1)
+        dense = np.full(self.num_frames, np.nan)
+        dense[self.frames] = gap / eyes
         return dense
 
     def at(self, frame: int) -> Floats | None:

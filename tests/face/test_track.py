@@ -1,6 +1,13 @@
 import numpy as np
+import pytest
 
-from tests.face.tracks import make_track, still
+from latentsync.face.topology import (
+    LEFT_EYE_OUTER,
+    LOWER_LIP_INNER,
+    RIGHT_EYE_OUTER,
+    UPPER_LIP_INNER,
+)
+from tests.face.tracks import face_points, make_track, still
 
 
 def test_dense_views_are_empty_where_the_face_is_not_usable():
@@ -33,3 +40,12 @@ def test_a_frame_takes_less_than_four_kilobytes():
     track = make_track(still(100))
     kept = (track.frames, track.points, track.presence, track.shots)
     assert sum(array.nbytes for array in kept) / 100 < 4000
+
+
+def test_lip_gaps_are_shares_of_the_eye_distance_and_nan_without_a_face():
+    points = np.array(face_points())
+    points[UPPER_LIP_INNER] = points[LOWER_LIP_INNER] - np.float32([0, 5])
+    eyes = np.linalg.norm(points[RIGHT_EYE_OUTER] - points[LEFT_EYE_OUTER])
+    gaps = make_track([points, points], frames=[0, 2]).lip_gaps
+    assert gaps[[0, 2]] == pytest.approx(5 / eyes, rel=1e-4)
+    assert np.isnan(gaps[1])
