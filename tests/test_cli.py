@@ -225,7 +225,8 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
     assert "loopback" in one_line(result)
 
 
-def test_serve_answers_with_a_key_and_ends_on_a_signal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = ("-m", "latentsync", "serve", "--port", str(port))
@@ -233,11 +234,13 @@ def test_serve_answers_with_a_key_and_ends_on_a_signal(tmp_path: Path) -> None:
         wait_until(lambda: answers(url))
         assert httpx.post(f"{url}/predict", json={}).status_code == 401
         assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 422
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(number)
         assert server.wait(timeout=10) == 0
+        assert server.stdout is not None
+        assert "Traceback" not in server.stdout.read()
 
 
-def test_serve_without_auth_asks_for_no_key(tmp_path: Path) -> None:
+def test_serve_without_auth_asks_for_no_key() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with process("-m", "latentsync", "serve", "--no-auth", "--port", str(port)):

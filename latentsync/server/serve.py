@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
@@ -49,7 +50,8 @@ def serve(app: FastAPI, *, host: str, port: int, grace_s: int) -> None:
     # uvicorn raises the signal again when it has ended; the default action would kill the process
     # before it has removed its working folder.
     signal.signal(signal.SIGTERM, _end)
-    _Server(app, host=host, port=port, grace_s=grace_s).run()
+    with contextlib.suppress(KeyboardInterrupt):  # which is how SIGINT is raised again
+        _Server(app, host=host, port=port, grace_s=grace_s).run()
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
