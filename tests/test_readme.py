@@ -1,0 +1,52 @@
+"""What the README says of fields, settings and files is what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from latentsync.errors import InvalidField
+from latentsync.schema import PredictRequest, parse_request
+from latentsync.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_settings_table_has_every_setting_and_no_other():
+    listed = re.findall(r"^\| `LATENTSYNC_(\w+)` \|", README, re.MULTILINE)
+    assert sorted(name.lower() for name in listed) == sorted(Settings.model_fields)
+
+
+def test_the_settings_table_tells_the_defaults():
+    defaults = dict(re.findall(r"^\| `LATENTSYNC_(\w+)` \| (\S+) \|", README, re.MULTILINE))
+    for name, shown in defaults.items():
+        default = Settings.model_fields[name.lower()].default
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            assert float(shown) == default, name
+
+
+def test_the_fields_table_has_every_field_of_the_request():
+    table = README.split("### Fields of the request")[1].split("\n\n")[1]
+    assert set(re.findall(r"`(\w+)`", table)) >= set(PredictRequest.model_fields)
+
+
+def test_the_error_shown_is_the_error_answered():
+    with pytest.raises(InvalidField) as caught:
+        parse_request({"video_url": "http://a/b", "audio_url": "http://a/b", "inference_steps": 51})
+    assert caught.value.code in README
+    assert caught.value.message in README
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_linked_files_are_there(link):
+    assert (ROOT / link).is_file()
+
+
+def test_every_folder_and_file_of_the_map_exists():
+    house = README.split("## The house")[1].split("```")[1]
+    for name in re.findall(r"^(\S+?)  ", house, re.MULTILINE):
+        if "{" not in name:
+            assert (ROOT / name).exists(), name
