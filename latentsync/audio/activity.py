@@ -20,9 +20,10 @@ _NOISE_GATE_DB = -60.0  # nothing quieter than this is speech, whatever the dete
 
 def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
     """Return the waveform as int16, quiet recordings lifted to a peak of half scale."""
-    peak = float(np.max(np.abs(waveform), initial=0.0))
+    peak = float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))
     gain = 0.5 / peak if 1e-4 < peak < 0.5 else 1.0
-    return np.asarray(np.clip(waveform * (gain * 32767), -32768, 32767), dtype=np.int16)
+    scaled = waveform * np.float32(gain * 32767)
+    return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
 
 
 def measure_loudness_db(waveform: Waveform) -> NDArray[np.float64]:
@@ -30,9 +31,11 @@ def measure_loudness_db(waveform: Waveform) -> NDArray[np.float64]:
     hops = -(-len(waveform) // HOP_SAMPLES)
     if hops == 0:
         return np.zeros(0)
-    padded = np.zeros(hops * HOP_SAMPLES, dtype=np.float64)
-    padded[: len(waveform)] = waveform
-    power = np.mean(np.square(padded.reshape(hops, HOP_SAMPLES)), axis=1)
+    whole = len(waveform) // HOP_SAMPLES
+    blocks = waveform[: whole * HOP_SAMPLES].reshape(whole, HOP_SAMPLES)
+    rest = waveform[whole * HOP_SAMPLES :]
+    energy = np.einsum("ij,ij->i", blocks, blocks, dtype=np.float64)
+    power = np.append(energy, np.square(rest).sum())[:hops] / HOP_SAMPLES
     power = np.convolve(power, np.full(_WINDOW_HOPS, 1 / _WINDOW_HOPS), mode="same")[:hops]
     return np.asarray(10 * np.log10(np.maximum(power, 10 ** (_QUIETEST_DB / 10))))
 
