@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 
 from latentsync.errors import EmptyMedia, TruncatedMedia, UnreadableMedia
 from latentsync.media.truncation import find_truncation
@@ -26,6 +29,7 @@ _FORMATS = (
     # still pictures, recognised so that they can be refused by name
     *("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe", "jpegxl_pipe"),
 )
+StreamT = TypeVar("StreamT", bound=Stream)
 MAX_STREAMS = 32
 # Decoders round sizes up to whole blocks, so their own limit lies a little above ours.
 _DECODER_PIXELS_MARGIN = 1.25
@@ -64,15 +68,32 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
         yield container
 
 
+class BrokenOff(Exception):
+    """A container cannot be read any further; says why in FFmpeg's words."""
+
+
+def read_packets(container: InputContainer, stream: StreamT) -> Iterator[Packet[StreamT]]:
+    """Yield the packets of one stream, and at the end an empty one that flushes its decoder.
+
+    Raises:
+        BrokenOff: the container is damaged here.
+    """
+    try:
+        yield from container.demux(stream)  # type: ignore[misc]  # overloaded by kind of stream
+    except av.FFmpegError as error:
+        raise BrokenOff(describe(error)) from error
+    except IndexError as error:  # PyAV knows no streams that appear in the middle of a file
+        raise BrokenOff("its streams change on the way") from error
+
+
 @contextmanager
 def unreadable_errors(field: str) -> Iterator[None]:
     """Turn what FFmpeg refuses to convert into UnreadableMedia with FFmpeg's words."""
     try:
         yield
-    except av.FFmpegError as error:
-        raise UnreadableMedia(
-            f"{field} cannot be converted: {describe(error)}.", field=field
-        ) from error
+    except (av.FFmpegError, BrokenOff) as error:
+        words = describe(error) if isinstance(error, av.FFmpegError) else str(error)
+        raise UnreadableMedia(f"{field} cannot be converted: {words}.", field=field) from error
 
 
 def describe(error: av.FFmpegError) -> str:

@@ -15,16 +15,17 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from latentsync.errors import UnreadableMedia
 from latentsync.formats import Frame
 from latentsync.media.colour import ToRgb
-from latentsync.media.container import open_media, unreadable_errors
+from latentsync.media.container import BrokenOff, open_media, read_packets, unreadable_errors
 from latentsync.media.probe import VideoInfo
 
-_HELD_BYTES = 96 * 1024 * 1024  # decoded frames kept for reading backwards
+_HELD_BYTES = 64 * 1024 * 1024  # decoded frames kept for reading backwards
 _SKIP_S = 1.0  # a jump ahead longer than this goes through a keyframe instead of decoding
 
 
@@ -208,12 +209,21 @@ class _Cursor:
         return next(self._frames, None)
 
     def _decode(self) -> Iterator[VideoFrame]:
-        for packet in self._container.demux(self._stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                continue  # a damaged frame: the one before it stays on the screen
-            yield from (frame for frame in frames if frame.pts is not None or frame.dts is not None)
+        try:
+            for packet in read_packets(self._container, self._stream):
+                yield from _decode_packet(packet)
+        except BrokenOff:
+            # Reading from the start got to the end before, so this comes after a seek astray,
+            # which _is_on_keyframe notices.
+            return
+
+
+def _decode_packet(packet: Packet[VideoStream]) -> list[VideoFrame]:
+    try:
+        frames = packet.decode()
+    except av.FFmpegError:
+        return []  # a damaged frame: the one before it stays on the screen
+    return [frame for frame in frames if frame.pts is not None or frame.dts is not None]
 
 
 def _stamp(frame: VideoFrame) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
@@ -20,7 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from latentsync.errors import NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
-from latentsync.media.container import describe
+from latentsync.media.container import BrokenOff, describe, read_packets
 from latentsync.media.limits import check_frame_rate, check_length
 from latentsync.media.timeline import Timeline, Timestamps, build_timeline
 from latentsync.settings import Settings
@@ -32,12 +33,12 @@ def _packets(container: InputContainer, stream: Stream, field: str) -> Iterator[
     """Yield the stream's packets without decoding; a file that breaks off is an error."""
     corrupt = False
     try:
-        for packet in container.demux(stream):
+        for packet in read_packets(container, stream):
             if packet.size:
                 corrupt = packet.is_corrupt
                 yield packet
-    except av.FFmpegError as error:
-        raise TruncatedMedia(f"{field} breaks off: {describe(error)}.", field=field) from error
+    except BrokenOff as error:
+        raise TruncatedMedia(f"{field} breaks off: {error}.", field=field) from error
     if corrupt:
         raise TruncatedMedia(f"{field} is cut off in the middle of its last packet.", field=field)
 
@@ -147,13 +148,15 @@ def first_frame(
         UnreadableMedia: nothing comes out.
     """
     words = "nothing in it can be decoded"
-    for count, packet in enumerate(container.demux(stream)):
-        try:
-            for frame in packet.decode():
-                assert isinstance(frame, VideoFrame | AudioFrame)
-                return frame
-        except av.FFmpegError as error:
-            words = describe(error)
-        if count >= _PACKETS_BEFORE_FIRST_FRAME:
-            break
+    packets = islice(read_packets(container, stream), _PACKETS_BEFORE_FIRST_FRAME)
+    try:
+        for packet in packets:
+            try:
+                for frame in packet.decode():
+                    assert isinstance(frame, VideoFrame | AudioFrame)
+                    return frame
+            except av.FFmpegError as error:
+                words = describe(error)
+    except BrokenOff as error:
+        words = str(error)
     raise UnreadableMedia(f"{field} cannot be decoded: {words}.", field=field)

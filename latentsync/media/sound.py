@@ -20,7 +20,7 @@ from av.packet import Packet
 from numpy.typing import NDArray
 
 from latentsync.formats import SAMPLE_RATE, Waveform
-from latentsync.media.container import open_media, unreadable_errors
+from latentsync.media.container import open_media, read_packets, unreadable_errors
 from latentsync.media.probe import AudioInfo, name_layout
 
 Block = NDArray[np.float32]  # (channels, samples), -1..1
@@ -76,7 +76,7 @@ def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> 
         convert = _Converter(layout, sample_rate)
         num_channels = av.AudioLayout(layout).nb_channels
         started_s, heard_s = None, 0.0
-        for frame in _decode(container.demux(stream)):
+        for frame in _decode(read_packets(container, stream)):
             if frame.time is not None:
                 started_s = frame.time if started_s is None else started_s
                 hole_s = frame.time - started_s - heard_s
