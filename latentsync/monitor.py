@@ -47,7 +47,8 @@ class RunMonitor:
         self._canceled = canceled or Event()
         self._deadline_s = deadline_s
         self._started = time.monotonic()
-        self._fraction = 0.0
+        self._span = (0.0, 1.0)
+        self.fraction = 0.0  # of the whole run, as last reported
 
     def check(self) -> None:
         """Raise Canceled or DeadlineExceeded if the run must stop; call it between chunks."""
@@ -63,11 +64,24 @@ class RunMonitor:
         return max(0.0, self._deadline_s - (time.monotonic() - self._started))
 
     def report(self, stage: str, fraction: float, done: int = 0, total: int = 0) -> None:
-        """Tell the listener; ``fraction`` (0..1 of the whole run) never goes backwards."""
+        """Tell the listener; ``fraction`` is 0..1 of the run, or of the span around the call.
+
+        What the listener hears never goes backwards.
+        """
         self.check()
-        self._fraction = max(self._fraction, min(1.0, fraction))
+        start, end = self._span
+        self.fraction = max(self.fraction, min(end, start + fraction * (end - start)))
         if self._on_progress is not None:
-            self._on_progress(Progress(stage, self._fraction, done, total))
+            self._on_progress(Progress(stage, self.fraction, done, total))
+
+    @contextmanager
+    def span(self, start: float, end: float) -> Iterator[None]:
+        """Make the fractions reported inside the block count as this part of the whole run."""
+        outer, self._span = self._span, (start, end)
+        try:
+            yield
+        finally:
+            self._span = outer
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

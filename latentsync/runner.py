@@ -32,7 +32,7 @@ from latentsync.workspace import working_folder
 logger = logging.getLogger(__name__)
 
 # Share of the whole run that lies behind when a stage begins; the frames take nearly all of it.
-_PROBE_AT, _READ_AT, _FRAMES_AT, _FRAMES_END = 0.03, 0.04, 0.05, 0.99
+_PROBE_AT, _READ_AT, _GENERATE_AT, _FRAMES_AT, _FRAMES_END = 0.03, 0.04, 0.05, 0.4, 0.99
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,14 @@ class _Run:
         )
         source = _TimedSource(VideoReader(video_path, video))
         started = time.perf_counter()
-        generation = self._pipeline(
-            source,
-            waveform,
-            frame_indices=indices,
-            options=self._request.options,
-            monitor=self._monitor,
-        )
+        with self._monitor.span(_GENERATE_AT, _FRAMES_AT):
+            generation = self._pipeline(
+                source,
+                waveform,
+                frame_indices=indices,
+                options=self._request.options,
+                monitor=self._monitor,
+            )
         frames = _TimedFrames(generation.frames, self._monitor, indices.size)
         frames.seconds += time.perf_counter() - started
         write_video(
@@ -154,7 +155,7 @@ class _Run:
         with self._monitor.timed("read"):
             waveform = read_waveform(audio_path, audio)
         check_audio_length(waveform.size / SAMPLE_RATE, self._settings, audio.field)
-        self._monitor.report("generate", _FRAMES_AT)
+        self._monitor.report("generate", _GENERATE_AT)
         return waveform
 
     def _attribute(self, all_s: float, frames_s: float, read_s: float) -> None:
@@ -228,6 +229,7 @@ class _TimedFrames:
         self._frames = frames
         self._monitor = monitor
         self._num_frames = num_frames
+        self._start = monitor.fraction
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -241,5 +243,5 @@ class _TimedFrames:
             yield frame
             done += 1
             share = done / self._num_frames
-            fraction = _FRAMES_AT + share * (_FRAMES_END - _FRAMES_AT)
+            fraction = self._start + share * (_FRAMES_END - self._start)
             self._monitor.report("generate", fraction, done, self._num_frames)

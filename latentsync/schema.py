@@ -157,7 +157,9 @@ class PredictDetails(BaseModel):
     width: int
     height: int
     duration_s: float
-    seconds: dict[str, float] = Field(description="seconds spent in each stage of the run")
+    seconds: dict[str, float] = Field(
+        description="seconds of each stage; a name with a dot is a part of the stage before it"
+    )
 
 
 class PredictResult(BaseModel):

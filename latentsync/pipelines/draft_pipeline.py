@@ -51,11 +51,12 @@ class DraftPipeline:
     ) -> Generation:
         """Make the lips say ``waveform``; see :class:`latentsync.pipelines.base.Pipeline`."""
         # 1. Listen
-        with monitor.timed("listen"):
+        monitor.report("listen", 0.0)
+        with monitor.timed("generate.listen"):
             motion = self.plan_mouth(waveform, len(frame_indices), monitor)
         # 2. Find the speaker in every source frame that is needed
         report = GenerationReport()
-        with monitor.timed("find_face"):
+        with monitor.timed("generate.find_face"):
             track = find_speaker(source, frame_indices, options, monitor, report)
         # 3. Draw the mouth, frame by frame as they are taken
         writer = FaceWriter(Mouth(track.points), self._config.mouth)
@@ -82,9 +83,16 @@ def find_speaker(
     if options.speaker != "auto":
         last = max(last, options.speaker.frame)
     num_frames = min(last + 1, source.num_frames)
-    tracks = track_faces(source.read(range(num_frames)), monitor=monitor)
+    tracks = track_faces(_reported(source.read(range(num_frames)), num_frames, monitor))
     report.faces_found = len(tracks)
     return smooth_track(choose_speaker(tracks, options.speaker, num_frames=num_frames))
+
+
+def _reported(frames: Iterator[Frame], num_frames: int, monitor: RunMonitor) -> Iterator[Frame]:
+    """Pass the frames on, telling the listener how many have been searched."""
+    for index, frame in enumerate(frames):
+        monitor.report("find_face", (index + 1) / num_frames, index + 1, num_frames)
+        yield frame
 
 
 def _draw(

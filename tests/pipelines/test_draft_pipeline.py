@@ -131,7 +131,7 @@ def test_cancellation_stops_the_run(pipeline):
 def test_stages_are_timed(pipeline):
     monitor = RunMonitor()
     generate(pipeline, demo_frames()[:3], demo_speech()[:1920], monitor=monitor)
-    assert {"listen", "find_face"} <= set(monitor.seconds)
+    assert {"generate.listen", "generate.find_face"} <= set(monitor.seconds)
 
 
 def test_two_runs_of_the_same_input_are_equal(pipeline):
