@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from latentsync.media.sound import read_sound, read_waveform
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, make_video, tone
 
-CASES = 40  # of each kind of file, the same ones in every run
+CASES = 30  # of each kind of file, the same ones in every run
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -64,15 +63,14 @@ def test_damaged_files_are_read_or_refused_in_plain_words(
         make_video(source, 12, codec=codec)
     strict = settings.model_copy(update={"max_pixels": 512 * 512})
     chance = random.Random(suffix)
-    ends: Counter[str] = Counter()
+    refusals: list[LatentSyncError] = []
     for _ in range(CASES):
         path = tmp_path / "damaged"
         path.write_bytes(damaged(source.read_bytes(), chance))
         try:
             (hear if is_sound else read_there_and_back)(path, strict)
-            ends["read"] += 1
         except LatentSyncError as error:
-            assert str(tmp_path) not in error.message
-            assert error.status < 500
-            ends[error.code] += 1
-    assert len(ends) > 1, "the damage must matter in some cases and not in others"
+            refusals.append(error)
+    assert len(refusals) < CASES, "not every damage makes a file unreadable"
+    assert all(400 <= error.status < 500 for error in refusals)
+    assert not any(str(tmp_path) in error.message for error in refusals)
