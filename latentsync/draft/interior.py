@@ -23,11 +23,11 @@ _CAVITY_FRONT = np.array([112, 50, 46], np.float32)
 _CAVITY_BACK = np.array([44, 16, 16], np.float32)
 _SHADOW = np.array([84, 36, 33], np.float32)  # under the lips and beside the row of teeth
 _TONGUE = np.array([158, 84, 82], np.float32)
-_TEETH = np.array([226, 210, 190], np.float32)
+_TEETH = np.array([222, 203, 180], np.float32)
 _SEAM = np.array([96, 46, 44], np.float32)
 
 # Sizes as shares of the distance between the outer corners of the eyes.
-_TEETH_BELOW_REST = 0.022  # edge of the incisors under the line where the lips meet
+_TEETH_BELOW_REST = 0.012  # edge of the incisors under the line where the lips meet
 _TEETH_ARC = 0.028  # by how much the row of teeth rises from its middle to its ends
 _TEETH_HALF_ROW = 0.205
 _TEETH_FROM_GAP = 0.025  # no teeth are seen at a smaller gap

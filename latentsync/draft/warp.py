@@ -169,7 +169,7 @@ def _knots(u: Field, contours: Contours, unit: float, margin: float) -> Field:
         )
     ]
     open_px = np.maximum(curves[2] - curves[1], 0)
-    retreat = np.minimum(margin * unit, 0.25 * open_px) + 0.12 * open_px * (margin > 0)
+    retreat = np.minimum(margin * unit, 0.25 * open_px) + 0.16 * open_px * (margin > 0)
     curves[1] -= retreat
     curves[2] += retreat
     step = float(u[1] - u[0]) if len(u) > 1 else 1.0
