@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from latentsync.audio.activity import HOP_S, measure_loudness_db
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
-from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
+from latentsync.formats import VIDEO_FPS, Frame, Waveform
+from latentsync.media.lengths import plan_frames
+from latentsync.media.probe import probe_audio
+from latentsync.media.sound import read_waveform
+from latentsync.schema import SyncMode
+from latentsync.settings import Settings
 
 COLUMNS = 8
 TILE = 200  # pixels
@@ -39,9 +44,9 @@ def draw_sheet(source: Path, result: Path, audio: Path, output: Path) -> Path:
     before, after = read_frames(source), read_frames(result)
     track = track_faces(iter(after))[0]
     chosen = np.linspace(0, len(after) - 1, COLUMNS + 2)[1:-1].astype(int)
-    bounce = [*range(len(before)), *range(len(before) - 2, 0, -1)]
+    shown = plan_frames(SyncMode.BOUNCE, len(before), len(after) / VIDEO_FPS)
     rows = [
-        face_row("source", [before[bounce[i % len(bounce)]] for i in chosen], chosen, track),
+        face_row("source", [before[shown[i]] for i in chosen], chosen, track),
         face_row("result", [after[i] for i in chosen], chosen, track),
         sound_row(read_speech(audio), len(after), track, chosen),
     ]
@@ -59,14 +64,7 @@ def read_frames(path: Path) -> list[Frame]:
 
 def read_speech(path: Path) -> Waveform:
     """Return the sound as float32 mono 16 kHz."""
-    resampler = av.AudioResampler("flt", "mono", SAMPLE_RATE)
-    with av.open(str(path)) as container:
-        blocks = [
-            block.to_ndarray()[0]
-            for frame in [*container.decode(audio=0), None]
-            for block in resampler.resample(frame)
-        ]
-    return np.concatenate(blocks)
+    return read_waveform(path, probe_audio(path, Settings(), "audio"))
 
 
 def face_row(
@@ -80,7 +78,7 @@ def face_row(
 
 
 def face_tile(frame: Frame, track: FaceTrack, number: int) -> Picture:
-    """Return the lower two thirds of the face, TILE x TILE."""
+    """Return the face, TILE x TILE, cut out at one place for the whole clip."""
     x1, y1, x2, y2 = (float(value) for value in np.nanmedian(track.boxes, axis=0))
     side = 1.06 * max(x2 - x1, y2 - y1)
     middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2 + 0.06 * side
@@ -122,8 +120,10 @@ def sound_row(
 
 
 def paper(height: int, width: int) -> Picture:
+    """Return an empty piece of the sheet."""
     return np.full((height, width, 3), PAPER, np.uint8)
 
 
 def write(picture: Picture, text: str, place: tuple[int, int], colour: tuple[int, ...]) -> None:
+    """Write a line of text, its left end on the base line at ``place`` (x, y)."""
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)

@@ -25,9 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 VIDEO, AUDIO = ROOT / "assets/demo_video.mp4", ROOT / "assets/demo_audio.wav"
 OUTPUT = ROOT / "out"
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
 
 
 def main() -> None:
+    """Make out/demo.mp4 and out/demo.png and say so."""
     token = secrets.token_urlsafe(16)
     print(f"Posting {VIDEO.name} and {AUDIO.name} to a server of our own ...", flush=True)
     with running_server(token) as url, Client(url, token) as client:
@@ -59,7 +61,11 @@ def running_server(token: str) -> Iterator[str]:
             yield url
         finally:
             server.terminate()
-            server.wait(timeout=START_TIMEOUT_S)
+            try:
+                server.wait(timeout=STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                raise
 
 
 def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
@@ -69,7 +75,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
         if server.poll() is not None:
             sys.exit(f"The server stopped with code {server.returncode}; see out/server.log.")
         try:
-            if httpx.get(f"{url}/ready").status_code == httpx.codes.OK:
+            if httpx.get(f"{url}/ready", trust_env=False).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             pass  # it does not listen yet
@@ -78,6 +84,7 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
 
 
 def free_port() -> int:
+    """Return a port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

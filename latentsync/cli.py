@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -222,7 +223,7 @@ def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
     paths = [
         media.path for media in (request.video, request.audio) if isinstance(media, PathSource)
     ]
-    folders = tuple(path.resolve().parent for path in paths)
+    folders = tuple(Path(os.path.realpath(path)).parent for path in paths)
     return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
 
 

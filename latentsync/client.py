@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import os
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ import httpx
 from pydantic import ValidationError
 
 from latentsync.errors import FetchTimeout, InvalidField, ServerError, Unreachable, shorten
-from latentsync.schema import PredictDetails, PredictResponse, Speaker, SyncMode
+from latentsync.schema import PredictDetails, PredictResponse, Speaker, SyncMode, validate_fields
 
 Media = Path | str | bytes  # a file, a file name or an http(s) address, or the media itself
 
@@ -69,14 +70,15 @@ class Client:
         timeout_s: longest silence of the server, which covers waiting in line and the run itself.
 
     Raises:
-        InvalidField: the address is not http or https.
+        InvalidField: the address is not http or https, or the token cannot be a header's value.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 900.0) -> None:
         self.url = _predict_url(url)
-        headers = {b"Authorization": b"Bearer " + token.encode()} if token else {}
         self._http = httpx.Client(
-            headers=headers, timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S)
+            headers=_authorization(token),
+            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+            trust_env=not _is_loopback(self.url),  # no proxy leads to this machine itself
         )
 
     def __repr__(self) -> str:
@@ -106,7 +108,7 @@ class Client:
         inference_steps: int = 20,
         seed: int = 1247,
         sync_mode: SyncMode | str = SyncMode.BOUNCE,
-        speaker: Speaker = "auto",
+        speaker: Speaker | Mapping[str, Any] = "auto",
         deadline_s: float | None = None,
     ) -> Prediction:
         """Make the lips of ``video`` say ``audio``.
@@ -122,23 +124,24 @@ class Client:
             deadline_s: seconds after which the server gives up the run.
 
         Raises:
-            InvalidField: there is no such file.
+            InvalidField: there is no such file, or a value is not allowed.
             ServerError: the server answered with an error, or with something else than a video.
             Unreachable: no connection, or it broke.
             FetchTimeout: the server was silent for longer than the timeout.
         """
-        body: dict[str, Any] = {
-            **_media_field("video", video),
-            **_media_field("audio", audio),
-            "guidance_scale": guidance_scale,
-            "inference_steps": inference_steps,
-            "seed": seed,
-            "sync_mode": SyncMode(sync_mode).value,
-            "speaker": speaker if isinstance(speaker, str) else speaker.model_dump(),
-        }
-        if deadline_s is not None:
-            body["deadline_s"] = deadline_s
-        return _read_answer(self._post(body))
+        request = validate_fields(
+            {
+                **_media_field("video", video),
+                **_media_field("audio", audio),
+                "guidance_scale": guidance_scale,
+                "inference_steps": inference_steps,
+                "seed": seed,
+                "sync_mode": sync_mode,
+                "speaker": speaker,
+                "deadline_s": deadline_s,
+            }
+        )
+        return _read_answer(self._post(request.model_dump(mode="json", exclude_none=True)))
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
         try:
@@ -161,8 +164,25 @@ def _predict_url(url: str) -> str:
         raise InvalidField(
             f"url is {shorten(url)}. Allowed: an http or https address.", field="url"
         )
+    if parsed.userinfo:
+        raise InvalidField("url must not hold a name or password. Give the token.", field="url")
     path = parsed.path.rstrip("/")
     return str(parsed.copy_with(path=path if path.endswith("/predict") else f"{path}/predict"))
+
+
+def _authorization(token: str | None) -> dict[bytes, bytes]:
+    stripped = (token or "").strip()  # a token read from a file often ends with a line break
+    if not stripped.isprintable():
+        raise InvalidField("token holds a line break or another control character.", field="token")
+    return {b"Authorization": b"Bearer " + stripped.encode()} if stripped else {}
+
+
+def _is_loopback(url: str) -> bool:
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _media_field(medium: str, media: Media) -> dict[str, str]:
@@ -172,8 +192,8 @@ def _media_field(medium: str, media: Media) -> dict[str, str]:
         return {f"{medium}_base64": base64.b64encode(media).decode("ascii")}
     try:
         content = Path(media).read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or "not a usable path"
         raise InvalidField(
             f"{medium} {shorten(str(media))} cannot be read: {reason}.", field=medium
         ) from error

@@ -5,6 +5,7 @@ Sizes are in bytes, times in seconds.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +28,7 @@ class Settings(BaseSettings):
     )
     engine: Literal["draft"] = Field("draft", description="which engine makes the lips")
     work_dir: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / "latentsync",
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"latentsync-{os.getuid()}",
         description="folder for the private working folders of requests",
     )
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentsync.errors import DiskFull
+from latentsync.errors import DiskFull, InternalError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class _ProcessHome:
 
     def __init__(self, root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_foreign(root)
         while True:
             name = f"p-{os.getpid()}-{secrets.token_hex(4)}"
             self.folder, self.lock_path = root / name, root / f"{name}.lock"
@@ -69,6 +70,7 @@ def working_folder(root: Path) -> Iterator[Path]:
 
     Raises:
         DiskFull: no room for the folder, or ENOSPC out of the block.
+        InternalError: the root belongs to another user.
     """
     with translate_disk_full():
         with _guard:
@@ -116,6 +118,12 @@ def translate_disk_full() -> Iterator[None]:
 def is_disk_full(error: BaseException) -> bool:
     """Tell whether an error of the operating system or of FFmpeg means "no space left"."""
     return getattr(error, "errno", None) in _FULL
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Raise if somebody else made the root: in a shared temporary folder anybody could."""
+    if root.stat().st_uid != os.getuid():
+        raise InternalError("The working folder belongs to another user. Set LATENTSYNC_WORK_DIR.")
 
 
 def _take_lock(path: Path) -> int | None:

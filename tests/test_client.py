@@ -119,11 +119,10 @@ def test_a_wrong_token_is_the_servers_error(url: str, media: Path) -> None:
 
 def test_an_error_of_the_server_keeps_its_code_and_field(url: str, media: Path) -> None:
     with Client(url, KEY) as client, pytest.raises(ServerError) as refused:
-        client.predict(*files(media), inference_steps=51)
+        client.predict(b"not a video", files(media)[1])
     assert refused.value.server_status == 422
-    assert refused.value.server_code == "FIELD_INVALID"
-    assert refused.value.field == "inference_steps"
-    assert "51" in refused.value.message
+    assert refused.value.server_code == "MEDIA_UNREADABLE"
+    assert refused.value.field == "video_base64"
 
 
 @pytest.mark.parametrize(
@@ -279,3 +278,48 @@ def test_a_broken_connection_is_unreachable(strange_server: Callable[[Reply], st
         client.predict(b"x", b"x")
     assert isinstance(broken.value, LatentSyncError)
     assert KEY not in str(broken.value)
+
+
+@pytest.mark.parametrize("token", ["secret-token\r", "secret-token\n", " secret-token "])
+def test_a_token_with_a_line_break_at_its_end_works(token):
+    client = Client("http://127.0.0.1:9", token)
+    assert client._http.headers["authorization"] == "Bearer secret-token"
+
+
+def test_a_token_that_cannot_be_sent_is_refused_without_being_shown():
+    with pytest.raises(InvalidField) as caught:
+        Client("http://127.0.0.1:9", "secret\ntoken")
+    assert "secret" not in caught.value.message
+
+
+def test_credentials_in_the_address_are_refused_without_being_shown():
+    with pytest.raises(InvalidField) as caught:
+        Client("http://user:hidden@127.0.0.1:9")
+    assert "hidden" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("sync_mode", {"sync_mode": "mirror"}),
+        ("guidance_scale", {"guidance_scale": float("nan")}),
+        ("inference_steps", {"inference_steps": 51}),
+        ("video", {"video": "a\0b"}),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_before_anything_is_sent(field, options):
+    request = {"video": b"v", "audio": b"a", **options}
+    with Client("http://127.0.0.1:9") as client, pytest.raises(InvalidField) as caught:
+        client.predict(**request)
+    assert caught.value.field == field
+
+
+def test_the_speaker_may_be_an_object_of_plain_values():
+    with Client("http://127.0.0.1:9") as client, pytest.raises(Unreachable):
+        client.predict(video=b"v", audio=b"a", speaker={"frame": 0, "point": [1, 2]})
+
+
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    assert not Client("http://localhost:9")._http.trust_env
+    assert Client("http://example.com")._http.trust_env

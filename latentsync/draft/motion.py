@@ -30,7 +30,10 @@ _SHORTEST_PAUSE_S = 0.16  # shorter gaps of voice activity (stops within words) 
 _MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
 _WIDEST_PERCENTILE = 97.0
 _CLOSURE_REACH = 2  # frames around a bilabial in which the faster slope is allowed
-_FULL_CLOSURE_DIP_DB = 2.0  # a bilabial with a smaller dip in loudness was probably misheard
+_CLOSURE_NEIGHBOURHOOD_S = 0.08  # before and after a bilabial, where its loudness is compared
+_FULL_CLOSURE_DIP = 0.08  # of the loudness scale; with a smaller dip it was probably misheard,
+_DOUBTFUL_CLOSURE = 0.6  # and the lips close by this share only
+_CORNERS_SMOOTHING_S = 0.04  # standard deviation; corners move more slowly than lips part
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,13 @@ def plan_motion(
     closures = _find_closures(phones, loudness)
     opening = _gaussian(_articulate(opening, config), config.smoothing_s / HOP_S)
     eased = np.clip(_sample(opening, num_frames), 0, 1) ** config.easing
-    opening, plosive = _close_bilabials(eased, closures)
-    limits = np.where(plosive, config.closure_slope_limit, config.slope_limit)
+    calm = limit_slope(eased, np.full(num_frames, config.slope_limit))
+    opening, plosive = _close_bilabials(calm, closures, config)
+    corners_sigma = _CORNERS_SMOOTHING_S / HOP_S
     return MouthMotion(
-        opening=np.clip(limit_slope(opening, limits), 0.0, 1.0),
-        spread=_sample(_gaussian(spread * speaking, 4.0), num_frames),
-        rounding=_sample(_gaussian(rounding * speaking, 4.0), num_frames),
+        opening=opening,
+        spread=_sample(_gaussian(spread * speaking, corners_sigma), num_frames),
+        rounding=_sample(_gaussian(rounding * speaking, corners_sigma), num_frames),
         plosive=plosive,
     )
 
@@ -161,29 +165,36 @@ def limit_slope(values: Curve, limits: Curve) -> Curve:
 def _find_closures(phones: Sequence[Phone], loudness: Curve) -> list[tuple[float, float]]:
     """Return (middle in seconds, strength in 0..1) of every bilabial."""
     closures = []
+    reach = int(_CLOSURE_NEIGHBOURHOOD_S / HOP_S)
     for phone in phones:
         if phone.name in BILABIALS:
             first, last = int(phone.start_s / HOP_S), int(phone.end_s / HOP_S) + 1
-            around = loudness[max(0, first - 8) : last + 8]
+            around = loudness[max(0, first - reach) : last + reach]
             within = loudness[first:last]
-            dip_db = 25.0 * (around.max(initial=0.0) - within.min(initial=1.0))
-            strength = 1.0 if dip_db >= _FULL_CLOSURE_DIP_DB else 0.6
+            dip = around.max(initial=0.0) - within.min(initial=1.0)
+            strength = 1.0 if dip >= _FULL_CLOSURE_DIP else _DOUBTFUL_CLOSURE
             closures.append(((phone.start_s + phone.end_s) / 2, strength))
     return closures
 
 
 def _close_bilabials(
-    opening: Curve, closures: Sequence[tuple[float, float]]
+    opening: Curve, closures: Sequence[tuple[float, float]], config: MotionConfig
 ) -> tuple[Curve, NDArray[np.bool_]]:
-    """Close the lips in the frame nearest to each bilabial and mark the frames around it."""
-    closed = opening.copy()
-    plosive = np.zeros(len(opening), dtype=np.bool_)
+    """Close the lips in the frame nearest to each bilabial; mark the frames around it.
+
+    Around a closure the opening stays under a cone that rises fast next to it and at the ordinary
+    slope further out.
+    """
+    frames = np.arange(len(opening))
+    closed, plosive = opening.copy(), np.zeros(len(opening), dtype=np.bool_)
     for middle_s, strength in closures:
         frame = int(middle_s * VIDEO_FPS)
         if frame < len(opening):
-            closed[frame] *= 1 - strength
-            first = max(0, frame - _CLOSURE_REACH)
-            plosive[first : frame + _CLOSURE_REACH + 1] = True
+            distance = np.abs(frames - frame)
+            fast = np.minimum(distance, _CLOSURE_REACH) * config.closure_slope_limit
+            slow = np.maximum(distance - _CLOSURE_REACH, 0) * config.slope_limit
+            np.minimum(closed, opening[frame] * (1 - strength) + fast + slow, out=closed)
+            plosive |= distance <= _CLOSURE_REACH
     return closed, plosive
 
 

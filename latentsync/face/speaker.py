@@ -17,6 +17,16 @@ _LEAST_OVERLAP = 0.1  # of a caller's box with a face
 _FACES_NAMED = 4  # in a message
 
 
+def check_frame(speaker: Speaker, num_frames: int, field: str = "speaker") -> None:
+    """Raise InvalidField if the speaker is asked for in a frame that the clip does not have."""
+    if not isinstance(speaker, str) and speaker.frame >= num_frames:
+        raise InvalidField(
+            f"{field}.frame is {speaker.frame}, but the video has {num_frames} frames "
+            f"(allowed: 0 to {num_frames - 1}).",
+            field=field,
+        )
+
+
 def choose_speaker(
     tracks: Sequence[FaceTrack], speaker: Speaker, *, num_frames: int, field: str = "speaker"
 ) -> FaceTrack:
@@ -32,12 +42,7 @@ def choose_speaker(
         NoFace: there are no tracks.
         InvalidField: the frame lies beyond the clip, or no face is at that place in it.
     """
-    if not isinstance(speaker, str) and speaker.frame >= num_frames:
-        raise InvalidField(
-            f"{field}.frame is {speaker.frame}, but the video has {num_frames} frames "
-            f"(allowed: 0 to {num_frames - 1}).",
-            field=field,
-        )
+    check_frame(speaker, num_frames, field)
     if not tracks:
         raise NoFace(_no_face(num_frames))
     if isinstance(speaker, str):

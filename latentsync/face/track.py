@@ -90,6 +90,10 @@ class FaceTrack:
         points: Floats = self.points[row]
         return points
 
+    def shot_at(self, frame: int) -> int:
+        """Return the number of the shot of ``frame``, in which the face must be usable."""
+        return int(self.shots[np.searchsorted(self.frames, frame)])
+
     def box_at(self, frame: int) -> Box | None:
         """Return the box in ``frame``, or None where the face is not usable."""
         points = self.at(frame)

@@ -21,7 +21,7 @@ from latentsync.draft.face_writer import FaceWriter
 from latentsync.draft.motion import MouthMotion, plan_motion
 from latentsync.draft.mouth import Mouth
 from latentsync.face.smoothing import smooth_track
-from latentsync.face.speaker import choose_speaker
+from latentsync.face.speaker import check_frame, choose_speaker
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from latentsync.formats import Frame, Waveform
@@ -79,6 +79,7 @@ def find_speaker(
     report: GenerationReport,
 ) -> FaceTrack:
     """Return the smoothed face of the speaker through the source; raises NoFace, InvalidField."""
+    check_frame(options.speaker, source.num_frames)
     last = int(frame_indices.max(initial=0))
     if options.speaker != "auto":
         last = max(last, options.speaker.frame)
@@ -104,9 +105,11 @@ def _draw(
     report: GenerationReport,
 ) -> Iterator[Frame]:
     for output_index, frame in enumerate(source.read(frame_indices)):
-        points = track.at(int(frame_indices[output_index]))
+        source_index = int(frame_indices[output_index])
+        points = track.at(source_index)
         if points is None:
             report.frames_without_face += 1
             yield frame
         else:
-            yield writer.write(frame, points, motion.shape_at(output_index))
+            shape = motion.shape_at(output_index)
+            yield writer.write(frame, points, shape, shot=track.shot_at(source_index))
