@@ -6,7 +6,9 @@
 For every clip: milliseconds of CPU per output frame through the runner from file to file (all
 threads together, the engine already built), the correlation of the intended opening with the lip
 gap measured again in the finished file, the lag at which it is best, and the largest change of the
-gap from frame to frame, as share of its range, outside plosives: as drawn, and as measured again.
+gap from frame to frame, as share of its range, outside plosives: as planned, which is what is
+drawn, and as measured again. The landmark network reads an even sweep of the gap as uneven steps,
+so only the planned figure has a limit.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from latentsync.schema import PathSource, RunRequest
 from latentsync.settings import Settings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-MOST_MS, LEAST_CORRELATION, MOST_STEP = 60.0, 0.85, 0.15
+MOST_MS, MOST_STEP = 60.0, 0.15
+LEAST_CORRELATION, LEAST_ON_DEMO = 0.85, 0.95
+DEMO = ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"
 LAGS = range(-4, 5)  # frames
 
 Curve = NDArray[np.float64]
@@ -44,14 +48,15 @@ class Agreement:
 
     correlation: float
     best_lag: int
-    drawn_step: float
+    planned_step: float
     measured_step: float
 
 
 def main() -> int:
+    """Report every clip; return 1 if any figure is beyond its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clip", nargs=2, type=Path, action="append", default=[])
-    clips = [(ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"), *parser.parse_args().clip]
+    clips = [DEMO, *parser.parse_args().clip]
     pipeline = DraftPipeline()
     return int(not all([report(pipeline, video, audio) for video, audio in clips]))
 
@@ -68,13 +73,13 @@ def report(pipeline: DraftPipeline, video: Path, audio: Path) -> bool:
         f"{video.name}: {result.details.width}x{result.details.height}, "
         f"{result.details.frames} frames, {spent_ms:.1f} ms CPU per frame; "
         f"correlation {agreement.correlation:.3f}, best lag {agreement.best_lag}, "
-        f"largest step {agreement.drawn_step:.3f} drawn, {agreement.measured_step:.3f} measured"
+        f"largest step {agreement.planned_step:.3f} planned, {agreement.measured_step:.3f} measured"
     )
     return (
         spent_ms <= MOST_MS
-        and agreement.correlation >= LEAST_CORRELATION
+        and agreement.correlation >= (LEAST_ON_DEMO if video == DEMO[0] else LEAST_CORRELATION)
         and agreement.best_lag == 0
-        and agreement.drawn_step <= MOST_STEP
+        and agreement.planned_step <= MOST_STEP
     )
 
 
@@ -97,7 +102,7 @@ def compare(pipeline: DraftPipeline, audio: Path, result: Result, settings: Sett
     return Agreement(
         correlation=correlations[0],
         best_lag=max(LAGS, key=lambda lag: correlations[lag]),
-        drawn_step=largest_step(motion.opening, motion),
+        planned_step=largest_step(motion.opening, motion),
         measured_step=largest_step(gaps, motion),
     )
 

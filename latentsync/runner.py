@@ -3,7 +3,8 @@
     fetch -> probe -> read -> generate -> write -> Result
 
 The runner owns files and codecs; the pipeline sees only frames and a waveform. Frames stream:
-the pictures are read, made and written one after the other, and memory does not grow with length.
+the pictures are read, made and written one after the other, and none is kept. What grows with
+length is the waveform and what an engine notes per frame (the draft engine: 4 KB).
 """
 
 from __future__ import annotations
