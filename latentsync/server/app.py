@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from latentsync import __version__
@@ -44,7 +45,7 @@ def build_app(
         yield
         await run_in_threadpool(line.close)
 
-    app = FastAPI(
+    app = FastAPIOffline(  # /docs and /redoc work without a network, too
         title="latentsync",
         version=__version__,
         description="Post a video and speech, get the video with lips that say the speech.",
