@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,7 @@ Output = Annotated[Path, typer.Option(help="Where the finished MP4 goes.")]
 GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none.")]
 InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
 Seed = Annotated[int, typer.Option(help="-1 draws a random one.")]
+DeadlineS = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
 Mode = Annotated[SyncMode, typer.Option(help="What to do when the lengths differ.")]
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
@@ -58,7 +60,11 @@ SpeakerText = Annotated[
 
 def main() -> None:
     """Entry point of the ``latentsync`` command."""
-    commands()
+    try:
+        commands()
+    except KeyboardInterrupt:
+        typer.echo("Stopped.", err=True)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,7 +85,9 @@ def _options(
 @commands.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask for no key; loopback addresses only.")
     ] = False,
@@ -109,10 +117,12 @@ def run(
     seed: Seed = 1247,
     sync_mode: Mode = SyncMode.BOUNCE,
     speaker: SpeakerText = "auto",
+    deadline_s: DeadlineS = None,
 ) -> None:
     """Make the video on this machine."""
     with _errors_as_one_line():
-        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker)
+        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker, deadline_s)
+        _check_output(output, video, audio)
         request = RunRequest(
             _source("video", video), _source("audio", audio), build_options(fields)
         )
@@ -132,13 +142,15 @@ def predict(
     seed: Seed = 1247,
     sync_mode: Mode = SyncMode.BOUNCE,
     speaker: SpeakerText = "auto",
+    deadline_s: DeadlineS = None,
     timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
 ) -> None:
     """Ask a server, local or on Cerebrium, to make the video."""
     with _errors_as_one_line():
         from latentsync.client import Client
 
-        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker)
+        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker, deadline_s)
+        _check_output(output, video, audio)
         with Client(url, token or None, timeout_s=timeout_s) as client:
             prediction = client.predict(
                 video,
@@ -148,6 +160,7 @@ def predict(
                 seed=fields.seed,
                 sync_mode=fields.sync_mode,
                 speaker=fields.speaker,
+                deadline_s=fields.deadline_s,
             )
         prediction.save(output)
     _print_summary(output, prediction.details)
@@ -180,7 +193,12 @@ def _run_here(request: RunRequest, output: Path) -> PredictDetails:
 
 
 def _fields(
-    guidance_scale: float, inference_steps: int, seed: int, sync_mode: SyncMode, speaker: str
+    guidance_scale: float,
+    inference_steps: int,
+    seed: int,
+    sync_mode: SyncMode,
+    speaker: str,
+    deadline_s: float | None,
 ) -> PredictRequest:
     """Check the options by the rules that every door applies."""
     return validate_fields(
@@ -190,8 +208,26 @@ def _fields(
             "seed": seed,
             "sync_mode": sync_mode.value,
             "speaker": parse_speaker(speaker),
+            "deadline_s": deadline_s,
         }
     )
+
+
+def _check_output(output: Path, *sources: str) -> None:
+    """Refuse an output that cannot work before anything is made for it."""
+    if output.is_dir():
+        _refuse_output(output, "it is a folder; give the name of a file")
+    if output.suffix.lower() != ".mp4":
+        _refuse_output(output, "the result is an MP4; give a name that ends in .mp4")
+    if os.path.realpath(output) in [os.path.realpath(source) for source in sources]:
+        _refuse_output(output, "it is one of the sources, which would be lost")
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        _refuse_output(output, f"{folder} is not a folder that you may write to")
+
+
+def _refuse_output(output: Path, reason: str) -> Never:
+    raise InvalidField(f"--output {output}: {reason}.", field="output")
 
 
 def parse_speaker(text: str) -> str | dict[str, Any]:
@@ -256,8 +292,8 @@ def _errors_as_one_line() -> Iterator[None]:
         _fail(error.message, exit_code=2)
     except LatentSyncError as error:
         _fail(error.message, exit_code=1)
-    except OSError as error:  # the output cannot be written; the caller's own path may be named
-        _fail(str(error), exit_code=1)
+    except OSError as error:
+        _fail(f"--output cannot be written: {error.strerror or error}.", exit_code=1)
 
 
 def _fail(message: str, *, exit_code: int) -> Never:

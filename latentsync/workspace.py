@@ -38,8 +38,7 @@ class _ProcessHome:
     """The folder of this process inside one root, with its lock held."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_foreign(root)
+        _make_root(root)
         while True:
             name = f"p-{os.getpid()}-{secrets.token_hex(4)}"
             self.folder, self.lock_path = root / name, root / f"{name}.lock"
@@ -70,7 +69,7 @@ def working_folder(root: Path) -> Iterator[Path]:
 
     Raises:
         DiskFull: no room for the folder, or ENOSPC out of the block.
-        InternalError: the root belongs to another user.
+        InternalError: the root cannot be made or belongs to another user.
     """
     with translate_disk_full():
         with _guard:
@@ -111,7 +110,9 @@ def translate_disk_full() -> Iterator[None]:
         yield
     except Exception as error:
         if is_disk_full(error):
-            raise DiskFull("There is no room left for the working files.") from error
+            raise DiskFull(
+                "There is no room left on the disk for the working files or the result."
+            ) from error
         raise
 
 
@@ -120,10 +121,17 @@ def is_disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _FULL
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Raise if somebody else made the root: in a shared temporary folder anybody could."""
-    if root.stat().st_uid != os.getuid():
-        raise InternalError("The working folder belongs to another user. Set LATENTSYNC_WORK_DIR.")
+def _make_root(root: Path) -> None:
+    """Make the root; refuse somebody else's, for in a shared folder anybody could make it first."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        usable = root.stat().st_uid == os.getuid() and os.access(root, os.W_OK)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        usable = False
+    if not usable:
+        raise InternalError("The working folder is not usable. Set LATENTSYNC_WORK_DIR to another.")
 
 
 def _take_lock(path: Path) -> int | None:

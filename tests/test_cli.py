@@ -156,17 +156,35 @@ def test_a_private_address_is_refused_here_too(media: list[str], tmp_path: Path)
     assert "video" in one_line(result)
 
 
-def test_an_output_that_cannot_be_written_is_one_clear_line(
-    media: list[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("file/o.mp4", "not a folder"), ("folder.mp4", "is a folder"), ("o.avi", r"ends in .mp4")],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_run(
+    media: list[str], tmp_path: Path, name: str, said: str
 ) -> None:
     (tmp_path / "file").touch()
-    result = run("run", *media, "--output", str(tmp_path / "file" / "o.mp4"))
-    assert result.exit_code == 1
-    one_line(result)
+    (tmp_path / "folder.mp4").mkdir()
+    for command in (["run"], ["predict", "--url", "http://127.0.0.1:9"]):
+        result = run(*command, *media, "--output", str(tmp_path / name))
+        assert result.exit_code == 2
+        assert said in one_line(result)
+
+
+def test_a_source_is_never_overwritten(media: list[str], tmp_path: Path) -> None:
+    source = tmp_path / "same.mp4"
+    source.write_bytes(Path(media[1]).read_bytes())
+    (tmp_path / "link.mp4").symlink_to(source)
+    for name in ("same.mp4", "link.mp4"):
+        output = str(tmp_path / name)
+        result = run("run", "--video", str(source), *media[2:], "--output", output)
+        assert result.exit_code == 2
+        assert "one of the sources" in one_line(result)
+    assert source.read_bytes() == Path(media[1]).read_bytes()
 
 
 def test_a_wrong_setting_is_named(media: list[str], tmp_path: Path) -> None:
-    result = run("run", *media, "--output", str(tmp_path / "o"), LATENTSYNC_MAX_FPS="many")
+    result = run("run", *media, "--output", str(tmp_path / "o.mp4"), LATENTSYNC_MAX_FPS="many")
     assert result.exit_code == 2
     assert "LATENTSYNC_MAX_FPS is 'many'" in one_line(result)
 

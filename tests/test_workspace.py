@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.errors import DiskFull
+from latentsync.errors import DiskFull, InternalError
 from latentsync.workspace import sweep, translate_disk_full, working_folder
 
 WORKER = """
@@ -148,3 +148,22 @@ def test_a_really_full_device_becomes_disk_full() -> None:
 def test_other_errors_pass_through() -> None:
     with pytest.raises(PermissionError), translate_disk_full():
         raise PermissionError(errno.EACCES, "no")
+
+
+def test_a_root_that_cannot_be_used_names_the_setting_and_no_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(InternalError, match="LATENTSYNC_WORK_DIR") as caught,
+        working_folder(tmp_path / "file" / "inside"),
+    ):
+        pass
+    assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
+def test_a_root_of_another_user_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    os.chown(root, 65534, 65534)
+    with pytest.raises(InternalError, match="LATENTSYNC_WORK_DIR"), working_folder(root):
+        pass
