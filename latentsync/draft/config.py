@@ -43,7 +43,7 @@ class MouthConfig:
 
     full_gap: float = 0.17
     upper_share: float = 0.20
-    chin_share: float = 0.62
+    chin_share: float = 0.8
     narrow_by_opening: float = 0.14
     narrow_by_rounding: float = 0.26
     widen_by_spread: float = 0.05
