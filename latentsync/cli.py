@@ -60,11 +60,7 @@ SpeakerText = Annotated[
 
 def main() -> None:
     """Entry point of the ``latentsync`` command."""
-    try:
-        commands()
-    except KeyboardInterrupt:
-        typer.echo("Stopped.", err=True)
-        raise SystemExit(128 + signal.SIGINT) from None
+    commands()
 
 
 def _show_version(wanted: bool) -> None:
@@ -185,7 +181,9 @@ def _run_here(request: RunRequest, output: Path) -> PredictDetails:
         task = bar.add_task("starting", total=1.0)
 
         def show(progress: monitor.Progress) -> None:
-            bar.update(task, description=progress.stage, completed=progress.fraction)
+            bar.update(
+                task, description=progress.stage.replace("_", " "), completed=progress.fraction
+            )
 
         pipeline = build_pipeline(settings.engine)
         result = runner.run(request, output, settings=settings, pipeline=pipeline, on_progress=show)
@@ -288,6 +286,9 @@ def _log_to_stderr() -> None:
 def _errors_as_one_line() -> Iterator[None]:
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("Stopped; nothing was written.", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
     except InvalidRequest as error:
         _fail(error.message, exit_code=2)
     except LatentSyncError as error:

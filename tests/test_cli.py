@@ -19,6 +19,7 @@ import latentsync
 from latentsync import cli
 from latentsync.errors import InvalidField
 from latentsync.pipelines import base
+from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
 from tests.server.live import (
@@ -273,3 +274,21 @@ def test_a_port_in_use_is_said() -> None:
             assert server.wait(timeout=20) == 3
             assert server.stdout is not None
             assert "address already in use" in server.stdout.read()
+
+
+def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "o.mp4"
+    command = [sys.executable, "-m", "latentsync", "run", "--output", str(output)]
+    running = subprocess.Popen(
+        [*command, "--video", str(DEMO_VIDEO), "--audio", str(DEMO_AUDIO)],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: list((tmp_path / "work").glob("p-*/r-*")))
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 128 + signal.SIGINT
+    assert said.strip().splitlines()[-1] == "Stopped; nothing was written."
+    assert not output.exists()
+    assert list((tmp_path / "work").glob("p-*")) == []
