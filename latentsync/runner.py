@@ -117,7 +117,7 @@ class _Run:
         write_video(
             self._output_path,
             iter(frames),
-            read_sound(audio_path, audio),
+            read_sound(audio_path, audio, self._monitor),
             num_frames=indices.size,
             width=video.width,
             height=video.height,
@@ -154,7 +154,7 @@ class _Run:
     def _read(self, audio_path: Path, audio: AudioInfo) -> Waveform:
         self._monitor.report("read", _READ_AT)
         with self._monitor.timed("read"):
-            waveform = read_waveform(audio_path, audio)
+            waveform = read_waveform(audio_path, audio, self._monitor)
         check_audio_length(waveform.size / SAMPLE_RATE, self._settings, audio.field)
         self._monitor.report("generate", _GENERATE_AT)
         return waveform

@@ -105,6 +105,6 @@ def describe(error: av.FFmpegError) -> str:
 def _refuse_cut_file(path: Path, field: str) -> None:
     if path.stat().st_size == 0:
         raise EmptyMedia(f"{field} is an empty file.", field=field)
-    reason = find_truncation(path)
+    reason = find_truncation(path, field)
     if reason is not None:
         raise TruncatedMedia(f"{field} is cut off: {reason}.", field=field)

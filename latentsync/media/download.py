@@ -13,7 +13,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import BinaryIO
 
 import httpx
@@ -35,6 +35,9 @@ from latentsync.settings import Settings
 _MAX_REDIRECTS = 5
 _ASK_EVERY_S = 0.1  # how often the run is asked whether it must stop
 _INFLATE_BYTES = 1024 * 1024  # a compressed answer is unpacked in steps of this size
+_PUBLIC_IPV6 = IPv6Network("2000::/3")  # all that IANA has opened to the Internet
+_NAT64 = IPv6Network("64:ff9b::/96")
+_PROTOCOLS = IPv4Network("192.0.0.0/24")  # set aside by RFC 6890; clouds answer in it
 _HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
 
 
@@ -218,13 +221,21 @@ def _trusted_roots() -> ssl.SSLContext:
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Tell whether an address belongs to the public Internet, looking into wrapped ones too."""
-    if isinstance(address, IPv6Address):
-        wrapped = address.ipv4_mapped or address.sixtofour
-        if wrapped is None and address.teredo is not None:
-            wrapped = address.teredo[1]
-        if wrapped is not None:
-            return is_public(wrapped)
-    return address.is_global and not address.is_multicast
+    if isinstance(address, IPv4Address):
+        return address.is_global and not address.is_multicast and address not in _PROTOCOLS
+    wrapped = _wrapped_address(address)
+    if wrapped is not None:
+        return is_public(wrapped)
+    return address.is_global and address in _PUBLIC_IPV6
+
+
+def _wrapped_address(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that traffic to ``address`` ends at, if it is a wrapped one."""
+    if address in _NAT64:
+        return IPv4Address(address.packed[-4:])
+    if address.teredo is not None:
+        return address.teredo[1]
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _reason(error: Exception) -> str:

@@ -24,14 +24,14 @@ def check_audio_length(duration_s: float, settings: Settings, field: str) -> Non
             f"{settings.min_audio_s * 1000:.0f} ms of sound are needed.",
             field=field,
         )
-    check_length(duration_s, settings, field)
+    check_length(duration_s, settings.max_duration_s, field)
 
 
-def check_length(duration_s: float, settings: Settings, field: str) -> None:
+def check_length(duration_s: float, max_duration_s: float, field: str) -> None:
     """Raise MediaTooLong if a video or recording lasts longer than allowed."""
-    if duration_s > settings.max_duration_s:
+    if duration_s > max_duration_s:
         raise MediaTooLong(
-            f"{field} lasts longer than {settings.max_duration_s:g} s, the longest allowed.",
+            f"{field} lasts longer than {max_duration_s:g} s, the longest allowed.",
             field=field,
         )
 

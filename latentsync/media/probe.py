@@ -38,7 +38,6 @@ class VideoInfo:
     Attributes:
         width, height: size of the upright picture with square pixels.
         coded_width, coded_height: the same before it is turned upright.
-        pixel_aspect: width of a source pixel divided by its height.
         colour: meaning of the source's numbers.
         timeline: which source frame each 25 fps slot shows.
     """
@@ -48,7 +47,6 @@ class VideoInfo:
     coded_width: int
     coded_height: int
     orientation: Orientation
-    pixel_aspect: Fraction
     codec: str
     colour: Colour
     stream_index: int
@@ -69,11 +67,14 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """A sound stream that passed every check; ``layout`` is FFmpeg's name, such as ``5.1``."""
+    """A sound stream that passed every check; ``layout`` is FFmpeg's name, such as ``5.1``.
+
+    Packets alone tell ``duration_s``; decoding it goes no further than ``max_duration_s``.
+    """
 
     duration_s: float
+    max_duration_s: float
     sample_rate: int
-    num_channels: int
     layout: str
     codec: str
     stream_index: int
@@ -118,8 +119,8 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
         check_sample_rate(frame.sample_rate, field)
         return AudioInfo(
             duration_s=duration_s,
+            max_duration_s=settings.max_duration_s,
             sample_rate=frame.sample_rate,
-            num_channels=frame.layout.nb_channels,
             layout=frame.layout.name,
             codec=stream.codec_context.name,
             stream_index=stream.index,
@@ -179,7 +180,6 @@ def _describe_video(
         coded_width=coded[0],
         coded_height=coded[1],
         orientation=orientation,
-        pixel_aspect=aspect,
         codec=stream.codec_context.name,
         colour=read_colour(frame),
         stream_index=stream.index,

@@ -56,7 +56,7 @@ def scan_frames(
     stamps = _Stamps()
     for packet in _packets(container, stream, field):
         stamps.add(packet)
-        check_length(float(stamps.span * time_base), settings, field)
+        check_length(float(stamps.span * time_base), settings.max_duration_s, field)
         if len(stamps.shown) > most_frames:
             break  # far too fast; its rate so far is refused below
     if not stamps.shown:
@@ -126,7 +126,7 @@ def scan_sound(
         sounding_s += length_s
         skipped_samples += _skipped_samples(packet)
         length_s = max(sounding_s, end_s - first_s) - skipped_samples / max(1, stream.rate)
-        check_length(length_s, settings, field)
+        check_length(length_s, settings.max_duration_s, field)
     if first_s is None:
         raise NoAudio(f"{field} has a sound stream without any sound.", field=field)
     return max(0.0, length_s)

@@ -19,13 +19,19 @@ from av.audio.stream import AudioStream
 from av.packet import Packet
 from numpy.typing import NDArray
 
+from latentsync.errors import UnreadableMedia
 from latentsync.formats import SAMPLE_RATE, Waveform
 from latentsync.media.container import open_media, read_packets, unreadable_errors
+from latentsync.media.limits import check_length
 from latentsync.media.probe import AudioInfo, name_layout
+from latentsync.monitor import RunMonitor
 
-Block = NDArray[np.float32]  # (channels, samples), -1..1
+Block = NDArray[np.float32]  # (channels, samples), about -1..1
 
 _HOLE_S = 0.05  # shorter steps between timestamps are rounding of the container
+_SILENCE_SAMPLES = 4096  # a hole is filled in pieces of this length
+_ROUNDING_S = 0.01  # changes of rate on the way round up to whole samples each time
+_LOUDEST = 1e6  # full scale is 1; float files on the scale of 16-bit integers are allowed
 _AUDIO_PICTURE_PIXELS = 4096 * 4096  # cover art beside the sound is never decoded
 
 
@@ -44,16 +50,32 @@ class Sound:
     layout: str
 
 
-def read_waveform(path: Path, info: AudioInfo) -> Waveform:
-    """Return the whole recording as float32 mono at 16 kHz, (num_samples,), about -1..1."""
-    blocks = [block[0] for block in _read_blocks(path, info, "mono", SAMPLE_RATE)]
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+def read_waveform(path: Path, info: AudioInfo, monitor: RunMonitor | None = None) -> Waveform:
+    """Return the whole recording as float32 mono at 16 kHz, (num_samples,), about -1..1.
+
+    Args:
+        path: the file that was probed.
+        info: what the probe found.
+        monitor: asked between packets whether to stop.
+
+    Raises:
+        MediaTooLong: sound and holes together last longer than ``info.max_duration_s``.
+        UnreadableMedia: it cannot be decoded, or holds samples that are no sound.
+        Canceled, DeadlineExceeded
+    """
+    samples = bytearray()  # grows in place; blocks may be as short as one sample
+    for block in _read_blocks(path, info, "mono", SAMPLE_RATE, monitor):
+        samples += block.tobytes()
+    return np.frombuffer(samples, np.float32)
 
 
-def read_sound(path: Path, info: AudioInfo) -> Sound:
-    """Open the recording at its own rate and channel layout."""
+def read_sound(path: Path, info: AudioInfo, monitor: RunMonitor | None = None) -> Sound:
+    """Open the recording at its own rate and channel layout.
+
+    Taking its blocks raises what :func:`read_waveform` does.
+    """
     return Sound(
-        blocks=_read_blocks(path, info, info.layout, info.sample_rate),
+        blocks=_read_blocks(path, info, info.layout, info.sample_rate, monitor),
         sample_rate=info.sample_rate,
         layout=info.layout,
     )
@@ -64,7 +86,32 @@ def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
     return AudioResampler("flt", layout, sample_rate, options={"rematrix_maxval": "1"})
 
 
-def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> Iterator[Block]:
+def _read_blocks(
+    path: Path, info: AudioInfo, layout: str, sample_rate: int, monitor: RunMonitor | None
+) -> Iterator[Block]:
+    """Yield the recording's blocks as long as they are sound and not too many."""
+    monitor = monitor or RunMonitor()
+    num_samples = 0
+    for block in _convert_file(path, info, layout, sample_rate, monitor):
+        monitor.check()
+        num_samples += block.shape[1]
+        check_length(num_samples / sample_rate - _ROUNDING_S, info.max_duration_s, info.field)
+        _check_samples(block, info.field)
+        yield block
+
+
+def _check_samples(block: Block, field: str) -> None:
+    if not np.abs(block).max(initial=0) <= _LOUDEST:  # so that "not a number" is refused too
+        raise UnreadableMedia(
+            f"{field} holds samples that are not numbers or lie beyond {_LOUDEST:.0f} times "
+            "full scale.",
+            field=field,
+        )
+
+
+def _convert_file(
+    path: Path, info: AudioInfo, layout: str, sample_rate: int, monitor: RunMonitor
+) -> Iterator[Block]:
     """Decode, fill holes and convert; damaged packets are passed over as holes."""
     with (
         open_media(path, info.field, _AUDIO_PICTURE_PIXELS) as container,
@@ -76,12 +123,12 @@ def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> 
         convert = _Converter(layout, sample_rate)
         num_channels = av.AudioLayout(layout).nb_channels
         started_s, heard_s = None, 0.0
-        for frame in _decode(read_packets(container, stream)):
+        for frame in _decode(read_packets(container, stream), monitor):
             if frame.time is not None:
                 started_s = frame.time if started_s is None else started_s
                 hole_s = frame.time - started_s - heard_s
                 if hole_s > _HOLE_S:
-                    yield np.zeros((num_channels, round(hole_s * sample_rate)), np.float32)
+                    yield from _silence(num_channels, round(hole_s * sample_rate))
                 if abs(hole_s) > _HOLE_S:
                     started_s = frame.time - heard_s
             heard_s += frame.samples / frame.sample_rate
@@ -89,8 +136,15 @@ def _read_blocks(path: Path, info: AudioInfo, layout: str, sample_rate: int) -> 
         yield from convert(None)
 
 
-def _decode(packets: Iterator[Packet[AudioStream]]) -> Iterator[AudioFrame]:
+def _silence(num_channels: int, num_samples: int) -> Iterator[Block]:
+    for start in range(0, num_samples, _SILENCE_SAMPLES):
+        length = min(_SILENCE_SAMPLES, num_samples - start)
+        yield np.zeros((num_channels, length), np.float32)
+
+
+def _decode(packets: Iterator[Packet[AudioStream]], monitor: RunMonitor) -> Iterator[AudioFrame]:
     for packet in packets:
+        monitor.check()  # also while nothing but damaged packets comes
         try:
             frames = packet.decode()
         except av.FFmpegError:

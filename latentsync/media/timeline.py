@@ -28,7 +28,6 @@ class Timeline:
         time_base: seconds per unit of the timestamps.
         duration_s: from the first frame to the end of the last one.
         fps: average frame rate of the source.
-        variable_fps: whether the source's frames are spaced unevenly.
     """
 
     slot_pts: Timestamps
@@ -36,7 +35,6 @@ class Timeline:
     time_base: Fraction
     duration_s: float
     fps: float
-    variable_fps: bool
 
 
 def build_timeline(
@@ -67,12 +65,4 @@ def build_timeline(
         time_base=time_base,
         duration_s=duration_s,
         fps=pts.size / duration_s,
-        variable_fps=_is_uneven(gaps, unit_s),
     )
-
-
-def _is_uneven(gaps: Timestamps, unit_s: float) -> bool:
-    if gaps.size < 2:
-        return False
-    rounding = max(2.0, 2 * _TIE_S / unit_s)
-    return float(np.ptp(gaps)) > max(rounding, 0.1 * float(np.median(gaps)))

@@ -14,19 +14,26 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from latentsync.errors import UnreadableMedia
+
 _OPENING_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _CONTENT_BOXES = _OPENING_BOXES | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta"}
+_MOST_BOXES = 100_000  # ten minutes in fragments of one frame each have less
 _EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _RIFF_SIZE_UNKNOWN = 0x7FFF0000  # programs that write to a pipe leave this or more
 
 
-def find_truncation(path: Path) -> str | None:
-    """Return why the file is incomplete, as the end of a sentence, or None if it looks whole."""
+def find_truncation(path: Path, field: str) -> str | None:
+    """Return why the file is incomplete, as the end of a sentence, or None if it looks whole.
+
+    Raises:
+        UnreadableMedia: an MP4 of so many boxes that it can only be meant to take long.
+    """
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
         head = file.read(12)
         if head[4:8] in _OPENING_BOXES:
-            return _check_boxes(file, size_bytes)
+            return _check_boxes(file, size_bytes, field)
         if head[:4] in (b"RIFF", b"RIFX"):
             order = "<" if head[:4] == b"RIFF" else ">"
             return _check_riff(struct.unpack(f"{order}I", head[4:8].ljust(4))[0], size_bytes)
@@ -35,9 +42,15 @@ def find_truncation(path: Path) -> str | None:
     return None
 
 
-def _check_boxes(file: BinaryIO, size_bytes: int) -> str | None:
-    start, kinds = 0, set()
+def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
+    start, count, kinds = 0, 0, set()
     while start + 8 <= size_bytes:
+        count += 1
+        if count > _MOST_BOXES:
+            raise UnreadableMedia(
+                f"{field} is made of more than {_MOST_BOXES} boxes, the most allowed.",
+                field=field,
+            )
         length, kind = _read_box(file, start, size_bytes)
         if length < 8 or (start + length > size_bytes and kind not in _CONTENT_BOXES):
             break  # rubbish after the last box; players ignore it

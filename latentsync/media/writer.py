@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
@@ -106,9 +107,11 @@ class _Mp4:
             self._container = av.open(
                 f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}
             )
-        with _codec_errors("start the encoders"):
+        with ExitStack() as on_error, _codec_errors("start the encoders"):
+            on_error.callback(self._drop)
             self._video = _add_video(self._container, size, colour)
             self._audio = _add_audio(self._container, rate, layout)
+            on_error.pop_all()
         self._size = size
         self._to_yuv = ToYuv(colour)
         self._rate = rate
@@ -203,10 +206,13 @@ def _convert(sound: Sound, rate: int, layout: str) -> Iterator[Block]:
         return
     resampler = build_resampler(layout, rate)
     for block in sound.blocks:
-        for frame in resampler.resample(_to_frame(block, sound.sample_rate, sound.layout)):
-            yield to_block(frame)
-    for frame in resampler.resample(None):
-        yield to_block(frame)
+        yield from _resample(resampler, _to_frame(block, sound.sample_rate, sound.layout))
+    yield from _resample(resampler, None)
+
+
+def _resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[Block]:
+    with _codec_errors("convert the sound"):
+        return [to_block(converted) for converted in resampler.resample(frame)]
 
 
 def _exactly(blocks: Iterator[Block], num_samples: int, layout: str) -> Iterator[Block]:
@@ -225,16 +231,20 @@ def _exactly(blocks: Iterator[Block], num_samples: int, layout: str) -> Iterator
 
 def _aac_frames(blocks: Iterator[Block], rate: int, layout: str) -> Iterator[AudioFrame]:
     """Yield frames of 1,024 samples, the last one shorter, with rising timestamps."""
-    pending: list[Block] = []
+    pending: list[Block] = []  # fewer than 1,024 samples between two blocks
     num_pending, start = 0, 0
     for block in blocks:
         pending.append(block)
         num_pending += block.shape[1]
-        while num_pending >= _AAC_BLOCK:
-            joined = np.concatenate(pending, axis=1)
-            yield _to_frame(joined[:, :_AAC_BLOCK], rate, layout, start)
-            pending, num_pending = [joined[:, _AAC_BLOCK:]], num_pending - _AAC_BLOCK
-            start += _AAC_BLOCK
+        if num_pending < _AAC_BLOCK:
+            continue
+        joined = np.concatenate(pending, axis=1)
+        num_pending %= _AAC_BLOCK
+        whole = joined.shape[1] - num_pending
+        for offset in range(0, whole, _AAC_BLOCK):
+            packet = joined[:, offset : offset + _AAC_BLOCK]
+            yield _to_frame(packet, rate, layout, start + offset)
+        pending, start = [joined[:, whole:].copy()], start + whole
     if num_pending:
         yield _to_frame(np.concatenate(pending, axis=1), rate, layout, start)
 

@@ -4,12 +4,14 @@ import base64
 import os
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from threading import Event, Timer
 
 import pytest
 
 from latentsync import errors
+from latentsync.media.download import is_public
 from latentsync.media.fetch import fetch_media
 from latentsync.monitor import RunMonitor
 from latentsync.schema import InlineSource, MediaSource, PathSource, UrlSource
@@ -158,6 +160,37 @@ def test_addresses_that_are_not_public_are_forbidden(
         fetch(url(sender.url("file", host)), folder, settings)
     assert caught.value.status == 403
     assert len(sender.asked) == before
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("fec0::1", "feff::1"),  # site-local
+        *("64:ff9b:1::a9fe:a9fe", "64:ff9b:1::808:808"),  # NAT64 of one's own network
+        *("64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b::a00:1"),  # NAT64 of private ones
+        *("::a9fe:a9fe", "::7f00:1", "::808:808"),  # IPv4-compatible
+        *("::ffff:0:a9fe:a9fe", "::ffff:169.254.169.254"),  # IPv4-translated, IPv4-mapped
+        *("2002:a9fe:a9fe::1", "2001:0:808:808::5601:5601"),  # 6to4, Teredo
+        *("ff02::1", "ff0e::1", "224.0.0.1", "239.1.2.3"),  # multicast
+        *("::", "0.0.0.0", "::1", "127.0.0.1"),  # unspecified, loopback
+        *("4000::1", "5f00::1", "100::1", "240.0.0.1", "255.255.255.255"),  # reserved
+        *("2001:db8::1", "192.0.2.1", "192.0.0.192", "198.18.0.1"),  # for documents, protocols
+        *("fe80::1", "fc00::1", "169.254.169.254", "100.100.100.200", "10.0.0.1"),
+    ],
+)
+def test_an_address_is_not_public(address: str) -> None:
+    assert not is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:800::200e"),
+        *("::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"),
+    ],
+)
+def test_an_address_is_public(address: str) -> None:
+    assert is_public(ip_address(address))
 
 
 @pytest.mark.parametrize("target", ["127.0.0.1:{port}/file", "169.254.169.254/latest/meta-data"])

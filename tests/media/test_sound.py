@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
+from threading import Event
 
 import av
 import numpy as np
 import pytest
 
+from latentsync import errors
 from latentsync.media.probe import probe_audio
 from latentsync.media.sound import read_sound, read_waveform
+from latentsync.monitor import RunMonitor
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, tone
 
@@ -90,7 +95,7 @@ def test_a_recording_that_names_no_channels_is_read(
     info = probe_audio(path, settings, "audio")
     assert read_waveform(path, info).size == 16_000
     assert sum(block.shape[1] for block in read_sound(path, info).blocks) == 8000
-    assert info.num_channels == channels
+    assert av.AudioLayout(info.layout).nb_channels == channels
 
 
 def test_the_sound_of_a_video_file_is_read(tmp_path: Path, settings: Settings) -> None:
@@ -110,23 +115,105 @@ def test_the_sound_of_a_video_file_is_read(tmp_path: Path, settings: Settings) -
     assert waveform.size / 16_000 == pytest.approx(1, abs=0.065)
 
 
-def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path, settings: Settings) -> None:
-    path = tmp_path / "a.mkv"
+def make_stamped(
+    path: Path, starts_s: Iterable[float], length_s: float = 0.5, rate: int = 16_000
+) -> Path:
+    """Write a tone in packets of one length that are shown when they are told to be."""
+    samples = (tone(length_s, rate) * 32767).astype(np.int16)
+    starts_s = list(starts_s)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        for start_s in (0.0, 0.5, 2.0):
-            frame = av.AudioFrame.from_ndarray(
-                (tone(0.5, 16_000) * 32767).astype(np.int16), layout="mono"
-            )
-            frame.sample_rate, frame.pts = 16_000, round(start_s * 16_000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        stream = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for number, start_s in enumerate(starts_s):
+            packet = av.Packet(samples.tobytes())
+            packet.stream, packet.time_base = stream, Fraction(1, rate)
+            packet.pts, packet.dts = round(start_s * rate), number - len(starts_s)
+            packet.duration = samples.size
+            container.mux(packet)
+    return path
+
+
+def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path, settings: Settings) -> None:
+    path = make_stamped(tmp_path / "a.mkv", (0.0, 0.5, 2.0))
     info = probe_audio(path, settings, "audio")
     waveform = read_waveform(path, info)
     assert waveform.size == 2.5 * 16_000
     assert np.abs(waveform[17_000:31_000]).max() == 0
     assert np.abs(waveform[32_500:39_000]).max() > 0.4
     assert np.concatenate(list(read_sound(path, info).blocks), axis=1).shape == (1, 40_000)
+
+
+def test_a_long_hole_comes_in_small_pieces(tmp_path: Path, settings: Settings) -> None:
+    path = make_stamped(tmp_path / "a.mkv", (0.0, 500.0))
+    sizes = [b.shape[1] for b in read_sound(path, probe_audio(path, settings, "audio")).blocks]
+    assert sum(sizes) == 500.5 * 16_000
+    assert max(sizes) <= 16_000
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "nut"])
+def test_timestamps_that_jump_to_and_fro_are_too_long(
+    tmp_path: Path, settings: Settings, suffix: str
+) -> None:
+    """Each jump ahead is within the limit, all of them together are hours of silence."""
+    path = make_stamped(tmp_path / f"a.{suffix}", [0.0, 500.0] * 20, length_s=0.02, rate=8_000)
+    info = probe_audio(path, settings, "audio")
+    assert info.duration_s < 501
+    with pytest.raises(errors.MediaTooLong, match="longer than 600 s") as caught:
+        read_waveform(path, info)
+    assert caught.value.field == "audio"
+    sizes: list[int] = []
+    with pytest.raises(errors.MediaTooLong):
+        sizes.extend(block.shape[1] for block in read_sound(path, info).blocks)
+    assert 500 * 8_000 < sum(sizes) < 600.1 * 8_000
+
+
+def test_a_recording_of_just_the_longest_length_is_read(tmp_path: Path, settings: Settings) -> None:
+    path = make_sound(tmp_path / "a.mp3", tone(1.8, 44_100), 44_100, codec="libmp3lame")
+    length_s = probe_audio(path, settings, "audio").duration_s
+    exact = settings.model_copy(update={"max_duration_s": length_s})
+    info = probe_audio(path, exact, "audio")
+    assert read_waveform(path, info).size / 16_000 == pytest.approx(length_s, abs=0.01)
+    assert sum(block.shape[1] for block in read_sound(path, info).blocks) > 0
+
+
+def test_a_run_that_must_stop_stops_reading(tmp_path: Path, settings: Settings) -> None:
+    path = make_stamped(tmp_path / "a.mkv", (0.0, 300.0))
+    info = probe_audio(path, settings, "audio")
+    with pytest.raises(errors.DeadlineExceeded):
+        read_waveform(path, info, RunMonitor(deadline_s=0))
+    canceled = Event()
+    blocks = read_sound(path, info, RunMonitor(canceled=canceled)).blocks
+    next(blocks)
+    canceled.set()
+    with pytest.raises(errors.Canceled):
+        next(blocks)
+
+
+@pytest.mark.parametrize(
+    "wrong", [float("nan"), float("inf"), float("-inf"), 3e38, -3e38, 1e300, 1e7]
+)
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_samples_that_are_no_sound_are_refused(
+    tmp_path: Path, settings: Settings, wrong: float, rate: int
+) -> None:
+    path = tmp_path / "a.wav"
+    make_sound(path, tone(0.5, rate, 2), rate, codec="pcm_f64le", layout="stereo")
+    data = bytearray(path.read_bytes())
+    data[-8000:-7992] = np.float64(wrong).tobytes()
+    path.write_bytes(data)
+    info = probe_audio(path, settings, "audio_url")
+    with pytest.raises(errors.UnreadableMedia, match="audio_url holds samples") as caught:
+        read_waveform(path, info)
+    assert caught.value.field == "audio_url"
+    with pytest.raises(errors.UnreadableMedia):
+        list(read_sound(path, info).blocks)
+
+
+def test_a_float_recording_on_the_scale_of_integers_is_read(
+    tmp_path: Path, settings: Settings
+) -> None:
+    path = make_sound(tmp_path / "a.wav", tone(0.5, 16_000) * 32767, codec="pcm_f32le")
+    waveform = read_waveform(path, probe_audio(path, settings, "audio"))
+    assert np.abs(waveform).max() == pytest.approx(32767 / 2, rel=0.01)
 
 
 def test_a_change_of_rate_on_the_way_is_followed(tmp_path: Path, settings: Settings) -> None:

@@ -36,16 +36,3 @@ def test_the_last_frame_is_shown_for_its_whole_length() -> None:
 
 def test_a_missing_last_length_is_taken_from_the_others() -> None:
     assert timeline([0, 100, 200]).duration_s == pytest.approx(0.3)
-
-
-@pytest.mark.parametrize(
-    ("stamps", "is_variable"),
-    [
-        ([0, 33, 67, 100, 133, 167], False),
-        ([0, 40, 80, 120], False),
-        ([0, 40, 120, 160], True),
-        ([0, 40], False),
-    ],
-)
-def test_rounded_timestamps_are_not_a_variable_rate(stamps: list[int], is_variable: bool) -> None:
-    assert timeline(stamps).variable_fps is is_variable

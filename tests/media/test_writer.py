@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -7,11 +9,12 @@ from threading import Event
 import av
 import numpy as np
 import pytest
+from av.container import OutputContainer
 
 from latentsync import errors
 from latentsync.formats import Frame
 from latentsync.media.colour import Colour
-from latentsync.media.sound import Block, Sound
+from latentsync.media.sound import Block, Sound, to_block
 from latentsync.media.writer import write_video
 from latentsync.monitor import RunMonitor
 from tests.media.makers import numbered, read_number, tone
@@ -228,6 +231,55 @@ def test_a_codec_that_refuses_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(errors.CodecFailed, match="FFmpeg could not"):
         write(tmp_path / "o.mp4", iter([frame]), num_frames=1, size=huge)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_encoders_that_do_not_start_leave_no_file_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentsync.media import writer
+
+    def refuse(container: OutputContainer, rate: int, layout: str) -> None:
+        container.start_encoding()
+        assert len(os.listdir("/dev/fd")) == num_open + 1
+        container.add_stream("no such codec", rate=rate)
+
+    monkeypatch.setattr(writer, "_add_audio", refuse)
+    num_open = len(os.listdir("/dev/fd"))
+    with pytest.raises(ValueError, match="codec") as caught:
+        write(tmp_path / "o.mp4", flashes(1, 0), num_frames=1)
+    assert caught.value.__traceback__  # which keeps everything in it alive
+    assert len(os.listdir("/dev/fd")) == num_open
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_that_cannot_be_resampled_is_a_codec_failure(tmp_path: Path) -> None:
+    sound = Sound(iter([tone(1, 16_000)]), -1, "mono")
+    with pytest.raises(errors.CodecFailed, match="FFmpeg could not convert the sound"):
+        write(tmp_path / "o.mp4", flashes(25, 0), sound, num_frames=25)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_in_one_block_takes_no_longer_than_in_many(tmp_path: Path) -> None:
+    """Joining what is left after every packet would take half a minute."""
+    from latentsync.media import writer
+
+    whole = tone(200, 48_000)
+    started = time.process_time()
+    frames = writer._aac_frames(iter([whole]), 48_000, "mono")
+    assert sum(frame.samples for frame in frames) == whole.shape[1]
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("sizes", [[1], [1024], [1023, 1, 1], [5000], [3] * 1000, [700, 4096, 2]])
+def test_blocks_of_any_size_become_packets_in_order(sizes: list[int]) -> None:
+    from latentsync.media import writer
+
+    ramp = np.arange(2 * sum(sizes), dtype=np.float32).reshape(2, -1)
+    blocks = np.split(ramp, np.cumsum(sizes)[:-1], axis=1)
+    frames = list(writer._aac_frames(iter(blocks), 48_000, "stereo"))
+    assert {frame.samples for frame in frames[:-1]} <= {1024}
+    assert [frame.pts for frame in frames] == list(range(0, ramp.shape[1], 1024))
+    assert np.array_equal(np.concatenate([to_block(f) for f in frames], axis=1), ramp)
 
 
 def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
