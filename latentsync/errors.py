@@ -26,6 +26,9 @@
     ├── CodecFailed 500             FFmpeg refused to encode or to write
     ├── DiskFull 507                no room for the working files
     ├── EngineUnavailable 503       the engine asked for cannot run here
+    │   ├── CheckpointUnreadable    a weight file is missing, damaged or something else
+    │   └── CheckpointMismatch      a weight file is one of another network
+    ├── NotANumber 500              a network gave values that are not numbers
     ├── InternalError 500           a defect of this program; the log has the cause
     └── ServerError                 (client side) the server answered with an error
 
@@ -221,6 +224,19 @@ class DiskFull(LatentSyncError):
 class EngineUnavailable(LatentSyncError):
     code = "ENGINE_UNAVAILABLE"
     status = 503
+
+
+class CheckpointUnreadable(EngineUnavailable):
+    code = "CHECKPOINT_UNREADABLE"
+
+
+class CheckpointMismatch(EngineUnavailable):
+    code = "CHECKPOINT_MISMATCH"
+
+
+class NotANumber(LatentSyncError):
+    code = "NOT_A_NUMBER"
+    status = 500
 
 
 class InternalError(LatentSyncError):

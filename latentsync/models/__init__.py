@@ -1,0 +1,1 @@
+"""The networks of LatentSync: torch modules whose state-dict names are the published ones."""
