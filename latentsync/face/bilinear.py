@@ -1,0 +1,114 @@
+"""Reads a picture between its pixels, with float32's full precision.
+
+OpenCV's warps know 32 places between two pixels, which is up to three levels off on sharp faces.
+The operations here, their order and their precision are those of the crops that LatentSync was
+trained on: where a flat surface ends up a hair below a whole level, and is cut to the one below,
+it does so here too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import grid_sample, pad
+
+from latentsync.formats import Frame
+
+Size = tuple[int, int]  # height, width
+Window = tuple[slice, slice]  # rows, columns
+Affine = NDArray[np.floating[Any]]  # (2,3)
+_MARGIN = 2  # pixels around a window
+
+
+def invert(matrix: Affine) -> NDArray[np.float64]:
+    """Return the map back, float64 (2,3)."""
+    return np.asarray(cv2.invertAffineTransform(matrix.astype(np.float64)), np.float64)
+
+
+def window_of(matrix: Affine, source: Size, output: Size) -> Window:
+    """Return the part of ``output`` that ``source`` lands on, two pixels larger; may be empty.
+
+    Args:
+        matrix: (2,3), from pixels of the source to pixels of the output, counted by their middles.
+        source: height and width in pixels.
+        output: height and width in pixels.
+    """
+    height, width = source
+    ends = np.array([[-1, -1], [width, -1], [-1, height], [width, height]], np.float64)
+    corners = ends @ matrix[:, :2].T + matrix[:, 2]
+    limits = output[::-1]
+    low = np.clip(np.floor(corners.min(axis=0)) - _MARGIN, 0, limits).astype(int)
+    high = np.clip(np.ceil(corners.max(axis=0)) + _MARGIN + 1, 0, limits).astype(int)
+    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
+
+
+def to_planes(frame: Frame, window: Window) -> torch.Tensor:
+    """Return the frame's colours and a plane of ones, float32 (4,H,W), 0..255.
+
+    Only the values in ``window`` are set: what is never read costs nothing.
+    """
+    planes = torch.empty((4, *frame.shape[:2]))
+    part = planes[(slice(None), *window)].numpy()
+    for plane, color in zip(part, cv2.split(frame[window]), strict=False):
+        plane[:] = color
+    part[3] = 1
+    return planes
+
+
+def place_pixels(
+    matrix: Affine, source: Size, output: Size, window: Window | None = None
+) -> torch.Tensor:
+    """Return where the pixels of an output lie in a source.
+
+    Args:
+        matrix: (2,3), from pixels of the source to pixels of the output, counted by their middles.
+        source: height and width in pixels.
+        output: height and width in pixels.
+        window: rows and columns of the output that are wanted; all by default.
+
+    Returns:
+        float32 (1,h,w,2), x and y, -1 at the middle of the source's first pixel and 1 at that of
+        its last.
+    """
+    forward = pad(torch.as_tensor(matrix, dtype=torch.float32)[None], (0, 0, 0, 1))
+    forward[:, 2, 2] = 1
+    to_unit, from_unit = _to_unit(*output), torch.linalg.inv(_to_unit(*source))
+    backward = torch.linalg.inv(to_unit @ (forward @ from_unit))[:, :2]
+    rows, columns = window or (slice(None), slice(None))
+    x, y = _ticks(output[1])[columns], _ticks(output[0])[rows]
+    ends = torch.ones(1, len(y), len(x), 3)
+    ends[..., 0], ends[..., 1] = x, y[:, None]
+    places = ends.view(1, -1, 3).bmm(backward.transpose(1, 2))
+    return places.view(1, len(y), len(x), 2)
+
+
+def sample(planes: torch.Tensor, places: torch.Tensor, *, outside: float) -> torch.Tensor:
+    """Return the source's values at places between its pixels.
+
+    Args:
+        planes: float32 (channels + 1,H,W), the source; its last plane is ones.
+        places: float32 (1,h,w,2), from ``place_pixels``.
+        outside: value of every pixel beyond the source; it is mixed in at the edge.
+
+    Returns:
+        float32 (channels + 1,h,w): the values, and last how much of each the source covers, 0..1.
+    """
+    values = grid_sample(planes[None], places, align_corners=True)[0]
+    values[:-1] += (1 - values[-1]) * outside
+    return values
+
+
+def _to_unit(height: int, width: int) -> torch.Tensor:
+    """Return the (1,3,3) map from pixels to -1..1."""
+    matrix = torch.tensor([[[1.0, 0.0, -1.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]]])
+    matrix[0, 0, 0] = 2 / max(width - 1, 1)
+    matrix[0, 1, 1] = 2 / max(height - 1, 1)
+    return matrix
+
+
+def _ticks(count: int) -> torch.Tensor:
+    return torch.linspace(-1, 1, count)

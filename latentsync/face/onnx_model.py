@@ -1,0 +1,130 @@
+"""Opens a downloaded ONNX file on the processor or a CUDA device, or says what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from latentsync.errors import EngineUnavailable
+
+_FETCH_AGAIN = "Delete it and run `latentsync weights pull`."
+_PROVIDERS: dict[str, list[Any]] = {
+    "cpu": ["CPUExecutionProvider"],
+    # TF32 keeps ten bits of the mantissa: boxes would move by pixels.
+    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
+}
+
+
+def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.InferenceSession:
+    """Open the network in ``path``.
+
+    Args:
+        path: the ONNX file.
+        device: ``"cpu"`` or ``"cuda"``. CUDA needs the package ``onnxruntime-gpu`` in place of
+            ``onnxruntime``; it is never replaced silently by the processor.
+        num_threads: threads of the processor for one call.
+
+    Returns:
+        A session that may be run from several threads at the same time.
+
+    Raises:
+        EngineUnavailable: the device is unknown or not to be had, or the file is missing, a web
+            page, cut off or otherwise not a network; the message names the file and the remedy.
+    """
+    providers = _providers(device)
+    _check_content(path)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # the sizes noted in the published files are wrong, on purpose
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's errors share no narrower base
+        raise EngineUnavailable(
+            f"{path.name} ({path.stat().st_size} bytes) is not a complete ONNX network. "
+            f"{_FETCH_AGAIN}"
+        ) from error
+    _check_provider(session, device)
+    return session
+
+
+def check_signature(
+    session: ort.InferenceSession, name: str, *, input_shape: tuple[int | None, ...], outputs: int
+) -> str:
+    """Return the name of the network's only input after checking that it is the network meant.
+
+    Args:
+        session: the network.
+        name: of the file, for the message.
+        input_shape: what its input must be; None stands for any number.
+        outputs: how many outputs it must have.
+
+    Raises:
+        EngineUnavailable: it is another network.
+    """
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(session.get_outputs()) != outputs:
+        found = f"{len(inputs)} inputs and {len(session.get_outputs())} outputs"
+        wanted = f"1 and {outputs} are needed"
+    elif not _fits(inputs[0].shape, input_shape):
+        found = f"an input of shape {_shape(inputs[0].shape)}"
+        wanted = f"{_shape(input_shape)} is needed"
+    else:
+        return str(inputs[0].name)
+    raise EngineUnavailable(f"{name} holds another network: {found}, {wanted}. {_FETCH_AGAIN}")
+
+
+def _providers(device: str) -> list[Any]:
+    if device not in _PROVIDERS:
+        raise EngineUnavailable(f"{device!r} is no device for ONNX networks; allowed: cpu, cuda.")
+    if device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise EngineUnavailable(
+            "The installed onnxruntime has no CUDA provider. Install onnxruntime-gpu in its "
+            "place, or run the face networks on the cpu."
+        )
+    return _PROVIDERS[device]
+
+
+def _check_content(path: Path) -> None:
+    """Raise if the file is missing or plainly something else."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(64).lstrip().lower()
+    except OSError as error:
+        raise EngineUnavailable(
+            f"{path.name} cannot be read ({error.strerror}). Run `latentsync weights pull`."
+        ) from error
+    if not beginning:
+        raise EngineUnavailable(f"{path.name} is empty. {_FETCH_AGAIN}")
+    if beginning.startswith((b"<", b"\xef\xbb\xbf<")):
+        raise EngineUnavailable(
+            f"{path.name} is a web page, not an ONNX network: the server it came from answered "
+            f"with a page. {_FETCH_AGAIN}"
+        )
+    if beginning.startswith(b"version https://git-lfs"):
+        raise EngineUnavailable(
+            f"{path.name} is a Git LFS pointer, not the ONNX network itself. {_FETCH_AGAIN}"
+        )
+
+
+def _check_provider(session: ort.InferenceSession, device: str) -> None:
+    """Raise if onnxruntime went to the processor by itself because CUDA did not start."""
+    if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise EngineUnavailable(
+            "onnxruntime could not start CUDA; its log says why (most often a missing cuDNN). "
+            "Mend that, or run the face networks on the cpu."
+        )
+
+
+def _fits(shape: list[int | str | None], wanted: tuple[int | None, ...]) -> bool:
+    """Compare fixed sizes; sizes that the network leaves open are names or None."""
+    return len(shape) == len(wanted) and all(
+        want is None or not isinstance(side, int) or side == want
+        for side, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _shape(sides: list[int | str | None] | tuple[int | None, ...]) -> str:
+    return "x".join(str(side) if isinstance(side, int) else "?" for side in sides)

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from latentsync.face.alignment import FaceAligner, crop_size
+from latentsync.face.bilinear import invert, place_pixels, sample, window_of
+from latentsync.face.crop import cut_face
+from latentsync.face.mask import to_pixel_values
+from latentsync.face.restore import restore_face, seam_mask
+from tests.face.pictures import astronaut, blank
+from tests.face.test_crop import CASES, recorded
+
+POINTS = np.array([[104.0, 92.0], [152.0, 95.0], [127.0, 122.0]])  # of the portrait, roughly
+
+
+def generated_face(steps):
+    face = steps["generated"]
+    return face.astype(np.float32) / 1000 if face.dtype == np.int16 else face
+
+
+@pytest.mark.parametrize(("folder", "number"), CASES)
+def test_frames_equal_the_recorded_ones(folder, number):
+    steps = recorded(folder, number)
+    restored = restore_face(steps["image"], generated_face(steps), steps["M"])
+    levels = np.abs(restored.astype(int) - steps["restored"])
+    assert levels.max() <= 1
+    assert (levels > 0).mean() < 0.002
+
+
+@pytest.mark.parametrize(("folder", "number"), CASES)
+def test_the_seam_of_the_region_is_the_recorded_one_of_the_whole_frame(folder, number):
+    steps = recorded(folder, number)
+    frame, source = steps["image"].shape[:2], crop_size(int(steps["res"]))[::-1]
+    matrix = invert(steps["M"])
+    window = window_of(matrix, source, frame)
+    places = place_pixels(matrix, source, frame, window)
+    covered = sample(_ones(source), places, outside=0.0)[-1].numpy()
+    mask = seam_mask(covered)
+    assert mask.area == pytest.approx(float(steps["mask_area"]), abs=0.05)
+    assert 2 * mask.width + 1 == steps["blur_size"]
+    for found, wanted in ((mask.coverage, "eroded"), (mask.soft, "soft_mask")):
+        whole = np.zeros(frame, np.float32)
+        whole[window] = found
+        np.testing.assert_allclose(whole, steps[wanted], atol=1e-3)
+
+
+def test_only_the_region_is_touched():
+    frame = blank(1080, 1920)
+    matrix = np.array([[0.9, 0.05, -700], [-0.05, 0.9, -300]], np.float32)
+    rows, columns = window_of(invert(matrix), crop_size(256)[::-1], (1080, 1920))
+    restored = restore_face(frame, np.ones((3, 256, 256), np.float32), matrix)
+    assert (restored != frame).any()
+    restored[rows, columns] = frame[rows, columns]
+    np.testing.assert_array_equal(restored, frame)
+    assert np.all(frame == 90)
+
+
+def test_a_face_that_was_not_changed_comes_back():
+    frame = astronaut()
+    matrix = FaceAligner(256).align(POINTS)
+    face = to_pixel_values(cut_face(frame, matrix, 256)[None])[0]
+    restored = restore_face(frame, face, matrix)
+    levels = np.abs(restored.astype(int) - frame)
+    assert levels.mean() < 1.0
+    assert np.percentile(levels, 99) < 8
+
+
+@pytest.mark.parametrize("shift", [4000, -4000])
+def test_a_crop_outside_the_frame_changes_nothing(shift):
+    frame = astronaut()
+    matrix = np.array([[1, 0, shift], [0, 1, 0]], np.float32)
+    restored = restore_face(frame, np.ones((3, 64, 64), np.float32), matrix)
+    np.testing.assert_array_equal(restored, frame)
+    assert restored is not frame
+
+
+def test_a_crop_larger_than_the_frame_fills_it_to_the_edges():
+    frame = np.zeros((20, 24, 3), np.uint8)
+    matrix = np.array([[4, 0, 50], [0, 4, 90]], np.float32)
+    restored = restore_face(frame, np.ones((3, 256, 256), np.float32), matrix)
+    assert np.all(restored >= 254)
+
+
+@pytest.mark.parametrize("value", [-5.0, 5.0])
+def test_values_beyond_the_range_are_clipped(value):
+    matrix = FaceAligner(128).align(POINTS)
+    restored = restore_face(astronaut(), np.full((3, 128, 128), value, np.float32), matrix)
+    assert restored[125, 128].tolist() == [0 if value < 0 else 255] * 3
+
+
+def test_the_white_beyond_the_crop_hardly_shows_in_the_seam():
+    frame, face = blank(256, 256, level=0), np.full((3, 128, 128), -1, np.float32)
+    assert restore_face(frame, face, FaceAligner(128).align(POINTS)).max() <= 8
+
+
+def test_the_seam_is_soft():
+    covered = np.zeros((300, 300), np.float32)
+    covered[50:250, 50:250] = 1
+    mask = seam_mask(covered)
+    assert mask.width == 9
+    row = mask.soft[150]
+    assert row[150] == 1
+    assert np.all(np.diff(row[50:80]) >= 0)
+    assert 0 < row[60] < 1
+    assert row[:50].max() == 0
+
+
+def _ones(size):
+    return torch.ones(2, *size)
