@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,6 @@ from dataclasses import dataclass
 from threading import Event
 
 from latentsync.errors import Canceled, DeadlineExceeded
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
