@@ -77,13 +77,13 @@ def place_pixels(
     forward = pad(torch.as_tensor(matrix, dtype=torch.float32)[None], (0, 0, 0, 1))
     forward[:, 2, 2] = 1
     to_unit, from_unit = _to_unit(*output), torch.linalg.inv(_to_unit(*source))
-    backward = torch.linalg.inv(to_unit @ (forward @ from_unit))[:, :2]
+    backward = torch.linalg.inv(to_unit @ (forward @ from_unit))[0, :2]
     rows, columns = window or (slice(None), slice(None))
     x, y = _ticks(output[1])[columns], _ticks(output[0])[rows]
-    ends = torch.ones(1, len(y), len(x), 3)
-    ends[..., 0], ends[..., 1] = x, y[:, None]
-    places = ends.view(1, -1, 3).bmm(backward.transpose(1, 2))
-    return places.view(1, len(y), len(x), 2)
+    places = torch.empty(2, len(y), len(x))
+    for place, (a, b, c) in zip(places, backward, strict=True):
+        torch.addcmul(x * a, y[:, None], b, out=place).add_(c)
+    return places.permute(1, 2, 0)[None]
 
 
 def sample(planes: torch.Tensor, places: torch.Tensor, *, outside: float) -> torch.Tensor:
