@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,8 +28,31 @@ def read_config(name: str, form: type[Form]) -> Form:
     """
     path = find_packaged(f"configs/{name}.yaml")
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(form), OmegaConf.load(path))
-        return cast(Form, OmegaConf.to_object(merged))
+        values = OmegaConf.load(path)
     except (OmegaConfBaseException, YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise EngineUnavailable(f"configs/{name}.yaml does not fit: {reason}") from error
+        raise _misfit(f"configs/{name}.yaml", error) from error
+    return to_config(cast(Mapping[str, Any], values), form, f"configs/{name}.yaml")
+
+
+def to_config(values: Mapping[str, Any], form: type[Form], name: str) -> Form:
+    """Return ``values`` as an instance of ``form``, by the rules of :func:`read_config`.
+
+    Args:
+        values: names and values.
+        form: a frozen dataclass.
+        name: what the values are called in messages.
+
+    Raises:
+        EngineUnavailable: they do not fit; the message names the key.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(form), values)
+        return cast(Form, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise _misfit(name, error) from error
+
+
+def _misfit(name: str, error: Exception) -> EngineUnavailable:
+    key = getattr(error, "full_key", None)
+    at = f" at {key}" if key else ""
+    return EngineUnavailable(f"{name} does not fit{at}: {str(error).splitlines()[0]}")

@@ -26,9 +26,9 @@
     ├── CodecFailed 500             FFmpeg refused to encode or to write
     ├── DiskFull 507                no room for the working files
     ├── EngineUnavailable 503       the engine asked for cannot run here
-    │   ├── CheckpointUnreadable    a weight file is missing, damaged or something else
-    │   └── CheckpointMismatch      a weight file is one of another network
-    ├── NotANumber 500              a network gave values that are not numbers
+    │   ├── CheckpointUnusable      a file of weights is missing, damaged or something else
+    │   └── CheckpointMismatch      a file of weights is one of another network
+    ├── NumericalFailure 500        a network's values are no longer numbers
     ├── InternalError 500           a defect of this program; the log has the cause
     └── ServerError                 (client side) the server answered with an error
 
@@ -226,16 +226,16 @@ class EngineUnavailable(LatentSyncError):
     status = 503
 
 
-class CheckpointUnreadable(EngineUnavailable):
-    code = "CHECKPOINT_UNREADABLE"
+class CheckpointUnusable(EngineUnavailable):
+    code = "CHECKPOINT_UNUSABLE"
 
 
 class CheckpointMismatch(EngineUnavailable):
     code = "CHECKPOINT_MISMATCH"
 
 
-class NotANumber(LatentSyncError):
-    code = "NOT_A_NUMBER"
+class NumericalFailure(LatentSyncError):
+    code = "NUMERICAL_FAILURE"
     status = 500
 
 

@@ -1,8 +1,6 @@
-"""Stand-in weights that every machine makes alike, so that numbers can be compared.
+"""Stand-in weights that anybody can make again: the rule behind the golden arrays.
 
-One tensor's values follow from its name, its shape and a salt: standard normal numbers of PCG64
-seeded with the CRC-32 of salt + name, scaled by the square root of what one output sums up; gains
-of norms lie around one; position tables are what they are in the real model.
+Every tensor depends on its name, its shape and a salt alone, so no file of weights is needed.
 """
 
 from __future__ import annotations
@@ -14,35 +12,43 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Floats = NDArray[np.float32]
+Shape = Sequence[int]
 
 
-def make_state(shapes: Mapping[str, Sequence[int]], salt: str = "") -> dict[str, Array]:
-    """Return the values of every tensor of a manifest (name -> shape)."""
-    return {name: make_tensor(name, tuple(shape), salt) for name, shape in shapes.items()}
+def make_weights(manifest: Mapping[str, Shape], salt: str = "") -> dict[str, Floats]:
+    """Return a float32 array for every name and shape of ``manifest``."""
+    return {name: make_array(name, tuple(shape), salt) for name, shape in manifest.items()}
 
 
-def make_tensor(name: str, shape: tuple[int, ...], salt: str = "") -> Array:
-    """Return the float32 values of one tensor."""
+def make_array(name: str, shape: tuple[int, ...], salt: str = "") -> Floats:
+    """Return the array of one name: a table of sinusoids, or noise scaled by what it is used for.
+
+    Kernels and matrices have a variance of one over the values that enter an output, gains of norms
+    lie around one, all else around zero.
+    """
     if name.endswith(".pe"):
-        return _interleaved_table(shape[1], shape[2])[None]
+        return _interleaved_table(*shape[1:])[None]
     if name == "encoder.positional_embedding":
-        return _split_table(*shape)
-    seed = zlib.crc32((salt + name).encode())
-    values = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, dtype=np.float32)
-    if len(shape) >= 2:
-        return values * np.float32(1 / math.sqrt(math.prod(shape[1:])))
-    around = np.float32(1 if name.endswith(".weight") else 0)
-    return around + np.float32(0.1) * values
+        return _halved_table(*shape)
+    seed = zlib.crc32(f"{salt}{name}".encode())
+    noise = np.random.Generator(np.random.PCG64(seed)).standard_normal(shape, np.float32)
+    if len(shape) > 1:
+        return noise * np.float32(1 / math.sqrt(math.prod(shape[1:])))
+    tenth = np.float32(0.1) * noise
+    return tenth + np.float32(1) if name.endswith(".weight") else tenth
 
 
-def _interleaved_table(length: int, dim: int) -> Array:
-    rates = np.exp(np.arange(0, dim, 2) * (-math.log(10_000) / dim))
-    angles = np.arange(length)[:, None] * rates
-    return np.stack((np.sin(angles), np.cos(angles)), axis=-1).reshape(length, dim).astype("f4")
+def _interleaved_table(length: int, channels: int) -> Floats:
+    """Return (length, channels): sines in even channels, cosines in odd ones."""
+    frequencies = np.exp(-math.log(10000) / channels * np.arange(0, channels, 2, np.float64))
+    angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
+    return np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(length, -1).astype(np.float32)
 
 
-def _split_table(length: int, dim: int) -> Array:
-    rates = np.exp(np.arange(dim // 2) * (-math.log(10_000) / (dim // 2 - 1)))
-    angles = np.arange(length)[:, None] * rates
-    return np.concatenate((np.sin(angles), np.cos(angles)), axis=1).astype("f4")
+def _halved_table(length: int, channels: int) -> Floats:
+    """Return (length, channels): sines in the first half, cosines in the second."""
+    half = channels // 2
+    frequencies = np.exp(-math.log(10000) / (half - 1) * np.arange(half, dtype=np.float64))
+    angles = np.arange(length, dtype=np.float64)[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -1,1 +1,1 @@
-"""The networks of LatentSync: torch modules whose state-dict names are the published ones."""
+"""The networks of LatentSync: tensors in, tensors out. Importing any of them loads torch."""

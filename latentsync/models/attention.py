@@ -1,118 +1,185 @@
-"""Attention over tokens (N, length, channels), and the transformer that works on one frame."""
+"""Attention over tokens, the feed-forward part, and the spatial transformer of a picture."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from latentsync.models.norms import FoldedGroupNorm
+from latentsync.models.frames import FrameGroupNorm, channels_first, channels_last, to_tokens
 
-TRANSFORMER_NORM_EPS = 1e-6
+MAX_SEQUENCES = 65535  # largest grid of the CUDA kernels behind scaled_dot_product_attention
+
+KeysValues = tuple[Tensor, Tensor]  # each (sequences, heads, length, head width)
+
+
+@dataclass(frozen=True)
+class AudioContext:
+    """What the spatial transformers need of the audio, the same in all steps of a window.
+
+    Attributes:
+        keys_values: of every spatial transformer, in the order of the network.
+        num_silent: leading folded frames whose audio is zeros (the unconditional part); keys_values
+            hold the frames after them.
+    """
+
+    keys_values: tuple[KeysValues, ...]
+    num_silent: int = 0
 
 
 class Attention(nn.Module):
-    """Multi-head scaled dot-product attention; queries, keys and values have no bias.
+    """Multi-head attention; queries, keys and values have no bias.
 
     Args:
-        query_dim: width of the tokens.
-        num_heads: number of heads; the width of a head is ``query_dim / num_heads``.
-        context_dim: width of what is attended to, by default the tokens themselves.
+        channels: width of the tokens.
+        heads: number of heads.
+        head_width: width of each.
+        context_channels: width of the tokens that keys and values come from.
     """
 
-    def __init__(self, query_dim: int, num_heads: int, context_dim: int | None = None) -> None:
+    def __init__(
+        self, channels: int, heads: int, head_width: int, context_channels: int | None = None
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.to_q = nn.Linear(query_dim, query_dim, bias=False)
-        self.to_k = nn.Linear(context_dim or query_dim, query_dim, bias=False)
-        self.to_v = nn.Linear(context_dim or query_dim, query_dim, bias=False)
-        self.to_out = nn.ModuleList([nn.Linear(query_dim, query_dim)])
+        inner = heads * head_width
+        self.heads = heads
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(context_channels or channels, inner, bias=False)
+        self.to_v = nn.Linear(context_channels or channels, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, channels))
 
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return (N, length, query_dim); ``context`` is (N, other length, context_dim)."""
-        context = tokens if context is None else context
-        query, key, value = (
-            self._split_heads(projected)
-            for projected in (self.to_q(tokens), self.to_k(context), self.to_v(context))
-        )
-        attended = F.scaled_dot_product_attention(query, key, value)  # N, heads, length, width
-        joined: Tensor = self.to_out[0](attended.transpose(1, 2).flatten(2))
-        return joined
+    def project(self, context: Tensor) -> KeysValues:
+        """Return keys and values of ``context`` (sequences, length, context_channels)."""
+        return self._split(self.to_k(context)), self._split(self.to_v(context))
 
-    def _split_heads(self, projected: Tensor) -> Tensor:
-        heads: Tensor = projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        return heads
+    def forward(self, tokens: Tensor, keys_values: KeysValues | None = None) -> Tensor:
+        """Attend from ``tokens`` (sequences, length, channels) to ``keys_values`` or themselves."""
+        keys, values = self.project(tokens) if keys_values is None else keys_values
+        attended = attend(self._split(self.to_q(tokens)), keys, values)
+        hidden: Tensor = self.to_out(attended.transpose(1, 2).flatten(2))
+        return hidden
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        sequences, length, inner = tokens.shape
+        return tokens.view(sequences, length, self.heads, inner // self.heads).transpose(1, 2)
 
 
-class GEGLU(nn.Module):
-    """Linear layer whose second half of outputs gates the first through an exact GELU."""
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Return the scaled dot-product attention of (sequences, heads, length, width) tensors."""
+    if queries.shape[0] <= MAX_SEQUENCES:
+        return F.scaled_dot_product_attention(queries, keys, values)
+    half = queries.shape[0] // 2
+    return torch.cat(
+        [
+            attend(queries[:half], keys[:half], values[:half]),
+            attend(queries[half:], keys[half:], values[half:]),
+        ]
+    )
 
-    def __init__(self, dim: int, inner_dim: int) -> None:
+
+class GatedProjection(nn.Module):
+    """A linear layer to twice the width; one half passes the other through exact GELU."""
+
+    def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 2 * inner_dim)
+        self.proj = nn.Linear(channels, 2 * inner)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Map (..., channels) to (..., inner)."""
         value, gate = self.proj(tokens).chunk(2, dim=-1)
-        gated: Tensor = value * F.gelu(gate)
-        return gated
+        return F.gelu(gate).mul_(value)
 
 
 class FeedForward(nn.Module):
-    """GEGLU and a linear layer. The empty slot stands where the published names count a dropout."""
+    """Gated projection to four times the width and back."""
 
-    def __init__(self, dim: int, mult: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(GEGLU(dim, mult * dim), nn.Identity(), nn.Linear(mult * dim, dim))
+        # The middle entry was dropout in training; the checkpoints count it.
+        self.net = nn.Sequential(
+            GatedProjection(channels, 4 * channels),
+            nn.Identity(),
+            nn.Linear(4 * channels, channels),
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        result: Tensor = self.net(tokens)
-        return result
+        """Map (..., channels) to the same shape."""
+        hidden: Tensor = self.net(tokens)
+        return hidden
 
 
-class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the audio, feed-forward; each added to its input."""
+class TokenConv2d(nn.Conv2d):
+    """A 1x1 convolution, stored as one and run as a linear layer over tokens."""
 
-    def __init__(self, dim: int, num_heads: int, audio_dim: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (N, H*W, in_channels) to (N, H*W, out_channels)."""
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention within a frame, attention to the frame's audio, feed-forward."""
+
+    def __init__(self, channels: int, heads: int, audio_channels: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn1 = Attention(dim, num_heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.attn2 = Attention(dim, num_heads, audio_dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.ff = FeedForward(dim)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads, channels // heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, channels // heads, audio_channels)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
 
-    def forward(self, tokens: Tensor, audio: Tensor) -> Tensor:
-        tokens = tokens + self.attn1(self.norm1(tokens))
-        tokens = tokens + self.attn2(self.norm2(tokens), audio)
-        result: Tensor = tokens + self.ff(self.norm3(tokens))
-        return result
+    def forward(self, tokens: Tensor, keys_values: KeysValues, num_silent: int) -> Tensor:
+        """Change ``tokens`` (B*F, H*W, channels) in place.
+
+        Args:
+            tokens: the pictures.
+            keys_values: of the audio of the frames after the first ``num_silent``.
+            num_silent: frames whose audio is zeros.
+        """
+        tokens += self.attn1(self.norm1(tokens))
+        self._listen(tokens[num_silent:], tokens[:num_silent], keys_values)
+        tokens += self.ff(self.norm3(tokens))
+        return tokens
+
+    def _listen(self, hearing: Tensor, silent: Tensor, keys_values: KeysValues) -> None:
+        # Zeros as audio give zeros as values (there is no bias), so only the output's bias is left.
+        silent += cast(Tensor, self.attn2.to_out[0].bias)
+        if len(hearing):
+            hearing += self.attn2(self.norm2(hearing), keys_values)
 
 
-class Transformer3DModel(nn.Module):
-    """The spatial transformer: each frame alone, its pixels as tokens, its own audio."""
+class SpatialTransformer(nn.Module):
+    """A transformer over the pixels of each frame, added to its input.
 
-    def __init__(self, dim: int, num_heads: int, audio_dim: int, num_groups: int) -> None:
+    Args:
+        channels: channels of the pictures.
+        heads: attention heads.
+        audio_channels: width of the audio features.
+        groups: groups of the norm, which is taken per frame.
+    """
+
+    def __init__(self, channels: int, heads: int, audio_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = FoldedGroupNorm(num_groups, dim, eps=TRANSFORMER_NORM_EPS)
-        self.proj_in = nn.Conv2d(dim, dim, 1)
-        self.transformer_blocks = nn.ModuleList([BasicTransformerBlock(dim, num_heads, audio_dim)])
-        self.proj_out = nn.Conv2d(dim, dim, 1)
+        self.audio_index = 0  # place in AudioContext.keys_values; the network numbers its parts
+        self.norm = FrameGroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = TokenConv2d(channels, channels)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, audio_channels)])
+        self.proj_out = TokenConv2d(channels, channels)
 
-    def forward(self, hidden_states: Tensor, audio: Tensor) -> Tensor:
-        """Return (B*F, C, H, W); ``audio`` is (B*F, 50, audio_dim)."""
-        size = hidden_states.shape[-2:]
-        tokens = to_tokens(self.proj_in(self.norm(hidden_states)))  # B*F, H*W, C
-        for block in self.transformer_blocks:
-            tokens = block(tokens, audio)
-        result: Tensor = self.proj_out(to_image(tokens, size)) + hidden_states
-        return result
+    def encode_audio(self, audio: Tensor) -> KeysValues:
+        """Return keys and values of audio features (frames, 50, audio_channels)."""
+        return cast(TransformerBlock, self.transformer_blocks[0]).attn2.project(audio)
 
-
-def to_tokens(image: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H*W, C); no copy when the channels lie last in memory."""
-    return image.flatten(2).transpose(1, 2)
-
-
-def to_image(tokens: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(N, H*W, C) -> (N, C, H, W), channels last in memory; no copy."""
-    image: Tensor = tokens.transpose(1, 2).unflatten(2, size)
-    return image
+    def forward(self, hidden: Tensor, audio: AudioContext) -> Tensor:
+        """Map (B*F, C, H, W) to a new tensor of the same shape."""
+        tokens = self.proj_in(to_tokens(self.norm(hidden)))  # (B*F, H*W, C)
+        keys_values = audio.keys_values[self.audio_index]
+        tokens = self.transformer_blocks[0](tokens, keys_values, audio.num_silent)
+        pixels = self.proj_out(tokens).view(channels_last(hidden).shape)
+        return channels_first(pixels).add_(hidden)

@@ -1,165 +1,167 @@
-"""The levels of the UNet: on the way down, in the middle, on the way up.
-
-In a level every layer is resnet -> spatial transformer (levels that have one) -> motion module.
-"""
+"""The levels of the UNet: resnet, spatial transformer and motion module in their order."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from latentsync.models.attention import Transformer3DModel
-from latentsync.models.config import UNetConfig
-from latentsync.models.motion_module import VanillaTemporalModule
-from latentsync.models.resnet import Downsample3D, ResnetBlock3D, Upsample3D
+from latentsync.models.attention import AudioContext, SpatialTransformer
+from latentsync.models.config import CROSS_ATTENTION_BLOCKS, UNetConfig
+from latentsync.models.motion_module import MotionModule
+from latentsync.models.resnet import Downsample, ResnetBlock, Upsample
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """What every level is given beside its pictures.
+
+    Attributes:
+        temb: activated features of the timestep, (1, channels).
+        audio: keys and values for the spatial transformers.
+        num_frames: frames F of a window.
+    """
+
+    temb: Tensor
+    audio: AudioContext
+    num_frames: int
 
 
 class LayeredBlock(nn.Module):
-    """Layers of one level; without transformers or motion modules those steps fall away.
+    """Layers of one level; lists of transformers and motion modules may be empty."""
+
+    resnets: nn.ModuleList
+    attentions: nn.ModuleList
+    motion_modules: nn.ModuleList
+
+    def run_layer(self, index: int, hidden: Tensor, inputs: BlockInputs) -> Tensor:
+        """Map (B*F, C, H, W) through the layer ``index`` to a new tensor."""
+        hidden = self.resnets[index](hidden, inputs.temb, inputs.num_frames)
+        if self.attentions:
+            hidden = self.attentions[index](hidden, inputs.audio)
+        if self.motion_modules:
+            hidden = self.motion_modules[index](hidden, inputs.num_frames)
+        return hidden
+
+
+class DownBlock(LayeredBlock):
+    """One level of the way down.
 
     Args:
-        config: sizes of the whole network.
-        in_widths: channels that enter each resnet.
-        width: channels of this level.
-        attention: give every layer a spatial transformer.
-        motion: give every layer a motion module.
+        config: the network.
+        level: 0 is the finest.
     """
 
-    def __init__(
-        self,
-        config: UNetConfig,
-        in_widths: list[int],
-        width: int,
-        *,
-        attention: bool,
-        motion: bool,
-    ) -> None:
+    def __init__(self, config: UNetConfig, level: int) -> None:
         super().__init__()
-        time_dim = 4 * config.block_out_channels[0]
-        groups, eps = config.norm_num_groups, config.norm_eps
+        channels = config.block_out_channels
+        out, count = channels[level], config.layers_per_block
+        first = channels[max(level - 1, 0)]
         self.resnets = nn.ModuleList(
-            ResnetBlock3D(in_width, width, time_dim, groups, eps) for in_width in in_widths
+            _build_resnet(config, first if index == 0 else out, out) for index in range(count)
         )
-        if attention:
-            self.attentions = nn.ModuleList(
-                Transformer3DModel(width, config.num_heads, config.cross_attention_dim, groups)
-                for _ in in_widths
-            )
-        if motion:
-            self.motion_modules = nn.ModuleList(
-                VanillaTemporalModule(width, config.motion_num_heads, config.max_frames)
-                for _ in in_widths
-            )
+        with_audio = config.down_block_types[level] in CROSS_ATTENTION_BLOCKS
+        self.attentions = _build_transformers(config, out, count if with_audio else 0)
+        with_motion = config.has_motion(level) and not config.motion_module_decoder_only
+        self.motion_modules = _build_motion(config, out, count if with_motion else 0)
+        is_last = level == len(channels) - 1
+        self.downsamplers = nn.ModuleList([] if is_last else [Downsample(out)])
 
-    def layer(
-        self, index: int, hidden_states: Tensor, temb: Tensor, audio: Tensor, num_frames: int
-    ) -> Tensor:
-        """Run one layer on (B*F, C, H, W)."""
-        hidden_states = self.resnets[index](hidden_states, temb, num_frames)
-        if hasattr(self, "attentions"):
-            hidden_states = self.attentions[index](hidden_states, audio)
-        if hasattr(self, "motion_modules"):
-            hidden_states = self.motion_modules[index](hidden_states, num_frames)
-        return hidden_states
-
-
-class DownBlock3D(LayeredBlock):
-    """A level on the way down; keeps what the way up will need."""
-
-    def __init__(
-        self, config: UNetConfig, in_width: int, width: int, *, attention: bool, downsample: bool
-    ) -> None:
-        in_widths = [in_width, *[width] * (config.layers_per_block - 1)]
-        motion = config.use_motion_module and not config.motion_module_decoder_only
-        super().__init__(config, in_widths, width, attention=attention, motion=motion)
-        if downsample:
-            self.downsamplers = nn.ModuleList([Downsample3D(width)])
-
-    def forward(
-        self, hidden_states: Tensor, temb: Tensor, audio: Tensor, num_frames: int
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return the result and the skips in the order in which they were made."""
-        skips = []
+    def forward(self, hidden: Tensor, inputs: BlockInputs) -> Iterator[Tensor]:
+        """Yield the skip connections of this level; the last one is its output."""
         for index in range(len(self.resnets)):
-            hidden_states = self.layer(index, hidden_states, temb, audio, num_frames)
-            skips.append(hidden_states)
-        if hasattr(self, "downsamplers"):
-            hidden_states = self.downsamplers[0](hidden_states)
-            skips.append(hidden_states)
-        return hidden_states, skips
+            hidden = self.run_layer(index, hidden, inputs)
+            yield hidden
+        for downsample in self.downsamplers:
+            yield downsample(hidden)
 
 
-class MidBlock3D(nn.Module):
-    """Resnet, transformer, resnet at the smallest size; no motion module."""
+class MidBlock(nn.Module):
+    """The coarsest level: a spatial transformer between two resnets."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        width, time_dim = config.block_out_channels[-1], 4 * config.block_out_channels[0]
-        groups, eps = config.norm_num_groups, config.norm_eps
+        channels = config.block_out_channels[-1]
+        self.resnets = nn.ModuleList(_build_resnet(config, channels, channels) for _ in range(2))
+        self.attentions = _build_transformers(config, channels, 1)
+        with_motion = config.use_motion_module and config.motion_module_mid_block
+        self.motion_modules = _build_motion(config, channels, 1 if with_motion else 0)
+
+    def forward(self, hidden: Tensor, inputs: BlockInputs) -> Tensor:
+        """Map (B*F, C, H, W) to the same shape."""
+        hidden = self.resnets[0](hidden, inputs.temb, inputs.num_frames)
+        hidden = self.attentions[0](hidden, inputs.audio)
+        for motion_module in self.motion_modules:
+            hidden = motion_module(hidden, inputs.num_frames)
+        settled: Tensor = self.resnets[1](hidden, inputs.temb, inputs.num_frames)
+        return settled
+
+
+class UpBlock(LayeredBlock):
+    """One level of the way up; each layer also sees a skip connection.
+
+    Args:
+        config: the network.
+        level: 0 is the finest.
+    """
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        channels = config.block_out_channels
+        out, count = channels[level], config.layers_per_block + 1
         self.resnets = nn.ModuleList(
-            ResnetBlock3D(width, width, time_dim, groups, eps) for _ in range(2)
+            _build_resnet(config, width, out) for width in _up_widths(config, level)
         )
-        self.attentions = nn.ModuleList(
-            [Transformer3DModel(width, config.num_heads, config.cross_attention_dim, groups)]
-        )
+        kind = config.up_block_types[len(channels) - 1 - level]
+        with_audio = kind in CROSS_ATTENTION_BLOCKS
+        self.attentions = _build_transformers(config, out, count if with_audio else 0)
+        with_motion = config.has_motion(level)
+        self.motion_modules = _build_motion(config, out, count if with_motion else 0)
+        self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(out)])
 
-    def forward(
-        self, hidden_states: Tensor, temb: Tensor, audio: Tensor, num_frames: int
-    ) -> Tensor:
-        hidden_states = self.resnets[0](hidden_states, temb, num_frames)
-        hidden_states = self.attentions[0](hidden_states, audio)
-        result: Tensor = self.resnets[1](hidden_states, temb, num_frames)
-        return result
-
-
-class UpBlock3D(LayeredBlock):
-    """A level on the way up; every layer takes one skip, the last one made first."""
-
-    def __init__(
-        self,
-        config: UNetConfig,
-        in_width: int,
-        width: int,
-        skip_widths: list[int],
-        *,
-        attention: bool,
-        upsample: bool,
-    ) -> None:
-        currents = [in_width, *[width] * config.layers_per_block]
-        in_widths = [
-            current + skip for current, skip in zip(currents, reversed(skip_widths), strict=True)
-        ]
-        super().__init__(
-            config, in_widths, width, attention=attention, motion=config.use_motion_module
-        )
-        if upsample:
-            self.upsamplers = nn.ModuleList([Upsample3D(width)])
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        skips: list[Tensor],
-        temb: Tensor,
-        audio: Tensor,
-        num_frames: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Take one skip per layer off the end of ``skips``.
-
-        Returns:
-            The result, and what entered the last layer before its skip joined.
-        """
-        before_last = hidden_states
+    def forward(self, hidden: Tensor, skips: list[Tensor], inputs: BlockInputs) -> Tensor:
+        """Run all layers; takes as many tensors from the end of ``skips`` as it has layers."""
         for index in range(len(self.resnets)):
-            before_last = hidden_states
-            joined = torch.cat((hidden_states, skips.pop()), dim=1)
-            hidden_states = self.layer(index, joined, temb, audio, num_frames)
-        if hasattr(self, "upsamplers"):
-            hidden_states = self.upsamplers[0](hidden_states)
-        return hidden_states, before_last
+            hidden = self.join(index, hidden, skips.pop(), inputs)
+        for upsample in self.upsamplers:
+            hidden = upsample(hidden, *skips[-1].shape[-2:])
+        return hidden
 
-    def last_layer(
-        self, before_last: Tensor, skip: Tensor, temb: Tensor, audio: Tensor, num_frames: int
-    ) -> Tensor:
-        """Run the last layer alone, on what entered it in an earlier step and a fresh skip."""
-        joined = torch.cat((before_last, skip), dim=1)
-        return self.layer(len(self.resnets) - 1, joined, temb, audio, num_frames)
+    def join(self, index: int, hidden: Tensor, skip: Tensor, inputs: BlockInputs) -> Tensor:
+        """Run the layer ``index`` on ``hidden`` and ``skip`` joined along the channels."""
+        return self.run_layer(index, torch.cat([hidden, skip], dim=1), inputs)
+
+
+def _up_widths(config: UNetConfig, level: int) -> list[int]:
+    """Return the input channels of each resnet of an up level: current value plus skip."""
+    channels = config.block_out_channels
+    coarser, out, finer = (
+        channels[min(level + 1, len(channels) - 1)],
+        channels[level],
+        channels[max(level - 1, 0)],
+    )
+    current = [coarser, *[out] * config.layers_per_block]
+    skips = [*[out] * config.layers_per_block, finer]
+    return [sum(pair) for pair in zip(current, skips, strict=True)]
+
+
+def _build_resnet(config: UNetConfig, in_channels: int, out_channels: int) -> ResnetBlock:
+    temb_channels = 4 * config.block_out_channels[0]
+    return ResnetBlock(
+        in_channels, out_channels, temb_channels, config.norm_num_groups, config.norm_eps
+    )
+
+
+def _build_transformers(config: UNetConfig, channels: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        SpatialTransformer(
+            channels, config.attention_head_dim, config.cross_attention_dim, config.norm_num_groups
+        )
+        for _ in range(count)
+    )
+
+
+def _build_motion(config: UNetConfig, channels: int, count: int) -> nn.ModuleList:
+    return nn.ModuleList(MotionModule(channels, config.motion_module_kwargs) for _ in range(count))

@@ -1,35 +1,79 @@
-"""The time step as a vector."""
+"""Where a network is told the noise level of a step and the place of a frame in its window."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LONGEST_PERIOD = 10_000
+from latentsync.errors import InternalError
+
+_MAX_PERIOD = 10000.0  # slowest wave, in steps or frames, over 2 pi
 
 
-def timestep_sinusoids(timesteps: Tensor, dim: int) -> Tensor:
-    """Return float32 (n, dim): cosines in the first half, sines in the second."""
-    half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps.float()[:, None] * torch.exp(-math.log(_LONGEST_PERIOD) * exponents)
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+def sinusoidal_embedding(timestep: int | Tensor, channels: int, device: torch.device) -> Tensor:
+    """Return float32 (1, channels): the cosines of a geometric row of frequencies, then the sines.
+
+    Args:
+        timestep: noise level 0..999, a number or a tensor of one element.
+        channels: even width of the embedding.
+        device: where the result lies.
+    """
+    half = channels // 2
+    # In this order, as in training: at timestep 951 the last bit of a frequency moves an angle by
+    # up to 6e-5.
+    exponents = -math.log(_MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=device)
+    frequencies = torch.exp(exponents / half)
+    angles = torch.as_tensor(timestep, dtype=torch.float32, device=device).reshape(1, 1)
+    waves = angles * frequencies
+    return torch.cat([waves.cos(), waves.sin()], dim=1)
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers around a SiLU, on the sinusoids of the time step."""
+    """Two linear layers between the sinusoids of a timestep and the features of the resnets."""
 
-    def __init__(self, in_dim: int, dim: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.in_dim = in_dim
-        self.linear_1 = nn.Linear(in_dim, dim)
-        self.act = nn.SiLU()
-        self.linear_2 = nn.Linear(dim, dim)
+        self.linear_1 = nn.Linear(in_channels, channels)
+        self.linear_2 = nn.Linear(channels, channels)
 
-    def forward(self, timesteps: Tensor) -> Tensor:
-        """Return (n, dim) for time steps (n,), in the layers' type."""
-        sinusoids = timestep_sinusoids(timesteps, self.in_dim).to(self.linear_1.weight.dtype)
-        embedding: Tensor = self.linear_2(self.act(self.linear_1(sinusoids)))
+    def forward(self, sinusoids: Tensor) -> Tensor:
+        """Map (1, in_channels) to (1, channels)."""
+        hidden = F.silu(self.linear_1(sinusoids))
+        embedding: Tensor = self.linear_2(hidden)
         return embedding
+
+
+class PositionTable(nn.Module):
+    """Adds a saved table of sinusoids, one row for each frame of a window."""
+
+    pe: Tensor
+
+    def __init__(self, channels: int, max_frames: int) -> None:
+        super().__init__()
+        # The checkpoints hold the table. Computing it here would cost a second at every start:
+        # arithmetic on tensors without memory makes torch import its compiler.
+        self.register_buffer("pe", torch.empty(1, max_frames, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Add the table to ``tokens`` (sequences, frames, channels), in place.
+
+        Raises:
+            InternalError: the window holds more frames than the table has rows.
+        """
+        num_frames, max_frames = tokens.shape[1], self.pe.shape[1]
+        if num_frames > max_frames:
+            raise InternalError(
+                f"The network sees at most {max_frames} frames at a time; {num_frames} were given."
+            )
+        return tokens.add_(self.pe[:, :num_frames])
+
+
+def position_table(channels: int, max_frames: int) -> Tensor:
+    """Return float32 (1, max_frames, channels): sines in the even, cosines in the odd channels."""
+    positions = torch.arange(max_frames, dtype=torch.float64)[:, None]
+    exponents = torch.arange(0, channels, 2, dtype=torch.float64) / channels
+    angles = positions * torch.exp(-math.log(_MAX_PERIOD) * exponents)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).reshape(1, max_frames, channels).float()

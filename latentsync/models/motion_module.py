@@ -1,103 +1,86 @@
-"""The motion module: attention along time, every position of the picture by itself."""
+"""Attention over the frames of a window: the part that keeps a video steady."""
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
-from latentsync.models.attention import (
-    TRANSFORMER_NORM_EPS,
-    Attention,
-    FeedForward,
-    to_image,
-    to_tokens,
-)
-from latentsync.models.norms import FoldedGroupNorm
-
-_NUM_GROUPS = 32  # fixed, whatever the other norms have
+from latentsync.models.attention import Attention, FeedForward
+from latentsync.models.config import MOTION_NORM_GROUPS, MotionModuleConfig
+from latentsync.models.embeddings import PositionTable
+from latentsync.models.frames import FrameGroupNorm, channels_first, channels_last
 
 
-class PositionTable(nn.Module):
-    """Sines and cosines of the frame's number, a buffer that checkpoints hold."""
+class TemporalAttention(Attention):
+    """Self-attention over frames; the position table comes after the LayerNorm of the block."""
 
-    pe: Tensor  # 1, max_frames, dim
+    def __init__(self, channels: int, config: MotionModuleConfig) -> None:
+        heads = config.num_attention_heads
+        super().__init__(channels, heads, channels // heads // config.temporal_attention_dim_div)
+        self.pos_encoder = (
+            PositionTable(channels, config.temporal_position_encoding_max_len)
+            if config.temporal_position_encoding
+            else nn.Identity()
+        )
 
-    def __init__(self, dim: int, max_frames: int) -> None:
+    def forward(self, tokens: Tensor) -> Tensor:  # type: ignore[override]
+        """Map (B*H*W, F, channels) to the same shape; changes ``tokens`` in place."""
+        return super().forward(self.pos_encoder(tokens))
+
+
+class TemporalBlock(nn.Module):
+    """Temporal attentions one after the other, then feed-forward; each added to its input."""
+
+    def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         super().__init__()
-        position = torch.arange(max_frames, dtype=torch.float64)[:, None]
-        rates = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(1e4) / dim))
-        angles = position * rates
-        table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
-        self.register_buffer("pe", table[None].float())
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Add the table to (N, F, dim)."""
-        return tokens + self.pe[:, : tokens.shape[1]]
-
-
-class TemporalSelfAttention(Attention):
-    """Self-attention over frames; the position joins after the layer norm."""
-
-    def __init__(self, dim: int, num_heads: int, max_frames: int) -> None:
-        super().__init__(dim, num_heads)
-        self.pos_encoder = PositionTable(dim, max_frames)
-
-    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
-        return super().forward(self.pos_encoder(tokens), context)
-
-
-class TemporalTransformerBlock(nn.Module):
-    """Two self-attentions and a feed-forward, each with its norm and added to its input."""
-
-    def __init__(self, dim: int, num_heads: int, max_frames: int) -> None:
-        super().__init__()
+        count = len(config.attention_block_types)
         self.attention_blocks = nn.ModuleList(
-            TemporalSelfAttention(dim, num_heads, max_frames) for _ in range(2)
+            TemporalAttention(channels, config) for _ in range(count)
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.ff = FeedForward(dim)
-        self.ff_norm = nn.LayerNorm(dim)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(count))
+        self.ff = FeedForward(channels)
+        self.ff_norm = nn.LayerNorm(channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            tokens = tokens + attention(norm(tokens))
-        result: Tensor = tokens + self.ff(self.ff_norm(tokens))
-        return result
+        """Change ``tokens`` (B*H*W, F, channels) in place."""
+        for norm, attention in zip(self.norms, self.attention_blocks, strict=True):
+            tokens += attention(norm(tokens))
+        tokens += self.ff(self.ff_norm(tokens))
+        return tokens
 
 
-class TemporalTransformer3DModel(nn.Module):
-    """Norm and projections of each frame around the block that looks along time."""
+class TemporalTransformer(nn.Module):
+    """The transformer over frames; every pixel is a sequence of its own."""
 
-    def __init__(self, dim: int, num_heads: int, max_frames: int) -> None:
+    def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         super().__init__()
-        self.norm = FoldedGroupNorm(_NUM_GROUPS, dim, eps=TRANSFORMER_NORM_EPS)
-        self.proj_in = nn.Linear(dim, dim)
+        self.norm = FrameGroupNorm(MOTION_NORM_GROUPS, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList(
-            [TemporalTransformerBlock(dim, num_heads, max_frames)]
+            TemporalBlock(channels, config) for _ in range(config.num_transformer_block)
         )
-        self.proj_out = nn.Linear(dim, dim)
+        self.proj_out = nn.Linear(channels, channels)
 
-    def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
-        size = hidden_states.shape[-2:]
-        tokens = self.proj_in(to_tokens(self.norm(hidden_states)))  # B*F, H*W, C
-        # Layers that look at one token do not care about order: regroup once, around all of them.
-        along_time = tokens.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)
+    def forward(self, hidden: Tensor, num_frames: int) -> Tensor:
+        """Map (B*F, C, H, W) to a new tensor of the same shape."""
+        pixels = channels_last(hidden)
+        batched = (-1, num_frames, pixels[0, ..., 0].numel(), pixels.shape[3])  # B, F, H*W, C
+        # Regrouped once here and once at the end: all layers between work on (B*H*W, F, C).
+        tokens = channels_last(self.norm(hidden)).view(batched).transpose(1, 2).flatten(0, 1)
+        tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
-            along_time = block(along_time)  # B*H*W, F, C
-        tokens = along_time.unflatten(0, (-1, tokens.shape[1])).transpose(1, 2).flatten(0, 1)
-        return to_image(self.proj_out(tokens), size) + hidden_states
+            tokens = block(tokens)
+        moved = self.proj_out(tokens).view(-1, batched[2], num_frames, batched[3]).transpose(1, 2)
+        return channels_first((pixels.reshape(batched) + moved).view(pixels.shape))
 
 
-class VanillaTemporalModule(nn.Module):
-    """The slot that published names give the transformer above."""
+class MotionModule(nn.Module):
+    """The temporal transformer under the name that the checkpoints give it."""
 
-    def __init__(self, dim: int, num_heads: int, max_frames: int) -> None:
+    def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         super().__init__()
-        self.temporal_transformer = TemporalTransformer3DModel(dim, num_heads, max_frames)
+        self.temporal_transformer = TemporalTransformer(channels, config)
 
-    def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
-        """Return (B*F, C, H, W); at most ``max_frames`` frames."""
-        result: Tensor = self.temporal_transformer(hidden_states, num_frames)
-        return result
+    def forward(self, hidden: Tensor, num_frames: int) -> Tensor:
+        """Map (B*F, C, H, W) to a new tensor of the same shape."""
+        moved: Tensor = self.temporal_transformer(hidden, num_frames)
+        return moved

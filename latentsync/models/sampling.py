@@ -1,47 +1,73 @@
-"""From noise to latents: the sampler, guidance, and steps that reuse features.
-
-The latents of a chunk are (1, 4, F, h, w). Conditions are what the network sees beside them.
-"""
+"""From noise to latents: the scheduler and the loop over its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from latentsync.errors import NotANumber
+from latentsync.errors import InvalidField, NumericalFailure
+from latentsync.models.attention import AudioContext
 from latentsync.models.unet import UNet3DConditionModel
 
 NUM_TRAIN_TIMESTEPS = 1000
-BETA_START, BETA_END = 0.00085, 0.012
+FEATURE_CACHE_INTERVAL = 3  # every third pass runs whole when the cache is on
+
+StepCallback = Callable[[int, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What a chunk of F frames is painted after; every tensor in the network's type.
+class SamplingOptions:
+    """How the loop runs.
 
     Attributes:
-        mask: (1, 1, F, h, w), 1 keeps and 0 generates.
-        masked_latents: (1, 4, F, h, w), latents of the faces with the mouth hidden.
-        ref_latents: (1, 4, F, h, w), latents of the whole faces.
-        audio: (F, 50, 384), the features of each frame.
+        num_inference_steps: passes from noise to latents, 1..1000.
+        guidance_scale: weight of the audio; 1 and below run the network once per step.
+        cache_interval: the whole network runs in every step of this number, only its last layer in
+            the others; 1 always runs all. An approximation.
     """
 
+    num_inference_steps: int = 20
+    guidance_scale: float = 1.5
+    cache_interval: int = 1
+
+    def __post_init__(self) -> None:
+        for name, most in (("num_inference_steps", NUM_TRAIN_TIMESTEPS), ("cache_interval", None)):
+            value = getattr(self, name)
+            if value < 1 or (most is not None and value > most):
+                allowed = "at least 1" if most is None else f"1 to {most}"
+                raise InvalidField(f"{name} is {value}; allowed: {allowed}.", field=name)
+
+
+@dataclass(frozen=True)
+class WindowInputs:
+    """What one or several windows of the same length are made from.
+
+    Attributes:
+        noise: (B, 4, F, h, w) or anything that expands to it: the beginning.
+        mask: (B, 1, F, h, w); 1 keeps, 0 is to be generated.
+        masked_latents: (B, 4, F, h, w), of the faces with a hole.
+        reference_latents: (B, 4, F, h, w), of the whole faces.
+        audio: (B*F, 50, W), row b*F + f for frame f of window b.
+    """
+
+    noise: Tensor
     mask: Tensor
     masked_latents: Tensor
-    ref_latents: Tensor
+    reference_latents: Tensor
     audio: Tensor
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Return the sampler the published checkpoints were trained for (deterministic DDIM)."""
+    """Return the scheduler that LatentSync was trained for."""
     return DDIMScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-        beta_start=BETA_START,
-        beta_end=BETA_END,
+        beta_start=0.00085,
+        beta_end=0.012,
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
@@ -51,53 +77,69 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+@torch.inference_mode()
 def denoise(
     unet: UNet3DConditionModel,
-    noise: Tensor,
-    conditions: Conditions,
-    *,
-    num_inference_steps: int,
-    guidance_scale: float,
-    cache_interval: int = 1,
-    on_step: Callable[[int, Tensor], None] = lambda step, latents: None,
+    inputs: WindowInputs,
+    options: SamplingOptions,
+    on_step: StepCallback | None = None,
 ) -> Tensor:
-    """Return the finished latents of one chunk, (1, 4, F, h, w).
+    """Return the latents (B, 4, F, h, w) of windows, in the network's type.
+
+    Windows do not influence each other: several at once give what each gives alone.
 
     Args:
-        unet: the network, in evaluation mode.
-        noise: (1, 4, F, h, w), where to start.
-        conditions: what to paint after.
-        num_inference_steps: 1 to 1000.
-        guidance_scale: above 1 every step predicts with and without audio and goes further in
-            the direction of the difference; otherwise with audio alone, at half the work.
-        cache_interval: run the whole network only every so many steps, in between its last layer
-            alone; 1 is exact, 3 is the published short cut.
-        on_step: called after each step with its number and the latents; may raise to stop.
+        unet: a loaded network.
+        inputs: the windows; moved to the network's device and type.
+        options: steps, guidance and feature cache.
+        on_step: called after every step with its number from 0 and the latents; may raise.
 
     Raises:
-        NotANumber: the latents hold values that are no numbers.
+        NumericalFailure: the latents are not finite.
     """
     scheduler = build_scheduler()
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    guided = guidance_scale > 1
-    fixed = torch.cat((conditions.mask, conditions.masked_latents, conditions.ref_latents), dim=1)
-    audio = conditions.audio
-    if guided:  # first half without audio: zeros, not the features of silence
-        fixed = fixed.expand(2, -1, -1, -1, -1)
-        audio = torch.cat((torch.zeros_like(audio), audio))
-    latents: Tensor = noise * scheduler.init_noise_sigma
-    features: Tensor | None = None
-    for step, timestep in enumerate(scheduler.timesteps):
-        sample = torch.cat((latents.expand(fixed.shape[0], -1, -1, -1, -1), fixed), dim=1)
-        reused = None if step % cache_interval == 0 else features
-        output = unet(sample, timestep, audio, reused)
-        features = output.features
-        noise_pred = output.noise_pred
-        if guided:
-            without, with_audio = noise_pred.chunk(2)
-            noise_pred = without + guidance_scale * (with_audio - without)
-        latents = scheduler.step(noise_pred, timestep, latents).prev_sample
-        on_step(step, latents)
-    if not torch.isfinite(latents).all():
-        raise NotANumber("The network gave values that are not numbers; nothing was written.")
+    scheduler.set_timesteps(options.num_inference_steps)
+    latents = inputs.noise.to(unet.device, unet.dtype).expand_as(inputs.masked_latents)
+    guided = options.guidance_scale > 1
+    conditions = _join_conditions(unet, inputs)
+    audio = _encode_audio(unet, inputs, guided)
+    features = None
+    for index, timestep in enumerate(scheduler.timesteps.tolist()):
+        cached = features if index % options.cache_interval else None
+        sample = torch.cat([latents, conditions], dim=1)
+        sample = torch.cat([sample, sample]) if guided else sample
+        output = unet(sample, timestep, audio, cached=cached)
+        features = output.features if options.cache_interval > 1 else None
+        noise_pred = _guide(output.sample, options.guidance_scale) if guided else output.sample
+        latents = cast(Tensor, scheduler.step(noise_pred, timestep, latents).prev_sample)
+        if on_step is not None:
+            on_step(index, latents)
+    _require_finite(latents, unet.dtype)
     return latents
+
+
+def _join_conditions(unet: UNet3DConditionModel, inputs: WindowInputs) -> Tensor:
+    """Return the input channels after the noisy latents, the same in every step."""
+    parts = (inputs.mask, inputs.masked_latents, inputs.reference_latents)
+    return torch.cat([part.to(unet.device, unet.dtype) for part in parts], dim=1)
+
+
+def _encode_audio(unet: UNet3DConditionModel, inputs: WindowInputs, guided: bool) -> AudioContext:
+    """Prepare the audio; with guidance a silent copy of all frames comes first."""
+    return unet.encode_audio(inputs.audio, num_silent=len(inputs.audio) if guided else 0)
+
+
+def _guide(noise_pred: Tensor, guidance_scale: float) -> Tensor:
+    """Move from the prediction without audio towards and beyond the one with audio."""
+    silent, hearing = noise_pred.chunk(2)
+    return silent + guidance_scale * (hearing - silent)
+
+
+def _require_finite(latents: Tensor, dtype: torch.dtype) -> None:
+    # Asked once, at the end: asking after each step would make a GPU wait for the answer.
+    if not bool(torch.isfinite(latents).all()):
+        raise NumericalFailure(
+            f"The network's result holds values that are not numbers, computed in "
+            f"{str(dtype).removeprefix('torch.')}. "
+            "Try float32 or bfloat16, or verify the checkpoint with `latentsync weights verify`."
+        )

@@ -1,155 +1,176 @@
-"""The UNet of LatentSync: predicts the noise of a chunk of frames from latents and audio.
-
-Stable Diffusion 1's topology with attention to audio instead of text, motion modules that look
-along time, and 13 input channels. Inside, frames are folded into the batch and channels lie last in
-memory; group norms of the resnets still run over all frames of a chunk, so a frame's result
-depends on the frames it shares its chunk with.
-"""
+"""The denoising network: noisy latents, mask and audio in, predicted noise out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
+import torch.nn.functional as F
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from latentsync.models.blocks import DownBlock3D, MidBlock3D, UpBlock3D
+from latentsync.config import to_config
+from latentsync.errors import InternalError
+from latentsync.models.attention import AudioContext, SpatialTransformer
+from latentsync.models.blocks import BlockInputs, DownBlock, MidBlock, UpBlock
 from latentsync.models.config import UNetConfig
-from latentsync.models.embeddings import TimestepEmbedding
-from latentsync.models.norms import FoldedGroupNorm
+from latentsync.models.embeddings import TimestepEmbedding, sinusoidal_embedding
+from latentsync.models.frames import FrameGroupNorm, fold_frames, unfold_frames
+from latentsync.models.unet_checkpoint import LoadReport, load_unet
 
 
 @dataclass(frozen=True)
 class UNetOutput:
-    """What one call gives.
+    """What one pass returns.
 
     Attributes:
-        noise_pred: (B, 4, F, H, W).
-        features: what entered the last layer of the network; a later call may reuse it.
+        sample: the predicted noise, (B, out_channels, F, H, W).
+        features: the value before the last layer, (B*F, C, H, W), for ``cached`` of a later pass.
     """
 
-    noise_pred: Tensor
+    sample: Tensor
     features: Tensor
 
 
 class UNet3DConditionModel(nn.Module):
-    """See the module. Build it with :meth:`from_config`."""
+    """Stable Diffusion's UNet over windows of frames, conditioned on audio.
+
+    For inference only: hidden values are changed in place. Build one with :meth:`from_config`,
+    then :meth:`load_checkpoint`.
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        widths = config.block_out_channels
-        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
-        self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0])
-        self.down_blocks = nn.ModuleList(_build_down_blocks(config))
-        self.mid_block = MidBlock3D(config)
-        self.up_blocks = nn.ModuleList(_build_up_blocks(config))
-        self.conv_norm_out = FoldedGroupNorm(config.norm_num_groups, widths[0], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+        channels = config.block_out_channels
+        levels = range(len(channels))
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0])
+        self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in levels)
+        self.mid_block = MidBlock(config)
+        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(levels))
+        self.conv_norm_out = FrameGroupNorm(config.norm_num_groups, channels[0], config.norm_eps)
+        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+        self._transformers = _number_transformers(self)
 
     @classmethod
-    def from_config(cls, config: UNetConfig | Mapping[str, Any]) -> UNet3DConditionModel:
-        """Build the network from its sizes, or from a mapping with the published option names.
+    def from_config(cls, config: UNetConfig | Mapping[str, Any]) -> Self:
+        """Build the network without any memory for its weights.
+
+        Args:
+            config: the architecture, or a mapping with the names of the published files.
 
         Raises:
-            EngineUnavailable: the mapping asks for something that this network does not have.
+            EngineUnavailable: an unknown name, or a value that this network does not have.
         """
-        sizes = config if isinstance(config, UNetConfig) else UNetConfig.from_mapping(config)
-        return channels_last(cls(sizes))
+        if not isinstance(config, UNetConfig):
+            config = to_config(config, UNetConfig, "The UNet configuration")
+        with init_empty_weights(include_buffers=True):
+            return cls(config).eval().requires_grad_(False)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        strict: bool = True,
+    ) -> LoadReport:
+        """Fill the network from a published checkpoint; see :func:`load_unet`.
+
+        Raises:
+            CheckpointUnusable: the file cannot be read.
+            CheckpointMismatch: its tensors are not this network's.
+        """
+        return load_unet(self, path, device=torch.device(device), dtype=dtype, strict=strict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.conv_in.weight.device
+
+    def encode_audio(self, audio: Tensor, num_silent: int = 0) -> AudioContext:
+        """Prepare audio features once for all steps of a window.
+
+        Args:
+            audio: (frames, 50, cross_attention_dim), frame-major with the batch outside.
+            num_silent: frames before these whose audio is zeros: the unconditional part of the
+                batch. They cost nothing and give exactly what zeros in ``audio`` would give.
+        """
+        audio = audio.to(self.device, self.dtype)
+        keys_values = tuple(part.encode_audio(audio) for part in self._transformers)
+        return AudioContext(keys_values, num_silent)
 
     def forward(
         self,
         sample: Tensor,
-        timestep: Tensor | int,
-        encoder_hidden_states: Tensor,
-        features: Tensor | None = None,
+        timestep: int | Tensor,
+        encoder_hidden_states: Tensor | AudioContext,
+        *,
+        cached: Tensor | None = None,
     ) -> UNetOutput:
-        """Predict the noise.
+        """Predict the noise in ``sample``.
 
         Args:
-            sample: (B, 13, F, H, W): noisy latents 4, mask 1 (1 keeps, 0 generates), masked-face
-                latents 4, reference latents 4. H and W are multiples of 8, F is at most 24.
-            timestep: the time step, the same for the whole batch.
-            encoder_hidden_states: (B*F, 50, 384), the audio of each frame, batch entry by entry.
-            features: of an earlier, similar step; only the last layer runs then (DeepCache).
+            sample: (B, in_channels, F, H, W): latents, mask, masked-face and reference latents.
+            timestep: noise level 0..999, the same for the whole batch.
+            encoder_hidden_states: audio (B*F, 50, cross_attention_dim), row b*F + f for frame f of
+                batch entry b; or what :meth:`encode_audio` made of it.
+            cached: ``features`` of an earlier pass: only the last layer runs, on these.
+
+        Raises:
+            InternalError: the numbers of frames of sample and audio differ, or the window is longer
+                than the position tables.
         """
-        batch, _, num_frames = sample.shape[:3]
-        audio = encoder_hidden_states
-        # 1. time
-        timesteps = torch.as_tensor(timestep, device=sample.device).reshape(1)
-        temb = self.time_embedding(timesteps)  # 1, 4*C0
-        # 2. in: frames into the batch
-        hidden_states = sample.transpose(1, 2).flatten(0, 1)
-        hidden_states = hidden_states.contiguous(memory_format=torch.channels_last)
-        hidden_states = self.conv_in(hidden_states)  # B*F, C0, H, W
-        # 3. down, middle, up; or the last layer alone
-        if features is None:
-            hidden_states, features = self._whole_way(hidden_states, temb, audio, num_frames)
-        else:
-            last: Any = self.up_blocks[-1]
-            hidden_states = last.last_layer(features, hidden_states, temb, audio, num_frames)
-        # 4. out: frames out of the batch
-        hidden_states = F.silu(self.conv_norm_out(hidden_states, num_frames))
-        noise_pred = self.conv_out(hidden_states).unflatten(0, (batch, num_frames)).transpose(1, 2)
-        return UNetOutput(noise_pred, features)
+        num_frames = sample.shape[2]
+        audio = self._check_audio(encoder_hidden_states, sample.shape[0] * num_frames)
+        inputs = BlockInputs(self._embed(timestep), audio, num_frames)
+        hidden = self.conv_in(fold_frames(sample.to(self.dtype)))  # (B*F, C, H, W) from here on
+        skips = [hidden]
+        features = self._run_all_but_last(skips, inputs) if cached is None else cached
+        last = cast(UpBlock, self.up_blocks[-1])
+        hidden = last.join(len(last.resnets) - 1, features, skips[0], inputs)
+        hidden = F.silu(self.conv_norm_out(hidden, num_frames), inplace=True)
+        return UNetOutput(unfold_frames(self.conv_out(hidden), num_frames), features)
 
-    def _whole_way(
-        self, hidden_states: Tensor, temb: Tensor, audio: Tensor, num_frames: int
-    ) -> tuple[Tensor, Tensor]:
-        skips = [hidden_states]
+    def _run_all_but_last(self, skips: list[Tensor], inputs: BlockInputs) -> Tensor:
+        """Run everything between ``conv_in`` (in ``skips``, where it stays) and the last layer."""
         for down_block in self.down_blocks:
-            hidden_states, made = down_block(hidden_states, temb, audio, num_frames)
-            skips += made
-        hidden_states = self.mid_block(hidden_states, temb, audio, num_frames)
-        features = hidden_states
-        for up_block in self.up_blocks:
-            hidden_states, features = up_block(hidden_states, skips, temb, audio, num_frames)
-        return hidden_states, features
+            skips.extend(down_block(skips[-1], inputs))
+        hidden: Tensor = self.mid_block(skips[-1], inputs)
+        *up_blocks, last = (cast(UpBlock, block) for block in self.up_blocks)
+        for up_block in up_blocks:
+            hidden = up_block(hidden, skips, inputs)
+        for index in range(len(last.resnets) - 1):
+            hidden = last.join(index, hidden, skips.pop(), inputs)
+        return hidden
+
+    def _embed(self, timestep: int | Tensor) -> Tensor:
+        channels = self.config.block_out_channels[0]
+        sinusoids = sinusoidal_embedding(timestep, channels, self.device).to(self.dtype)
+        # Every resnet begins by activating the embedding: done once, here.
+        return F.silu(self.time_embedding(sinusoids))
+
+    def _check_audio(self, audio: Tensor | AudioContext, num_pictures: int) -> AudioContext:
+        if isinstance(audio, Tensor):
+            audio = self.encode_audio(audio)
+        given = audio.num_silent + len(audio.keys_values[0][0])
+        if given != num_pictures:
+            raise InternalError(f"The sample has {num_pictures} frames and the audio {given}.")
+        return audio
 
 
-def channels_last(unet: UNet3DConditionModel) -> UNet3DConditionModel:
-    """Lay the weights of convolutions out as the network's tensors lie in memory."""
-    unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in stubs
-    return unet
-
-
-def _build_down_blocks(config: UNetConfig) -> list[DownBlock3D]:
-    """Every level but the last has transformers and halves the size."""
-    widths = config.block_out_channels
-    in_widths = [widths[0], *widths[:-1]]
-    return [
-        DownBlock3D(config, in_width, width, attention=not_last, downsample=not_last)
-        for in_width, width, not_last in (
-            (in_widths[i], widths[i], i < len(widths) - 1) for i in range(len(widths))
-        )
-    ]
-
-
-def _build_up_blocks(config: UNetConfig) -> list[UpBlock3D]:
-    """Every level but the first has transformers; every one but the last doubles the size."""
-    widths = list(config.block_out_channels)
-    last = len(widths) - 1
-    skip_widths = _skip_widths(config)
-    blocks, in_width = [], widths[-1]
-    for index, width in enumerate(reversed(widths)):
-        own = skip_widths[-(config.layers_per_block + 1) :]
-        del skip_widths[-(config.layers_per_block + 1) :]
-        blocks.append(
-            UpBlock3D(config, in_width, width, own, attention=index > 0, upsample=index < last)
-        )
-        in_width = width
-    return blocks
-
-
-def _skip_widths(config: UNetConfig) -> list[int]:
-    """Return the widths of all skips in the order in which the way down makes them."""
-    widths = config.block_out_channels
-    made = [widths[0]]
-    for index, width in enumerate(widths):
-        made += [width] * config.layers_per_block
-        if index < len(widths) - 1:
-            made.append(width)
-    return made
+def _number_transformers(unet: nn.Module) -> tuple[SpatialTransformer, ...]:
+    """Tell every spatial transformer its place in :class:`AudioContext`; return them in order."""
+    found = tuple(part for part in unet.modules() if isinstance(part, SpatialTransformer))
+    for index, transformer in enumerate(found):
+        transformer.audio_index = index
+    return found

@@ -1,83 +1,90 @@
-"""The autoencoder between pictures and latents: diffusers' class, our loading and scaling."""
+"""The autoencoder between face pictures and latents: diffusers' network, loaded and scaled here."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from latentsync.models.checkpoint import assign_state
+from latentsync.models.checkpoint import StateDict, fill, place, read_state, require_match
+from latentsync.models.config import VAEConfig
 
-SCALING_FACTOR = 0.18215
-_LOGVAR_MIN, _LOGVAR_MAX = -30.0, 20.0
-
-# Names of the mid-block attention before diffusers renamed them.
+# The published file is older than diffusers' present names of the attention in the middle.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-_OLD_NAME = re.compile(r"(.*\.mid_block\.attentions\.0)\.(query|key|value|proj_attn)\.(\w+)")
-
-# stabilityai/sd-vae-ft-mse
-SD_VAE_CONFIG: Mapping[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "act_fn": "silu",
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "sample_size": 256,
-}
+_OLD_NAME = re.compile(rf"(mid_block\.attentions\.\d+\.)({'|'.join(_OLD_NAMES)})\.(weight|bias)$")
+_ATTENTION_WEIGHT = re.compile(r"mid_block\.attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
+_LOGVAR_RANGE = (-30.0, 20.0)
 
 
-def build_vae(config: Mapping[str, Any] = SD_VAE_CONFIG) -> AutoencoderKL:
-    """Build the network without memory for its weights; load a state into it before use."""
-    with init_empty_weights():
-        return AutoencoderKL(**config)
+def build_vae(config: VAEConfig) -> AutoencoderKL:
+    """Build the autoencoder without any memory for its weights."""
+    with init_empty_weights(include_buffers=True):
+        vae = AutoencoderKL(**asdict(config))
+    return vae.eval().requires_grad_(False)
 
 
-def load_vae_state(vae: AutoencoderKL, state: Mapping[str, Tensor]) -> AutoencoderKL:
-    """Put the weights into a network of :func:`build_vae`; names old and new are understood.
+def load_vae(
+    path: str | Path,
+    config: VAEConfig,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> AutoencoderKL:
+    """Build the autoencoder and fill it from a file with old or present names.
 
     Raises:
-        CheckpointMismatch: names or shapes differ.
+        CheckpointUnusable: the file cannot be read.
+        CheckpointMismatch: its tensors are not this network's.
     """
-    assign_state(vae, rename_old_keys(state), "the VAE")
-    return vae.eval()
+    path = Path(path)
+    vae = build_vae(config)
+    state = rename_old(read_state(path))
+    require_match(state, vae, path.name)
+    fill(vae, place(state, torch.device(device), dtype))
+    return vae
 
 
-def rename_old_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state with today's names; weights kept as 1x1 convolutions become matrices."""
-    renamed = {}
-    for name, tensor in state.items():
-        match = _OLD_NAME.fullmatch(name)
-        if match:
-            name = f"{match[1]}.{_OLD_NAMES[match[2]]}.{match[3]}"
-        is_matrix = ".mid_block.attentions.0.to_" in name and name.endswith(".weight")
-        renamed[name] = tensor.flatten(1) if is_matrix and tensor.ndim == 4 else tensor
-    return renamed
+def rename_old(state: StateDict) -> StateDict:
+    """Return ``state`` with present names; 1x1 kernels of the attention become matrices."""
+    renamed = {
+        _OLD_NAME.sub(lambda match: f"{match[1]}{_OLD_NAMES[match[2]]}.{match[3]}", name): value
+        for name, value in state.items()
+    }
+    return {
+        name: value[:, :, 0, 0]
+        if _ATTENTION_WEIGHT.search(name) and value.shape[2:] == (1, 1)
+        else value
+        for name, value in renamed.items()
+    }
 
 
 def encode_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
-    """Return latents drawn from the posterior, scaled as the UNet expects.
+    """Return a sample of the posterior of ``images``, scaled: (N, 4, H/8, W/8).
 
     Args:
-        vae: the network.
+        vae: the autoencoder.
         images: (N, 3, H, W) in -1..1.
-        noise: (N, 4, H/8, W/8), standard normal, which makes the draw reproducible.
+        noise: standard normal, of the result's shape.
     """
-    mean, logvar = vae.quant_conv(vae.encoder(images)).chunk(2, dim=1)
-    deviation = torch.exp(0.5 * logvar.clamp(_LOGVAR_MIN, _LOGVAR_MAX))
-    latents: Tensor = (mean + deviation * noise) * SCALING_FACTOR
+    moments = vae.quant_conv(vae.encoder(_channels_last(vae, images)))
+    mean, logvar = moments.chunk(2, dim=1)
+    deviation = torch.exp(0.5 * logvar.clamp(*_LOGVAR_RANGE))
+    latents: Tensor = (mean + deviation * noise.to(mean)) * vae.config.scaling_factor
     return latents
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Return pictures (N, 3, 8*h, 8*w), about -1..1, for scaled latents (N, 4, h, w)."""
-    images: Tensor = vae.decoder(vae.post_quant_conv(latents / SCALING_FACTOR))
-    return images
+    """Return pictures (N, 3, 8h, 8w), about -1..1, of scaled latents (N, 4, h, w)."""
+    unscaled = _channels_last(vae, latents / vae.config.scaling_factor)
+    pictures: Tensor = vae.decoder(vae.post_quant_conv(unscaled))
+    return pictures
+
+
+def _channels_last(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    weight = vae.quant_conv.weight
+    return pictures.to(weight.device, weight.dtype, memory_format=torch.channels_last)
