@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentsync.models.frames import FrameGroupNorm, fold_frames, to_tokens, unfold_frames
