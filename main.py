@@ -7,6 +7,7 @@ Cerebrium maps the keys of the JSON body to keyword arguments, injects ``run_id`
 
 import logging as _logging
 import os as _os
+from collections.abc import Sequence as _Sequence
 from functools import partial as _partial
 from pathlib import Path as _Path
 
@@ -19,7 +20,7 @@ if _VOLUME.is_dir():
 from latentsync import door as _door  # noqa: E402  (settings read the environment set above)
 from latentsync import schema as _schema  # noqa: E402
 from latentsync import workspace as _workspace  # noqa: E402
-from latentsync.pipelines import base as _pipelines  # noqa: E402
+from latentsync.pipelines import engines as _pipelines  # noqa: E402
 from latentsync.settings import Settings as _Settings  # noqa: E402
 
 _logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -27,10 +28,11 @@ _logging.getLogger("latentsync").setLevel(_logging.INFO)
 
 _settings = _Settings()
 _workspace.sweep(_settings.work_dir)
-_pipeline = _pipelines.build_pipeline(_settings.engine)
+_engines = _pipelines.Engines(_settings)
+_engines.get()  # the cold start: weights and networks, once per replica, before the first request
 
 
-@_door.cloud_door(_partial(_door.run_inline, settings=_settings, pipeline=_pipeline))
+@_door.cloud_door(_partial(_door.run_inline, settings=_settings, engines=_engines))
 def predict(
     video_url: str | None = None,
     video_base64: str | None = None,
@@ -42,6 +44,10 @@ def predict(
     sync_mode: str = "bounce",
     speaker: str | dict[str, object] = "auto",
     deadline_s: float | None = None,
+    engine: str | None = None,
+    scheduler: str = "ddim",
+    feature_cache_interval: int = 1,
+    guidance_interval: _Sequence[float] = (0.0, 1.0),
     run_id: str | None = None,
 ) -> _schema.RunRequest:
     """Make the lips of a video say a speech recording.
@@ -60,6 +66,10 @@ def predict(
         sync_mode: bounce, loop, cut_off, silence or remap.
         speaker: "auto", or an object with frame and point or box.
         deadline_s: seconds after which the run is given up.
+        engine: auto, latentsync-1.6, latentsync-1.5 or draft; by default LATENTSYNC_ENGINE.
+        scheduler: ddim, or dpm-solver++ for fewer steps.
+        feature_cache_interval: 1 to 10; above 1 the network runs whole only every so many steps.
+        guidance_interval: start and end, in 0..1, of the steps with guidance.
         run_id: injected by the platform.
     """
     return _schema.parse_request(
@@ -74,5 +84,9 @@ def predict(
             "sync_mode": sync_mode,
             "speaker": speaker,
             "deadline_s": deadline_s,
+            "engine": engine,
+            "scheduler": scheduler,
+            "feature_cache_interval": feature_cache_interval,
+            "guidance_interval": guidance_interval,
         }
     )

@@ -55,11 +55,12 @@ def peak_mib(engine: str, length_s: int) -> float:
 
 def measure(engine: str, folder: Path) -> int:
     """Run the request in ``folder``; return this process's peak resident memory in KiB."""
+    settings = Settings(work_dir=folder / "work", allowed_roots=(folder,))
     run(
         RunRequest(PathSource(folder / "in.mp4", "video"), PathSource(folder / "in.wav", "audio")),
         folder / "out.mp4",
-        settings=Settings(work_dir=folder / "work", allowed_roots=(folder,)),
-        pipeline=build_pipeline(engine),
+        settings=settings,
+        pipeline=build_pipeline(engine, settings),
     )
     # Not getrusage: its peak is inherited from the process that started this one.
     status = Path("/proc/self/status").read_text()

@@ -50,7 +50,8 @@ def main() -> None:
 def running_server(token: str) -> Iterator[str]:
     """Run ``latentsync serve`` on a free port and yield its address; stop it afterwards."""
     port = free_port()
-    environment = {**os.environ, "LATENTSYNC_API_KEYS": token}
+    # The demo shows the embedded engine, on machines with a GPU too.
+    environment = {**os.environ, "LATENTSYNC_API_KEYS": token, "LATENTSYNC_ENGINE": "draft"}
     command = [sys.executable, "-m", "latentsync", "serve", "--port", str(port)]
     OUTPUT.mkdir(exist_ok=True)
     with (OUTPUT / "server.log").open("w") as log:

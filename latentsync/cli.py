@@ -25,7 +25,6 @@ from latentsync.schema import (
     MediaSource,
     PathSource,
     PredictDetails,
-    PredictRequest,
     RunRequest,
     SyncMode,
     UrlSource,
@@ -52,6 +51,14 @@ GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none."
 InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
 Seed = Annotated[int, typer.Option(help="-1 draws a random one.")]
 DeadlineS = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
+Engine = Annotated[str | None, typer.Option(help="auto, latentsync-1.6, latentsync-1.5 or draft.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, or dpm-solver++ for fewer steps.")]
+CacheInterval = Annotated[
+    int, typer.Option(help="Run the whole network only every so many steps; approximate above 1.")
+]
+Interval = Annotated[
+    tuple[float, float], typer.Option(help="Part of the steps with guidance, 0 to 1.")
+]
 Mode = Annotated[SyncMode, typer.Option(help="What to do when the lengths differ.")]
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
@@ -114,10 +121,27 @@ def run(
     sync_mode: Mode = SyncMode.BOUNCE,
     speaker: SpeakerText = "auto",
     deadline_s: DeadlineS = None,
+    engine: Engine = None,
+    scheduler: Scheduler = "ddim",
+    feature_cache_interval: CacheInterval = 1,
+    guidance_interval: Interval = (0.0, 1.0),
 ) -> None:
     """Make the video on this machine."""
     with _errors_as_one_line():
-        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker, deadline_s)
+        fields = validate_fields(
+            {
+                "guidance_scale": guidance_scale,
+                "inference_steps": inference_steps,
+                "seed": seed,
+                "sync_mode": sync_mode.value,
+                "speaker": parse_speaker(speaker),
+                "deadline_s": deadline_s,
+                "engine": engine,
+                "scheduler": scheduler,
+                "feature_cache_interval": feature_cache_interval,
+                "guidance_interval": guidance_interval,
+            }
+        )
         _check_output(output, video, audio)
         request = RunRequest(
             _source("video", video), _source("audio", audio), build_options(fields)
@@ -139,13 +163,30 @@ def predict(
     sync_mode: Mode = SyncMode.BOUNCE,
     speaker: SpeakerText = "auto",
     deadline_s: DeadlineS = None,
+    engine: Engine = None,
+    scheduler: Scheduler = "ddim",
+    feature_cache_interval: CacheInterval = 1,
+    guidance_interval: Interval = (0.0, 1.0),
     timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
 ) -> None:
     """Ask a server, local or on Cerebrium, to make the video."""
     with _errors_as_one_line():
         from latentsync.client import Client
 
-        fields = _fields(guidance_scale, inference_steps, seed, sync_mode, speaker, deadline_s)
+        fields = validate_fields(
+            {
+                "guidance_scale": guidance_scale,
+                "inference_steps": inference_steps,
+                "seed": seed,
+                "sync_mode": sync_mode.value,
+                "speaker": parse_speaker(speaker),
+                "deadline_s": deadline_s,
+                "engine": engine,
+                "scheduler": scheduler,
+                "feature_cache_interval": feature_cache_interval,
+                "guidance_interval": guidance_interval,
+            }
+        )
         _check_output(output, video, audio)
         with Client(url, token or None, timeout_s=timeout_s) as client:
             prediction = client.predict(
@@ -157,6 +198,10 @@ def predict(
                 sync_mode=fields.sync_mode,
                 speaker=fields.speaker,
                 deadline_s=fields.deadline_s,
+                engine=fields.engine,
+                scheduler=fields.scheduler,
+                feature_cache_interval=fields.feature_cache_interval,
+                guidance_interval=fields.guidance_interval,
             )
         prediction.save(output)
     _print_summary(output, prediction.details)
@@ -185,30 +230,9 @@ def _run_here(request: RunRequest, output: Path) -> PredictDetails:
                 task, description=progress.stage.replace("_", " "), completed=progress.fraction
             )
 
-        pipeline = build_pipeline(settings.engine)
+        pipeline = build_pipeline(request.options.engine or settings.engine, settings)
         result = runner.run(request, output, settings=settings, pipeline=pipeline, on_progress=show)
     return result.details
-
-
-def _fields(
-    guidance_scale: float,
-    inference_steps: int,
-    seed: int,
-    sync_mode: SyncMode,
-    speaker: str,
-    deadline_s: float | None,
-) -> PredictRequest:
-    """Check the options by the rules that every door applies."""
-    return validate_fields(
-        {
-            "guidance_scale": guidance_scale,
-            "inference_steps": inference_steps,
-            "seed": seed,
-            "sync_mode": sync_mode.value,
-            "speaker": parse_speaker(speaker),
-            "deadline_s": deadline_s,
-        }
-    )
 
 
 def _check_output(output: Path, *sources: str) -> None:

@@ -22,7 +22,15 @@ import httpx
 from pydantic import ValidationError
 
 from latentsync.errors import FetchTimeout, InvalidField, ServerError, Unreachable, shorten
-from latentsync.schema import PredictDetails, PredictResponse, Speaker, SyncMode, validate_fields
+from latentsync.schema import (
+    EngineName,
+    PredictDetails,
+    PredictResponse,
+    SchedulerName,
+    Speaker,
+    SyncMode,
+    validate_fields,
+)
 
 Media = Path | str | bytes  # a file, a file name or an http(s) address, or the media itself
 
@@ -110,6 +118,10 @@ class Client:
         sync_mode: SyncMode | str = SyncMode.BOUNCE,
         speaker: Speaker | Mapping[str, Any] = "auto",
         deadline_s: float | None = None,
+        engine: EngineName | None = None,
+        scheduler: SchedulerName = "ddim",
+        feature_cache_interval: int = 1,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Prediction:
         """Make the lips of ``video`` say ``audio``.
 
@@ -122,6 +134,10 @@ class Client:
             sync_mode: what to do when the lengths differ.
             speaker: whose lips move.
             deadline_s: seconds after which the server gives up the run.
+            engine: which engine makes the lips; by default the server's.
+            scheduler: ``dpm-solver++`` needs fewer steps than ``ddim``, approximately.
+            feature_cache_interval: above 1 the network runs whole only every so many steps.
+            guidance_interval: start and end, in 0..1, of the steps with guidance.
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
@@ -139,9 +155,14 @@ class Client:
                 "sync_mode": sync_mode,
                 "speaker": speaker,
                 "deadline_s": deadline_s,
+                "engine": engine,
+                "scheduler": scheduler,
+                "feature_cache_interval": feature_cache_interval,
+                "guidance_interval": guidance_interval,
             }
         )
-        return _read_answer(self._post(request.model_dump(mode="json", exclude_none=True)))
+        # Defaults are the server's as well; leaving them out also suits servers of other versions.
+        return _read_answer(self._post(request.model_dump(mode="json", exclude_defaults=True)))
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
         try:

@@ -25,7 +25,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from latentsync import runner
 from latentsync.errors import InternalError, LatentSyncError
-from latentsync.pipelines.base import Pipeline
+from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictResult, RunRequest, unknown_field
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
@@ -95,7 +95,7 @@ def cloud_door(
     return decorate
 
 
-def run_inline(request: RunRequest, *, settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
+def run_inline(request: RunRequest, *, settings: Settings, engines: Engines) -> dict[str, Any]:
     """Run one request and return contract A's inner ``result`` object, the video as base64.
 
     Raises:
@@ -103,6 +103,7 @@ def run_inline(request: RunRequest, *, settings: Settings, pipeline: Pipeline) -
     """
     with working_folder(settings.work_dir) as folder:
         output_path = folder / "result.mp4"
+        pipeline = engines.get(request.options.engine)
         result = runner.run(request, output_path, settings=settings, pipeline=pipeline)
         video_base64 = _read_base64(result.video_path)
     answer = PredictResult(video_base64=video_base64, details=result.details)

@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -36,6 +37,7 @@ GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
 INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
 SEED_RANDOM = -1  # asks the server to draw a seed and report it
 SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
+CACHE_INTERVAL_MAX = 10
 FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
 
 
@@ -90,6 +92,9 @@ class SpeakerBox(_Strict):
 
 
 Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
+EngineName = Literal["auto", "latentsync-1.6", "latentsync-1.5", "draft"]
+SchedulerName = Literal["ddim", "dpm-solver++"]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 def _exactly_one_source(schema: dict[str, Any]) -> None:
@@ -139,6 +144,30 @@ class PredictRequest(_Strict):
     deadline_s: float | None = Field(
         None, strict=True, gt=0, description="give up when the run takes longer, in seconds"
     )
+    engine: EngineName | None = Field(
+        None, description="which engine makes the lips; by default the server's"
+    )
+    scheduler: SchedulerName = Field(
+        "ddim", description="how a step is taken; dpm-solver++ needs fewer steps, approximately"
+    )
+    feature_cache_interval: int = Field(
+        1,
+        strict=True,
+        ge=1,
+        le=CACHE_INTERVAL_MAX,
+        description="run the whole network only every so many steps; above 1 approximate",
+    )
+    guidance_interval: tuple[Share, Share] = Field(
+        (0.0, 1.0),
+        description="part of the steps with guidance, start and end in 0..1; less is approximate",
+    )
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _start_before_end(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] >= interval[1]:
+            raise ValueError("the start must lie before the end")
+        return interval
 
 
 class PredictDetails(BaseModel):
@@ -149,6 +178,9 @@ class PredictDetails(BaseModel):
     seed: int
     engine: str = Field(description="which engine made the lips; draft is the embedded default")
     model_version: str
+    scheduler: SchedulerName = "ddim"
+    feature_cache_interval: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     sync_mode: SyncMode
     frames: int
     frames_without_face: int
@@ -224,6 +256,10 @@ class RunOptions:
     sync_mode: SyncMode = SyncMode.BOUNCE
     speaker: Speaker = "auto"
     deadline_s: float | None = None
+    engine: EngineName | None = None
+    scheduler: SchedulerName = "ddim"
+    feature_cache_interval: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -279,6 +315,10 @@ def build_options(request: PredictRequest) -> RunOptions:
         sync_mode=request.sync_mode,
         speaker=request.speaker,
         deadline_s=request.deadline_s,
+        engine=request.engine,
+        scheduler=request.scheduler,
+        feature_cache_interval=request.feature_cache_interval,
+        guidance_interval=request.guidance_interval,
     )
 
 
@@ -330,5 +370,7 @@ def _range_of(name: str) -> str:
         "guidance_scale": f" (allowed: {GUIDANCE_SCALE_MIN} to {GUIDANCE_SCALE_MAX})",
         "inference_steps": f" (allowed: {INFERENCE_STEPS_MIN} to {INFERENCE_STEPS_MAX})",
         "seed": f" (allowed: {SEED_RANDOM} to {SEED_MAX})",
+        "feature_cache_interval": f" (allowed: 1 to {CACHE_INTERVAL_MAX})",
+        "guidance_interval": " (allowed: [start, end] with 0 <= start < end <= 1)",
     }
     return ranges.get(name, "")

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from latentsync.schema import EngineName
+
 MIB = 1024 * 1024
 
 
@@ -26,7 +28,25 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="bearer tokens that may call the server, comma-separated"
     )
-    engine: Literal["draft"] = Field("draft", description="which engine makes the lips")
+    engine: EngineName = Field(
+        "auto",
+        description="which engine makes the lips; auto is latentsync-1.6 on a GPU, else draft",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$",
+        description="where the networks run: auto, cpu, mps, cuda or cuda:N",
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="numbers of the networks; auto is float16 on GPUs, else float32"
+    )
+    batch_windows: int = Field(
+        1, ge=1, le=16, description="windows of 16 frames that go through the network at once"
+    )
+    face_landmarks: Literal["insightface", "mesh"] = Field(
+        "insightface",
+        description="what finds faces for LatentSync; mesh is embedded and free for every use",
+    )
     work_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"latentsync-{os.getuid()}",
         description="folder for the private working folders of requests",

@@ -19,6 +19,7 @@ import latentsync
 from latentsync import cli
 from latentsync.errors import InvalidField
 from latentsync.pipelines import base
+from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
@@ -34,7 +35,7 @@ from tests.server.live import (
 )
 
 
-def square_engine() -> SquareEngine:
+def square_engine(_name: str, _settings: Settings) -> SquareEngine:
     return SquareEngine()
 
 

@@ -16,10 +16,11 @@ import pytest
 
 from latentsync.pipelines import base
 from latentsync.schema import PredictRequest, PredictResult
+from latentsync.settings import Settings
 from tests.server.live import files_in, small_body
 
 
-def square_engine() -> Any:
+def square_engine(_name: str, _settings: Settings) -> Any:
     from tests.server.engines import SquareEngine
 
     return SquareEngine()

@@ -14,10 +14,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.device import has_cuda
 from latentsync.errors import EngineUnavailable
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor
 from latentsync.schema import RunOptions
+from latentsync.settings import Settings
 
 
 class FrameSource(Protocol):
@@ -88,16 +90,44 @@ class Pipeline(Protocol):
         ...
 
 
-# Engine name -> (module, class), imported on first use: no engine's packages load before that.
-_ENGINES = {"draft": ("latentsync.pipelines.draft_pipeline", "DraftPipeline")}
+# Engine name -> (module, function that builds it), imported on first use: no engine's packages load
+# before that.
+_ENGINES = {
+    "draft": ("latentsync.pipelines.draft_pipeline", "build_draft"),
+    "latentsync-1.5": ("latentsync.pipelines.lipsync_pipeline", "build_lipsync"),
+    "latentsync-1.6": ("latentsync.pipelines.lipsync_pipeline", "build_lipsync"),
+}
 
 
-def build_pipeline(name: str) -> Pipeline:
-    """Build the engine called ``name``; raises EngineUnavailable for an unknown name."""
+def resolve_engine(name: str) -> str:
+    """Return the engine that ``auto`` stands for here: LatentSync on a GPU machine, else draft.
+
+    Any other name is returned as it is.
+
+    Raises:
+        EngineUnavailable: there is a GPU that cannot be used.
+    """
+    if name != "auto":
+        return name
+    return "latentsync-1.6" if has_cuda() else "draft"
+
+
+def build_pipeline(name: str, settings: Settings) -> Pipeline:
+    """Build the engine called ``name``.
+
+    Args:
+        name: a name of :data:`latentsync.schema.EngineName`.
+        settings: device, type of numbers, weights.
+
+    Raises:
+        EngineUnavailable: the name is unknown, or the engine cannot run here.
+    """
+    name = resolve_engine(name)
     if name not in _ENGINES:
         raise EngineUnavailable(
             f"There is no engine named {name!r}. Known: {', '.join(_ENGINES)}.", field="engine"
         )
-    module_name, class_name = _ENGINES[name]
-    build: Callable[[], Pipeline] = getattr(import_module(module_name), class_name)
-    return build()
+    module_name, function_name = _ENGINES[name]
+    build: Callable[[str, Settings], Pipeline]
+    build = getattr(import_module(module_name), function_name)
+    return build(name, settings)

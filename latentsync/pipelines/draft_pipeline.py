@@ -28,6 +28,7 @@ from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
 from latentsync.schema import RunOptions
+from latentsync.settings import Settings
 
 
 class DraftPipeline:
@@ -69,6 +70,11 @@ class DraftPipeline:
         phones = self._recognizer.recognize(waveform, voiced, monitor.check)
         loudness = loudness_gain(loudness_db, voiced)
         return plan_motion(phones, loudness, voiced, num_frames, self._config.motion)
+
+
+def build_draft(_name: str, _settings: Settings) -> DraftPipeline:
+    """Build the engine; it has nothing to set."""
+    return DraftPipeline()
 
 
 def find_speaker(

@@ -35,7 +35,7 @@ def build_app(
         require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
             server that listens on loopback only.
     """
-    engine = Engine(settings.engine, pipeline)
+    engine = Engine(settings, pipeline)
     line = Line(settings.max_waiting)
 
     @asynccontextmanager
@@ -78,7 +78,7 @@ def _add_health(app: FastAPI, engine: Engine) -> None:
         responses={503: {"model": ErrorResponse, "description": "The engine is not ready"}},
     )
     async def ready() -> dict[str, str]:
-        pipeline = engine.pipeline()
+        pipeline = engine.default()
         return {
             "status": "ready",
             "engine": pipeline.name,

@@ -1,47 +1,59 @@
-"""The engine of this process: built once, off the event loop, while /health already answers."""
+"""The engines of this server: the default one is built while /health already answers."""
 
 from __future__ import annotations
 
 import logging
-import time
 
 from latentsync.errors import EngineUnavailable
-from latentsync.pipelines.base import Pipeline, build_pipeline
+from latentsync.pipelines.base import Pipeline
+from latentsync.pipelines.engines import Engines
+from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Holds the pipeline from the moment it is ready.
+    """Knows whether the default engine is ready, and builds others when a request names them.
 
     Args:
-        name: which engine to build.
+        settings: say which engine is the default one.
         pipeline: a pipeline that is built already, instead.
     """
 
-    def __init__(self, name: str, pipeline: Pipeline | None = None) -> None:
-        self._name = name
-        self._pipeline = pipeline
-        self._failed = False
+    def __init__(self, settings: Settings, pipeline: Pipeline | None = None) -> None:
+        self._name = settings.engine
+        self._engines = Engines(settings, default=pipeline)
+        self._default: Pipeline | None = None
+        self._failure: EngineUnavailable | None = None
 
     def build(self) -> None:
-        """Build the pipeline; a failure is logged and answered by :meth:`pipeline` from then on."""
-        if self._pipeline is not None:
-            return
-        started = time.perf_counter()
+        """Build the default pipeline; a failure is logged and answered from then on."""
         try:
-            self._pipeline = build_pipeline(self._name)
+            self._default = self._engines.get()
+        except EngineUnavailable as error:
+            self._failure = error
+            logger.error("engine %s cannot run: %s", self._name, error.message)
         except Exception:
-            self._failed = True
+            self._failure = EngineUnavailable(
+                f"The engine {self._name} could not be built on this server."
+            )
             logger.exception("engine %s could not be built", self._name)
-        else:
-            seconds = time.perf_counter() - started
-            logger.info("engine %s built in %.2f s", self._name, seconds)
 
-    def pipeline(self) -> Pipeline:
-        """Return the pipeline; raises EngineUnavailable while there is none."""
-        if self._pipeline is not None:
-            return self._pipeline
-        if self._failed:
-            raise EngineUnavailable(f"The engine {self._name} could not be built on this server.")
+    def default(self) -> Pipeline:
+        """Return the default pipeline; raises EngineUnavailable while there is none."""
+        if self._default is not None:
+            return self._default
+        if self._failure is not None:
+            raise self._failure
         raise EngineUnavailable(f"The engine {self._name} is being built.", retry_after_s=5)
+
+    def pipeline(self, name: str | None) -> Pipeline:
+        """Return the pipeline of the engine called ``name``, or the default one.
+
+        Called by runs, one at a time and off the event loop; the first request for another engine
+        waits for its weights and its building.
+
+        Raises:
+            EngineUnavailable: it cannot run here.
+        """
+        return self.default() if name is None else self._engines.get(name)

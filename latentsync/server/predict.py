@@ -71,7 +71,7 @@ class PredictDoor:
                 job,
                 folder / "result.mp4",
                 settings=self._settings,
-                pipeline=self._engine.pipeline(),
+                pipeline=self._engine.pipeline(job.options.engine),
                 canceled=canceled,
             )
             if canceled.is_set():

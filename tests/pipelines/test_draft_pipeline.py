@@ -13,6 +13,7 @@ from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import build_pipeline
 from latentsync.pipelines.draft_pipeline import DraftPipeline
 from latentsync.schema import RunOptions, SpeakerPoint
+from latentsync.settings import Settings
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 
 
@@ -40,9 +41,9 @@ def lip_gap(frames) -> np.ndarray:
 
 
 def test_the_registry_builds_it_by_name():
-    assert build_pipeline("draft").name == "draft"
+    assert build_pipeline("draft", Settings()).name == "draft"
     with pytest.raises(EngineUnavailable, match="Known: draft"):
-        build_pipeline("magic")
+        build_pipeline("magic", Settings())
 
 
 def test_the_lips_measured_again_follow_the_intended_motion_without_lag(pipeline):

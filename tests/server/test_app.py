@@ -18,6 +18,7 @@ from latentsync.schema import PredictRequest
 from latentsync.server.app import build_app
 from latentsync.server.auth import BearerAuth
 from latentsync.server.engine import Engine
+from latentsync.settings import Settings
 from tests.server.engines import SquareEngine
 from tests.server.live import AUTH, serving, serving_engine, settings_for, small_body, wait_until
 
@@ -27,7 +28,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
 ) -> None:
     built = threading.Event()
 
-    def build() -> SquareEngine:
+    def build(_name: str, _settings: Settings) -> SquareEngine:
         assert built.wait(10)
         return SquareEngine()
 
@@ -62,14 +63,14 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
 
 def test_an_engine_given_ready_is_used_as_it_is() -> None:
     engine = SquareEngine()
-    holder = Engine("draft", engine)
+    holder = Engine(Settings(), engine)
     holder.build()
-    assert holder.pipeline() is engine
+    assert holder.default() is holder.pipeline(None) is engine
 
 
 def test_an_engine_not_built_yet_is_unavailable() -> None:
     with pytest.raises(EngineUnavailable, match="draft is being built"):
-        Engine("draft").pipeline()
+        Engine(Settings(engine="draft")).default()
 
 
 def test_without_the_key_requirement_nobody_is_asked(tmp_path: Path) -> None:

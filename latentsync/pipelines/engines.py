@@ -1,0 +1,50 @@
+"""The engines of one process: each built on first use, then kept for all runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from threading import Lock
+
+from latentsync.pipelines.base import Pipeline, build_pipeline, resolve_engine
+from latentsync.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Engines:
+    """Hands out pipelines by name.
+
+    Args:
+        settings: names the default engine and says how engines are built.
+        default: a pipeline that is built already and takes the default engine's place.
+    """
+
+    def __init__(self, settings: Settings, default: Pipeline | None = None) -> None:
+        self._settings = settings
+        self._default = default
+        self._built: dict[str, Pipeline] = {}
+        self._building = Lock()
+
+    def get(self, name: str | None = None) -> Pipeline:
+        """Return the engine called ``name``, or the default one; the first call builds it.
+
+        A call while another thread builds waits for it. A failure is not kept: the next call tries
+        again, since a missing file of weights may have come meanwhile.
+
+        Raises:
+            EngineUnavailable: it cannot run here.
+        """
+        if name is None and self._default is not None:
+            return self._default
+        with self._building:
+            name = resolve_engine(name or self._settings.engine)
+            if name not in self._built:
+                self._built[name] = self._build(name)
+            return self._built[name]
+
+    def _build(self, name: str) -> Pipeline:
+        started = time.perf_counter()
+        pipeline = build_pipeline(name, self._settings)
+        logger.info("engine %s built in %.2f s", name, time.perf_counter() - started)
+        return pipeline
