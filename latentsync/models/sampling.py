@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from latentsync.errors import InvalidField, NumericalFailure
-from latentsync.models.attention import AudioContext
 from latentsync.models.unet import UNet3DConditionModel
+from latentsync.schema import SchedulerName
 
 NUM_TRAIN_TIMESTEPS = 1000
 FEATURE_CACHE_INTERVAL = 3  # every third pass runs whole when the cache is on
@@ -27,13 +27,19 @@ class SamplingOptions:
     Attributes:
         num_inference_steps: passes from noise to latents, 1..1000.
         guidance_scale: weight of the audio; 1 and below run the network once per step.
+        scheduler: how a step is taken. The checkpoints were trained for ``ddim``; ``dpm-solver++``
+            comes near its result with fewer steps.
         cache_interval: the whole network runs in every step of this number, only its last layer in
             the others; 1 always runs all. An approximation.
+        guidance_interval: the steps that are guided, from one share of all steps to another; the
+            others run the network once. An approximation unless it is all of them.
     """
 
     num_inference_steps: int = 20
     guidance_scale: float = 1.5
+    scheduler: SchedulerName = "ddim"
     cache_interval: int = 1
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         for name, most in (("num_inference_steps", NUM_TRAIN_TIMESTEPS), ("cache_interval", None)):
@@ -41,6 +47,11 @@ class SamplingOptions:
             if value < 1 or (most is not None and value > most):
                 allowed = "at least 1" if most is None else f"1 to {most}"
                 raise InvalidField(f"{name} is {value}; allowed: {allowed}.", field=name)
+
+    def is_guided(self, step: int) -> bool:
+        """Tell whether the step with this number, from 0, runs the network without audio, too."""
+        start, end = self.guidance_interval
+        return self.guidance_scale > 1 and start <= step / self.num_inference_steps < end
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,9 @@ class WindowInputs:
     audio: Tensor
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Return the scheduler that LatentSync was trained for."""
-    return DDIMScheduler(
+def build_scheduler(name: SchedulerName = "ddim") -> DDIMScheduler | DPMSolverMultistepScheduler:
+    """Return a new scheduler over the noise levels that LatentSync was trained for."""
+    ddim = DDIMScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         beta_start=0.00085,
         beta_end=0.012,
@@ -75,6 +86,7 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="epsilon",
         timestep_spacing="leading",
     )
+    return ddim if name == "ddim" else DPMSolverMultistepScheduler.from_config(ddim.config)
 
 
 @torch.inference_mode()
@@ -97,18 +109,20 @@ def denoise(
     Raises:
         NumericalFailure: the latents are not finite.
     """
-    scheduler = build_scheduler()
+    scheduler = build_scheduler(options.scheduler)
     scheduler.set_timesteps(options.num_inference_steps)
     latents = inputs.noise.to(unet.device, unet.dtype).expand_as(inputs.masked_latents)
-    guided = options.guidance_scale > 1
     conditions = _join_conditions(unet, inputs)
-    audio = _encode_audio(unet, inputs, guided)
+    hearing = unet.encode_audio(inputs.audio)
+    # Guided steps run every frame twice: first without audio, then with it.
+    both = replace(hearing, num_silent=len(inputs.audio))
     features = None
     for index, timestep in enumerate(scheduler.timesteps.tolist()):
-        cached = features if index % options.cache_interval else None
+        guided = options.is_guided(index)
+        cached = _reusable(features, index, options)
         sample = torch.cat([latents, conditions], dim=1)
         sample = torch.cat([sample, sample]) if guided else sample
-        output = unet(sample, timestep, audio, cached=cached)
+        output = unet(sample, timestep, both if guided else hearing, cached=cached)
         features = output.features if options.cache_interval > 1 else None
         noise_pred = _guide(output.sample, options.guidance_scale) if guided else output.sample
         latents = cast(Tensor, scheduler.step(noise_pred, timestep, latents).prev_sample)
@@ -124,9 +138,14 @@ def _join_conditions(unet: UNet3DConditionModel, inputs: WindowInputs) -> Tensor
     return torch.cat([part.to(unet.device, unet.dtype) for part in parts], dim=1)
 
 
-def _encode_audio(unet: UNet3DConditionModel, inputs: WindowInputs, guided: bool) -> AudioContext:
-    """Prepare the audio; with guidance a silent copy of all frames comes first."""
-    return unet.encode_audio(inputs.audio, num_silent=len(inputs.audio) if guided else 0)
+def _reusable(features: Tensor | None, step: int, options: SamplingOptions) -> Tensor | None:
+    """Return the features that this step may reuse, if it need not run the whole network."""
+    if features is None or step % options.cache_interval == 0:
+        return None
+    before, now = options.is_guided(step - 1), options.is_guided(step)
+    if before == now:
+        return features
+    return features.chunk(2)[1] if before else None  # of the half with audio; or none for silence
 
 
 def _guide(noise_pred: Tensor, guidance_scale: float) -> Tensor:

@@ -71,7 +71,17 @@ def encode_latents(vae: AutoencoderKL, images: Tensor, noise: Tensor) -> Tensor:
         images: (N, 3, H, W) in -1..1.
         noise: standard normal, of the result's shape.
     """
-    moments = vae.quant_conv(vae.encoder(_channels_last(vae, images)))
+    return sample_latents(vae, encode_moments(vae, images), noise)
+
+
+def encode_moments(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Return the posterior of ``images`` (N, 3, H, W): mean and log-variance, (N, 8, H/8, W/8)."""
+    moments: Tensor = vae.quant_conv(vae.encoder(_channels_last(vae, images)))
+    return moments
+
+
+def sample_latents(vae: AutoencoderKL, moments: Tensor, noise: Tensor) -> Tensor:
+    """Return latents drawn from a posterior, scaled; see :func:`encode_latents`."""
     mean, logvar = moments.chunk(2, dim=1)
     deviation = torch.exp(0.5 * logvar.clamp(*_LOGVAR_RANGE))
     latents: Tensor = (mean + deviation * noise.to(mean)) * vae.config.scaling_factor

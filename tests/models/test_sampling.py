@@ -64,7 +64,9 @@ def test_timesteps_of_other_numbers_of_steps(steps: int, first: int) -> None:
 def test_every_step_gives_the_recorded_latents(
     exact_unet: UNet3DConditionModel, name: str, interval: int
 ) -> None:
-    options = SamplingOptions(int(RECORDED["steps"]), float(RECORDED["guidance"]), interval)
+    options = SamplingOptions(
+        int(RECORDED["steps"]), float(RECORDED["guidance"]), cache_interval=interval
+    )
     steps: list[Tensor] = []
     final = denoise(exact_unet, recorded_inputs(), options, lambda _, now: steps.append(now))
     assert worst(torch.stack(steps), RECORDED[name]) < 2e-3
@@ -157,3 +159,42 @@ def test_the_given_tensors_stay_as_they_are(exact_unet: UNet3DConditionModel) ->
     denoise(exact_unet, inputs, SHORT)
     for value, before in zip(vars(inputs).values(), kept, strict=True):
         assert torch.equal(value, before)
+
+
+def test_part_of_the_steps_may_go_without_guidance(unet: UNet3DConditionModel) -> None:
+    seen: list[int] = []
+    hook = unet.conv_in.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    denoise(unet, random_inputs(), SamplingOptions(5, guidance_interval=(0.2, 0.6)))
+    hook.remove()
+    assert seen == [2, 4, 4, 2, 2]
+
+
+@pytest.mark.parametrize("interval", [(0.0, 0.5), (0.5, 1.0), (0.25, 0.75)])
+def test_the_cache_and_partial_guidance_go_together(
+    exact_unet: UNet3DConditionModel, interval: tuple[float, float]
+) -> None:
+    options = SamplingOptions(6, guidance_interval=interval)
+    exact = denoise(exact_unet, random_inputs(), options)
+    cached = denoise(exact_unet, random_inputs(), replace(options, cache_interval=2))
+    assert 0 < worst(cached, exact) < 0.5 * float(exact.abs().max())
+
+
+def test_an_interval_of_all_steps_is_full_guidance(exact_unet: UNet3DConditionModel) -> None:
+    full = denoise(exact_unet, random_inputs(), SHORT)
+    assert torch.equal(
+        denoise(exact_unet, random_inputs(), replace(SHORT, guidance_interval=(0, 1))), full
+    )
+
+
+def test_the_other_solver_comes_near_with_half_the_steps(exact_unet: UNet3DConditionModel) -> None:
+    def run(steps: int, **options: object) -> Tensor:
+        return denoise(exact_unet, random_inputs(), SamplingOptions(steps, 1.0, **options))
+
+    fine = run(50)
+    assert worst(run(10, scheduler="dpm-solver++"), fine) < worst(run(10), fine)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_the_other_solver_takes_any_number_of_steps(unet: UNet3DConditionModel, steps: int) -> None:
+    options = SamplingOptions(steps, 1.0, scheduler="dpm-solver++")
+    assert torch.isfinite(denoise(unet, random_inputs(), options)).all()
