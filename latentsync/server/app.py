@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 
 from latentsync import __version__
-from latentsync.pipelines.base import Pipeline
+from latentsync.pipelines.engines import Engines
 from latentsync.schema import ErrorResponse
 from latentsync.server.auth import BearerAuth
 from latentsync.server.body import BodyLimit
@@ -24,18 +24,18 @@ from latentsync.workspace import sweep
 
 
 def build_app(
-    settings: Settings, pipeline: Pipeline | None = None, *, require_key: bool = True
+    settings: Settings, engines: Engines | None = None, *, require_key: bool = True
 ) -> FastAPI:
     """Build the application of one process with one device.
 
     Args:
         settings: limits, keys and folders.
-        pipeline: a pipeline that is built already; by default ``settings.engine`` is built in the
-            background while the server starts.
+        engines: the engines of this process, where another door uses them, too. Whichever is the
+            default one is built in the background while the server starts, unless it is built.
         require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
             server that listens on loopback only.
     """
-    engine = Engine(settings, pipeline)
+    engine = Engine(settings.engine, engines or Engines(settings))
     line = Line(settings.max_waiting)
 
     @asynccontextmanager

@@ -7,7 +7,6 @@ import logging
 from latentsync.errors import EngineUnavailable
 from latentsync.pipelines.base import Pipeline
 from latentsync.pipelines.engines import Engines
-from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -16,13 +15,13 @@ class Engine:
     """Knows whether the default engine is ready, and builds others when a request names them.
 
     Args:
-        settings: say which engine is the default one.
-        pipeline: a pipeline that is built already, instead.
+        name: what the default engine is called, for messages.
+        engines: where they come from.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline | None = None) -> None:
-        self._name = settings.engine
-        self._engines = Engines(settings, default=pipeline)
+    def __init__(self, name: str, engines: Engines) -> None:
+        self._name = name
+        self._engines = engines
         self._default: Pipeline | None = None
         self._failure: EngineUnavailable | None = None
 

@@ -6,10 +6,9 @@ import sys
 import threading
 from pathlib import Path
 
-from latentsync.server.app import build_app
 from latentsync.server.serve import serve
 from tests.server.engines import GatedEngine
-from tests.server.live import settings_for
+from tests.server.live import app_with, settings_for
 
 
 def main() -> None:
@@ -23,7 +22,7 @@ def main() -> None:
         sys.stdout.flush()
 
     threading.Thread(target=announce, daemon=True).start()
-    app = build_app(settings_for(work.parent, work_dir=work), engine)
+    app = app_with(engine, settings_for(work.parent, work_dir=work))
     serve(app, host="127.0.0.1", port=port, grace_s=1)
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from latentsync.pipelines.base import Pipeline
+from latentsync.pipelines.engines import Engines
 from latentsync.server.app import build_app
 from latentsync.settings import Settings
 from tests.server.clips import as_base64, write_clip, write_speech
@@ -28,8 +29,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
-    """Return settings with one key and a work folder of their own."""
-    return Settings(**{"api_keys": (KEY,), "work_dir": folder / "work", **changes})
+    """Return settings with one key and folders of their own; no weights are fetched."""
+    own = {"work_dir": folder / "work", "weights_dir": folder / "weights", "offline": True}
+    return Settings(**{"api_keys": (KEY,), **own, **changes})
 
 
 def free_port() -> int:
@@ -59,10 +61,15 @@ def serving(app: FastAPI) -> Iterator[str]:
         thread.join()
 
 
+def app_with(engine: Pipeline, settings: Settings, **options: Any) -> FastAPI:
+    """Return the application whose default engine is ``engine``."""
+    return build_app(settings, Engines(settings, default=engine), **options)
+
+
 @contextlib.contextmanager
 def serving_engine(folder: Path, engine: Pipeline, **changes: Any) -> Iterator[str]:
     """Serve one engine with the given settings; yields the address."""
-    with serving(build_app(settings_for(folder, **changes), engine)) as url:
+    with serving(app_with(engine, settings_for(folder, **changes))) as url:
         yield url
 
 

@@ -14,13 +14,22 @@ from starlette.requests import HTTPConnection
 import latentsync
 from latentsync.errors import EngineUnavailable, NotAuthorized
 from latentsync.pipelines import base
+from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
 from latentsync.server.app import build_app
 from latentsync.server.auth import BearerAuth
 from latentsync.server.engine import Engine
 from latentsync.settings import Settings
 from tests.server.engines import SquareEngine
-from tests.server.live import AUTH, serving, serving_engine, settings_for, small_body, wait_until
+from tests.server.live import (
+    AUTH,
+    app_with,
+    serving,
+    serving_engine,
+    settings_for,
+    small_body,
+    wait_until,
+)
 
 
 def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
@@ -63,19 +72,19 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
 
 def test_an_engine_given_ready_is_used_as_it_is() -> None:
     engine = SquareEngine()
-    holder = Engine(Settings(), engine)
+    holder = Engine("draft", Engines(Settings(), default=engine))
     holder.build()
     assert holder.default() is holder.pipeline(None) is engine
 
 
 def test_an_engine_not_built_yet_is_unavailable() -> None:
     with pytest.raises(EngineUnavailable, match="draft is being built"):
-        Engine(Settings(engine="draft")).default()
+        Engine("draft", Engines(Settings(engine="draft"))).default()
 
 
 def test_without_the_key_requirement_nobody_is_asked(tmp_path: Path) -> None:
     body = small_body(tmp_path)
-    app = build_app(settings_for(tmp_path, api_keys=()), SquareEngine(), require_key=False)
+    app = app_with(SquareEngine(), settings_for(tmp_path, api_keys=()), require_key=False)
     with serving(app) as url:
         assert httpx.post(f"{url}/predict", json=body).status_code == 200
         assert "security" not in httpx.get(f"{url}/openapi.json").text
@@ -106,7 +115,7 @@ def test_each_of_several_keys_opens_the_door(tmp_path: Path, key: str) -> None:
 
 
 def test_errors_of_the_framework_itself_have_the_same_shape(tmp_path: Path) -> None:
-    app = build_app(settings_for(tmp_path), SquareEngine())
+    app = app_with(SquareEngine(), settings_for(tmp_path))
 
     @app.get("/number/{number}")
     async def number(number: int) -> int:
@@ -124,7 +133,7 @@ def test_errors_of_the_framework_itself_have_the_same_shape(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    app = build_app(settings_for(tmp_path_factory.mktemp("app")), SquareEngine())
+    app = app_with(SquareEngine(), settings_for(tmp_path_factory.mktemp("app")))
     document: dict[str, Any] = app.openapi()
     return document
 

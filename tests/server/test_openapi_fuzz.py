@@ -20,9 +20,8 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from latentsync.server.app import build_app
 from tests.server.engines import SquareEngine
-from tests.server.live import AUTH, serving, settings_for
+from tests.server.live import AUTH, app_with, serving, settings_for
 
 CASES = int(os.environ.get("LATENTSYNC_FUZZ_CASES", "1000"))
 PATHS = ("/predict", "/v4/{project}/{app}/predict")
@@ -40,7 +39,7 @@ CHECKS = [
 def test_no_request_drawn_from_the_document_is_a_defect(
     tmp_path: Path, path: str, mode: GenerationMode
 ) -> None:
-    app = build_app(settings_for(tmp_path, fetch_timeout_s=0.2), SquareEngine())
+    app = app_with(SquareEngine(), settings_for(tmp_path, fetch_timeout_s=0.2))
     operation = schemathesis.openapi.from_dict(app.openapi())[path]["POST"]
     seen: Counter[int] = Counter()
 
