@@ -1,0 +1,49 @@
+"""mask_prep.npz: the mask at every size, and pictures through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from latentsync.face.mask import (
+    hide_mouth,
+    keep_mask,
+    keep_surroundings,
+    keep_weights,
+    latent_mask,
+    to_pixel_values,
+)
+from tests.parity.output import Output
+from tests.parity.recorded import Array, RecordedFile
+from tests.parity.tolerance import EXACT, Tolerance
+
+_VALUES = Tolerance(1e-6)
+_PICTURES = ("ref_pixel_values", "masked_pixel_values", "masks", "combined", "decoded", "faces")
+
+
+def check(recorded: RecordedFile) -> Iterator[Output]:
+    for match in recorded.numbered(r"mask_res(\d+)"):
+        yield Output(match[0], EXACT, partial(keep_mask, int(match[1])), "uint8")
+    for match in recorded.numbered(r"latent_mask_res(\d+)"):
+        yield Output(match[0], _VALUES, partial(latent_mask, int(match[1])))
+    if not any(name in recorded for name in _PICTURES):
+        return
+
+    def pixels() -> Array:
+        return to_pixel_values(recorded.read("faces", "uint8"))
+
+    def combined() -> Array:
+        decoded = recorded.read("decoded", "float16", "float32").astype(np.float32)
+        return keep_surroundings(decoded, pixels())
+
+    yield Output("ref_pixel_values", _VALUES, pixels)
+    yield Output("masked_pixel_values", _VALUES, lambda: hide_mouth(pixels()))
+    yield Output("masks", _VALUES, lambda: _repeated_mask(recorded.read("faces", "uint8")))
+    yield Output("combined", Tolerance(1e-5), combined)
+
+
+def _repeated_mask(faces: Array) -> Array:
+    resolution = faces.shape[1]
+    return np.broadcast_to(keep_weights(resolution), (len(faces), 1, resolution, resolution))

@@ -1,0 +1,62 @@
+"""ddim_tiny.npz: from noise to latents, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from latentsync.models.sampling import (
+    FEATURE_CACHE_INTERVAL,
+    SamplingOptions,
+    WindowInputs,
+    build_scheduler,
+    denoise,
+)
+from tests.parity.networks import Networks
+from tests.parity.output import Output
+from tests.parity.precisions import once_per_way, pick_in_each
+from tests.parity.recorded import Array, RecordedFile
+from tests.parity.tolerance import EXACT, Tolerance
+
+_LATENTS = Tolerance(2e-3)  # values reach 55
+_INPUTS = ("noise", "mask", "masked_latents", "ref_latents", "audio")
+_UNGUIDED = 1.0
+
+
+def check(recorded: RecordedFile, networks: Networks) -> Iterator[Output]:
+    yield Output("timesteps", EXACT, partial(_timesteps, recorded), "int")
+    yield Output(
+        "alphas_cumprod", Tolerance(1e-6), lambda: build_scheduler().alphas_cumprod.numpy()
+    )
+    for match in recorded.numbered(r"latents(_no_cfg)?(_deepcache)?(_final)?"):
+        guided, cached, final = not match[1], bool(match[2]), bool(match[3])
+        compute = once_per_way(partial(_sample, recorded, networks, guided, cached))
+        yield Output(match[0], _LATENTS, pick_in_each(compute, _last if final else torch.stack))
+
+
+def _timesteps(recorded: RecordedFile) -> Array:
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(recorded.read_number("steps", "int"))
+    return scheduler.timesteps.numpy()
+
+
+def _sample(
+    recorded: RecordedFile, networks: Networks, guided: bool, cached: bool, dtype: torch.dtype
+) -> list[Tensor]:
+    """Return the latents after every step."""
+    options = SamplingOptions(
+        num_inference_steps=recorded.read_number("steps", "int"),
+        guidance_scale=recorded.read_number("guidance", "float64") if guided else _UNGUIDED,
+        cache_interval=FEATURE_CACHE_INTERVAL if cached else 1,
+    )
+    inputs = WindowInputs(*(torch.from_numpy(recorded.read(name, "float32")) for name in _INPUTS))
+    steps: list[Tensor] = []
+    denoise(networks.unet(dtype), inputs, options, lambda _, latents: steps.append(latents))
+    return steps
+
+
+def _last(steps: list[Tensor]) -> Tensor:
+    return steps[-1]

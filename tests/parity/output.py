@@ -1,0 +1,96 @@
+"""A recorded array together with the code that must reproduce it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tests.parity.recorded import Array, RecordedFile, UnfitArray
+from tests.parity.tolerance import Tolerance
+
+Make = Callable[[], Array]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a check says about one array.
+
+    Attributes:
+        name: of the recorded array.
+        tolerance: how far off it may be.
+        make: computes it; or several named ways, of which one must be near enough. They are tried
+            in order.
+        dtype: of the recorded array, see :meth:`RecordedFile.read`.
+        note: shown beside the name, where one array is compared more than once.
+    """
+
+    name: str
+    tolerance: Tolerance
+    make: Make | Mapping[str, Make]
+    dtype: str = "float32"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the report."""
+
+    file: str
+    array: str
+    worst: str = "-"
+    tolerance: str = "-"
+    verdict: str = "ok"
+    remark: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.verdict == "FAIL"
+
+    def __str__(self) -> str:
+        columns = (
+            f"{self.file:<32} {self.array:<36} {self.worst:>18} {self.tolerance:>14}  "
+            f"{self.verdict:<7} {self.remark}"
+        )
+        return columns.rstrip()
+
+
+def judge(output: Output, recorded: RecordedFile) -> Line:
+    """Compute and compare one array; whatever goes wrong is the line's reason."""
+    shown = f"{output.name} {output.note}".rstrip()
+    tolerance = str(output.tolerance)
+
+    def line(worst: str, verdict: str, remark: str) -> Line:
+        return Line(recorded.title, shown, worst, tolerance, verdict, remark)
+
+    try:
+        wanted = recorded.read(output.name, output.dtype)
+    except UnfitArray as error:
+        return line("-", "FAIL", str(error))
+    ways = output.make if isinstance(output.make, Mapping) else {"": output.make}
+    tried = []
+    for way, make in ways.items():
+        worst, reason = _compare(make, wanted, output.tolerance)
+        if reason is None:
+            return line(worst, "ok", way)
+        tried.append((worst, f"{way}: {reason}" if way else reason))
+    return line(tried[0][0], "FAIL", "; ".join(reason for _, reason in tried))
+
+
+def _compare(make: Make, wanted: Array, tolerance: Tolerance) -> tuple[str, str | None]:
+    """Return the worst difference and why it is too much, or None if it is not."""
+    try:
+        got = np.asarray(make())
+        if got.shape != wanted.shape:
+            return "-", f"shape {wanted.shape} recorded, {got.shape} computed"
+        if _kind(got) != _kind(wanted):
+            return "-", f"{wanted.dtype.name} recorded, {got.dtype.name} computed"
+        measure = tolerance.measure(got, wanted)
+    except Exception as error:  # one check that breaks must not end the others
+        return "-", f"{type(error).__name__}: {error}".splitlines()[0]
+    return measure.worst, None if measure.ok else f"differs by {measure.worst}"
+
+
+def _kind(array: Array) -> str:
+    return "i" if array.dtype.kind == "u" and array.itemsize > 1 else array.dtype.kind
