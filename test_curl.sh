@@ -95,7 +95,8 @@ with open(target, "w", encoding="ascii") as file:
 PYTHON
 
 status=$(
-  curl --silent --show-error --max-time "$timeout" --request POST \
+  # --location: Modal ends long requests with a 303 to the address of the result, to be asked by GET.
+  curl --silent --show-error --max-time "$timeout" --location --max-redirs 20 \
     --header "Content-Type: application/json" --header "@$work/headers" \
     --data-binary "@$work/payload.json" \
     --output "$work/answer" --write-out '%{http_code}' "$endpoint" 2>"$work/curl_says"

@@ -1,4 +1,4 @@
-"""Call a latentsync server, on this machine or on Cerebrium::
+"""Call a latentsync server, on this machine, on Cerebrium or on Modal::
 
 with Client("https://api.cerebrium.ai/v4/p-xxxxxxxx/latentsync", token) as client:
     prediction = client.predict(video="face.mp4", audio="speech.wav")
@@ -35,6 +35,8 @@ from latentsync.schema import (
 Media = Path | str | bytes  # a file, a file name or an http(s) address, or the media itself
 
 _CONNECT_TIMEOUT_S = 10.0
+# Modal ends a request after 150 s with a 303 to the address of its result, and that one likewise.
+_MOST_HANDOVERS = 20
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,13 @@ class Client:
 
     def _post(self, body: dict[str, Any]) -> httpx.Response:
         try:
-            return self._http.post(self.url, json=body)
+            response = self._http.post(self.url, json=body)
+            for _ in range(_MOST_HANDOVERS):
+                if response.status_code != httpx.codes.SEE_OTHER or response.next_request is None:
+                    break
+                # A GET: no other redirect is followed, for the media must not go elsewhere.
+                response = self._http.send(response.next_request)
+            return response
         except httpx.ConnectTimeout:
             raise Unreachable(f"{self.url} does not answer.", field="url") from None
         except httpx.TimeoutException:

@@ -152,13 +152,16 @@ Reply = Callable[[http.server.BaseHTTPRequestHandler], None]
 
 @pytest.fixture
 def strange_server() -> Iterator[Callable[[Reply], str]]:
-    """Start a server that answers every POST in the given way."""
+    """Start a server that answers every request in the given way."""
     hosts: list[http.server.ThreadingHTTPServer] = []
 
     def start(reply: Reply) -> str:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
+                reply(self)
+
+            def do_GET(self) -> None:
                 reply(self)
 
             def log_message(self, format: str, *args: object) -> None:
@@ -235,6 +238,7 @@ def envelope(result: Any) -> bytes:
             *(200, "UNEXPECTED_ANSWER", "not with a video"),
         ),
         (saying(307, b"", Location="http://127.0.0.1:1/"), 307, "UNKNOWN", "status 307"),
+        (saying(303, b""), 303, "UNKNOWN", "status 303"),
     ],
 )
 def test_any_shape_of_error_is_understood(
@@ -252,6 +256,47 @@ def test_fields_that_a_newer_server_adds_are_ignored(
     result = {"video_base64": base64.b64encode(b"mp4").decode(), "details": {**DETAILS, "new": 1}}
     with Client(strange_server(saying(200, envelope(result))), KEY) as client:
         assert client.predict(b"x", b"x").video == b"mp4"
+
+
+def handing_over(times: int, seen: list[tuple[str, str, bool]]) -> Reply:
+    """Answer like Modal: a 303 whenever its time is up, the result at last."""
+    result = {"video_base64": base64.b64encode(b"mp4").decode(), "details": DETAILS}
+
+    def reply(handler: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append((handler.command, handler.path, "Authorization" in handler.headers))
+        if len(seen) <= times:
+            saying(303, b"", Location="/predict?call=fc-1")(handler)
+        else:
+            saying(200, envelope(result))(handler)
+
+    return reply
+
+
+def test_a_long_run_is_fetched_from_where_the_platform_says(
+    strange_server: Callable[[Reply], str],
+) -> None:
+    seen: list[tuple[str, str, bool]] = []
+    with Client(strange_server(handing_over(3, seen)), KEY) as client:
+        assert client.predict(b"x", b"x").video == b"mp4"
+    assert seen == [("POST", "/predict", True)] + 3 * [("GET", "/predict?call=fc-1", True)]
+
+
+def test_a_platform_that_never_has_the_result_is_given_up(
+    strange_server: Callable[[Reply], str],
+) -> None:
+    url = strange_server(handing_over(1000, seen := []))
+    with Client(url, KEY) as client, pytest.raises(ServerError) as refused:
+        client.predict(b"x", b"x")
+    assert refused.value.server_status == 303
+    assert len(seen) == 21
+
+
+def test_the_token_stays_with_the_server_it_is_for(strange_server: Callable[[Reply], str]) -> None:
+    seen: list[tuple[str, str, bool]] = []
+    elsewhere = strange_server(handing_over(0, seen))
+    with Client(strange_server(saying(303, b"", Location=f"{elsewhere}/x")), KEY) as client:
+        client.predict(b"x", b"x")
+    assert seen == [("GET", "/x", False)]
 
 
 @pytest.mark.parametrize(("header", "retry_after_s"), [("7", 7.0), ("soon", None), ("", None)])

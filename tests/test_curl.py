@@ -248,6 +248,42 @@ def test_a_video_that_would_not_play_is_refused(
     assert said in one_line(run(tmp_path, ENDPOINT=url, **files(media)))
 
 
+def test_a_long_run_is_fetched_from_where_the_platform_says(media: Path, tmp_path: Path) -> None:
+    """Modal ends a request after 150 s with a 303 to the address of its result."""
+    video = envelope(_both(media, tmp_path))
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(303, b"")
+
+        def do_GET(self) -> None:
+            self.answer(*((200, video) if len(asked) == 2 else (303, b"")))
+
+        def answer(self, status: int, content: bytes) -> None:
+            asked.append(f"{self.command} {self.headers['Authorization']}")
+            self.send_response(status)
+            self.send_header("Location", "/predict?call=fc-1")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    try:
+        url = f"http://127.0.0.1:{host.server_address[1]}"
+        done = run(tmp_path, ENDPOINT=url, **files(media))
+    finally:
+        host.shutdown()
+        host.server_close()
+    assert done.returncode == 0, done.stderr
+    assert asked == [f"{verb} Bearer {KEY}" for verb in ("POST", "GET", "GET")]
+
+
 def test_the_same_video_with_sound_and_data_passes(
     answering: Callable[[int, bytes], str], media: Path, tmp_path: Path
 ) -> None:
