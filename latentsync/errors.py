@@ -24,10 +24,14 @@
     ├── Canceled 499                the caller asked to stop
     ├── DeadlineExceeded 504        the run did not end in the time allowed
     ├── CodecFailed 500             FFmpeg refused to encode or to write
-    ├── DiskFull 507                no room for the working files
+    ├── DiskFull 507                no room for the working files or the weights
     ├── EngineUnavailable 503       the engine asked for cannot run here
     │   ├── CheckpointUnusable      a file of weights is missing, damaged or something else
-    │   └── CheckpointMismatch      a file of weights is one of another network
+    │   ├── CheckpointMismatch      a file of weights is one of another network
+    │   ├── WeightsMissing          a file of weights is not here and may not be fetched or stored
+    │   ├── WeightsUnreachable      a file of weights could not be fetched
+    │   └── WeightsDamaged          a file of weights is not what its publisher says
+    ├── OutOfDeviceMemory 503       the networks do not fit into the device's memory
     ├── NumericalFailure 500        a network's values are no longer numbers
     ├── InternalError 500           a defect of this program; the log has the cause
     └── ServerError                 (client side) the server answered with an error
@@ -232,6 +236,23 @@ class CheckpointUnusable(EngineUnavailable):
 
 class CheckpointMismatch(EngineUnavailable):
     code = "CHECKPOINT_MISMATCH"
+
+
+class WeightsMissing(EngineUnavailable):
+    code = "WEIGHTS_MISSING"
+
+
+class WeightsUnreachable(EngineUnavailable):
+    code = "WEIGHTS_UNREACHABLE"
+
+
+class WeightsDamaged(EngineUnavailable):
+    code = "WEIGHTS_DAMAGED"
+
+
+class OutOfDeviceMemory(LatentSyncError):
+    code = "OUT_OF_DEVICE_MEMORY"
+    status = 503
 
 
 class NumericalFailure(LatentSyncError):

@@ -114,16 +114,17 @@ class _Run:
             )
         frames = _TimedFrames(generation.frames, self._monitor, indices.size)
         frames.seconds += time.perf_counter() - started
-        write_video(
-            self._output_path,
-            iter(frames),
-            read_sound(audio_path, audio, self._monitor),
-            num_frames=indices.size,
-            width=video.width,
-            height=video.height,
-            colour=video.colour,
-            monitor=self._monitor,
-        )
+        with self._monitor.span(self._monitor.fraction, _FRAMES_END):
+            write_video(
+                self._output_path,
+                iter(frames),
+                read_sound(audio_path, audio, self._monitor),
+                num_frames=indices.size,
+                width=video.width,
+                height=video.height,
+                colour=video.colour,
+                monitor=self._monitor,
+            )
         self._attribute(time.perf_counter() - started, frames.seconds, source.seconds)
         self._monitor.report("write", 1.0, indices.size, indices.size)
         return Result(self._output_path, self._details(generation, video, indices.size))
@@ -233,7 +234,6 @@ class _TimedFrames:
         self._frames = frames
         self._monitor = monitor
         self._num_frames = num_frames
-        self._start = monitor.fraction
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -246,6 +246,4 @@ class _TimedFrames:
                 return
             yield frame
             done += 1
-            share = done / self._num_frames
-            fraction = self._start + share * (_FRAMES_END - self._start)
-            self._monitor.report("generate", fraction, done, self._num_frames)
+            self._monitor.report("generate", done / self._num_frames, done, self._num_frames)

@@ -33,14 +33,26 @@ def choose_largest(boxes: Floats, scores: Floats) -> int | None:
     Returns:
         The largest face of at least 50 x 80 pixels and an ordinary shape; the first of equals.
     """
-    corners = np.trunc(boxes).astype(np.int64)
-    widths, heights = (corners[:, 2:] - corners[:, :2]).T
-    fits = (widths >= MIN_FACE_WIDTH) & (heights >= MIN_FACE_HEIGHT) & (scores >= MIN_SCORE)
-    shapes = widths / np.maximum(heights, 1)
-    fits &= (shapes <= WIDEST) & (shapes >= NARROWEST)
+    fits = fits_limits(boxes, scores)
     if not fits.any():
         return None
+    widths, heights = _sides(boxes)
     return int(np.argmax(np.where(fits, widths * heights, -1)))
+
+
+def fits_limits(boxes: Floats, scores: Floats) -> NDArray[np.bool_]:
+    """Return bool (k,): which faces are sure, large and ordinary enough; see choose_largest."""
+    widths, heights = _sides(boxes)
+    fits = (widths >= MIN_FACE_WIDTH) & (heights >= MIN_FACE_HEIGHT) & (scores >= MIN_SCORE)
+    shapes = widths / np.maximum(heights, 1)
+    return np.asarray(fits & (shapes <= WIDEST) & (shapes >= NARROWEST))
+
+
+def _sides(boxes: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return widths and heights (k,) between corners cut to whole pixels."""
+    corners = np.trunc(boxes).astype(np.int64)
+    widths, heights = (corners[:, 2:] - corners[:, :2]).T
+    return widths, heights
 
 
 def round_landmarks(landmarks: Floats) -> NDArray[np.int64]:

@@ -1,0 +1,196 @@
+"""From aligned faces and what they hear to the same faces speaking: encode, denoise, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentsync.errors import NumericalFailure
+from latentsync.face.mask import hide_mouth, keep_surroundings, latent_mask, to_pixel_values
+from latentsync.lipsync.networks import LipsyncNetworks
+from latentsync.lipsync.portions import Portions
+from latentsync.lipsync.posteriors import PosteriorCache
+from latentsync.models.sampling import SamplingOptions, WindowInputs, denoise
+from latentsync.models.vae import decode_latents, encode_moments, sample_latents
+from latentsync.monitor import RunMonitor
+
+_PICTURES_AT_ONCE = 16  # through the autoencoder
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowFaces:
+    """What one window is made from; F frames.
+
+    Attributes:
+        faces: (F,R,R,3) uint8 RGB, aligned.
+        source_indices: int64 (F,), the source frame of each face.
+        audio: (F, 50, width), what each frame hears.
+        masked_noise: (F, 4, r, r), for the latents of the faces with a hidden mouth.
+        reference_noise: (F, 4, r, r), for the latents of the whole faces.
+    """
+
+    faces: NDArray[np.uint8]
+    source_indices: NDArray[np.int64]
+    audio: Tensor
+    masked_noise: Tensor
+    reference_noise: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class MadeFaces:
+    """What was made of one window.
+
+    Attributes:
+        latents: (4, F, r, r), finished, on the device.
+        faces: float32 (F,3,R,R), about -1..1, the kept part of the originals put back.
+    """
+
+    latents: Tensor
+    faces: NDArray[np.float32]
+
+
+class FaceMaker:
+    """Makes the speaking faces of one run.
+
+    Args:
+        networks: one version's.
+        options: of the sampler.
+        initial_noise: (1, 4, 1, r, r), what all frames begin as.
+        source_indices: int64 (frames,), the source frame of every output frame with a face, to know
+            which faces come again.
+        batch_windows: windows that go through the network at once.
+        monitor: gets the seconds of the stages.
+    """
+
+    def __init__(
+        self,
+        networks: LipsyncNetworks,
+        options: SamplingOptions,
+        initial_noise: Tensor,
+        source_indices: NDArray[np.int64],
+        *,
+        batch_windows: int,
+        monitor: RunMonitor,
+    ) -> None:
+        self._networks = networks
+        self._options = options
+        self._initial_noise = initial_noise
+        self._posteriors = PosteriorCache(source_indices)
+        self._monitor = monitor
+        self._encoding = Portions("encode pictures", _PICTURES_AT_ONCE)
+        self._denoising = Portions("denoise windows", batch_windows)
+        self._decoding = Portions("decode pictures", _PICTURES_AT_ONCE)
+
+    @torch.inference_mode()
+    def make(self, windows: Sequence[WindowFaces], on_step: OnStep) -> list[MadeFaces]:
+        """Return what becomes of windows of equal length.
+
+        Args:
+            windows: neighbours in time.
+            on_step: called after every denoising step with its number from 0; may raise.
+
+        Raises:
+            OutOfDeviceMemory: not even one window or picture fits.
+            NumericalFailure: the networks gave values that are not numbers.
+        """
+        originals = [to_pixel_values(window.faces) for window in windows]
+        with self._timed("generate.encode"):
+            inputs = [self._encode(*pair) for pair in zip(windows, originals, strict=True)]
+        with self._timed("generate.denoise"):
+            latents = self._denoise(inputs, on_step)  # W, 4, F, r, r
+        with self._timed("generate.decode"):
+            decoded = self._decode(latents)  # W, F, 3, R, R
+        return [
+            MadeFaces(of_window, keep_surroundings(*pictures))
+            for of_window, *pictures in zip(latents, decoded, originals, strict=True)
+        ]
+
+    def _encode(self, window: WindowFaces, original: NDArray[np.float32]) -> WindowInputs:
+        """Sample the latents of a window's faces, with the mouth hidden and whole."""
+        moments = self._posteriors.of(window.source_indices, lambda new: self._look(original[new]))
+        noises = (window.masked_noise, window.reference_noise)
+        masked, reference = (
+            _as_video(sample_latents(self._networks.vae, of_kind, noise))
+            for of_kind, noise in zip(moments.unbind(1), noises, strict=True)
+        )
+        mask = torch.from_numpy(latent_mask(self._networks.config.resolution)).to(masked)
+        return WindowInputs(
+            noise=self._initial_noise,
+            mask=mask.expand(1, 1, masked.shape[2], -1, -1),
+            masked_latents=masked,
+            reference_latents=reference,
+            audio=window.audio,
+        )
+
+    def _look(self, pixels: NDArray[np.float32]) -> Tensor:
+        """Return the posteriors of faces (n,3,R,R), (n, 2, 8, r, r): mouth hidden, whole."""
+        pictures = torch.from_numpy(np.stack([hide_mouth(pixels), pixels], axis=1)).flatten(0, 1)
+        vae = self._networks.vae
+        moments = self._encoding.run(
+            lambda some: encode_moments(vae, pictures[some]), len(pictures)
+        )
+        return moments.view(-1, 2, *moments.shape[1:])
+
+    def _denoise(self, inputs: Sequence[WindowInputs], on_step: OnStep) -> Tensor:
+        unet = self._networks.unet
+
+        def work(some: slice) -> Tensor:
+            joined = _join(inputs[some])
+            return denoise(unet, joined, self._options, lambda step, _latents: on_step(step))
+
+        return self._denoising.run(work, len(inputs))
+
+    def _decode(self, latents: Tensor) -> NDArray[np.float32]:
+        """Return float32 (W,F,3,R,R) on the CPU."""
+        vae = self._networks.vae
+        frames = latents.transpose(1, 2).flatten(0, 1)  # W*F, 4, r, r
+        # To the CPU portion by portion: the decoded pictures are the largest thing of a window.
+        pictures = self._decoding.run(
+            lambda some: decode_latents(vae, frames[some]).float().cpu(), len(frames)
+        )
+        if not bool(torch.isfinite(pictures).all()):
+            raise NumericalFailure(
+                "The autoencoder gave values that are not numbers. Try LATENTSYNC_DTYPE=bfloat16 "
+                "or float32, or verify the weights with `latentsync weights verify`."
+            )
+        return np.asarray(pictures.view(len(latents), -1, *pictures.shape[1:]).numpy())
+
+    def _timed(self, stage: str) -> _DeviceTimer:
+        return _DeviceTimer(self._monitor, stage, self._networks.unet.device)
+
+
+class _DeviceTimer:
+    """Adds the seconds of a block to a stage, the device's own work included."""
+
+    def __init__(self, monitor: RunMonitor, stage: str, device: torch.device) -> None:
+        self._timed = monitor.timed(stage)
+        self._device = device
+
+    def __enter__(self) -> None:
+        self._timed.__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._timed.__exit__(None, None, None)
+
+
+def _as_video(frames: Tensor) -> Tensor:
+    """Return (F, C, h, w) as (1, C, F, h, w)."""
+    return frames.transpose(0, 1)[None]
+
+
+def _join(inputs: Sequence[WindowInputs]) -> WindowInputs:
+    """Return several windows of equal length as one batch."""
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(window, name) for window in inputs])
+
+    names = ("mask", "masked_latents", "reference_latents", "audio")
+    return WindowInputs(inputs[0].noise, **{name: joined(name) for name in names})

@@ -1,0 +1,58 @@
+"""Work in portions that become smaller when the device's memory is short."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from latentsync.errors import OutOfDeviceMemory
+
+logger = logging.getLogger(__name__)
+
+
+class Portions:
+    """Runs a network over many things, a few at a time; results never depend on how many.
+
+    Args:
+        what: the work, for messages.
+        size: things at a time; halved for good whenever they do not fit.
+    """
+
+    def __init__(self, what: str, size: int) -> None:
+        self._what = what
+        self._size = size
+
+    def run(self, work: Callable[[slice], Tensor], count: int) -> Tensor:
+        """Return the results of ``work`` for things 0 to ``count``, joined.
+
+        Args:
+            work: does some of the things; may be called again for the same ones.
+            count: number of things, at least one.
+
+        Raises:
+            OutOfDeviceMemory: not even one fits.
+        """
+        results: list[Tensor] = []
+        done = 0
+        while done < count:
+            some = slice(done, min(done + self._size, count))
+            try:
+                results.append(work(some))
+            except torch.OutOfMemoryError as error:
+                self._shrink(error)
+            else:
+                done = some.stop
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+        if self._size == 1:
+            raise OutOfDeviceMemory(
+                f"The device's memory is too small to {self._what}, even one at a time. Use "
+                "latentsync-1.5, which needs about 8 GB, or a device with more memory."
+            ) from error
+        self._size //= 2
+        torch.cuda.empty_cache()
+        logger.warning("out of device memory: from now on %s %d at a time", self._what, self._size)

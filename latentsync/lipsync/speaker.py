@@ -1,0 +1,181 @@
+"""Where the speaker's face lies in each source frame: the three points that it is aligned by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.errors import NoFace
+from latentsync.face.alignment import FaceAligner
+from latentsync.face.alignment_points import (
+    MIN_FACE_HEIGHT,
+    MIN_FACE_WIDTH,
+    Points3,
+    choose_largest,
+    fits_limits,
+    mesh_points3,
+    points3,
+    round_landmarks,
+)
+from latentsync.face.boxes import Box, Floats, overlap
+from latentsync.face.landmarks106 import Landmarks106
+from latentsync.face.scrfd import ScrfdDetector
+from latentsync.face.smoothing import smooth_track
+from latentsync.face.speaker import choose_speaker
+from latentsync.face.track import FaceTrack
+from latentsync.face.tracker import track_faces
+from latentsync.formats import Frame
+from latentsync.schema import Speaker
+
+ReadFrames = Callable[[], Iterator[Frame]]
+Matrices = NDArray[np.float32]  # (frames,2,3); NaN where there is no face
+
+_SAME_FACE = 0.3  # overlap of the detector's box with the followed face's
+_NEAR = 12  # frames: how far away the followed face's place still says who is who
+
+
+@dataclass(frozen=True, eq=False)
+class SpeakerPoints:
+    """The speaker through the source.
+
+    Attributes:
+        points: float64 (frames,3,2) in pixels: left brow, right brow, nose; NaN where the speaker
+            has no usable face.
+        faces_found: different people seen.
+    """
+
+    points: NDArray[np.float64]
+    faces_found: int
+
+
+class SpeakerFinder(Protocol):
+    """Finds the speaker's face in all frames of a source."""
+
+    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
+        """Return the speaker's points.
+
+        Args:
+            read: begins to read the source's first ``num_frames`` frames; may be called again.
+            num_frames: at least one.
+            speaker: "auto", or a frame with a point or a box.
+
+        Raises:
+            NoFace: there is no usable face in any frame.
+            InvalidField: nobody is where the caller says.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Sighting:
+    """The usable faces of one frame: boxes float32 (k,4), points float64 (k,3,2)."""
+
+    boxes: Floats
+    points: NDArray[np.float64]
+
+    def largest(self) -> Points3 | None:
+        """Return the points of the largest face: LatentSync's choice."""
+        sure = np.ones(len(self.boxes), np.float32)
+        chosen = choose_largest(self.boxes, sure)
+        return None if chosen is None else self.points[chosen]
+
+
+class TrainedFinder:
+    """The detector and the landmarks that LatentSync was trained with.
+
+    With one person in the picture the result is LatentSync's own. With several, LatentSync takes
+    the largest face of every frame anew, so the choice may jump; here one person is followed.
+    """
+
+    def __init__(self, detector: ScrfdDetector, landmarks: Landmarks106) -> None:
+        self._detector = detector
+        self._landmarks = landmarks
+
+    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
+        """See :class:`SpeakerFinder`."""
+        sightings = [self._look(frame) for frame in read()]
+        if speaker == "auto" and all(len(seen.boxes) <= 1 for seen in sightings):
+            return SpeakerPoints(_stack([seen.largest() for seen in sightings]), faces_found=1)
+        tracks = track_faces(read())
+        if speaker == "auto" and not tracks:  # faces that only the detector sees
+            return SpeakerPoints(_stack([seen.largest() for seen in sightings]), faces_found=1)
+        track = choose_speaker(tracks, speaker, num_frames=num_frames)
+        points = [_of_track(seen, track, frame) for frame, seen in enumerate(sightings)]
+        return SpeakerPoints(_stack(points), faces_found=len(tracks))
+
+    def _look(self, frame: Frame) -> _Sighting:
+        faces = self._detector.detect(frame)
+        boxes = faces.boxes[fits_limits(faces.boxes, faces.scores)]
+        landmarks = round_landmarks(self._landmarks.landmarks([frame] * len(boxes), boxes))
+        points = [points3(of_face) for of_face in landmarks]
+        return _Sighting(boxes, np.array(points, np.float64).reshape(-1, 3, 2))
+
+
+class MeshFinder:
+    """The embedded mesh of 468 points, whose licence allows every use."""
+
+    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
+        """See :class:`SpeakerFinder`."""
+        tracks = track_faces(read())
+        track = smooth_track(choose_speaker(tracks, speaker, num_frames=num_frames))
+        seen = (track.at(frame) for frame in range(num_frames))
+        points = [None if landmarks is None else mesh_points3(landmarks) for landmarks in seen]
+        return SpeakerPoints(_stack(points), faces_found=len(tracks))
+
+
+def align_speaker(points: NDArray[np.float64], resolution: int) -> Matrices:
+    """Return the map from each frame to the face that the networks see, float32 (frames,2,3).
+
+    Frames without a face leave the shift that is carried from frame to frame as it is.
+
+    Args:
+        points: float64 (frames,3,2) in the order of the source; NaN where there is no face.
+        resolution: side of the networks' face in pixels.
+    """
+    aligner = FaceAligner(resolution)
+    matrices = np.full((len(points), 2, 3), np.nan, np.float32)
+    for frame in np.flatnonzero(np.isfinite(points[:, 0, 0])):
+        try:
+            matrices[frame] = aligner.align(points[frame])
+        except NoFace:  # points that coincide are no face; the frame passes through
+            continue
+    return matrices
+
+
+def _of_track(seen: _Sighting, track: FaceTrack, frame: int) -> Points3 | None:
+    """Return the points of the face that is the followed one, or None if it is not there."""
+    place = _place_near(track, frame)
+    if place is None or len(seen.boxes) == 0:
+        return None
+    shares = [overlap(place, _as_box(box)) for box in seen.boxes]
+    best = int(np.argmax(shares))
+    return seen.points[best] if shares[best] >= _SAME_FACE else None
+
+
+def _place_near(track: FaceTrack, frame: int) -> Box | None:
+    """Return where the followed face is in ``frame``, or was or will be a moment away from it."""
+    right = int(np.searchsorted(track.frames, frame))
+    rows = [row for row in (right - 1, right) if 0 <= row < track.frames_present]
+    nearest = min(rows, key=lambda row: abs(int(track.frames[row]) - frame))
+    known = int(track.frames[nearest])
+    return track.box_at(known) if abs(known - frame) <= _NEAR else None
+
+
+def _as_box(box: Floats) -> Box:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return x1, y1, x2, y2
+
+
+def _stack(points: list[Points3 | None]) -> NDArray[np.float64]:
+    """Return float64 (frames,3,2), NaN for None; raises NoFace if there is nothing else."""
+    if all(of_frame is None for of_frame in points):
+        raise NoFace(
+            f"No usable face in any of the {len(points)} frames. LatentSync needs one of at least "
+            f"{MIN_FACE_WIDTH} x {MIN_FACE_HEIGHT} pixels."
+        )
+    missing = np.full((3, 2), np.nan)
+    return np.stack([missing if of_frame is None else of_frame for of_frame in points])

@@ -1,0 +1,328 @@
+"""The LatentSync engine: lips made by diffusion from the sound of speech.
+
+:meth:`LipsyncPipeline.__call__` is the whole way. Its steps are public and may be taken one by one:
+``finder.find`` and ``align_speaker`` give the matrices, ``Hearing`` what frames hear, and
+:meth:`LipsyncPipeline.speak` turns them into :class:`SpokenWindow` after window, each with its
+source frames, aligned faces, latents and finished faces; ``restore_face`` puts those back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.config import read_config
+from latentsync.device import choose_device, choose_dtype
+from latentsync.errors import Canceled, InternalError
+from latentsync.face.crop import cut_face
+from latentsync.face.landmarks106 import Landmarks106
+from latentsync.face.restore import restore_face
+from latentsync.face.scrfd import ScrfdDetector
+from latentsync.face.speaker import check_frame
+from latentsync.formats import Frame, Waveform
+from latentsync.lipsync.beside import Beside
+from latentsync.lipsync.face_maker import FaceMaker, MadeFaces, WindowFaces
+from latentsync.lipsync.hearing import Hearing
+from latentsync.lipsync.networks import LipsyncNetworks, load_networks
+from latentsync.lipsync.noise import Noise, SeededNoise
+from latentsync.lipsync.speaker import (
+    Matrices,
+    MeshFinder,
+    ReadFrames,
+    SpeakerFinder,
+    TrainedFinder,
+    align_speaker,
+)
+from latentsync.lipsync.windows import Window, cut_windows, group_windows
+from latentsync.models.config import LatentSyncConfig
+from latentsync.models.sampling import SamplingOptions
+from latentsync.monitor import RunMonitor
+from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
+from latentsync.schema import RunOptions, Speaker
+from latentsync.settings import Settings
+from latentsync.weights.cold_start import prepare
+
+
+@dataclass(frozen=True, eq=False)
+class SpokenWindow:
+    """One window on its way back into the video; F frames.
+
+    Attributes:
+        window: which output frames.
+        source_indices: int64 (F,), which source frames.
+        frames: the source frames, each H,W,3 uint8 RGB.
+        matrices: float32 (F,2,3), from the frames to the aligned faces.
+        faces: (F,R,R,3) uint8, the aligned faces before; None without a face.
+        made: the faces after, and their latents; None without a face.
+    """
+
+    window: Window
+    source_indices: NDArray[np.int64]
+    frames: list[Frame]
+    matrices: Matrices
+    faces: NDArray[np.uint8] | None = None
+    made: MadeFaces | None = None
+
+
+class LipsyncPipeline:
+    """One LatentSync version. Built once; one run at a time makes best use of a device.
+
+    Args:
+        networks: the version's, loaded.
+        finder: finds the speaker's face.
+        batch_windows: windows of 16 frames that go through the network at once; the result does
+            not depend on it.
+    """
+
+    def __init__(
+        self, networks: LipsyncNetworks, finder: SpeakerFinder, *, batch_windows: int = 1
+    ) -> None:
+        self._networks = networks
+        self._finder = finder
+        self._batch_windows = batch_windows
+        self.name = self.model_version = networks.config.model_version
+
+    def __call__(
+        self,
+        source: FrameSource,
+        waveform: Waveform,
+        *,
+        frame_indices: NDArray[np.int64],
+        options: RunOptions,
+        monitor: RunMonitor,
+    ) -> Generation:
+        """Make the lips say ``waveform``; see :class:`latentsync.pipelines.base.Pipeline`."""
+        report = GenerationReport()
+        # 1. Find the speaker in every source frame that is needed, and align the face
+        with monitor.timed("generate.find_face"):
+            matrices = self._align(source, frame_indices, options.speaker, monitor, report)
+        # 2. Listen: features come window by window, as they are needed
+        hearing = Hearing(waveform, self._networks.audio_encoder, len(frame_indices))
+        # 3. Make the speaking faces, window by window
+        spoken = self.speak(
+            source,
+            hearing,
+            matrices,
+            frame_indices=frame_indices,
+            noise=self._draw_noise(options.seed),
+            options=_sampling_options(options),
+            monitor=monitor,
+        )
+        # 4. Put them back, frame by frame as they are taken
+        return Generation(_restore(spoken, monitor, report), report)
+
+    def speak(
+        self,
+        source: FrameSource,
+        hearing: Hearing,
+        matrices: Matrices,
+        *,
+        frame_indices: NDArray[np.int64],
+        noise: Noise,
+        options: SamplingOptions,
+        monitor: RunMonitor,
+    ) -> Iterator[SpokenWindow]:
+        """Yield the windows of a video in order, with speaking faces.
+
+        Reading, the networks and the caller work side by side, one group of windows ahead of each
+        other.
+
+        Args:
+            source: the source video.
+            hearing: what every output frame hears.
+            matrices: float32 (source frames,2,3) from :func:`align_speaker`; NaN without a face.
+            frame_indices: int64 (frames,), the source frame of every output frame.
+            noise: random numbers.
+            options: of the sampler.
+            monitor: progress, stage seconds, cancellation.
+        """
+        has_face = np.isfinite(matrices[frame_indices, 0, 0])
+        windows = list(cut_windows(has_face, self._networks.config.num_frames))
+        maker = FaceMaker(
+            self._networks,
+            options,
+            noise.initial,
+            frame_indices[has_face],
+            batch_windows=self._batch_windows,
+            monitor=monitor,
+        )
+        steps = _Steps(windows, options.num_inference_steps, monitor)
+        read = self._read(source, windows, matrices, frame_indices, monitor)
+        made = self._make(Beside(read, name="read"), hearing, noise, maker, steps)
+        for group in Beside(made, name="make", left=steps.left, while_waiting=steps.report):
+            yield from group
+            steps.frames_taken = group[-1].window.stop
+
+    def _align(
+        self,
+        source: FrameSource,
+        frame_indices: NDArray[np.int64],
+        speaker: Speaker,
+        monitor: RunMonitor,
+        report: GenerationReport,
+    ) -> Matrices:
+        check_frame(speaker, source.num_frames)
+        last = int(frame_indices.max(initial=0))
+        if speaker != "auto":
+            last = max(last, speaker.frame)
+        num_frames = min(last + 1, source.num_frames)
+        read = _reporting(source, num_frames, monitor)
+        found = self._finder.find(read, num_frames, speaker)
+        report.faces_found = found.faces_found
+        return align_speaker(found.points, self._networks.config.resolution)
+
+    def _draw_noise(self, seed: int) -> SeededNoise:
+        unet = self._networks.unet
+        side = self._networks.config.resolution // 8
+        return SeededNoise(seed, side, unet.device, unet.dtype)
+
+    def _read(
+        self,
+        source: FrameSource,
+        windows: list[Window],
+        matrices: Matrices,
+        frame_indices: NDArray[np.int64],
+        monitor: RunMonitor,
+    ) -> Iterator[list[SpokenWindow]]:
+        """Yield groups of windows with their frames and aligned faces."""
+        resolution = self._networks.config.resolution
+        frames = source.read(frame_indices)
+        for group in group_windows(windows, self._batch_windows):
+            read = []
+            for window in group:
+                indices = frame_indices[window.start : window.stop]
+                taken, maps = list(islice(frames, len(window))), matrices[indices]
+                faces = None
+                if window.has_face:
+                    with monitor.timed("generate.align"):
+                        pairs = zip(taken, maps, strict=True)
+                        faces = np.stack([cut_face(*pair, resolution) for pair in pairs])
+                read.append(SpokenWindow(window, indices, taken, maps, faces))
+            yield read
+
+    def _make(
+        self,
+        groups: Iterable[list[SpokenWindow]],
+        hearing: Hearing,
+        noise: Noise,
+        maker: FaceMaker,
+        steps: _Steps,
+    ) -> Iterator[list[SpokenWindow]]:
+        """Yield the groups with their faces speaking."""
+        for group in groups:
+            if any(spoken.faces is None for spoken in group):
+                yield group
+                continue
+            with steps.monitor.timed("generate.listen"):
+                inputs = [_inputs(spoken, hearing, noise) for spoken in group]
+            made = maker.make(inputs, steps.done)
+            steps.windows_made += len(group)
+            yield [replace(spoken, made=faces) for spoken, faces in zip(group, made, strict=True)]
+
+
+class _Steps:
+    """Counts denoising steps of a run, stops it, and tells the listener in the caller's thread."""
+
+    def __init__(self, windows: list[Window], steps: int, monitor: RunMonitor) -> None:
+        self.monitor = monitor
+        self.left = Event()  # nobody takes frames any more
+        self.windows_made = 0
+        self.frames_taken = 0
+        self._step = 0  # of the windows being made
+        self._steps = steps
+        self._windows = sum(window.has_face for window in windows)
+        self._frames = windows[-1].stop
+
+    def done(self, step: int) -> None:
+        """Note that a step is done; raises Canceled or DeadlineExceeded if the run must stop."""
+        self._step = step + 1
+        self.monitor.check()
+        if self.left.is_set():
+            raise Canceled("Nobody takes the frames any more.")
+
+    def report(self) -> None:
+        """Tell the listener how far the windows are."""
+        share = (self.windows_made + self._step / self._steps) / max(1, self._windows)
+        self.monitor.report("generate", min(share, 1.0), self.frames_taken, self._frames)
+
+
+def build_lipsync(name: str, settings: Settings) -> LipsyncPipeline:
+    """Build the LatentSync version called ``name``: fetch what is missing, load the networks.
+
+    Raises:
+        EngineUnavailable: packages, device or weights are missing, or a file is not what it must
+            be.
+    """
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    config = read_config(name, LatentSyncConfig)
+    files = prepare(name, settings)
+    networks = load_networks(
+        config,
+        unet_path=files[f"{name}/unet"],
+        vae_path=files["sd-vae-ft-mse"],
+        whisper_path=files["whisper-tiny"],
+        device=device,
+        dtype=dtype,
+    )
+    finder: SpeakerFinder = MeshFinder()
+    if settings.face_landmarks == "insightface":
+        finder = TrainedFinder(
+            ScrfdDetector.from_file(files["face-detector"]),
+            Landmarks106.from_file(files["face-landmarks"]),
+        )
+    return LipsyncPipeline(networks, finder, batch_windows=settings.batch_windows)
+
+
+def _inputs(spoken: SpokenWindow, hearing: Hearing, noise: Noise) -> WindowFaces:
+    window = spoken.window
+    if spoken.faces is None:
+        raise InternalError("A window without a face was to be spoken.")
+    return WindowFaces(
+        spoken.faces,
+        spoken.source_indices,
+        hearing.slices(window.start, window.stop),
+        *noise.posterior(window.start, window.stop),
+    )
+
+
+def _sampling_options(options: RunOptions) -> SamplingOptions:
+    return SamplingOptions(
+        num_inference_steps=options.inference_steps,
+        guidance_scale=options.guidance_scale,
+        scheduler=options.scheduler,
+        cache_interval=options.feature_cache_interval,
+        guidance_interval=options.guidance_interval,
+    )
+
+
+def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> ReadFrames:
+    """Return what reads the first frames, telling the listener how many have been searched."""
+
+    def read() -> Iterator[Frame]:
+        for index, frame in enumerate(source.read(range(num_frames))):
+            monitor.report("find_face", (index + 1) / num_frames, index + 1, num_frames)
+            yield frame
+
+    return read
+
+
+def _restore(
+    spoken_windows: Iterator[SpokenWindow], monitor: RunMonitor, report: GenerationReport
+) -> Iterator[Frame]:
+    for spoken in spoken_windows:
+        if spoken.made is None:
+            report.frames_without_face += len(spoken.frames)
+            yield from spoken.frames
+            continue
+        for frame, face, matrix in zip(
+            spoken.frames, spoken.made.faces, spoken.matrices, strict=True
+        ):
+            with monitor.timed("generate.restore"):
+                restored = restore_face(frame, face, matrix)
+            yield restored
