@@ -19,7 +19,7 @@ from typing import Annotated, Any, Never
 import typer
 from pydantic import ValidationError
 
-from latentsync import __version__
+from latentsync import __version__, weights_commands
 from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
 from latentsync.schema import (
     MediaSource,
@@ -40,6 +40,7 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+commands.add_typer(weights_commands.commands, name="weights")
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")

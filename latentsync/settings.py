@@ -79,6 +79,13 @@ class Settings(BaseSettings):
         default_factory=lambda: Path.home() / ".cache" / "latentsync",
         description="folder that keeps downloaded weights (the draft engine needs none)",
     )
+    weights_mirror: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="address used instead of the hub"
+    )
+    offline: bool = Field(False, description="never fetch weights; HF_HUB_OFFLINE=1 does the same")
+    fetch_vgg16: bool = Field(
+        True, description="fetch VGG16 at a cold start as well; inference does not read it"
+    )
 
     @field_validator("api_keys", "allowed_roots", mode="before")
     @classmethod

@@ -1,0 +1,236 @@
+"""The weights' part of a cold start: whatever is missing is fetched once, side by side.
+
+A start that finds everything reads a few numbers a file and touches no network.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from latentsync.errors import (
+    DiskFull,
+    EngineUnavailable,
+    LatentSyncError,
+    WeightsDamaged,
+    WeightsMissing,
+    WeightsUnreachable,
+)
+from latentsync.settings import Settings
+from latentsync.weights.bring import bring, is_sound
+from latentsync.weights.catalog import (
+    CATALOG,
+    ArchiveMember,
+    Catalog,
+    WeightsFile,
+    look_up,
+    weights_for,
+)
+from latentsync.weights.errand import Errand, ProgressCallback, Retries
+from latentsync.weights.places import addresses, beside, is_offline, path_of, place_of
+from latentsync.weights.space import require_space
+from latentsync.weights.stamp import State, state_of
+from latentsync.weights.supervise import run_side_by_side
+from latentsync.workspace import is_disk_full
+
+logger = logging.getLogger(__name__)
+
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def _never() -> None:
+    """Ask for no stop."""
+
+
+def prepare(
+    engine: str,
+    settings: Settings,
+    *,
+    check: Callable[[], None] = _never,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+) -> dict[str, Path]:
+    """Bring here what an engine needs; VGG16 comes along in the background, if it is wanted.
+
+    Args:
+        engine: as for :func:`weights_for`.
+        settings: where to, where from, what for.
+        check: as for :func:`ensure`.
+        on_progress: as for :func:`ensure`.
+        catalog: as for :func:`ensure`.
+
+    Returns:
+        Path of every file by its name; VGG16 is not among them.
+    """
+    names = weights_for(engine, settings)
+    if names and settings.fetch_vgg16:
+        fetch_vgg16_in_background(settings, catalog=catalog)
+    return ensure(names, settings=settings, check=check, on_progress=on_progress, catalog=catalog)
+
+
+def ensure(
+    names: Iterable[str],
+    *,
+    settings: Settings,
+    check: Callable[[], None] = _never,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+    retries: Retries | None = None,
+) -> dict[str, Path]:
+    """Return the paths of these files, after fetching what is missing or damaged.
+
+    Files are fetched side by side, each by one process at a time; a broken-off download is
+    continued, by the next call if need be. Files that are complete are never written to, so a
+    read-only folder will do for them.
+
+    Args:
+        names: names of the catalog.
+        settings: ``weights_dir``, ``weights_mirror``, ``offline``.
+        check: called ten times a second while there is work; what it raises ends the call.
+        on_progress: called in this thread.
+        catalog: what the names mean.
+        retries: patience with the connection.
+
+    Raises:
+        WeightsMissing: offline, or the folder may not be written to.
+        WeightsUnreachable: no source has the file.
+        WeightsDamaged: what a source has is not the file.
+        DiskFull: not enough room, seen before or while fetching.
+        EngineUnavailable: an unknown name, or huggingface_hub is not installed.
+    """
+    files = look_up(tuple(names), catalog)
+    unsure = [file for file in files if _state_of(file, settings) is not State.SOUND]
+    if unsure:
+        errand = Errand(retries or Retries())
+        if is_offline(settings):
+            works = [partial(_require_sound, unsure, settings, errand)]
+        else:
+            _require_space(unsure, settings)
+            works = [partial(_bring, group, settings, errand) for group in _groups(unsure)]
+        run_side_by_side(works, errand, check, on_progress)
+    return {file.name: path_of(file, settings) for file in files}
+
+
+def ensure_vgg16(
+    settings: Settings,
+    *,
+    check: Callable[[], None] = _never,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+    retries: Retries | None = None,
+) -> Path:
+    """Return the path of VGG16 in torch hub's cache, after fetching it if it is missing.
+
+    Its addresses are tried in the catalog's order, and what one of them left is removed before the
+    next is asked.
+
+    Raises:
+        WeightsUnreachable: none of them has it, or it cannot be stored; the last cause is chained.
+    """
+    try:
+        found = ensure(
+            ("vgg16",),
+            settings=settings,
+            check=check,
+            on_progress=on_progress,
+            catalog=catalog,
+            retries=retries,
+        )
+    except (EngineUnavailable, DiskFull) as error:
+        raise WeightsUnreachable("Unable to download VGG16 weights for LatentSync.") from error
+    return found["vgg16"]
+
+
+def fetch_vgg16_in_background(
+    settings: Settings, *, catalog: Catalog = CATALOG, retries: Retries | None = None
+) -> Thread:
+    """Fetch VGG16 in a thread; if that fails the log says so and nothing else happens."""
+
+    def fetch() -> None:
+        try:
+            ensure_vgg16(settings, catalog=catalog, retries=retries)
+        except LatentSyncError as error:
+            logger.warning("%s Inference does not need them. Cause: %s", error, error.__cause__)
+
+    thread = Thread(target=fetch, name="latentsync-vgg16", daemon=True)
+    thread.start()
+    return thread
+
+
+def _groups(files: Sequence[WeightsFile]) -> list[list[WeightsFile]]:
+    """Put files of the same archive together, so that it comes once."""
+    groups: dict[str, list[WeightsFile]] = {}
+    for file in files:
+        key = file.source.url if isinstance(file.source, ArchiveMember) else file.name
+        groups.setdefault(key, []).append(file)
+    return list(groups.values())
+
+
+def _bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+    """Bring files of one source; what the disk has against it is said in the caller's words."""
+    try:
+        bring(files, settings, errand)
+    except OSError as error:
+        raise _explain(error, files[0], settings) from error
+
+
+def _require_sound(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+    """Raise WeightsMissing, saying for every absent file where to get it and where to put it."""
+    absent = [file for file in files if not is_sound(file, settings, errand)]
+    for file in absent:
+        logger.error("%s belongs at %s", file.name, path_of(file, settings))
+    if absent:
+        raise WeightsMissing(
+            "Offline, and weights are missing or damaged. "
+            + " ".join(
+                f"{file.name}: fetch {' or '.join(addresses(file, settings))} "
+                f"and put it at {place_of(file)}."
+                for file in absent
+            )
+        )
+
+
+def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
+    needs = []
+    for group in _groups([file for file in files if _is_absent(file, settings)]):
+        source, path = group[0].source, path_of(group[0], settings)
+        sizes_bytes = sum(file.size_bytes for file in group)
+        if isinstance(source, ArchiveMember):
+            sizes_bytes += source.archive_bytes
+            path = path.with_name(source.url.rpartition("/")[2])
+        part = beside(path, ".part")
+        arrived_bytes = part.stat().st_size if part.exists() else 0
+        needs.append((path.parent, max(0, sizes_bytes - arrived_bytes)))
+    require_space(needs)
+
+
+def _is_absent(file: WeightsFile, settings: Settings) -> bool:
+    return _state_of(file, settings) is not State.UNCHECKED
+
+
+def _state_of(file: WeightsFile, settings: Settings) -> State:
+    try:
+        return state_of(file, path_of(file, settings))
+    except OSError as error:
+        raise _explain(error, file, settings) from error
+
+
+def _explain(error: OSError, file: WeightsFile, settings: Settings) -> LatentSyncError:
+    """Return the error of this package for one of the operating system's."""
+    logger.error("%s at %s: %s", file.name, path_of(file, settings), error)
+    if is_disk_full(error):
+        return DiskFull(
+            f"The disk is full: {file.name} ({file.size_bytes} bytes) did not fit. Make room and "
+            "start again; what has arrived is kept."
+        )
+    if error.errno in _DENIED:
+        return WeightsMissing(
+            f"{file.name} is not usable and may not be stored at {place_of(file)}. Give this user "
+            "the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to another folder."
+        )
+    reason = error.strerror or type(error).__name__
+    return WeightsDamaged(f"{file.name} cannot be stored at {place_of(file)}: {reason}.")

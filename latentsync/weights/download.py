@@ -1,0 +1,194 @@
+"""Reads one file over HTTP into its part: continues where it broke off, checks what came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from latentsync.errors import WeightsDamaged, WeightsUnreachable
+from latentsync.weights.errand import Errand
+from latentsync.weights.faults import Fault, fault_of_status
+from latentsync.weights.hub import Origin
+from latentsync.weights.partial import Partial
+
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # seconds; 30 without a byte are a fault
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to come.
+
+    Attributes:
+        name: for messages and progress.
+        address: where from, safe to show.
+        sha256: in hex, or its beginning, or None where only the sender knows it.
+        sizes: the sizes in bytes it may have; None where only the sender knows it.
+        about_bytes: for progress until the sender states the size.
+    """
+
+    name: str
+    address: str
+    sha256: str | None
+    sizes: range | None
+    about_bytes: int
+
+
+def download(wanted: Wanted, find: Callable[[], Origin], partial: Partial, errand: Errand) -> None:
+    """Make ``partial`` the whole file, its size and hash checked.
+
+    Args:
+        wanted: what is to come.
+        find: asked before each attempt where the bytes are, since addresses expire; may raise
+            Fault.
+        partial: open; what it holds is continued if it is the same content.
+        errand: retries, stop, progress.
+
+    Raises:
+        WeightsUnreachable: given up.
+        WeightsDamaged: what came, twice, or what is offered, is not the file.
+        Stopped, OSError
+    """
+    faults = mismatches = 0
+    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT, headers=_HEADERS) as client:
+        while True:
+            before_bytes = partial.size_bytes
+            try:
+                origin = find()
+                _Attempt(client, wanted, origin, partial, errand).run()
+            except (Fault, httpx.HTTPError) as error:
+                fault = error if isinstance(error, Fault) else _fault_of_connection(error)
+                faults = 1 if partial.size_bytes > before_bytes else faults + 1
+                if not fault.transient or faults >= errand.retries.tries:
+                    raise _unreachable(wanted, fault) from error
+                errand.pause(errand.retries.pause_s(faults, fault.asked_s))
+                continue
+            sha256 = wanted.sha256 or origin.sha256 or ""
+            if partial.sha256.startswith(sha256):
+                return
+            mismatches += 1
+            found = partial.sha256
+            partial.restart(origin.identity)
+            if mismatches == 2:
+                raise WeightsDamaged(
+                    f"{wanted.name} came damaged from {wanted.address}: its sha256 begins with "
+                    f"{found[:12]} instead of {sha256[:12]}."
+                )
+
+
+class _Attempt:
+    """One request for the bytes that are still missing."""
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        wanted: Wanted,
+        origin: Origin,
+        partial: Partial,
+        errand: Errand,
+    ) -> None:
+        self._client = client
+        self._wanted = wanted
+        self._origin = origin
+        self._partial = partial
+        self._errand = errand
+
+    def run(self) -> None:
+        self._errand.go_on()
+        self._refuse_other_content()
+        partial, origin = self._partial, self._origin
+        whole_bytes = origin.size_bytes
+        if partial.origin != origin.identity or partial.size_bytes > (whole_bytes or 1 << 62):
+            partial.restart(origin.identity)
+        if partial.size_bytes and partial.size_bytes == whole_bytes:
+            return
+        with self._client.stream("GET", origin.url, headers=self._headers()) as answer:
+            whole_bytes = self._accept(answer)
+            self._save(answer, whole_bytes)
+        if whole_bytes is not None and partial.size_bytes < whole_bytes:
+            raise Fault("the answer broke off", transient=True)
+        self._refuse_size(partial.size_bytes)
+
+    def _headers(self) -> dict[str, str]:
+        """Ask for the rest only, and only if it is still the rest of what is here."""
+        headers = dict(self._origin.headers)
+        if self._partial.size_bytes:
+            headers["Range"] = f"bytes={self._partial.size_bytes}-"
+            if self._partial.etag:
+                headers["If-Range"] = self._partial.etag
+        return headers
+
+    def _accept(self, answer: httpx.Response) -> int | None:
+        """Check an answer's head, make the part fit it, return the size of the whole file."""
+        if answer.status_code == 206:
+            match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != self._partial.size_bytes:
+                self._partial.restart(self._origin.identity)
+                raise Fault("it sent another part than asked for", transient=True)
+            return None if match[2] == "*" else int(match[2])
+        if answer.status_code == 416:
+            self._partial.restart(self._origin.identity)
+            raise Fault("it has no more bytes to send", transient=True)
+        if answer.status_code != 200:
+            raise fault_of_status(answer.status_code, answer.headers)
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise Fault("it sends the file packed", transient=False)
+        announced = answer.headers.get("Content-Length", "")
+        whole_bytes = int(announced) if announced.isdigit() else None
+        if whole_bytes is not None:
+            self._refuse_size(whole_bytes)
+        self._partial.restart(self._origin.identity, self._strong_etag(answer))
+        return whole_bytes
+
+    def _strong_etag(self, answer: httpx.Response) -> str | None:
+        """Return the answer's ETag for If-Range; a hub's files need none, their hash is known."""
+        etag = answer.headers.get("ETag")
+        weak = etag is None or etag.startswith("W/")
+        return None if weak or self._origin.sha256 else etag
+
+    def _save(self, answer: httpx.Response, whole_bytes: int | None) -> None:
+        total_bytes = whole_bytes or self._origin.size_bytes or self._wanted.about_bytes
+        for chunk in answer.iter_raw():
+            self._partial.write(chunk)
+            self._errand.tell(
+                self._wanted.name, "downloading", self._partial.size_bytes, total_bytes
+            )
+            self._errand.go_on()
+
+    def _refuse_other_content(self) -> None:
+        """Spare the download of a file whose size or hash the sender states to be another."""
+        stated = self._origin.sha256
+        if stated is not None and not stated.startswith(self._wanted.sha256 or ""):
+            raise WeightsDamaged(
+                f"{self._wanted.address} is not {self._wanted.name}: its sha256 begins with "
+                f"{stated[:12]} instead of {(self._wanted.sha256 or '')[:12]}."
+            )
+        if self._origin.size_bytes is not None:
+            self._refuse_size(self._origin.size_bytes)
+
+    def _refuse_size(self, size_bytes: int) -> None:
+        sizes = self._wanted.sizes
+        if sizes is not None and size_bytes not in sizes:
+            middle = sizes[len(sizes) // 2]
+            raise WeightsDamaged(
+                f"{self._wanted.address} is not {self._wanted.name}: it has {size_bytes} bytes "
+                f"instead of {middle}."
+            )
+
+
+def _fault_of_connection(error: httpx.HTTPError) -> Fault:
+    words = str(error).strip().rstrip(".") or type(error).__name__
+    passing = isinstance(error, httpx.TransportError)
+    passing = passing and not isinstance(error, httpx.UnsupportedProtocol)
+    return Fault(f"no connection ({words})", transient=passing)
+
+
+def _unreachable(wanted: Wanted, fault: Fault) -> WeightsUnreachable:
+    return WeightsUnreachable(
+        f"{wanted.name} could not be fetched from {wanted.address}: {fault.reason}. Check the "
+        "connection, or name a mirror with LATENTSYNC_WEIGHTS_MIRROR or HF_ENDPOINT."
+    )

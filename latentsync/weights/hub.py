@@ -1,0 +1,89 @@
+"""Asks a hub where a file's bytes are; the only place that knows huggingface_hub.
+
+The hub's own client resolves the file: revision, token, redirects, and the sha256 that the hub
+states. The bytes are read by :mod:`latentsync.weights.download`, because ``hf_hub_download`` (2.4)
+begins 5 GB from the start after a process dies or a connection is reset, and cannot be canceled.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urljoin, urlsplit
+
+from latentsync.errors import EngineUnavailable
+from latentsync.settings import Settings
+from latentsync.weights.catalog import HubFile
+from latentsync.weights.faults import Fault, fault_of_status
+from latentsync.weights.places import endpoint, hub_address
+
+_ANSWER_S = 10.0  # longest wait for a file's address
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An address of bytes, and what is known of them beforehand.
+
+    Attributes:
+        url: where to read; may be signed and short-lived.
+        identity: equal for equal content; a part is continued only from its own identity.
+        headers: to send along.
+        size_bytes: of the whole file, if stated.
+        sha256: of the whole file, if stated.
+    """
+
+    url: str
+    identity: str
+    headers: dict[str, str] = field(default_factory=dict)
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+def find_on_hub(file: HubFile, settings: Settings) -> Origin:
+    """Ask the hub for a file; blocks up to 10 s.
+
+    Raises:
+        Fault: no answer, or a refusal.
+        EngineUnavailable: huggingface_hub is not installed.
+    """
+    try:
+        import httpx2  # what huggingface_hub speaks HTTP with
+        from huggingface_hub import get_hf_file_metadata
+    except ModuleNotFoundError as error:
+        raise EngineUnavailable(
+            f"Fetching weights needs {error.name}: pip install 'latentsync[models]'."
+        ) from error
+    address = hub_address(file, settings)
+    try:
+        found = get_hf_file_metadata(address, timeout=_ANSWER_S, endpoint=endpoint(settings))
+    except httpx2.HTTPError as error:
+        answer = getattr(error, "response", None)
+        if answer is None:
+            raise Fault(f"no answer ({_words(error)})", transient=True) from error
+        raise fault_of_status(answer.status_code, answer.headers) from error
+    except (OSError, httpx2.InvalidURL) as error:  # its own offline mode; an address that is none
+        raise Fault(_words(error), transient=False) from error
+    sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
+    url = urljoin(address, found.location)
+    return Origin(
+        url=url,
+        identity=f"{file.repository} {found.etag or address}",
+        headers=_token_for(url, address),
+        size_bytes=found.size,
+        sha256=sha256,
+    )
+
+
+def _token_for(url: str, address: str) -> dict[str, str]:
+    """Return the token's header for the hub itself; the stores it redirects to never see it."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    same = urlsplit(url)[:2] == urlsplit(address)[:2]
+    return {"Authorization": f"Bearer {token}"} if token and same else {}
+
+
+def _words(error: Exception) -> str:
+    """Return an error's own first line; its type where it has none."""
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,0 +1,48 @@
+"""One lock per file of weights between processes and threads; it ends with its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latentsync.weights.errand import Errand
+
+_ASK_EVERY_S = 0.1
+
+
+@contextmanager
+def locked(path: Path, errand: Errand) -> Iterator[None]:
+    """Hold the lock file at ``path`` for the block, after waiting for whoever has it.
+
+    Raises:
+        Stopped: while waiting.
+        OSError: the file cannot be made.
+    """
+    descriptor = _take(path)
+    while descriptor is None:
+        errand.pause(_ASK_EVERY_S)
+        descriptor = _take(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before letting go: whoever waits sees that it is gone
+        os.close(descriptor)
+
+
+def _take(path: Path) -> int | None:
+    """Open and lock ``path``; None if somebody holds it or removed it meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:  # a filesystem without locks
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None

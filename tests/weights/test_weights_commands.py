@@ -1,0 +1,121 @@
+"""``latentsync weights``, run as a user runs it, against the hub on localhost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from latentsync import cli
+from latentsync.settings import Settings
+from latentsync.weights import catalog as catalog_module
+from latentsync.weights.catalog import Catalog
+from tests.weights.hub import Hub
+from tests.weights.tiny import ENGINE_FILES, VGG16_PATHS, content_of, path_on_hub
+
+UNET = "latentsync-1.6/unet"
+
+
+@pytest.fixture(autouse=True)
+def small_catalog(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, catalog: Catalog, hub: Hub
+) -> None:
+    monkeypatch.setattr(catalog_module, "CATALOG", catalog)
+    monkeypatch.setenv("LATENTSYNC_WEIGHTS_DIR", str(settings.weights_dir))
+    monkeypatch.setenv("LATENTSYNC_WEIGHTS_MIRROR", hub.url)
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(cli.commands, ["weights", *arguments], env=environment)
+
+
+def states() -> dict[str, str]:
+    """Return the state that the list shows for each file."""
+    lines = run("list").stdout.splitlines()
+    rows = [line.split() for line in lines if line.strip()]
+    known = {"missing", "partial", "present", "damaged", "unchecked"}
+    return {row[0]: word for row in rows for word in row if word in known}
+
+
+def test_the_list_tells_what_is_here(hub: Hub, settings: Settings) -> None:
+    assert set(states().values()) == {"missing"}
+    run("pull", "whisper-tiny", "sd-vae-ft-mse")
+    vae = settings.weights_dir / "sd-vae-ft-mse" / "diffusion_pytorch_model.safetensors"
+    vae.write_bytes(b"short")
+    part = settings.weights_dir / "latentsync-1.6" / ".latentsync_unet.pt.part"
+    part.parent.mkdir()
+    part.write_bytes(b"beginning")
+    assert states() == {
+        **dict.fromkeys(catalog_module.CATALOG, "missing"),
+        "whisper-tiny": "present",
+        "sd-vae-ft-mse": "damaged",
+        UNET: "partial",
+    }
+
+
+def test_the_list_tells_licence_and_source() -> None:
+    listed = run("list").stdout
+    assert "non-commercial research" in listed
+    assert "ByteDance/LatentSync-1.6@c42c7e6" in listed
+
+
+def test_pull_without_a_name_brings_all_of_the_default_engine(
+    hub: Hub, settings: Settings, tmp_path: Path
+) -> None:
+    done = run("pull")
+    assert done.exit_code == 0, done.output
+    assert {name for name, state in states().items() if state == "present"} == {
+        *ENGINE_FILES,
+        "vgg16",
+    }
+    assert str(settings.weights_dir / "whisper" / "tiny.pt") in done.stdout
+
+
+def test_pull_takes_the_name_of_an_engine(hub: Hub) -> None:
+    assert run("pull", "latentsync-1.5", LATENTSYNC_FACE_LANDMARKS="mesh").exit_code == 0
+    here = {name for name, state in states().items() if state == "present"}
+    assert here == {"latentsync-1.5/unet", "whisper-tiny", "sd-vae-ft-mse"}
+
+
+def test_pull_goes_on_without_vgg16(hub: Hub) -> None:
+    for path in VGG16_PATHS:
+        hub.files.pop(path)
+    done = run("pull")
+    assert done.exit_code == 0
+    assert "Unable to download VGG16 weights for LatentSync." in done.stderr
+    assert states()["vgg16"] == "missing"
+
+
+@pytest.mark.parametrize("name", ["unet", "latentsync-2"])
+def test_pull_of_something_unknown(name: str) -> None:
+    done = run("pull", name)
+    assert done.exit_code == 1
+    assert f"'{name}'" in done.stderr
+
+
+def test_an_error_is_one_line(hub: Hub) -> None:
+    hub.files.pop(path_on_hub(UNET))
+    done = run("pull", UNET)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"Error: {UNET} could not be fetched from {hub.url}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_setting_is_one_line() -> None:
+    done = run("list", LATENTSYNC_WEIGHTS_MIRROR="hub")
+    assert done.exit_code == 2
+    assert "LATENTSYNC_WEIGHTS_MIRROR" in done.stderr
+
+
+def test_verify_tells_what_is_damaged(hub: Hub, settings: Settings) -> None:
+    run("pull", UNET, "whisper-tiny")
+    assert run("verify").exit_code == 0
+    path = settings.weights_dir / "whisper" / "tiny.pt"
+    path.write_bytes(b"?" + content_of("whisper-tiny")[1:])
+    done = run("verify")
+    assert done.exit_code == 1
+    assert f"{UNET}: as it should be" in done.stdout
+    assert "vgg16: not here" in done.stdout
+    assert done.stderr.startswith("Error: damaged: whisper-tiny.")
+    assert run("verify", UNET).exit_code == 0
