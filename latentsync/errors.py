@@ -250,18 +250,6 @@ class WeightsDamaged(EngineUnavailable):
     code = "WEIGHTS_DAMAGED"
 
 
-class WeightsMissing(EngineUnavailable):
-    code = "WEIGHTS_MISSING"
-
-
-class WeightsUnreachable(EngineUnavailable):
-    code = "WEIGHTS_UNREACHABLE"
-
-
-class WeightsDamaged(EngineUnavailable):
-    code = "WEIGHTS_DAMAGED"
-
-
 class OutOfDeviceMemory(LatentSyncError):
     code = "OUT_OF_DEVICE_MEMORY"
     status = 503
