@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from latentsync.config import read_config, to_config
+from latentsync.lipsync.networks import LipsyncNetworks
 from latentsync.models.checkpoint import fill
 from latentsync.models.config import LatentSyncConfig, VAEConfig
 from latentsync.models.unet import UNet3DConditionModel
@@ -97,6 +98,12 @@ class Networks:
             state = self._state(encoder, prefix="encoder.")
             torch.save({"dims": dims, "model_state_dict": state}, path)
         return path
+
+    def together(self, resolution: int, dtype: torch.dtype) -> LipsyncNetworks:
+        """The three reduced networks as one version for faces of ``resolution`` pixels."""
+        unet = self.unet(dtype)
+        config = LatentSyncConfig("tiny", resolution, unet=unet.config, vae=self.vae_config)
+        return LipsyncNetworks(config, unet, self.vae(dtype), self.whisper(False))
 
     def full_unet(self) -> UNet3DConditionModel:
         """The UNet at full size, 5 GB; not kept, and not by way of a file, to spare the disk."""
