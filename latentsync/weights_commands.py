@@ -24,7 +24,7 @@ commands = typer.Typer(
     rich_markup_mode=None,
 )
 
-_DEFAULT_ENGINE = "latentsync-1.6"
+_LATEST_ENGINE = "latentsync-1.6"
 _PREFIXES = ("B", "kB", "MB", "GB")
 
 Names = Annotated[
@@ -63,13 +63,14 @@ def list_weights() -> None:
 
 @commands.command()
 def pull(names: Names = None) -> None:
-    """Fetch what is missing; without a name all that latentsync-1.6 needs, and VGG16."""
+    """Fetch what is missing; without a name all that the LatentSync engine needs, and VGG16."""
     from latentsync.weights import catalog
     from latentsync.weights.cold_start import ensure
 
     with _errors_as_one_line():
         settings = _load_settings()
-        wanted = _expand(names or [_DEFAULT_ENGINE], settings)
+        engine = settings.engine if settings.engine.startswith("latentsync") else _LATEST_ENGINE
+        wanted = _expand(names or [engine], settings)
         with _progress_bars() as show:
             paths = ensure(wanted, settings=settings, on_progress=show, catalog=catalog.CATALOG)
             if not names and settings.fetch_vgg16:

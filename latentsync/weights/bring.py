@@ -36,6 +36,7 @@ def is_sound(file: WeightsFile, settings: Settings, errand: Errand) -> bool:
     state = state_of(file, path)
     if state is not State.UNCHECKED:
         return state is State.SOUND
+    logger.info("%s is checked: %d bytes are read", file.name, path.stat().st_size)
     sha256 = hash_file(path, lambda done: _tell_check(file, done, errand))
     problem = problem_of(file, path, sha256, recorded=read_stamp(path))
     if problem is not None:

@@ -16,7 +16,6 @@ from latentsync.errors import (
     DiskFull,
     EngineUnavailable,
     LatentSyncError,
-    WeightsDamaged,
     WeightsMissing,
     WeightsUnreachable,
 )
@@ -180,7 +179,13 @@ def _bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> 
 
 def _require_sound(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
     """Raise WeightsMissing, saying for every absent file where to get it and where to put it."""
-    absent = [file for file in files if not is_sound(file, settings, errand)]
+    absent = []
+    for file in files:
+        try:
+            if not is_sound(file, settings, errand):
+                absent.append(file)
+        except OSError as error:
+            raise _explain(error, file, settings) from error
     for file in absent:
         logger.error("%s belongs at %s", file.name, path_of(file, settings))
     if absent:
@@ -233,4 +238,4 @@ def _explain(error: OSError, file: WeightsFile, settings: Settings) -> LatentSyn
             "the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to another folder."
         )
     reason = error.strerror or type(error).__name__
-    return WeightsDamaged(f"{file.name} cannot be stored at {place_of(file)}: {reason}.")
+    return WeightsMissing(f"{file.name} cannot be kept at {place_of(file)}: {reason}.")

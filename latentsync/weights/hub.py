@@ -2,7 +2,8 @@
 
 The hub's own client resolves the file: revision, token, redirects, and the sha256 that the hub
 states. The bytes are read by :mod:`latentsync.weights.download`, because ``hf_hub_download`` (2.4)
-begins 5 GB from the start after a process dies or a connection is reset, and cannot be canceled.
+throws a partial file away when a connection is reset, the process ends or the retries are used up,
+so 5 GB begin anew; and it cannot be canceled. Plain HTTP is spoken by mirrors as well, unlike Xet.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
     except httpx2.HTTPError as error:
         answer = getattr(error, "response", None)
         if answer is None:
-            raise Fault(f"no answer ({_words(error)})", transient=True) from error
+            passing = not isinstance(error, httpx2.UnsupportedProtocol)
+            raise Fault(f"no answer ({_words(error)})", transient=passing) from error
         raise fault_of_status(answer.status_code, answer.headers) from error
     except (OSError, httpx2.InvalidURL) as error:  # its own offline mode; an address that is none
         raise Fault(_words(error), transient=False) from error
@@ -77,11 +79,11 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
 
 def _token_for(url: str, address: str) -> dict[str, str]:
     """Return the token's header for the hub itself; the stores it redirects to never see it."""
-    from huggingface_hub import get_token
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
 
-    token = get_token()
+    token = build_hf_headers().get("authorization")
     same = urlsplit(url)[:2] == urlsplit(address)[:2]
-    return {"Authorization": f"Bearer {token}"} if token and same else {}
+    return {"Authorization": token} if token and same else {}
 
 
 def _words(error: Exception) -> str:

@@ -1,8 +1,14 @@
-"""One lock per file of weights between processes and threads; it ends with its holder."""
+"""One lock per file of weights between processes and threads; it ends with its holder.
+
+Where a filesystem has no locks two processes may spoil each other's part; its hash tells, and it is
+fetched again.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +16,10 @@ from pathlib import Path
 
 from latentsync.weights.errand import Errand
 
+logger = logging.getLogger(__name__)
+
 _ASK_EVERY_S = 0.1
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some volumes of clouds
 
 
 @contextmanager
@@ -41,7 +50,10 @@ def _take(path: Path) -> int | None:
             return descriptor
     except (BlockingIOError, FileNotFoundError):
         pass
-    except OSError:  # a filesystem without locks
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            logger.warning("%s: this filesystem has no locks; start one process at a time", path)
+            return descriptor
         os.close(descriptor)
         raise
     os.close(descriptor)

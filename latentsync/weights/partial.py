@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -102,9 +103,12 @@ class Partial:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a loss of power."""
+    """Make a rename in ``folder`` survive a loss of power, where the filesystem can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)

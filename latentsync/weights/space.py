@@ -20,14 +20,15 @@ def require_space(needs: Iterable[tuple[Path, int]]) -> None:
     disks: dict[int, tuple[Path, int]] = {}
     for folder, size_bytes in needs:
         there = _existing(folder)
-        disk = there.stat().st_dev
-        disks[disk] = (there, size_bytes + disks.get(disk, (there, 0))[1])
+        device = there.stat().st_dev
+        disks[device] = (there, size_bytes + disks.get(device, (there, 0))[1])
     for there, size_bytes in disks.values():
-        free_bytes = shutil.disk_usage(there).free
+        disk = shutil.disk_usage(there)
         needed_bytes = size_bytes + _MARGIN_BYTES
-        if size_bytes and free_bytes < needed_bytes:
+        # Some volumes of clouds tell no sizes at all.
+        if size_bytes and disk.total and disk.free < needed_bytes:
             raise DiskFull(
-                f"The weights need {needed_bytes} bytes of free disk space, {free_bytes} are free. "
+                f"The weights need {needed_bytes} bytes of free disk space, {disk.free} are free. "
                 "Make room, or set LATENTSYNC_WEIGHTS_DIR to a folder on another disk."
             )
 

@@ -23,8 +23,8 @@ from latentsync.weights.places import beside
 logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 4 * 1024 * 1024
-_SECOND_NS = 1_000_000_000
-_NEVER_NS = -1  # fits no file
+_CLOCKS_NS = (1, 10**3, 10**6, 10**9)  # how exactly filesystems and archives keep a file's time
+_NEVER_NS = -(10**18)  # before every file
 
 
 class State(Enum):
@@ -46,10 +46,9 @@ class Stamp:
     sha256: str
 
     def fits(self, status: os.stat_result) -> bool:
-        """Tell whether the file has not changed since; images keep whole seconds of its time."""
-        modified_ns = status.st_mtime_ns
-        truncated = modified_ns == self.modified_ns // _SECOND_NS * _SECOND_NS
-        return status.st_size == self.size_bytes and (modified_ns == self.modified_ns or truncated)
+        """Tell whether the file has not changed since; a copy's time may be less exact."""
+        times_ns = [self.modified_ns // clock_ns * clock_ns for clock_ns in _CLOCKS_NS]
+        return status.st_size == self.size_bytes and status.st_mtime_ns in times_ns
 
 
 def state_of(file: WeightsFile, path: Path) -> State:

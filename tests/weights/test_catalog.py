@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from latentsync.errors import EngineUnavailable
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG, HubFile, look_up, weights_for
+from tests.server.live import REPOSITORY
 
 
 def test_an_engine_reads_its_own_unet_and_what_both_share() -> None:
@@ -54,3 +57,13 @@ def test_no_two_entries_share_a_place() -> None:
 def test_a_mirror_that_is_no_address_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="weights_mirror"):
         Settings(weights_mirror=value)
+
+
+def test_knowing_what_there_is_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, latentsync.weights.cold_start, latentsync.weights.check; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "huggingface_hub", "diffusers", "numpy"} & set(done.stdout.split())

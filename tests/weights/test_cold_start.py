@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -121,6 +123,17 @@ def test_a_download_given_up_is_continued_by_the_next_start(hub: Hub, bring: Ens
         bring(UNET)
     assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
     assert hub.sent_bytes[UNET_PATH] == len(content_of(UNET))
+
+
+def test_a_part_whose_note_is_lost_or_torn_starts_over(
+    hub: Hub, bring: Ensure, settings: Settings
+) -> None:
+    folder = settings.weights_dir / "latentsync-1.6"
+    folder.mkdir(parents=True)
+    (folder / ".latentsync_unet.pt.part").write_bytes(b"of something else")
+    (folder / ".latentsync_unet.pt.part.json").write_text('{"origin":')
+    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
+    assert [request.range for request in hub.gets(UNET_PATH)] == [None]
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated"])
@@ -319,6 +332,39 @@ def test_a_folder_that_may_not_be_written_to_is_named(
     with pytest.raises(WeightsMissing, match="latentsync_unet.pt .*LATENTSYNC_WEIGHTS_DIR") as told:
         bring(UNET)
     assert str(settings.weights_dir) not in told.value.message
+
+
+def test_a_filesystem_without_locks_will_do(
+    bring: Ensure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
+    assert "has no locks" in caplog.text
+
+
+def test_a_volume_that_tells_no_sizes_will_do(
+    bring: Ensure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = shutil.disk_usage("/")._replace(total=0, used=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: nothing)
+    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
+
+
+def test_a_weights_folder_that_is_a_file_is_told(bring: Ensure, settings: Settings) -> None:
+    settings.weights_dir.write_text("not a folder")
+    with pytest.raises(WeightsMissing, match=f"{UNET} cannot be kept at latentsync-1.6/"):
+        bring(UNET)
+
+
+def test_an_endpoint_that_is_no_address_is_told(
+    bring: Ensure, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    with pytest.raises(WeightsUnreachable, match=r"from hub\.example/.*missing an 'http"):
+        bring(UNET, settings=settings.model_copy(update={"weights_mirror": None}))
 
 
 def test_canceling_stops_a_silent_download_at_once_and_keeps_what_came(
