@@ -67,9 +67,11 @@ class Folder:
             if skip_slow and _kind(title) in SLOW:
                 yield Line(title, "(all)", verdict="skipped", remark="--skip-slow")
             else:
-                yield from self._check_file(path, title)
+                yield from self.check(title)
 
-    def _check_file(self, path: Path, title: str) -> Iterator[Line]:
+    def check(self, title: str) -> Iterator[Line]:
+        """Yield the lines of one file, called by its path in the folder with ``/``."""
+        path = self.root / title
         if path.suffix == ".npz" and (check := _CHECKS.get(_kind(title) or "")):
             yield from self._check_arrays(title, check)
         elif path.suffix == ".json" and (line := documents.verify(path, title, self.networks)):

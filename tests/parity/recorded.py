@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# What numpy raises over a file that is damaged, or that would have to be run to be read.
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
 
 class UnfitArray(Exception):
     """A recorded array is missing, unreadable, not finite or of another type than it must be."""
 
 
 class RecordedFile:
-    """Reads arrays one by one, when asked for.
+    """Holds the arrays that could be read, and why the others could not.
 
     Args:
         path: the ``.npz`` file.
@@ -31,12 +35,14 @@ class RecordedFile:
 
     def __init__(self, path: Path, title: str) -> None:
         self.title = title
-        self._arrays: dict[str, Array] = {}
         self.looked_at: set[str] = set()
+        self._arrays: dict[str, Array | UnfitArray] = {}
         try:
-            self._file = np.load(path)
-            self.names = list(self._file.files)
-        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            with path.open("rb") as stream, np.load(stream) as file:
+                self.names = list(file.files)
+                for name in self.names:
+                    self._arrays[name] = _read_member(file, name)
+        except (*_DAMAGE, AttributeError) as error:  # a single array has no list of files
             raise UnfitArray(f"is no .npz file ({error})") from error
 
     def __contains__(self, name: str) -> bool:
@@ -82,9 +88,14 @@ class RecordedFile:
         if name not in self.names:
             raise UnfitArray(f"{self.title} has no {name}")
         self.looked_at.add(name)
-        if name not in self._arrays:
-            try:
-                self._arrays[name] = self._file[name]
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise UnfitArray(f"{name} cannot be read ({error})") from error
-        return self._arrays[name]
+        array = self._arrays[name]
+        if isinstance(array, UnfitArray):
+            raise array
+        return array
+
+
+def _read_member(file: Mapping[str, Array], name: str) -> Array | UnfitArray:
+    try:
+        return file[name]
+    except _DAMAGE as error:
+        return UnfitArray(f"{name} cannot be read ({error})")
