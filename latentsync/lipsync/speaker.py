@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +38,7 @@ ReadFrames = Callable[[], Iterator[Frame]]
 Matrices = NDArray[np.float32]  # (frames,2,3); NaN where there is no face
 
 _SAME_FACE = 0.3  # overlap of the detector's box with the followed face's
+_MOST_WORKERS = 8  # frames looked at at once; each holds a picture and a network's values
 _NEAR = 12  # frames: how far away the followed face's place still says who is who
 
 
@@ -97,7 +101,7 @@ class TrainedFinder:
 
     def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
         """See :class:`SpeakerFinder`."""
-        sightings = [self._look(frame) for frame in read()]
+        sightings = list(_side_by_side(self._look, read()))
         if speaker == "auto" and all(len(seen.boxes) <= 1 for seen in sightings):
             return SpeakerPoints(_stack([seen.largest() for seen in sightings]), faces_found=1)
         tracks = track_faces(read())
@@ -144,6 +148,21 @@ def align_speaker(points: NDArray[np.float64], resolution: int) -> Matrices:
         except NoFace:  # points that coincide are no face; the frame passes through
             continue
     return matrices
+
+
+def _side_by_side(
+    look: Callable[[Frame], _Sighting], frames: Iterator[Frame]
+) -> Iterator[_Sighting]:
+    """Yield what is seen in each frame, in order; several frames are looked at at once."""
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+    waiting: deque[Future[_Sighting]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="find") as pool:
+        for frame in frames:
+            waiting.append(pool.submit(look, frame))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _of_track(seen: _Sighting, track: FaceTrack, frame: int) -> Points3 | None:
