@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test check serve bench clean
+.PHONY: install demo test parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -13,6 +13,9 @@ demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
 
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(RUN) -m pytest -n auto
+
+parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
+	$(RUN) -m tests.parity --reference "$(REFERENCE)"
 
 check: $(VENV)/.check  ## style, types and the layers of the house
 	$(VENV)/bin/ruff check .

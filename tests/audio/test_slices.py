@@ -9,37 +9,6 @@ from latentsync.audio.slices import (
     slice_features,
     slice_rows,
 )
-from tests.golden_files import FOLDERS, arrays, numbered
-
-
-@pytest.mark.parametrize("folder", FOLDERS, ids=str)
-def test_the_rows_equal_the_recorded_ones(folder):
-    golden = arrays(folder / "audio_slicing.npz")
-    lengths = numbered(golden, r"idx_L(\d+)")
-    assert len(lengths) > 5
-    for (length,) in lengths:
-        rows = int(length)
-        frames = np.arange(count_slices(rows))
-        np.testing.assert_array_equal(slice_rows(frames, rows), golden[f"idx_L{length}"])
-
-
-@pytest.mark.parametrize("folder", FOLDERS, ids=str)
-def test_other_frame_rates_follow_the_same_rule(folder):
-    golden = arrays(folder / "audio_slicing.npz")
-    cases = numbered(golden, r"otherfps_([\d.]+)_idx_L(\d+)")
-    assert cases
-    for fps, length in cases:
-        frames = np.arange(count_slices(int(length), float(fps)))
-        wanted = golden[f"otherfps_{fps}_idx_L{length}"]
-        np.testing.assert_array_equal(slice_rows(frames, int(length), float(fps)), wanted)
-
-
-@pytest.mark.parametrize("folder", FOLDERS, ids=str)
-def test_time_runs_outside_and_states_inside(folder):
-    golden = arrays(folder / "audio_slicing.npz")
-    features = golden["features"]
-    heard = slice_features(features, np.arange(count_slices(len(features))))
-    np.testing.assert_array_equal(heard, golden["chunks"])
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 50, 51, 1550])

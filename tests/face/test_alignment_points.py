@@ -3,47 +3,13 @@ import pytest
 
 from latentsync.face.alignment import FaceAligner
 from latentsync.face.alignment_points import (
-    choose_largest,
     mesh_points3,
-    points3,
-    round_landmarks,
 )
 from latentsync.face.detector import FaceDetector
 from latentsync.face.mask import keep_mask
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.topology import CHIN, FOREHEAD, LEFT_EYE_OUTER, LIPS_OUTER, RIGHT_EYE_OUTER
 from tests.face.pictures import astronaut, turned
-from tests.face.test_scrfd import PICTURES, recorded
-from tests.golden_files import FOLDERS, arrays, numbered
-
-
-@pytest.mark.parametrize(("folder", "number"), PICTURES)
-def test_the_recorded_face_is_chosen_and_its_points_found(folder, number):
-    _, steps = recorded(folder, number)
-    chosen = choose_largest(steps["boxes"], steps["scores"])
-    assert (-1 if chosen is None else chosen) == steps["chosen"]
-    if chosen is not None:
-        landmarks = round_landmarks(steps["lm106"][chosen])
-        np.testing.assert_array_equal(landmarks, steps["chosen_lm106_int"])
-        np.testing.assert_array_equal(points3(landmarks), steps["points3"])
-
-
-def test_the_choice_follows_every_recorded_case():
-    units = arrays(FOLDERS[0] / "detector/units.npz")
-    cases = numbered(units, r"rule_boxes_(\d+)")
-    assert len(cases) == len(units["rule_chosen"]) == 30
-    for (case,) in cases:
-        chosen = choose_largest(units[f"rule_boxes_{case}"], units[f"rule_scores_{case}"])
-        assert (-1 if chosen is None else chosen) == units["rule_chosen"][int(case)], case
-
-
-@pytest.mark.parametrize("folder", FOLDERS, ids=str)
-def test_points_are_rounded_twice_to_even(folder):
-    golden = arrays(folder / "align.npz")
-    for (clip,) in numbered(golden, r"lm106_(\d+)"):
-        found = [points3(landmarks) for landmarks in golden[f"lm106_{clip}"]]
-        np.testing.assert_array_equal(found, golden[f"points3_{clip}"])
-    np.testing.assert_array_equal(points3(golden["rounding_lm106"]), golden["rounding_points3"])
 
 
 @pytest.mark.parametrize("degrees", [0, -20, 35])

@@ -8,10 +8,10 @@ from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.onnx_model import open_model
 from latentsync.face.scrfd import ScrfdDetector
 from tests.face.pictures import astronaut
-from tests.golden_files import FOLDERS
+from tests.golden_files import GOLDEN
 
-DETECTOR = FOLDERS[0] / "detector/det_standin.onnx"
-LANDMARKS = FOLDERS[0] / "detector/landmark_standin.onnx"
+DETECTOR = GOLDEN / "detector/det_standin.onnx"
+LANDMARKS = GOLDEN / "detector/landmark_standin.onnx"
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,14 @@
 import numpy as np
 import pytest
-import torch
 
 from latentsync.face.alignment import FaceAligner, crop_size
-from latentsync.face.bilinear import invert, place_pixels, sample, window_of
+from latentsync.face.bilinear import invert, window_of
 from latentsync.face.crop import cut_face
 from latentsync.face.mask import to_pixel_values
 from latentsync.face.restore import restore_face, seam_mask
 from tests.face.pictures import astronaut, blank
-from tests.face.test_crop import CASES, recorded
 
 POINTS = np.array([[104.0, 92.0], [152.0, 95.0], [127.0, 122.0]])  # of the portrait, roughly
-
-
-def generated_face(steps):
-    face = steps["generated"]
-    return face.astype(np.float32) / 1000 if face.dtype == np.int16 else face
-
-
-@pytest.mark.parametrize(("folder", "number"), CASES)
-def test_frames_equal_the_recorded_ones(folder, number):
-    steps = recorded(folder, number)
-    restored = restore_face(steps["image"], generated_face(steps), steps["M"])
-    levels = np.abs(restored.astype(int) - steps["restored"])
-    assert levels.max() <= 1
-    assert (levels > 0).mean() < 0.002
-
-
-@pytest.mark.parametrize(("folder", "number"), CASES)
-def test_the_seam_of_the_region_is_the_recorded_one_of_the_whole_frame(folder, number):
-    steps = recorded(folder, number)
-    frame, source = steps["image"].shape[:2], crop_size(int(steps["res"]))[::-1]
-    matrix = invert(steps["M"])
-    window = window_of(matrix, source, frame)
-    places = place_pixels(matrix, source, frame, window)
-    covered = sample(_ones(source), places, outside=0.0)[-1].numpy()
-    mask = seam_mask(covered)
-    assert mask.area == pytest.approx(float(steps["mask_area"]), abs=0.05)
-    assert 2 * mask.width + 1 == steps["blur_size"]
-    for found, wanted in ((mask.coverage, "eroded"), (mask.soft, "soft_mask")):
-        whole = np.zeros(frame, np.float32)
-        whole[window] = found
-        np.testing.assert_allclose(whole, steps[wanted], atol=1e-3)
 
 
 def test_only_the_region_is_touched():
@@ -103,7 +70,3 @@ def test_the_seam_is_soft():
     assert np.all(np.diff(row[50:80]) >= 0)
     assert 0 < row[60] < 1
     assert row[:50].max() == 0
-
-
-def _ones(size):
-    return torch.ones(2, *size)

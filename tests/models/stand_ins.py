@@ -8,7 +8,6 @@ clips; the arrays that are there are whole.
 from __future__ import annotations
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from tests.weights_rule import make_weights
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden"
-REFERENCE = os.environ.get("LATENTSYNC_REFERENCE")  # a folder with golden/ and manifests/
 
 StateDict = dict[str, Tensor]
 

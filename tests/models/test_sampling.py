@@ -11,17 +11,10 @@ from latentsync.errors import Canceled, InvalidField, NumericalFailure
 from latentsync.models.sampling import SamplingOptions, WindowInputs, build_scheduler, denoise
 from latentsync.models.unet import UNet3DConditionModel
 from latentsync.schema import SchedulerName
-from tests.golden_files import arrays
-from tests.models.stand_ins import GOLDEN, load_tiny_unet, worst
+from tests.models.stand_ins import load_tiny_unet, worst
 
 T = torch.from_numpy
-RECORDED = arrays(GOLDEN / "ddim_tiny.npz")
 SHORT = SamplingOptions(num_inference_steps=3)
-
-
-def recorded_inputs() -> WindowInputs:
-    names = ("noise", "mask", "masked_latents", "ref_latents", "audio")
-    return WindowInputs(*(T(RECORDED[name]) for name in names))
 
 
 def random_inputs(batch: int = 1, frames: int = 2) -> WindowInputs:
@@ -39,11 +32,8 @@ def random_inputs(batch: int = 1, frames: int = 2) -> WindowInputs:
     )
 
 
-def test_timesteps_and_noise_levels_are_the_recorded_ones() -> None:
+def test_the_last_step_ends_at_the_first_noise_level() -> None:
     scheduler = build_scheduler()
-    scheduler.set_timesteps(int(RECORDED["steps"]))
-    assert scheduler.timesteps.tolist() == RECORDED["timesteps"].tolist()
-    assert torch.equal(scheduler.alphas_cumprod, T(RECORDED["alphas_cumprod"]))
     assert scheduler.final_alpha_cumprod == scheduler.alphas_cumprod[0]
     assert scheduler.init_noise_sigma == 1
 
@@ -56,28 +46,6 @@ def test_timesteps_of_other_numbers_of_steps(steps: int, first: int) -> None:
     wanted = [spacing * (steps - 1 - index) + 1 for index in range(steps)]
     assert scheduler.timesteps.tolist() == wanted
     assert wanted[0] == first
-
-
-# In float64: at 8x8 latents the coarsest level is one pixel, and a norm of its motion modules has
-# groups of two nearly equal values. One rounding of float32 there moves the latents by up to
-# 0.0036, so float32 would test the luck of a processor's convolutions, not the formulas.
-@pytest.mark.parametrize(("name", "interval"), [("latents", 1), ("latents_deepcache", 3)])
-def test_every_step_gives_the_recorded_latents(
-    exact_unet: UNet3DConditionModel, name: str, interval: int
-) -> None:
-    options = SamplingOptions(
-        int(RECORDED["steps"]), float(RECORDED["guidance"]), cache_interval=interval
-    )
-    steps: list[Tensor] = []
-    final = denoise(exact_unet, recorded_inputs(), options, lambda _, now: steps.append(now))
-    assert worst(torch.stack(steps), RECORDED[name]) < 2e-3
-    assert torch.equal(final, steps[-1])
-
-
-def test_without_guidance_the_recorded_latents(exact_unet: UNet3DConditionModel) -> None:
-    options = SamplingOptions(int(RECORDED["steps"]), guidance_scale=1.0)
-    final = denoise(exact_unet, recorded_inputs(), options)
-    assert worst(final, RECORDED["latents_no_cfg_final"]) < 2e-3
 
 
 def test_float32_stays_near_float64(

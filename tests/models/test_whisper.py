@@ -12,14 +12,12 @@ from latentsync.models.whisper import WhisperDims, WhisperEncoder, build_whisper
 from tests.golden_files import arrays
 from tests.models.stand_ins import (
     GOLDEN,
-    REFERENCE,
     golden_state,
     manifest,
     read_json,
     save_whisper,
     worst,
 )
-from tests.weights_rule import make_weights
 
 RECORDED = arrays(GOLDEN / "whisper_tiny_dims.npz")
 
@@ -34,14 +32,6 @@ def encode(encoder: WhisperEncoder, mel: np.ndarray) -> Tensor:
     window = torch.zeros(1, 80, 3000)
     window[0, :, : mel.shape[1]] = torch.from_numpy(mel)
     return encoder(window)[0, : mel.shape[1] // 2]
-
-
-@pytest.mark.parametrize("clip", ["2", "3"])
-def test_states_are_the_recorded_ones(encoder: WhisperEncoder, clip: str) -> None:
-    states = encode(encoder, RECORDED[f"mel_tail{clip}"])  # these clips are shorter than the tail
-    assert len(states) == RECORDED[f"feat_len{clip}"]
-    assert worst(states[:100], RECORDED[f"feat_head{clip}"]) < 2e-3
-    assert worst(states.sum(1), RECORDED[f"feat_sum{clip}"]) < 2e-3
 
 
 def test_names_and_shapes_are_those_of_the_published_file() -> None:
@@ -91,15 +81,3 @@ def test_tensors_that_contradict_the_dims_are_named(tmp_path: Path) -> None:
     torch.save({"dims": dims, "model_state_dict": golden_state("whisper")}, tmp_path / "tiny.pt")
     with pytest.raises(CheckpointMismatch, match=r"15 missing \(blocks\.4\."):
         load_whisper(tmp_path / "tiny.pt")
-
-
-@pytest.mark.skipif(REFERENCE is None, reason="LATENTSYNC_REFERENCE is not set")
-def test_states_at_full_size_are_the_recorded_ones() -> None:
-    reference = Path(str(REFERENCE)) / "golden"
-    recorded, salt = arrays(reference / "whisper_full_dims.npz"), read_json(reference / "meta.json")
-    encoder = build_whisper(WhisperDims())
-    weights = make_weights(manifest("whisper_tiny"), salt["salt"])
-    state = {f"encoder.{name}": name for name in encoder.state_dict()}
-    loaded = {name: torch.from_numpy(weights[key]) for key, name in state.items()}
-    encoder.load_state_dict(loaded, assign=True)
-    assert worst(encode(encoder, recorded["mel0"]), recorded["feat0"]) < 2e-3

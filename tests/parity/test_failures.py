@@ -108,7 +108,7 @@ _STAGES = ("golden/meta.json", "golden/tiny_unet_config.json", "golden/unet_tiny
         ("crop_restore", "blur_size3", lambda array: array + 2),
         ("crop_restore", "soft_mask2", moved(3e-3)),
         ("crop_restore", "upsized_row3", moved(2e-4)),
-        ("mask_prep", "mask_res512", moved(-1)),
+        ("mask_prep", "mask_res512", lambda array: array ^ np.uint8(1)),
         ("mask_prep", "latent_mask_res128", moved(1e-5)),
         ("mask_prep", "masks", moved(1e-5)),
         ("mask_prep", "combined", moved(1e-4)),

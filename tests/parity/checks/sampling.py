@@ -54,8 +54,8 @@ def _sample(
     )
     inputs = WindowInputs(*(torch.from_numpy(recorded.read(name, "float32")) for name in _INPUTS))
     steps: list[Tensor] = []
-    denoise(networks.unet(dtype), inputs, options, lambda _, latents: steps.append(latents))
-    return steps
+    last = denoise(networks.unet(dtype), inputs, options, lambda _, latents: steps.append(latents))
+    return [*steps[:-1], last]
 
 
 def _last(steps: list[Tensor]) -> Tensor:
