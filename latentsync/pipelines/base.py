@@ -123,6 +123,20 @@ def build_pipeline(name: str, settings: Settings) -> Pipeline:
         EngineUnavailable: the name is unknown, or the engine cannot run here.
     """
     name = resolve_engine(name)
+    return import_engine(name)(name, settings)
+
+
+def import_engine(name: str) -> Callable[[str, Settings], Pipeline]:
+    """Import what an engine is made of, and return the function that builds it.
+
+    Building asks for the device, importing does not.
+
+    Args:
+        name: as for :func:`build_pipeline`, but not ``auto``, which depends on the device.
+
+    Raises:
+        EngineUnavailable: the name is unknown.
+    """
     if name not in _ENGINES:
         raise EngineUnavailable(
             f"There is no engine named {name!r}. Known: {', '.join(_ENGINES)}.", field="engine"
@@ -130,4 +144,4 @@ def build_pipeline(name: str, settings: Settings) -> Pipeline:
     module_name, function_name = _ENGINES[name]
     build: Callable[[str, Settings], Pipeline]
     build = getattr(import_module(module_name), function_name)
-    return build(name, settings)
+    return build
