@@ -1,0 +1,94 @@
+"""The database of jobs: one SQLite file, or Postgres; the tables, and how both are opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+_SQLITE = "sqlite"
+_BUSY_MS = 30_000  # how long a writer waits for another one
+
+tables = sa.MetaData()
+_Number = sa.BigInteger().with_variant(sa.Integer(), _SQLITE)  # SQLite counts up only plain ones
+
+jobs = sa.Table(
+    "latentsync_jobs",
+    tables,
+    sa.Column("number", _Number, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(80), nullable=False, unique=True),
+    sa.Column("owner", sa.String(64), nullable=False),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(12), nullable=False),
+    sa.Column("request", sa.JSON, nullable=False),
+    sa.Column("webhook", sa.JSON(none_as_null=True)),
+    sa.Column("input_bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("stage", sa.String(40), nullable=False, default=""),
+    sa.Column("fraction", sa.Double, nullable=False, default=0.0),
+    sa.Column("frames_done", sa.Integer, nullable=False, default=0),
+    sa.Column("frames_total", sa.Integer, nullable=False, default=0),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("host", sa.String(120)),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+    sa.Column("error", sa.JSON(none_as_null=True)),
+    sa.Column("result_key", sa.String(255)),
+    sa.Column("result_bytes", sa.BigInteger),
+    sa.Column("details", sa.JSON(none_as_null=True)),
+    sa.UniqueConstraint("owner", "idempotency_key"),
+    sa.Index("latentsync_jobs_by_status", "status", "number"),
+    sa.Index("latentsync_jobs_by_owner", "owner", "number"),
+    sqlite_autoincrement=True,  # numbers are never given twice, not even after a removal
+)
+
+events = sa.Table(
+    "latentsync_job_events",
+    tables,
+    sa.Column("number", _Number, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.String(80), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("kind", sa.String(12), nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+    sa.Index("latentsync_job_events_by_job", "job_id", "number"),
+    sqlite_autoincrement=True,
+)
+
+hosts = sa.Table(
+    "latentsync_hosts",
+    tables,
+    sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("seen_at", sa.Double, nullable=False),
+)
+
+
+def open_database(url: str, *, connections: int = 8) -> sa.Engine:
+    """Open the database and make its tables if they are missing.
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql+psycopg://…``.
+        connections: at most so many at once.
+    """
+    address = sa.make_url(url)
+    if address.get_backend_name() == _SQLITE and address.database:
+        Path(address.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = sa.create_engine(address, pool_size=connections, max_overflow=0, pool_pre_ping=True)
+    if engine.dialect.name == _SQLITE:
+        event.listen(engine, "connect", _prepare_sqlite)
+    tables.create_all(engine)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = "IMMEDIATE"  # writers queue up instead of failing half-way
+    for pragma in (
+        f"busy_timeout={_BUSY_MS}",
+        "journal_mode=WAL",  # readers never wait for a writer
+        "synchronous=FULL",  # what was answered as accepted survives a power cut
+        "foreign_keys=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,110 @@
+"""The durable line between those who hand jobs in and the workers: DBOS, behind a narrow seam.
+
+A job's place in the line is written in the transaction that records the job. Whatever dies, a job
+that was accepted is handed to a worker again until its workflow has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSConfig
+
+from latentsync.jobs.job import NewJob
+
+_JOBS = "latentsync-jobs"
+_WORKFLOW = "latentsync-run-job"
+# Of the workflow below, not of this package: jobs of the version before must be found after an
+# update, so it changes only when the workflow itself does.
+_WORKFLOW_VERSION = "1"
+_LOOK_EVERY_S = 0.05  # how soon a free worker sees a new job
+
+
+class LineEntrance:
+    """Puts jobs into the line; for processes that run none.
+
+    Args:
+        engine: the database of jobs, in which the line lies, too.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        prepare_line(engine)
+        self._client = DBOSClient(system_database_engine=engine)
+
+    def put(self, connection: sa.Connection, job: NewJob) -> None:
+        """Put a job at the end of the line, as part of the connection's transaction."""
+        self._client.enqueue_in_transaction(
+            connection,
+            {
+                "workflow_name": _WORKFLOW,
+                "queue_name": _JOBS,
+                "workflow_id": job.id,
+                "app_version": _WORKFLOW_VERSION,
+            },
+            job.id,
+        )
+
+    def put_again(self, job_id: str) -> None:
+        """Hand a job to whoever is free, because the worker that had it is gone."""
+        self._client.resume_workflow(job_id, queue_name=_JOBS)
+
+    def take_out(self, job_id: str) -> None:
+        """Take a job that is no longer wanted out of the line."""
+        self._client.cancel_workflow(job_id)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._client.destroy()
+
+
+class LineExit:
+    """Takes jobs from the line, one after the other, in a worker's process.
+
+    Args:
+        engine: as above.
+        worker: name of this worker, the same after a restart: what it left is handed to it again.
+        run: called with a job's id, in a thread; returns when the job needs no more work here.
+    """
+
+    def __init__(self, engine: sa.Engine, worker: str, run: Callable[[str], None]) -> None:
+        config: DBOSConfig = {
+            "name": "latentsync",
+            "system_database_engine": engine,
+            "executor_id": worker,
+            "application_version": _WORKFLOW_VERSION,
+            "log_level": "WARNING",
+            "console_log_level": "WARNING",
+        }
+        DBOS(config=config)
+
+        @DBOS.step(name="run")
+        def attempt(job_id: str) -> None:
+            run(job_id)
+
+        @DBOS.workflow(name=_WORKFLOW)
+        def run_job(job_id: str) -> None:
+            attempt(job_id)
+
+        DBOS.listen_queues([_JOBS])
+
+    def open(self) -> None:
+        """Begin to take jobs; those that this worker left unfinished come again."""
+        DBOS.launch()
+        DBOS.register_queue(
+            _JOBS,
+            worker_concurrency=1,
+            polling_interval_sec=_LOOK_EVERY_S,
+            on_conflict="always_update",
+        )
+
+    def close(self) -> None:
+        """Take no more jobs."""
+        DBOS.destroy(destroy_registry=True)
+
+
+def prepare_line(engine: sa.Engine) -> None:
+    """Make or update the line's own tables."""
+    logging.getLogger("dbos").setLevel(logging.WARNING)
+    DBOS.migrate(engine.url.render_as_string(hide_password=False))

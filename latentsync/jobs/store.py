@@ -1,0 +1,320 @@
+"""The record of all jobs: what every process agrees on.
+
+Each change is one statement with its condition in it, so two processes that believe they own a job
+cannot both be right: only the latest attempt of a job that is still running may report or finish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from latentsync.jobs.database import events, hosts, jobs
+from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webhook
+
+_RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
+Alongside = Callable[[sa.Connection, NewJob], None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How an attempt ended.
+
+    Attributes:
+        status: a final one.
+        error: of a failed job.
+        result_key, result_bytes, details: of a succeeded one.
+    """
+
+    status: JobStatus
+    error: JobError | None = None
+    result_key: str | None = None
+    result_bytes: int | None = None
+    details: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """What an owner has waiting or running."""
+
+    jobs: int
+    input_bytes: int
+
+
+class JobStore:
+    """Reads and writes the record; safe to call from many threads and processes.
+
+    Args:
+        engine: from :func:`latentsync.jobs.database.open_database`.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
+        self.engine = engine
+        self._clock = clock
+
+    def add(self, new: Sequence[NewJob], alongside: Alongside) -> list[Job]:
+        """Record jobs, all or none.
+
+        Args:
+            new: the jobs.
+            alongside: called for each within the same transaction: what it writes there holds
+                exactly when the record does.
+
+        Raises:
+            IntegrityError: an id or an owner's idempotency key is taken.
+        """
+        now = self._clock()
+        with self.engine.begin() as connection:
+            for job in new:
+                connection.execute(jobs.insert().values(**_row_of(job), created_at=now))
+                _tell(connection, job.id, now, "status", {"status": JobStatus.QUEUED})
+                alongside(connection, job)
+            rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_([job.id for job in new])))
+            found = {job.id: job for job in map(_job, rows)}
+        return [found[job.id] for job in new]
+
+    def get(self, job_id: str) -> Job | None:
+        """Return the job, whoever owns it."""
+        return self._one(jobs.c.id == job_id)
+
+    def find_submission(self, owner: str, idempotency_key: str) -> Job | None:
+        """Return the job that was handed in under this key."""
+        return self._one(jobs.c.owner == owner, jobs.c.idempotency_key == idempotency_key)
+
+    def list(
+        self,
+        owner: str,
+        *,
+        status: JobStatus | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Return an owner's jobs, latest first.
+
+        Args:
+            owner: whose.
+            status: only those in this state.
+            before: only those with a smaller number.
+            limit: at most so many.
+        """
+        chosen = sa.select(jobs).where(jobs.c.owner == owner)
+        if status is not None:
+            chosen = chosen.where(jobs.c.status == status)
+        if before is not None:
+            chosen = chosen.where(jobs.c.number < before)
+        return self._all(chosen.order_by(jobs.c.number.desc()).limit(limit))
+
+    def waiting(self, limit: int = 1000) -> list[Job]:
+        """Return the queued jobs of all owners in their order."""
+        chosen = sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED)
+        return self._all(chosen.order_by(jobs.c.number).limit(limit))
+
+    def position(self, job: Job) -> int | None:
+        """Return how many jobs are ahead in the line: 0 is next; None unless it is queued."""
+        if job.status is not JobStatus.QUEUED:
+            return None
+        ahead = sa.select(sa.func.count()).where(
+            jobs.c.status == JobStatus.QUEUED, jobs.c.number < job.number
+        )
+        with self.engine.connect() as connection:
+            return int(connection.execute(ahead).scalar_one())
+
+    def count(self) -> dict[JobStatus, int]:
+        """Return how many jobs are in each state."""
+        counted = sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status)
+        with self.engine.connect() as connection:
+            found = {JobStatus(status): number for status, number in connection.execute(counted)}
+        return {status: found.get(status, 0) for status in JobStatus}
+
+    def load(self, owner: str) -> Load:
+        """Return what an owner has waiting or running."""
+        summed = sa.select(
+            sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.input_bytes), 0)
+        ).where(jobs.c.owner == owner, jobs.c.status.in_(_RUNNING))
+        with self.engine.connect() as connection:
+            number, size_bytes = connection.execute(summed).one()
+        return Load(int(number), int(size_bytes))
+
+    def begin(self, job_id: str, host: str) -> Job | None:
+        """Begin the next attempt; None if the job needs none any more."""
+        now = self._clock()
+        with self.engine.begin() as connection:
+            row = connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id, jobs.c.status.in_(_RUNNING))
+                .values(
+                    status=JobStatus.PROCESSING,
+                    attempts=jobs.c.attempts + 1,
+                    host=host,
+                    started_at=now,
+                    stage="",
+                    fraction=0.0,
+                    frames_done=0,
+                    frames_total=0,
+                )
+                .returning(*jobs.c)
+            ).first()
+            if row is None:
+                return None
+            data = {"status": JobStatus.PROCESSING, "attempt": row.attempts}
+            _tell(connection, job_id, now, "status", data)
+        return _job(row)
+
+    def report(
+        self, job: Job, stage: str, fraction: float, frames_done: int, frames_total: int
+    ) -> bool:
+        """Note how far an attempt is; returns whether it is still the one that counts."""
+        values = {
+            "stage": stage,
+            "fraction": fraction,
+            "frames_done": frames_done,
+            "frames_total": frames_total,
+        }
+        with self.engine.begin() as connection:
+            changed = connection.execute(_current(job).values(**values)).rowcount
+            if changed:
+                _tell(connection, job.id, self._clock(), "progress", values)
+        return bool(changed)
+
+    def log(self, job: Job, line: str) -> None:
+        """Add a line to the job's log."""
+        with self.engine.begin() as connection:
+            _tell(connection, job.id, self._clock(), "log", {"line": line})
+
+    def finish(self, job: Job, finished: Finished) -> bool:
+        """End a job; returns False if another attempt has begun or it has ended already."""
+        now = self._clock()
+        values: dict[str, Any] = {
+            "status": finished.status,
+            "finished_at": now,
+            "error": None if finished.error is None else asdict(finished.error),
+            "result_key": finished.result_key,
+            "result_bytes": finished.result_bytes,
+            "details": finished.details,
+        }
+        if finished.status is JobStatus.SUCCEEDED:
+            values["fraction"] = 1.0
+        with self.engine.begin() as connection:
+            changed = connection.execute(_current(job).values(**values)).rowcount
+            if changed:
+                data = {"status": finished.status, "error": values["error"]}
+                _tell(connection, job.id, now, "status", data)
+        return bool(changed)
+
+    def cancel(self, job_id: str) -> Job | None:
+        """Cancel a waiting job at once; ask a running one to stop. None if there is no such job."""
+        now = self._clock()
+        with self.engine.begin() as connection:
+            waiting = connection.execute(
+                jobs.update()
+                .where(jobs.c.id == job_id, jobs.c.status == JobStatus.QUEUED)
+                .values(status=JobStatus.CANCELED, cancel_requested=True, finished_at=now)
+            ).rowcount
+            if waiting:
+                _tell(connection, job_id, now, "status", {"status": JobStatus.CANCELED})
+            else:
+                connection.execute(
+                    jobs.update()
+                    .where(jobs.c.id == job_id, jobs.c.status == JobStatus.PROCESSING)
+                    .values(cancel_requested=True)
+                )
+        return self.get(job_id)
+
+    def is_wanted(self, job: Job) -> bool:
+        """Tell whether an attempt shall go on: it is the latest, and nobody asked it to stop."""
+        chosen = sa.select(jobs.c.cancel_requested).where(*_is_current(job))
+        with self.engine.connect() as connection:
+            asked_to_stop = connection.execute(chosen).scalar_one_or_none()
+        return asked_to_stop is False
+
+    def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
+        """Return what happened to a job after the event with this number, in order."""
+        chosen = (
+            sa.select(events)
+            .where(events.c.job_id == job_id, events.c.number > after)
+            .order_by(events.c.number)
+            .limit(limit)
+        )
+        with self.engine.connect() as connection:
+            rows = connection.execute(chosen).all()
+        return [JobEvent(row.number, row.job_id, row.at, row.kind, row.data) for row in rows]
+
+    def greet(self, host: str) -> None:
+        """Note that a worker's host lives."""
+        now = self._clock()
+        with self.engine.begin() as connection:
+            known = hosts.update().where(hosts.c.name == host).values(seen_at=now)
+            if not connection.execute(known).rowcount:
+                connection.execute(hosts.insert().values(name=host, seen_at=now))
+
+    def abandoned(self, silence_s: float) -> list[Job]:
+        """Return the running jobs of hosts that have been silent for so long, or are unknown."""
+        living = sa.select(hosts.c.name).where(hosts.c.seen_at >= self._clock() - silence_s)
+        chosen = sa.select(jobs).where(
+            jobs.c.status == JobStatus.PROCESSING, jobs.c.host.not_in(living)
+        )
+        return self._all(chosen.order_by(jobs.c.number))
+
+    def remove_finished(self, before: float) -> list[Job]:
+        """Forget the jobs that ended before this time, and return them: their files go next."""
+        final = [status for status in JobStatus if status.is_final]
+        old = (jobs.c.status.in_(final), jobs.c.finished_at < before)
+        with self.engine.begin() as connection:
+            rows = connection.execute(jobs.delete().where(*old).returning(*jobs.c)).all()
+            gone = [row.id for row in rows]
+            connection.execute(events.delete().where(events.c.job_id.in_(gone)))
+        return [_job(row) for row in rows]
+
+    def _one(self, *conditions: sa.ColumnElement[bool]) -> Job | None:
+        with self.engine.connect() as connection:
+            row = connection.execute(sa.select(jobs).where(*conditions)).first()
+        return None if row is None else _job(row)
+
+    def _all(self, chosen: sa.Select[Any]) -> list[Job]:
+        with self.engine.connect() as connection:
+            return [_job(row) for row in connection.execute(chosen)]
+
+
+def _is_current(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        jobs.c.id == job.id,
+        jobs.c.status == JobStatus.PROCESSING,
+        jobs.c.attempts == job.attempts,
+    )
+
+
+def _current(job: Job) -> sa.Update:
+    """Return an update that touches the job only if this attempt is the one that counts."""
+    return jobs.update().where(*_is_current(job))
+
+
+def _tell(
+    connection: sa.Connection, job_id: str, at: float, kind: str, data: dict[str, Any]
+) -> None:
+    connection.execute(events.insert().values(job_id=job_id, at=at, kind=kind, data=data))
+
+
+def _row_of(job: NewJob) -> dict[str, Any]:
+    values = asdict(job)
+    return {**values, "status": JobStatus.QUEUED}
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    values = dict(row._mapping)
+    webhook, error = values.pop("webhook"), values.pop("error")
+    if webhook is not None:
+        webhook = Webhook(webhook["url"], tuple(webhook["events"]))
+    return Job(
+        **{**values, "status": JobStatus(values["status"])},
+        webhook=webhook,
+        error=None if error is None else JobError(**error),
+    )
+
+
+__all__ = ["Finished", "IntegrityError", "JobStore", "Load"]
