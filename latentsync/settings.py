@@ -87,6 +87,36 @@ class Settings(BaseSettings):
         True, description="fetch VGG16 at a cold start as well; inference does not read it"
     )
 
+    data_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".local" / "share" / "latentsync",
+        description="folder of the jobs' record and files, unless the next two say otherwise",
+    )
+    database_url: str | None = Field(
+        None, description="where jobs are recorded: postgresql+psycopg://…; by default SQLite"
+    )
+    storage_url: str | None = Field(
+        None, description="where jobs' files are kept, for example s3://bucket/folder"
+    )
+    worker_name: str | None = Field(
+        None, description="name of a worker, the same after a restart; by default host and device"
+    )
+    max_attempts: int = Field(
+        3, ge=1, le=20, description="how often a job is begun whose process is lost"
+    )
+    keep_results_s: float = Field(
+        86_400.0, gt=0, description="how long finished jobs and their files are kept"
+    )
+
+    @property
+    def jobs_database(self) -> str:
+        """Address of the jobs' record."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'jobs.db'}"
+
+    @property
+    def storage(self) -> str:
+        """Address of the jobs' files."""
+        return self.storage_url or str(self.data_dir / "files")
+
     @field_validator("api_keys", "allowed_roots", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:

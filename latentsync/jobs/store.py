@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from latentsync.jobs.database import events, hosts, jobs
 from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webhook
@@ -261,6 +260,12 @@ class JobStore:
         )
         return self._all(chosen.order_by(jobs.c.number))
 
+    def adopt(self, job: Job, host: str) -> bool:
+        """Take over an abandoned job; of several workers that try, one may."""
+        with self.engine.begin() as connection:
+            mine = _current(job).where(jobs.c.host == job.host).values(host=host)
+            return bool(connection.execute(mine).rowcount)
+
     def remove_finished(self, before: float) -> list[Job]:
         """Forget the jobs that ended before this time, and return them: their files go next."""
         final = [status for status in JobStatus if status.is_final]
@@ -315,6 +320,3 @@ def _job(row: sa.Row[Any]) -> Job:
         webhook=webhook,
         error=None if error is None else JobError(**error),
     )
-
-
-__all__ = ["Finished", "IntegrityError", "JobStore", "Load"]

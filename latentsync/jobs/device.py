@@ -1,0 +1,142 @@
+"""The process that holds a device: it runs one job after another until its parent is gone.
+
+Started by :mod:`latentsync.jobs.device_process`, in a process group of its own. Both talk in lines
+of JSON over the socket whose number is the last argument::
+
+    to here    {"run": {"request": …, "output_key": …}}, {"cancel": true}
+    from here  {"ready": true}, {"progress": …}, {"done": …} or {"error": …}
+
+A crash of CUDA or of a codec ends this process and costs one attempt of one job, no more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import asdict
+from queue import Queue
+from threading import Event, Lock, Thread
+from typing import Any
+
+from latentsync import runner
+from latentsync.door import as_own_error
+from latentsync.jobs.files import FileStore
+from latentsync.jobs.requests import recall_request
+from latentsync.monitor import Progress
+from latentsync.pipelines.engines import Engines
+from latentsync.settings import Settings
+from latentsync.workspace import working_folder
+
+logger = logging.getLogger(__name__)
+
+_REPORT_EVERY_S = 0.25  # progress beyond this is left out, changes of stage are not
+_PARENT_GONE = 3  # exit status
+
+
+class Device:
+    """Runs jobs, tells of them, and listens meanwhile.
+
+    Args:
+        connection: to the parent.
+        settings: of the process.
+    """
+
+    def __init__(self, connection: socket.socket, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._engines = Engines(settings)
+        self._files = FileStore(settings.storage)
+        self._orders: Queue[dict[str, Any]] = Queue()
+        self._canceled = Event()
+        self._sending = Lock()
+
+    def serve(self) -> None:
+        """Work until the parent is gone, which ends the process in the middle of anything."""
+        Thread(target=self._listen, name="parent", daemon=True).start()
+        self._send({"ready": True})
+        while True:
+            self._run(self._orders.get())
+
+    def _listen(self) -> None:
+        with self._connection.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if "run" in message:
+                    self._canceled.clear()
+                    self._orders.put(message["run"])
+                else:
+                    self._canceled.set()
+        os._exit(_PARENT_GONE)
+
+    def _run(self, order: dict[str, Any]) -> None:
+        reference = str(uuid.uuid4())
+        try:
+            done = self._make(order)
+        except Exception as error:
+            own = as_own_error(error, reference)
+            self._send({"error": own.to_dict()})
+        else:
+            self._send({"done": done})
+
+    def _make(self, order: dict[str, Any]) -> dict[str, Any]:
+        recorded = order["request"]
+        with working_folder(self._settings.work_dir) as folder, ExitStack() as lent:
+            paths = [
+                lent.enter_context(self._files.as_local_file(recorded[medium]["key"], folder))
+                if "key" in recorded[medium]
+                else None
+                for medium in ("video", "audio")
+            ]
+            request = recall_request(recorded, *paths)
+            roots = tuple(path.parent for path in paths if path is not None)
+            settings = self._settings.model_copy(update={"allowed_roots": roots})
+            result = runner.run(
+                request,
+                folder / "result.mp4",
+                settings=settings,
+                pipeline=self._engines.get(request.options.engine),
+                on_progress=_Thinned(self._send),
+                canceled=self._canceled,
+            )
+            self._files.put(result.video_path, order["output_key"])
+            size_bytes = result.video_path.stat().st_size
+        return {"size_bytes": size_bytes, "details": result.details.model_dump(mode="json")}
+
+    def _send(self, message: dict[str, Any]) -> None:
+        line = json.dumps(message).encode() + b"\n"
+        with self._sending:
+            self._connection.sendall(line)
+
+
+class _Thinned:
+    """Passes progress on at every change of stage, and a few times a second."""
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._stage = ""
+        self._sent_at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.stage == self._stage and now - self._sent_at < _REPORT_EVERY_S:
+            return
+        self._stage, self._sent_at = progress.stage, now
+        self._send({"progress": asdict(progress)})
+
+
+def main() -> None:
+    """Entry point of the process."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("latentsync").setLevel(logging.INFO)
+    connection = socket.socket(fileno=int(sys.argv[-1]))
+    Device(connection, Settings()).serve()
+
+
+if __name__ == "__main__":
+    main()
