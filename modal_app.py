@@ -23,7 +23,7 @@ _WEIGHTS = "/weights"
 # One prediction ends by itself after LATENTSYNC_DEADLINE_S (900), before the platform kills it.
 _TIMEOUT_S = 960
 _ON_GPU = "latentsync-1.6"  # what auto stands for here
-_STARTUP_TIMEOUT_S = 1800  # covers a first start that still has to fetch 5.5 GB
+_STARTUP_TIMEOUT_S = 1800  # covers a first start that still has to fetch 6 GB
 
 app = modal.App("latentsync")
 volume = modal.Volume.from_name("latentsync-weights", create_if_missing=True, version=2)
