@@ -70,7 +70,7 @@ class ControlPlane:
             "MountGetOrCreate": lambda r: a.MountGetOrCreateResponse(mount_id="mo-1"),
             "MountBatchedCheckExistence": lambda r: a.MountBatchedCheckExistenceResponse(),
             "SecretGetOrCreate": lambda r: a.SecretGetOrCreateResponse(
-                secret_id=f"st-{r.deployment_name}"
+                secret_id=f"st-{r.deployment_name or 'from_dict'}"
             ),
             "VolumeCommit": lambda r: a.VolumeCommitResponse(),
             "VolumeGetOrCreate": lambda r: a.VolumeGetOrCreateResponse(
