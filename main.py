@@ -11,11 +11,12 @@ from collections.abc import Sequence as _Sequence
 from functools import partial as _partial
 from pathlib import Path as _Path
 
-# The platform has no place for environment variables but its secrets, which win over this default.
-# Its persistent volume is mounted when a replica starts, not while the image is built.
+# The platform has no place for environment variables but its secrets, which win over what is set
+# here. Its persistent volume is mounted when a replica starts, not while the image is built.
 _VOLUME = _Path("/persistent-storage")
 if _VOLUME.is_dir():
     _os.environ.setdefault("LATENTSYNC_WEIGHTS_DIR", str(_VOLUME / "latentsync"))
+    _os.environ.setdefault("TORCH_HOME", str(_VOLUME / "torch"))  # holds VGG16
 
 from latentsync import door as _door  # noqa: E402  (settings read the environment set above)
 from latentsync import schema as _schema  # noqa: E402
@@ -29,7 +30,9 @@ _logging.getLogger("latentsync").setLevel(_logging.INFO)
 _settings = _Settings()
 _workspace.sweep(_settings.work_dir)
 _engines = _pipelines.Engines(_settings)
-_engines.get()  # the cold start: weights and networks, once per replica, before the first request
+# The cold start: weights and networks, once per replica and before its first request. What fails
+# here fails the replica, and the log says which file: none gets ready that cannot predict.
+_engines.get()
 
 
 @_door.cloud_door(_partial(_door.run_inline, settings=_settings, engines=_engines))

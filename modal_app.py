@@ -23,21 +23,13 @@ _WEIGHTS = "/weights"
 # One prediction ends by itself after LATENTSYNC_DEADLINE_S (900), before the platform kills it.
 _TIMEOUT_S = 960
 _ON_GPU = "latentsync-1.6"  # what auto stands for here
-_STARTUP_TIMEOUT_S = 1800  # covers a first start that still has to fetch 5.5 GB
+_STARTUP_TIMEOUT_S = 1800  # covers a first start that still has to fetch 6 GB
 
 app = modal.App("latentsync")
 volume = modal.Volume.from_name("latentsync-weights", create_if_missing=True, version=2)
-# Settings of the service; HF_TOKEN may be among them. Read anew at every start.
-secret = modal.Secret.from_name("latentsync", required_keys=["LATENTSYNC_API_KEYS"])
-image = (
-    modal.Image.debian_slim(python_version="3.11")
-    .add_local_file(_HERE / "constraints.txt", "/constraints.txt", copy=True)
-    .pip_install_from_pyproject(
-        str(_HERE / "pyproject.toml"),
-        optional_dependencies=["models"],
-        extra_options="--constraint /constraints.txt",
-    )
-    .env(
+# Settings of the service, read anew at every start; HF_TOKEN may be among them. Later secrets win.
+secrets = [
+    modal.Secret.from_dict(
         {
             "LATENTSYNC_WEIGHTS_DIR": _WEIGHTS,
             "TORCH_HOME": f"{_WEIGHTS}/torch",  # VGG16 lies in torch hub's cache
@@ -45,6 +37,16 @@ image = (
             "LATENTSYNC_ENGINE": _ON_GPU,
             "LATENTSYNC_DEVICE": "cuda",
         }
+    ),
+    modal.Secret.from_name("latentsync", required_keys=["LATENTSYNC_API_KEYS"]),
+]
+image = (
+    modal.Image.debian_slim(python_version="3.11")
+    .add_local_file(_HERE / "constraints.txt", "/constraints.txt", copy=True)
+    .pip_install_from_pyproject(
+        str(_HERE / "pyproject.toml"),
+        optional_dependencies=["models"],
+        extra_options="--constraint /constraints.txt",
     )
     .add_local_python_source("latentsync")
     .add_local_dir(_HERE / "configs", f"{_SOURCES}/configs")
@@ -66,7 +68,7 @@ with image.imports():
     cpu=8,
     memory=32 * 1024,  # MiB
     volumes={_WEIGHTS: volume},
-    secrets=[secret],
+    secrets=secrets,
     timeout=_TIMEOUT_S,
     startup_timeout=_STARTUP_TIMEOUT_S,
     scaledown_window=60,  # seconds
@@ -176,7 +178,7 @@ class LatentSync:
     cpu=2,
     memory=4 * 1024,  # MiB
     volumes={_WEIGHTS: volume},
-    secrets=[secret],
+    secrets=secrets,
     timeout=3600,
 )
 def download_weights(engine: str = _ON_GPU) -> None:

@@ -66,11 +66,11 @@ class ControlPlane:
             "FunctionPrecreate": lambda r: a.FunctionPrecreateResponse(
                 function_id=f"fu-{r.function_name}"
             ),
-            "ImageGetOrCreate": self._build,
+            "ImageGetOrCreate": self._build_image,
             "MountGetOrCreate": lambda r: a.MountGetOrCreateResponse(mount_id="mo-1"),
             "MountBatchedCheckExistence": lambda r: a.MountBatchedCheckExistenceResponse(),
             "SecretGetOrCreate": lambda r: a.SecretGetOrCreateResponse(
-                secret_id=f"st-{r.deployment_name}"
+                secret_id=f"st-{r.deployment_name or 'from_dict'}"
             ),
             "VolumeCommit": lambda r: a.VolumeCommitResponse(),
             "VolumeGetOrCreate": lambda r: a.VolumeGetOrCreateResponse(
@@ -90,7 +90,7 @@ class ControlPlane:
             **calls,
         }
 
-    def _build(self, request: Any) -> Any:
+    def _build_image(self, request: Any) -> Any:
         self._images.append(request.image)
         return api_pb2.ImageGetOrCreateResponse(
             image_id=f"im-{len(self._images) - 1}",

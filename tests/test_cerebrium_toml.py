@@ -131,9 +131,10 @@ def test_a_run_ends_before_the_platform_kills_it() -> None:
     assert Settings().deadline_s < CONFIG["scaling"]["response_grace_period"]
 
 
-def test_the_requirements_are_those_of_the_package() -> None:
+def test_the_requirements_are_those_of_the_package_and_its_networks() -> None:
     lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if line and not line.startswith("#")] == PROJECT["dependencies"]
+    required = [line for line in lines if line and not line.startswith("#")]
+    assert required == PROJECT["dependencies"] + PROJECT["optional-dependencies"]["models"]
 
 
 def test_the_python_version_is_one_that_the_package_supports() -> None:
@@ -145,6 +146,6 @@ def test_what_the_app_needs_is_deployed_and_tests_are_not() -> None:
     excluded = CONFIG["deployment"]["exclude"]
     assert CONFIG["deployment"]["include"] == ["*"]
     assert "tests/*" in excluded
-    for needed in ("main.py", "requirements.txt", "latentsync", "assets"):
+    for needed in ("main.py", "requirements.txt", "latentsync", "assets", "configs"):
         assert (REPOSITORY / needed).exists()
         assert not any(pattern.startswith(needed + "/*") for pattern in excluded)

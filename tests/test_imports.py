@@ -9,7 +9,8 @@ import pytest
 
 from tests.server.live import REPOSITORY
 
-HEAVY = {"torch", "cv2", "fastapi", "starlette", "onnxruntime", "av", "pocketsphinx", "uvicorn"}
+SERVING = {"fastapi", "starlette", "uvicorn", "modal"}
+HEAVY = {"torch", "cv2", "onnxruntime", "av", "pocketsphinx", *SERVING}
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 from latentsync.pipelines import base
+from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest, PredictResult
 from latentsync.settings import Settings
-from tests.server.live import files_in, small_body
+from latentsync.weights.catalog import CATALOG
+from latentsync.weights.places import path_of
+from tests.server.live import files_in, process, small_body
 
 
 def square_engine(_name: str, _settings: Settings) -> Any:
@@ -81,15 +84,54 @@ def test_errors_carry_the_status_for_the_platform(
     assert (answer["code"], answer["status_code"], answer["run_id"]) == (code, 422, "r-9")
 
 
-def test_weights_go_to_the_persistent_volume_unless_a_secret_says_otherwise(
+@pytest.fixture
+def mounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The platform's volume; what main.py writes into the environment is undone afterwards."""
+    volume, real = Path("/persistent-storage"), Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: path == volume or real(path))
+    for name in ("LATENTSYNC_WEIGHTS_DIR", "TORCH_HOME"):
+        monkeypatch.setenv(name, "so that it is restored")
+        monkeypatch.delenv(name)
+    yield volume
+    sys.modules.pop("main", None)
+
+
+def test_weights_go_to_the_persistent_volume(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounted: Path
+) -> None:
+    settings = load(monkeypatch, tmp_path)._settings
+    assert path_of(CATALOG["latentsync-1.6/unet"], settings).is_relative_to(mounted)
+    assert path_of(CATALOG["vgg16"], settings).is_relative_to(mounted)
+
+
+def test_a_secret_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounted: Path
+) -> None:
+    monkeypatch.setenv("LATENTSYNC_WEIGHTS_DIR", "kept")
+    monkeypatch.setenv("TORCH_HOME", "kept, too")
+    settings = load(monkeypatch, tmp_path)._settings
+    assert path_of(CATALOG["latentsync-1.6/unet"], settings).is_relative_to("kept")
+    assert path_of(CATALOG["vgg16"], settings).is_relative_to("kept, too")
+
+
+def test_the_engine_is_built_once_and_before_the_first_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    mounted = Path("/persistent-storage")
-    real = Path.is_dir
-    monkeypatch.setattr(Path, "is_dir", lambda path: path == mounted or real(path))
-    monkeypatch.setenv("LATENTSYNC_WEIGHTS_DIR", "kept")
-    assert load(monkeypatch, tmp_path)._settings.weights_dir == Path("kept")
-    monkeypatch.delenv("LATENTSYNC_WEIGHTS_DIR")
-    settings = load(monkeypatch, tmp_path)._settings
-    assert settings.weights_dir == mounted / "latentsync"
+    built: list[str] = []
+    monkeypatch.setattr(Engines, "_build", lambda engines, name: built.append(name))
+    load(monkeypatch, tmp_path)
+    assert built == ["draft"]
     sys.modules.pop("main", None)
+
+
+def test_a_replica_without_its_weights_does_not_start_and_says_which_file(tmp_path: Path) -> None:
+    """With the real engine, in a process of its own, as the platform imports it."""
+    settings = {"ENGINE": "latentsync-1.6", "DEVICE": "cpu", "OFFLINE": "1"}
+    own = {f"LATENTSYNC_{name}": value for name, value in settings.items()}
+    folders = {"LATENTSYNC_WEIGHTS_DIR": str(tmp_path), "LATENTSYNC_WORK_DIR": str(tmp_path / "w")}
+    with process("-c", "import main", **own, **folders) as replica:
+        assert replica.stdout is not None
+        last = replica.stdout.read().splitlines()[-1]
+        assert replica.wait() != 0
+    assert last.startswith("latentsync.errors.WeightsMissing: ")
+    assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in last

@@ -112,12 +112,13 @@ def test_both_have_the_volume_and_the_secret(deployed: ControlPlane, name: str) 
     assert volume.deployment_name == "latentsync-weights"
     assert volume.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
     assert volume.version == api_pb2.VOLUME_FS_VERSION_V2
-    (secret,) = deployed.of("SecretGetOrCreate")
+    (secret,) = [asked for asked in deployed.of("SecretGetOrCreate") if asked.deployment_name]
     assert (secret.deployment_name, list(secret.required_keys)) == ("latentsync", [KEYS])
     (mounted,) = function(deployed, name).volume_mounts
     assert (mounted.volume_id, mounted.read_only) == ("vo-latentsync-weights", False)
-    assert list(function(deployed, name).secret_ids) == ["st-latentsync"]
-    environment = environment_of(deployed, function(deployed, name).image_id)
+    # The one that is made with the account comes last, so it wins over the defaults.
+    assert list(function(deployed, name).secret_ids) == ["st-from_dict", "st-latentsync"]
+    environment = defaults_in(deployed)
     assert environment["LATENTSYNC_WEIGHTS_DIR"] == mounted.mount_path
     assert environment["TORCH_HOME"].startswith(mounted.mount_path + "/")
 
@@ -140,11 +141,6 @@ def build_lines(plane: ControlPlane, image_id: str) -> list[str]:
     return [*(line for lines in before for line in lines), *image.dockerfile_commands]
 
 
-def environment_of(plane: ControlPlane, image_id: str) -> dict[str, str]:
-    lines = [shlex.split(line) for line in build_lines(plane, image_id)]
-    return dict(word.split("=", 1) for first, word, *_ in lines if first == "ENV")
-
-
 def test_the_image_has_all_that_the_package_and_its_networks_need(deployed: ControlPlane) -> None:
     lines = build_lines(deployed, function(deployed, "LatentSync.*").image_id)
     assert any(line.startswith("FROM python:3.11") for line in lines)
@@ -160,16 +156,21 @@ def test_the_image_has_all_that_the_package_and_its_networks_need(deployed: Cont
     assert lines.index("COPY . /") < lines.index(install)  # the constraints come first
 
 
-def test_the_image_says_what_runs_and_refuses_to_run_without_its_gpu(
+def defaults_in(plane: ControlPlane) -> dict[str, str]:
+    """Return the environment that every container has, unless the account's secret differs."""
+    (defaults,) = [asked for asked in plane.of("SecretGetOrCreate") if not asked.deployment_name]
+    return dict(defaults.env_dict)
+
+
+def test_what_runs_is_latentsync_on_the_gpu_and_nothing_instead(
     deployed: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image_id = function(deployed, "LatentSync.*").image_id
-    for name, value in environment_of(deployed, image_id).items():
+    for name, value in defaults_in(deployed).items():
         monkeypatch.setenv(name, value)
     settings = Settings()
     assert (settings.engine, settings.device) == ("latentsync-1.6", "cuda")
     known = {f"LATENTSYNC_{name.upper()}" for name in Settings.model_fields}
-    assert set(environment_of(deployed, image_id)) - {"TORCH_HOME"} <= known
+    assert set(defaults_in(deployed)) - {"TORCH_HOME"} <= known
 
 
 def files_sent(plane: ControlPlane) -> dict[str, str]:
@@ -219,13 +220,6 @@ def run_in(container: Path, code: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def image_settings(container: Path, **changes: str) -> dict[str, str]:
-    """Return the environment of the image, cut off from the network, with an empty volume."""
-    settings = {"ENGINE": "latentsync-1.6", "DEVICE": "cuda", "OFFLINE": "1", **changes}
-    own = {f"LATENTSYNC_{name}": value for name, value in settings.items()}
-    return {"LATENTSYNC_WEIGHTS_DIR": str(container.parent / "weights"), **own}
-
-
 def test_what_was_sent_is_enough_to_run_the_demo(container: Path, tmp_path: Path) -> None:
     speech = write_speech(tmp_path / "speech.wav")
     code = f"""
@@ -261,7 +255,14 @@ try:
 except LatentSyncError as error:
     print(error.code, error.message)
 """
-    imported, failed = run_in(container, code, **image_settings(container, DEVICE="cpu"))
+    imported, failed = run_in(
+        container,
+        code,
+        LATENTSYNC_ENGINE="latentsync-1.6",
+        LATENTSYNC_DEVICE="cpu",
+        LATENTSYNC_OFFLINE="1",
+        LATENTSYNC_WEIGHTS_DIR=str(container.parent / "weights"),
+    )
     assert imported == "True []"
     assert failed.startswith("WEIGHTS_MISSING")
     assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in failed
@@ -349,9 +350,14 @@ def test_settings_are_read_after_the_snapshot(
     modal_app: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A restored container has the secret of today, and the memory of the day of the snapshot."""
-    monkeypatch.setattr(
-        modal_app.base, "import_engine", lambda name: monkeypatch.setenv(KEYS, "of-today")
-    )
+    imported: list[str] = []
+
+    def import_engine(name: str) -> None:
+        imported.append(name)
+        monkeypatch.setenv(KEYS, "of-today")
+
+    monkeypatch.setenv("LATENTSYNC_ENGINE", "auto")
+    monkeypatch.setattr(modal_app.base, "import_engine", import_engine)
     monkeypatch.setattr(modal_app.Engines, "get", lambda engines: SquareEngine())
     with serving(modal_app.LatentSync().web.local()) as url:
         answers = [
@@ -359,6 +365,7 @@ def test_settings_are_read_after_the_snapshot(
             for key in (KEY, "of-today")
         ]
     assert [answer.status_code for answer in answers] == [401, 422]
+    assert imported == ["latentsync-1.6"]
 
 
 def download(plane_url: str, folder: Path, hub_url: str) -> subprocess.CompletedProcess[str]:

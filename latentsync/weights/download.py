@@ -15,6 +15,7 @@ from latentsync.weights.hub import Origin
 from latentsync.weights.partial import Partial
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # seconds; 30 without a byte are a fault
+_MISMATCHES = 2  # wrong bytes once may be an accident
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
 
@@ -58,26 +59,23 @@ def download(wanted: Wanted, find: Callable[[], Origin], partial: Partial, erran
         while True:
             before_bytes = partial.size_bytes
             try:
-                origin = find()
-                _Attempt(client, wanted, origin, partial, errand).run()
-            except (Fault, httpx.HTTPError) as error:
+                return _Attempt(client, wanted, find(), partial, errand).run()
+            except _Mismatch as error:
+                mismatches += 1
+                if mismatches == _MISMATCHES:
+                    raise WeightsDamaged(
+                        f"{wanted.name} came damaged from {wanted.address}: {error}."
+                    ) from error
+            except (Fault, httpx.HTTPError, httpx.InvalidURL) as error:
                 fault = error if isinstance(error, Fault) else _fault_of_connection(error)
                 faults = 1 if partial.size_bytes > before_bytes else faults + 1
                 if not fault.transient or faults >= errand.retries.tries:
                     raise _unreachable(wanted, fault) from error
                 errand.pause(errand.retries.pause_s(faults, fault.asked_s))
-                continue
-            sha256 = wanted.sha256 or origin.sha256 or ""
-            if partial.sha256.startswith(sha256):
-                return
-            mismatches += 1
-            found = partial.sha256
-            partial.restart(origin.identity)
-            if mismatches == 2:
-                raise WeightsDamaged(
-                    f"{wanted.name} came damaged from {wanted.address}: its sha256 begins with "
-                    f"{found[:12]} instead of {sha256[:12]}."
-                )
+
+
+class _Mismatch(Exception):
+    """All bytes came, and they are not the file's."""
 
 
 class _Attempt:
@@ -100,18 +98,35 @@ class _Attempt:
     def run(self) -> None:
         self._errand.go_on()
         self._refuse_other_content()
-        partial, origin = self._partial, self._origin
-        whole_bytes = origin.size_bytes
-        if partial.origin != origin.identity or partial.size_bytes > (whole_bytes or 1 << 62):
-            partial.restart(origin.identity)
-        if partial.size_bytes and partial.size_bytes == whole_bytes:
-            return
-        with self._client.stream("GET", origin.url, headers=self._headers()) as answer:
-            whole_bytes = self._accept(answer)
+        if self._partial.origin != self._origin.identity:
+            self._partial.restart(self._origin.identity)
+        if not self._is_whole():
+            self._read()
+        self._check()
+
+    def _is_whole(self) -> bool:
+        """Tell whether an earlier run left all bytes and ended before it used them."""
+        return self._partial.size_bytes > 0 and (
+            self._partial.size_bytes == self._origin.size_bytes
+            or self._partial.sha256 == self._wanted.sha256
+        )
+
+    def _read(self) -> None:
+        """Ask for what is missing, until the answer ends."""
+        with self._client.stream("GET", self._origin.url, headers=self._headers()) as answer:
+            whole_bytes = self._accept(answer) or self._origin.size_bytes
             self._save(answer, whole_bytes)
-        if whole_bytes is not None and partial.size_bytes < whole_bytes:
+        if whole_bytes is not None and self._partial.size_bytes < whole_bytes:
             raise Fault("the answer broke off", transient=True)
-        self._refuse_size(partial.size_bytes)
+
+    def _check(self) -> None:
+        """Compare what is here with what the catalog or else the sender states."""
+        self._refuse_size(self._partial.size_bytes)
+        sha256 = self._wanted.sha256 or self._origin.sha256 or ""
+        found = self._partial.sha256
+        if not found.startswith(sha256):
+            self._partial.restart(self._origin.identity)
+            raise _Mismatch(f"its sha256 begins with {found[:12]} instead of {sha256[:12]}")
 
     def _headers(self) -> dict[str, str]:
         """Ask for the rest only, and only if it is still the rest of what is here."""
@@ -151,7 +166,7 @@ class _Attempt:
         return None if weak or self._origin.sha256 else etag
 
     def _save(self, answer: httpx.Response, whole_bytes: int | None) -> None:
-        total_bytes = whole_bytes or self._origin.size_bytes or self._wanted.about_bytes
+        total_bytes = whole_bytes or self._wanted.about_bytes
         for chunk in answer.iter_raw():
             self._partial.write(chunk)
             self._errand.tell(
@@ -180,7 +195,7 @@ class _Attempt:
             )
 
 
-def _fault_of_connection(error: httpx.HTTPError) -> Fault:
+def _fault_of_connection(error: Exception) -> Fault:
     words = str(error).strip().rstrip(".") or type(error).__name__
     passing = isinstance(error, httpx.TransportError)
     passing = passing and not isinstance(error, httpx.UnsupportedProtocol)

@@ -48,6 +48,8 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
         Fault: no answer, or a refusal.
         EngineUnavailable: huggingface_hub is not installed.
     """
+    address = hub_address(file, settings)
+    _require_web_address(address)
     try:
         import httpx2  # what huggingface_hub speaks HTTP with
         from huggingface_hub import get_hf_file_metadata
@@ -55,16 +57,14 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
         raise EngineUnavailable(
             f"Fetching weights needs {error.name}: pip install 'latentsync[models]'."
         ) from error
-    address = hub_address(file, settings)
     try:
         found = get_hf_file_metadata(address, timeout=_ANSWER_S, endpoint=endpoint(settings))
     except httpx2.HTTPError as error:
         answer = getattr(error, "response", None)
         if answer is None:
-            passing = not isinstance(error, httpx2.UnsupportedProtocol)
-            raise Fault(f"no answer ({_words(error)})", transient=passing) from error
+            raise Fault(f"no answer ({_words(error)})", transient=True) from error
         raise fault_of_status(answer.status_code, answer.headers) from error
-    except (OSError, httpx2.InvalidURL) as error:  # its own offline mode; an address that is none
+    except (OSError, httpx2.InvalidURL) as error:  # its own offline mode; an address it refuses
         raise Fault(_words(error), transient=False) from error
     sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
     url = urljoin(address, found.location)
@@ -75,6 +75,17 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
         size_bytes=found.size,
         sha256=sha256,
     )
+
+
+def _require_web_address(address: str) -> None:
+    """Refuse what HF_ENDPOINT may hold; huggingface_hub cannot even be imported with some of it."""
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise Fault("this is no http address", transient=False)
 
 
 def _token_for(url: str, address: str) -> dict[str, str]:

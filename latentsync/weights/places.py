@@ -74,5 +74,8 @@ def addresses(file: WeightsFile, settings: Settings) -> list[str]:
 
 def showable(url: str) -> str:
     """Return an address without the password, key or signature that may be in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that do not close
+        return "(no valid address)"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

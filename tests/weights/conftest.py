@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.file_download  # reads the environment when it is loaded: before any test
 import pytest
 
 from latentsync.settings import Settings
@@ -41,6 +43,14 @@ def hub() -> Iterator[Hub]:
         publish(hub)
         yield hub
     huggingface_hub.close_session()  # it keeps connections for a next call that never comes
+
+
+@pytest.fixture
+def dead_url() -> Iterator[str]:
+    """The address of a port that is taken, so nobody else gets it, and refuses every connection."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
 
 
 @pytest.fixture

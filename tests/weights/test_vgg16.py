@@ -14,7 +14,6 @@ from latentsync.weights.catalog import CATALOG, Catalog, WebFile
 from latentsync.weights.cold_start import ensure_vgg16, fetch_vgg16_in_background
 from latentsync.weights.errand import Retries
 from latentsync.weights.places import torch_hub_folder
-from tests.server.live import free_port
 from tests.weights.conftest import AT_ONCE
 from tests.weights.hub import Hub
 from tests.weights.tiny import VGG16_PATHS, content_of
@@ -57,10 +56,9 @@ def test_the_first_address_is_enough_and_asked_once(
 
 
 def test_the_second_address_is_used_when_the_first_is_dead(
-    hub: Hub, settings: Settings, catalog: Catalog
+    hub: Hub, settings: Settings, catalog: Catalog, dead_url: str
 ) -> None:
-    dead = f"http://127.0.0.1:{free_port()}{FIRST}"
-    source = WebFile((dead, hub.url + SECOND))
+    source = WebFile((dead_url + FIRST, hub.url + SECOND))
     catalog = {"vgg16": replace(catalog["vgg16"], source=source)}
     assert fetch(settings, catalog).read_bytes() == content_of("vgg16")
     assert [request.path for request in hub.requests] == [SECOND]
@@ -97,10 +95,9 @@ def test_both_dead_is_the_promised_error_and_nothing_is_left(
 
 
 def test_its_second_address_is_asked_of_the_mirror(
-    hub: Hub, settings: Settings, catalog: Catalog
+    settings: Settings, catalog: Catalog, dead_url: str
 ) -> None:
-    first = f"http://127.0.0.1:{free_port()}{FIRST}"
-    source = WebFile((first, "https://huggingface.co" + SECOND))
+    source = WebFile((dead_url + FIRST, "https://huggingface.co" + SECOND))
     catalog = {"vgg16": replace(catalog["vgg16"], source=source)}
     assert fetch(settings, catalog).read_bytes() == content_of("vgg16")
 

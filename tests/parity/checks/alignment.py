@@ -20,9 +20,11 @@ _ODD_RESOLUTION = 256  # of the odd single frames
 
 def check(recorded: RecordedFile) -> Iterator[Output]:
     yield from _points(recorded)
-    for match in recorded.numbered(r"(M_nosmooth|M|bias)_((?!nosmooth_).+)_res(\d+)"):
-        make = partial(_carried, recorded, f"points3_{match[2]}", int(match[3]), match[1])
-        yield Output(match[0], _SHIFT if match[1] == "bias" else MATRIX, make)
+    runs = recorded.numbered(r"(?:M_nosmooth|M|bias)_((?!nosmooth_).+)_res(\d+)")
+    for clip, resolution in dict.fromkeys((run[1], run[2]) for run in runs):
+        for kind, tolerance in (("M", MATRIX), ("M_nosmooth", MATRIX), ("bias", _SHIFT)):
+            make = partial(_carried, recorded, f"points3_{clip}", int(resolution), kind)
+            yield Output(f"{kind}_{clip}_res{resolution}", tolerance, make)
     yield from _odd_faces(recorded)
 
 

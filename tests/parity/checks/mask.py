@@ -24,10 +24,10 @@ _PICTURES = ("ref_pixel_values", "masked_pixel_values", "masks", "combined", "de
 
 
 def check(recorded: RecordedFile) -> Iterator[Output]:
-    for match in recorded.numbered(r"mask_res(\d+)"):
-        yield Output(match[0], EXACT, partial(keep_mask, int(match[1])), "uint8")
-    for match in recorded.numbered(r"latent_mask_res(\d+)"):
-        yield Output(match[0], _VALUES, partial(latent_mask, int(match[1])))
+    for resolution in recorded.cases("mask_res", "latent_mask_res"):
+        mask, latent = partial(keep_mask, int(resolution)), partial(latent_mask, int(resolution))
+        yield Output(f"mask_res{resolution}", EXACT, mask, "uint8")
+        yield Output(f"latent_mask_res{resolution}", _VALUES, latent)
     if not any(name in recorded for name in _PICTURES):
         return
 
