@@ -20,6 +20,9 @@
     │   ├── AudioTooShort, MediaTooLong, PictureTooLarge, PictureTooSmall, TooManyFrames
     │   └── NoFace                  no usable face in any frame
     ├── NotAuthorized 401           missing or wrong token
+    ├── JobNotFound 404             no such job, or somebody else's
+    │   └── UploadNotFound          no such upload, or somebody else's
+    ├── IdempotencyConflict 409     an id or key that was used for another request
     ├── LineFull 429                too many predictions waiting
     ├── Canceled 499                the caller asked to stop
     ├── DeadlineExceeded 504        the run did not end in the time allowed
@@ -198,6 +201,20 @@ class NoFace(MediaError):
 class NotAuthorized(LatentSyncError):
     code = "NOT_AUTHORIZED"
     status = 401
+
+
+class JobNotFound(LatentSyncError):
+    code = "JOB_NOT_FOUND"
+    status = 404
+
+
+class UploadNotFound(JobNotFound):
+    code = "UPLOAD_NOT_FOUND"
+
+
+class IdempotencyConflict(LatentSyncError):
+    code = "IDEMPOTENCY_CONFLICT"
+    status = 409
 
 
 class LineFull(LatentSyncError):

@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         3, ge=1, le=20, description="how often a job is begun whose process is lost"
     )
+    max_jobs_per_key: int = Field(100, ge=1, description="jobs of one key that may wait or run")
+    max_job_bytes_per_key: int = Field(
+        8 * 1024 * MIB, gt=0, description="media of one key's jobs that may wait or run"
+    )
+    min_free_bytes: int = Field(
+        1024 * MIB, ge=0, description="room on the disk below which no new media are taken"
+    )
     keep_results_s: float = Field(
         86_400.0, gt=0, description="how long finished jobs and their files are kept"
     )

@@ -69,7 +69,8 @@ def recall_request(recorded: dict[str, Any], video: Path | None, audio: Path | N
 
     Args:
         recorded: ``{"video": …, "audio": …, "options": …}``.
-        video, audio: where the stored media lie, if they were stored.
+        video: where the stored video lies, if it was stored.
+        audio: likewise.
     """
     return RunRequest(
         recall_source(recorded["video"], video),

@@ -86,7 +86,7 @@ class JobStore:
         """Return the job that was handed in under this key."""
         return self._one(jobs.c.owner == owner, jobs.c.idempotency_key == idempotency_key)
 
-    def list(
+    def list_of(
         self,
         owner: str,
         *,

@@ -1,7 +1,7 @@
 """A worker: one device, one job at a time, and the housekeeping of the whole.
 
-Started by the server beside itself, or by ``latentsync worker`` on any number of machines that share
-a database and a file store.
+Started by the server beside itself, or by ``latentsync worker`` on any number of machines that
+share a database and a file store.
 """
 
 from __future__ import annotations

@@ -1,0 +1,271 @@
+"""Where every door hands jobs in and asks after them: one set of rules for all contracts.
+
+A desk belongs to a process that runs no jobs itself. What it accepts is on the disk before it
+answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+
+from latentsync.errors import (
+    DiskFull,
+    IdempotencyConflict,
+    InvalidField,
+    JobNotFound,
+    LineFull,
+    UploadNotFound,
+)
+from latentsync.jobs.database import open_database
+from latentsync.jobs.files import FileStore
+from latentsync.jobs.job import Job, NewJob, Webhook
+from latentsync.jobs.line import LineEntrance
+from latentsync.jobs.requests import record_options, record_source
+from latentsync.jobs.retention import INPUTS, UPLOADS
+from latentsync.jobs.store import JobStore
+from latentsync.media.fetch import fetch_media
+from latentsync.media.probe import probe_audio, probe_video
+from latentsync.monitor import RunMonitor
+from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
+from latentsync.settings import Settings
+from latentsync.workspace import working_folder
+
+UPLOAD_SCHEME = "upload://"
+_RETRY_AFTER_S = 30.0
+_PROBES = {"video": probe_video, "audio": probe_audio}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a caller hands in.
+
+    Attributes:
+        request: the validated run; media may be addresses, inline, files here, or uploads.
+        fingerprint: of what was asked for, from :func:`fingerprint`.
+        id: the caller's own id, or None for a new one.
+        idempotency_key: the caller's name for this submission; a repeated one returns the first.
+        webhook: whom to tell.
+    """
+
+    request: RunRequest
+    fingerprint: str
+    id: str | None = None
+    idempotency_key: str | None = None
+    webhook: Webhook | None = None
+
+
+class JobDesk:
+    """Takes jobs in, answers questions about them, cancels them.
+
+    Args:
+        settings: database, file store and limits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        engine = open_database(settings.jobs_database)
+        self.store = JobStore(engine)
+        self.files = FileStore(settings.storage)
+        self._entrance = LineEntrance(engine)
+
+    def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
+        """Record jobs and put them into the line, all or none.
+
+        Media in the request itself are checked and stored first; addresses are fetched by the
+        worker. A submission that was made before, by id or idempotency key, returns its job.
+
+        Raises:
+            LineFull: the owner has as many jobs or bytes waiting as allowed.
+            DiskFull: there is no room for the media.
+            IdempotencyConflict: the id or key was used for another request.
+            UploadNotFound: an upload is not there or not the owner's.
+            MediaError, FetchError: a medium cannot be used.
+        """
+        known = [self._known(submission, owner) for submission in submissions]
+        new = [one for one, job in zip(submissions, known, strict=True) if job is None]
+        if not new:
+            return [job for job in known if job is not None]
+        self._require_room(owner, len(new))
+        prepared = self._prepare_all(new, owner)
+        try:
+            added = iter(self.store.add(prepared, self._entrance.put))
+        except IntegrityError:
+            self._discard(prepared)
+            return self._lost_race(submissions, owner)
+        return [job if job is not None else next(added) for job in known]
+
+    def job(self, job_id: str, owner: str) -> Job:
+        """Return an owner's job; raises JobNotFound, for other people's too."""
+        job = self.store.get(job_id)
+        if job is None or job.owner != owner:
+            raise JobNotFound(f"There is no job {job_id[:80]!r}.")
+        return job
+
+    def cancel(self, job_id: str, owner: str) -> Job:
+        """Cancel an owner's job: at once while it waits, within two seconds while it runs."""
+        job = self.job(job_id, owner)
+        canceled = self.store.cancel(job.id) or job
+        if canceled.status.is_final:
+            self._entrance.take_out(job.id)
+        return canceled
+
+    def store_upload(self, path: Path, owner: str) -> str:
+        """Keep an uploaded file; returns the address that requests may use instead of a URL."""
+        self._require_disk(path.stat().st_size)
+        name = uuid.uuid4().hex
+        self.files.put(path, f"{UPLOADS}/{name}/{_folder_of(owner)}")
+        return UPLOAD_SCHEME + name
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._entrance.close()
+        self.store.engine.dispose()
+
+    def _known(self, submission: Submission, owner: str) -> Job | None:
+        """Return the job of a submission that was made before; raises if it was another one."""
+        job = None
+        if submission.id is not None:
+            job = self.store.get(submission.id)
+        if job is None and submission.idempotency_key is not None:
+            job = self.store.find_submission(owner, submission.idempotency_key)
+        if job is None:
+            return None
+        if job.owner != owner or job.fingerprint != submission.fingerprint:
+            raise IdempotencyConflict(
+                "This id or idempotency key was used for another request. Take a new one."
+            )
+        return job
+
+    def _lost_race(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
+        """Return the jobs that somebody recorded at the same moment under the same names."""
+        known = [self._known(submission, owner) for submission in submissions]
+        if any(job is None for job in known):
+            raise IdempotencyConflict("An id in this call is taken. Take a new one.")
+        return [job for job in known if job is not None]
+
+    def _prepare_all(self, new: Iterable[Submission], owner: str) -> list[NewJob]:
+        prepared: list[NewJob] = []
+        try:
+            for submission in new:
+                prepared.append(self._prepare(submission, owner))
+        except BaseException:
+            self._discard(prepared)
+            raise
+        return prepared
+
+    def _prepare(self, submission: Submission, owner: str) -> NewJob:
+        """Check and store a submission's media."""
+        request = submission.request
+        job_id = submission.id or str(uuid.uuid4())
+        with self._discarded_on_error(job_id):
+            recorded: dict[str, Any] = {"options": record_options(request.options)}
+            total_bytes = 0
+            for medium in ("video", "audio"):
+                source: MediaSource = getattr(request, medium)
+                recorded[medium], size_bytes = self._store(source, medium, job_id, owner)
+                total_bytes += size_bytes
+        return NewJob(
+            id=job_id,
+            owner=owner,
+            request=recorded,
+            fingerprint=submission.fingerprint,
+            idempotency_key=submission.idempotency_key,
+            webhook=submission.webhook,
+            input_bytes=total_bytes,
+        )
+
+    def _store(
+        self, source: MediaSource, medium: str, job_id: str, owner: str
+    ) -> tuple[dict[str, str], int]:
+        """Return a medium as it is recorded, and the bytes stored for it."""
+        if isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME):
+            return record_source(source, None), 0
+        key = f"{INPUTS}/{job_id}/{medium}"
+        with (
+            working_folder(self._settings.work_dir) as folder,
+            self._as_file(source, folder, owner) as path,
+        ):
+            size_bytes = path.stat().st_size
+            self._require_disk(size_bytes)
+            _PROBES[medium](path, self._settings, source.name)
+            self.files.put(path, key)
+        return {"key": key, "name": source.name}, size_bytes
+
+    @contextmanager
+    def _as_file(self, source: MediaSource, folder: Path, owner: str) -> Iterator[Path]:
+        if not isinstance(source, UrlSource):
+            monitor = RunMonitor(deadline_s=self._settings.fetch_timeout_s)
+            settings = self._settings
+            if isinstance(source, PathSource):  # a door's own file: it was received here
+                settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
+            yield fetch_media(source, folder, settings, monitor)
+            return
+        name = source.url.removeprefix(UPLOAD_SCHEME)
+        key = f"{UPLOADS}/{name}/{_folder_of(owner)}"
+        if not name.isalnum() or not self.files.exists(key):
+            raise UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
+        with self.files.as_local_file(key, folder) as path:
+            yield path
+
+    def _require_room(self, owner: str, more: int) -> None:
+        load, settings = self.store.load(owner), self._settings
+        if load.jobs + more > settings.max_jobs_per_key:
+            raise LineFull(
+                f"{load.jobs} jobs of this key wait or run (allowed: {settings.max_jobs_per_key}).",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        if load.input_bytes >= settings.max_job_bytes_per_key:
+            raise LineFull(
+                f"{load.input_bytes} bytes of this key's media wait (allowed: "
+                f"{settings.max_job_bytes_per_key}).",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    def _require_disk(self, size_bytes: int) -> None:
+        free_bytes = self.files.free_bytes()
+        if free_bytes is not None and free_bytes - size_bytes < self._settings.min_free_bytes:
+            raise DiskFull("The server's disk is nearly full; it takes no new media.")
+
+    def _discard(self, prepared: Iterable[NewJob]) -> None:
+        for job in prepared:
+            self.files.remove(f"{INPUTS}/{job.id}")
+
+    @contextmanager
+    def _discarded_on_error(self, job_id: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.files.remove(f"{INPUTS}/{job_id}")
+            raise
+
+
+def owner_of(key: str) -> str:
+    """Return the name under which a key's jobs are recorded: a hash, never the key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def check_job_id(job_id: str) -> str:
+    """Return a caller's own id for a job; raises InvalidField unless it is a UUID."""
+    try:
+        return str(uuid.UUID(job_id))
+    except ValueError:
+        raise InvalidField(f"id is {job_id[:80]!r}. Allowed: a UUID.", field="id") from None
+
+
+def fingerprint(asked: Mapping[str, Any]) -> str:
+    """Return a hash of a call's fields as they were sent: a drawn seed is not among them."""
+    text = json.dumps(asked, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _folder_of(owner: str) -> str:
+    return owner[:32]
