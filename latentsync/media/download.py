@@ -1,23 +1,17 @@
 """Downloading one media file from an address that a stranger chose.
 
-Every hop of a redirect is checked before anything is sent to it; behind this check httpx-secure
-pins each connection to an address it has checked itself, so a name that changes its address
-between the two gains nothing. Environment proxies are not used: they would connect for us.
+Every hop of a redirect passes :mod:`latentsync.media.guard` before anything is sent to it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
-from functools import cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import BinaryIO
 
 import httpx
-from httpx_secure import SSRFProtectionError, httpx_ssrf_protection
+from httpx_secure import SSRFProtectionError
 
 from latentsync.errors import (
     FetchTimeout,
@@ -28,6 +22,12 @@ from latentsync.errors import (
     Unreachable,
     shorten,
 )
+from latentsync.media.guard import (
+    leads_to_public,
+    open_guarded_client,
+    parse_address,
+    reason_of,
+)
 from latentsync.monitor import RunMonitor
 from latentsync.schema import UrlSource
 from latentsync.settings import Settings
@@ -35,10 +35,6 @@ from latentsync.settings import Settings
 _MAX_REDIRECTS = 5
 _ASK_EVERY_S = 0.1  # how often the run is asked whether it must stop
 _INFLATE_BYTES = 1024 * 1024  # a compressed answer is unpacked in steps of this size
-_PUBLIC_IPV6 = IPv6Network("2000::/3")  # all that IANA has opened to the Internet
-_NAT64 = IPv6Network("64:ff9b::/96")
-_PROTOCOLS = IPv4Network("192.0.0.0/24")  # set aside by RFC 6890; clouds answer in it
-_HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
 
 
 def download(source: UrlSource, file: BinaryIO, settings: Settings, monitor: RunMonitor) -> None:
@@ -87,17 +83,7 @@ class _Download:
 
     async def run(self, file: BinaryIO) -> None:
         """Follow redirects to the file and write it."""
-        client = httpx.AsyncClient(
-            trust_env=False,
-            follow_redirects=False,
-            headers=_HEADERS,
-            timeout=self._settings.fetch_timeout_s,
-            verify=_trusted_roots(),
-        )
-        if not self._settings.allow_private_addresses:
-            client = httpx_ssrf_protection(
-                client, custom_validator=lambda _host, address, _port: is_public(address)
-            )
+        client = open_guarded_client(self._settings, timeout_s=self._settings.fetch_timeout_s)
         async with client:
             url = self._parse(self._url)
             for _ in range(_MAX_REDIRECTS + 1):
@@ -124,7 +110,7 @@ class _Download:
         except httpx.TimeoutException:
             raise self._unreachable("no answer in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable(_reason(error)) from error
+            raise self._unreachable(reason_of(error)) from error
         return None
 
     async def _save(self, answer: httpx.Response, file: BinaryIO) -> None:
@@ -161,31 +147,17 @@ class _Download:
         """Check the form of an address; one that came by a redirect is the sender's fault."""
         refuse: Callable[[str], LatentSyncError] = self._bad_redirect if redirected else self._bad
         try:
-            url = httpx.URL(text)
-        except httpx.InvalidURL as error:
-            raise refuse(_reason(error)) from None
-        if url.scheme not in ("http", "https"):
-            raise refuse("only http and https are allowed")
-        if not url.host:
-            raise refuse("it names no host")
-        if url.port is not None and not 0 < url.port < 65_536:
-            raise refuse("its port is not between 1 and 65535")
-        if url.userinfo:
-            raise refuse("a user name or password in it is not allowed")
-        return url
+            return parse_address(text)
+        except ValueError as error:
+            raise refuse(str(error)) from None
 
     async def _check_host(self, url: httpx.URL) -> None:
         """Refuse a host that has any address which is not public, before connecting to it."""
-        port = url.port or (443 if url.scheme == "https" else 80)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                url.host, port, type=socket.SOCK_STREAM
-            )
+            allowed = await leads_to_public(url, self._settings)
         except (OSError, UnicodeError):
             raise self._unreachable(f"the host {shorten(url.host)} is not known") from None
-        if self._settings.allow_private_addresses:
-            return
-        if not all(is_public(ip_address(str(entry[4][0]).split("%")[0])) for entry in found):
+        if not allowed:
             raise self._forbidden(url)
 
     def _bad(self, reason: str) -> InvalidField:
@@ -211,34 +183,3 @@ class _Download:
             f"{self._name} sends {sent} (allowed: {self._settings.max_media_bytes} bytes).",
             field=self._name,
         )
-
-
-@cache
-def _trusted_roots() -> ssl.SSLContext:
-    """Load the certificates once per process; it takes longer than many a download."""
-    return httpx.create_ssl_context(trust_env=False)
-
-
-def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Tell whether an address belongs to the public Internet, looking into wrapped ones too."""
-    if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast and address not in _PROTOCOLS
-    wrapped = _wrapped_address(address)
-    if wrapped is not None:
-        return is_public(wrapped)
-    return address.is_global and address in _PUBLIC_IPV6
-
-
-def _wrapped_address(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address that traffic to ``address`` ends at, if it is a wrapped one."""
-    if address in _NAT64:
-        return IPv4Address(address.packed[-4:])
-    if address.teredo is not None:
-        return address.teredo[1]
-    return address.ipv4_mapped or address.sixtofour
-
-
-def _reason(error: Exception) -> str:
-    """Return an error's own words without its final stop; the type where it has none."""
-    words = str(error).strip().rstrip(".") or type(error).__name__
-    return words[:1].lower() + words[1:]

@@ -11,8 +11,8 @@ from threading import Event, Timer
 import pytest
 
 from latentsync import errors
-from latentsync.media.download import is_public
 from latentsync.media.fetch import fetch_media
+from latentsync.media.guard import is_public
 from latentsync.monitor import RunMonitor
 from latentsync.schema import InlineSource, MediaSource, PathSource, UrlSource
 from latentsync.settings import Settings
