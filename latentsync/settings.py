@@ -5,6 +5,7 @@ Sizes are in bytes, times in seconds.
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 from pathlib import Path
@@ -113,6 +114,24 @@ class Settings(BaseSettings):
     keep_results_s: float = Field(
         86_400.0, gt=0, description="how long finished jobs and their files are kept"
     )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="address under which callers reach the server; by default the one they called",
+    )
+    tasks_without_key: bool = Field(
+        False, description="let /sync, /task and /queue be called without a key"
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="signs webhooks: whsec_ and 24 to 64 bytes as base64; without it none"
+    )
+    webhook_timeout_s: float = Field(
+        15.0, gt=0, le=300, description="longest time for one attempt to tell a webhook's receiver"
+    )
+    webhook_retry_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
+        (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0),
+        description="waits before each further attempt to tell a receiver, comma-separated",
+    )
 
     @property
     def jobs_database(self) -> str:
@@ -124,7 +143,21 @@ class Settings(BaseSettings):
         """Address of the jobs' files."""
         return self.storage_url or str(self.data_dir / "files")
 
-    @field_validator("api_keys", "allowed_roots", mode="before")
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is None:
+            return None
+        prefix, text = "whsec_", secret.get_secret_value()
+        try:
+            size_bytes = len(base64.b64decode(text.removeprefix(prefix), validate=True))
+        except ValueError:
+            size_bytes = 0
+        if not text.startswith(prefix) or not 24 <= size_bytes <= 64:
+            raise ValueError("it must be whsec_ and 24 to 64 bytes as base64")
+        return secret
+
+    @field_validator("api_keys", "allowed_roots", "webhook_retry_delays_s", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

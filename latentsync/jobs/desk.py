@@ -32,6 +32,7 @@ from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.requests import record_options, record_source
 from latentsync.jobs.retention import INPUTS, UPLOADS
 from latentsync.jobs.store import JobStore
+from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.monitor import RunMonitor
@@ -73,9 +74,9 @@ class JobDesk:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         engine = open_database(settings.jobs_database)
-        self.store = JobStore(engine)
+        self._entrance = LineEntrance(engine, settings.public_url)
+        self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self.files = FileStore(settings.storage)
-        self._entrance = LineEntrance(engine)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
         """Record jobs and put them into the line, all or none.
@@ -110,10 +111,16 @@ class JobDesk:
             raise JobNotFound(f"There is no job {job_id[:80]!r}.")
         return job
 
-    def cancel(self, job_id: str, owner: str) -> Job:
-        """Cancel an owner's job: at once while it waits, within two seconds while it runs."""
+    def cancel(self, job_id: str, owner: str, *, running: bool = True) -> Job:
+        """Cancel an owner's job: at once while it waits, within two seconds while it runs.
+
+        Args:
+            job_id: which.
+            owner: whose.
+            running: False leaves a job alone that has begun.
+        """
         job = self.job(job_id, owner)
-        canceled = self.store.cancel(job.id) or job
+        canceled = self.store.cancel(job.id, running=running) or job
         if canceled.status.is_final:
             self._entrance.take_out(job.id)
         return canceled
@@ -165,6 +172,8 @@ class JobDesk:
     def _prepare(self, submission: Submission, owner: str) -> NewJob:
         """Check and store a submission's media."""
         request = submission.request
+        if submission.webhook is not None:
+            check_webhook(submission.webhook, self._settings)
         job_id = submission.id or str(uuid.uuid4())
         with self._discarded_on_error(job_id):
             recorded: dict[str, Any] = {"options": record_options(request.options)}

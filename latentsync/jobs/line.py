@@ -13,6 +13,13 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig
 
 from latentsync.jobs.job import NewJob
+from latentsync.jobs.webhook_line import (
+    WEBHOOKS,
+    Send,
+    WebhookEntrance,
+    open_webhooks,
+    register_sending,
+)
 
 _JOBS = "latentsync-jobs"
 _WORKFLOW = "latentsync-run-job"
@@ -27,11 +34,13 @@ class LineEntrance:
 
     Args:
         engine: the database of jobs, in which the line lies, too.
+        public_url: address of the server, for webhooks.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, public_url: str | None = None) -> None:
         prepare_line(engine)
         self._client = DBOSClient(system_database_engine=engine)
+        self.webhooks = WebhookEntrance(self._client, _WORKFLOW_VERSION, public_url)
 
     def put(self, connection: sa.Connection, job: NewJob) -> None:
         """Put a job at the end of the line, as part of the connection's transaction."""
@@ -66,9 +75,12 @@ class LineExit:
         engine: as above.
         worker: name of this worker, the same after a restart: what it left is handed to it again.
         run: called with a job's id, in a thread; returns when the job needs no more work here.
+        send: makes one attempt to send a webhook, in a thread, beside the jobs.
     """
 
-    def __init__(self, engine: sa.Engine, worker: str, run: Callable[[str], None]) -> None:
+    def __init__(
+        self, engine: sa.Engine, worker: str, run: Callable[[str], None], send: Send
+    ) -> None:
         config: DBOSConfig = {
             "name": "latentsync",
             "system_database_engine": engine,
@@ -87,7 +99,8 @@ class LineExit:
         def run_job(job_id: str) -> None:
             attempt(job_id)
 
-        DBOS.listen_queues([_JOBS])
+        register_sending(send, _WORKFLOW_VERSION)
+        DBOS.listen_queues([_JOBS, WEBHOOKS])
 
     def open(self) -> None:
         """Begin to take jobs; those that this worker left unfinished come again."""
@@ -98,6 +111,7 @@ class LineExit:
             polling_interval_sec=_LOOK_EVERY_S,
             on_conflict="always_update",
         )
+        open_webhooks()
 
     def close(self) -> None:
         """Take no more jobs."""

@@ -18,6 +18,7 @@ from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webh
 
 _RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
 Alongside = Callable[[sa.Connection, NewJob], None]
+Announce = Callable[[sa.Connection, Job], None]
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,19 @@ class JobStore:
     Args:
         engine: from :func:`latentsync.jobs.database.open_database`.
         clock: seconds since 1970.
+        announce: called with a job that ends, within the transaction that ends it: what it writes
+            there holds exactly when the end does.
     """
 
-    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        clock: Callable[[], float] = time.time,
+        announce: Announce | None = None,
+    ) -> None:
         self.engine = engine
         self._clock = clock
+        self._announce = announce or _announce_nothing
 
     def add(self, new: Sequence[NewJob], alongside: Alongside) -> list[Job]:
         """Record jobs, all or none.
@@ -200,24 +209,33 @@ class JobStore:
         if finished.status is JobStatus.SUCCEEDED:
             values["fraction"] = 1.0
         with self.engine.begin() as connection:
-            changed = connection.execute(_current(job).values(**values)).rowcount
-            if changed:
+            ended = _current(job).values(**values).returning(*jobs.c)
+            row = connection.execute(ended).first()
+            if row is not None:
                 data = {"status": finished.status, "error": values["error"]}
                 _tell(connection, job.id, now, "status", data)
-        return bool(changed)
+                self._announce(connection, _job(row))
+        return row is not None
 
-    def cancel(self, job_id: str) -> Job | None:
-        """Cancel a waiting job at once; ask a running one to stop. None if there is no such job."""
+    def cancel(self, job_id: str, *, running: bool = True) -> Job | None:
+        """Cancel a waiting job at once; ask a running one to stop. None if there is no such job.
+
+        Args:
+            job_id: which.
+            running: False leaves a running job alone.
+        """
         now = self._clock()
         with self.engine.begin() as connection:
-            waiting = connection.execute(
+            row = connection.execute(
                 jobs.update()
                 .where(jobs.c.id == job_id, jobs.c.status == JobStatus.QUEUED)
                 .values(status=JobStatus.CANCELED, cancel_requested=True, finished_at=now)
-            ).rowcount
-            if waiting:
+                .returning(*jobs.c)
+            ).first()
+            if row is not None:
                 _tell(connection, job_id, now, "status", {"status": JobStatus.CANCELED})
-            else:
+                self._announce(connection, _job(row))
+            elif running:
                 connection.execute(
                     jobs.update()
                     .where(jobs.c.id == job_id, jobs.c.status == JobStatus.PROCESSING)
@@ -284,6 +302,10 @@ class JobStore:
     def _all(self, chosen: sa.Select[Any]) -> list[Job]:
         with self.engine.connect() as connection:
             return [_job(row) for row in connection.execute(chosen)]
+
+
+def _announce_nothing(_connection: sa.Connection, _ended: Job) -> None:
+    pass
 
 
 def _is_current(job: Job) -> tuple[sa.ColumnElement[bool], ...]:

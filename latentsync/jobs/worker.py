@@ -19,6 +19,7 @@ from latentsync.jobs.files import FileStore
 from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.retention import remove_old
 from latentsync.jobs.store import JobStore
+from latentsync.jobs.webhooks import WebhookSender
 from latentsync.settings import Settings
 from latentsync.workspace import sweep
 
@@ -40,16 +41,17 @@ class Worker:
         self._settings = settings
         self._name = settings.worker_name or f"{socket.gethostname()}/{settings.device}"
         engine = open_database(settings.jobs_database)
-        self._store = JobStore(engine)
+        self._entrance = LineEntrance(engine, settings.public_url)
+        self._store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self._files = FileStore(settings.storage)
-        self._entrance = LineEntrance(engine)
         self._device = DeviceProcess()
         limits = Limits(settings.max_attempts, settings.deadline_s + _GRACE_S)
         self._attempts = Attempts(self._store, self._files, self._device, self._name, limits)
         self._turn = Lock()
         self._working_on: set[str] = set()
         self._stopping = Event()
-        self._exit = LineExit(engine, self._name, self._run)
+        sender = WebhookSender(settings)
+        self._exit = LineExit(engine, self._name, self._run, sender.send)
 
     def serve(self) -> None:
         """Work until :meth:`stop`."""
@@ -83,6 +85,7 @@ class Worker:
                     logger.warning("job %s: its worker %s is silent", job.id, job.host)
                     self._entrance.put_again(job.id)
             remove_old(self._store, self._files, self._settings)
+            self._entrance.webhooks.keep_house(self._settings.keep_results_s)
         except Exception:  # the next round tries again: work must not end over housekeeping
             logger.exception("housekeeping failed")
 

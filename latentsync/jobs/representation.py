@@ -1,0 +1,86 @@
+"""A job as every door and every webhook shows it to callers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from latentsync.jobs.job import Job, JobStatus
+
+
+class Progress(BaseModel):
+    """How far the running attempt is."""
+
+    stage: str = Field(description="fetch, probe, read, generate or write; empty before the first")
+    fraction: float = Field(description="of the whole run, 0 to 1")
+    frames_done: int
+    frames_total: int = Field(description="0 until it is known")
+
+
+class PredictionError(BaseModel):
+    """Why a prediction failed."""
+
+    code: str = Field(description="stable, for programs")
+    message: str = Field(description="one sentence, for people")
+    field: str | None = None
+
+
+class Prediction(BaseModel):
+    """One prediction, from its arrival until it is forgotten."""
+
+    id: str
+    status: JobStatus
+    progress: Progress
+    queue_position: int | None = Field(
+        description="predictions ahead in the line, 0 is next; null unless queued"
+    )
+    created_at: datetime
+    started_at: datetime | None = Field(description="of the latest attempt")
+    finished_at: datetime | None
+    attempts: int = Field(description="how often it was begun; above 1 if a worker was lost")
+    error: PredictionError | None
+    output_url: str | None = Field(description="path on this server; null unless succeeded")
+    details: dict[str, Any] | None = Field(
+        description="of the finished run, as contract A has them: engine, seed, frames, seconds …"
+    )
+
+
+def represent(job: Job, queue_position: int | None) -> Prediction:
+    """Return a job as callers see it.
+
+    Args:
+        job: the job.
+        queue_position: how many are ahead of it; None unless it is queued.
+    """
+    error = job.error
+    return Prediction(
+        id=job.id,
+        status=job.status,
+        progress=Progress(
+            stage=job.stage,
+            fraction=job.fraction,
+            frames_done=job.frames_done,
+            frames_total=job.frames_total,
+        ),
+        queue_position=queue_position,
+        created_at=_moment(job.created_at),
+        started_at=None if job.started_at is None else _moment(job.started_at),
+        finished_at=None if job.finished_at is None else _moment(job.finished_at),
+        attempts=job.attempts,
+        error=None
+        if error is None
+        else PredictionError(code=error.code, message=error.message, field=error.field),
+        output_url=output_url(job) if job.status is JobStatus.SUCCEEDED else None,
+        details=job.details,
+    )
+
+
+def output_url(job: Job) -> str:
+    """Return the path under which a job's video is served."""
+    return f"/v1/predictions/{job.id}/output"
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,35 @@
+"""A worker whose jobs succeed at once: ``python -m tests.jobs.webhook_worker NAME``."""
+
+from __future__ import annotations
+
+import sys
+from threading import Event
+
+from latentsync.jobs.database import open_database
+from latentsync.jobs.job import JobStatus
+from latentsync.jobs.line import LineEntrance, LineExit
+from latentsync.jobs.store import Finished, JobStore
+from latentsync.jobs.webhooks import WebhookSender
+from latentsync.settings import Settings
+
+
+def main() -> None:
+    """Serve until killed."""
+    settings = Settings()
+    engine = open_database(settings.jobs_database)
+    entrance = LineEntrance(engine, settings.public_url)
+    store = JobStore(engine, announce=entrance.webhooks.announce)
+
+    def run(job_id: str) -> None:
+        job = store.begin(job_id, sys.argv[1])
+        if job is not None:
+            store.finish(job, Finished(JobStatus.SUCCEEDED, result_key=f"results/{job_id}/x.mp4"))
+
+    LineExit(engine, sys.argv[1], run, WebhookSender(settings).send).open()
+    sys.stdout.write("open\n")
+    sys.stdout.flush()
+    Event().wait()
+
+
+if __name__ == "__main__":
+    main()
