@@ -95,8 +95,11 @@ def serve(
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask for no key; loopback addresses only.")
     ] = False,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Take jobs only; workers run elsewhere.")
+    ] = False,
 ) -> None:
-    """Answer POST /predict; keys come from LATENTSYNC_API_KEYS (comma-separated)."""
+    """Answer HTTP calls, with a worker beside; keys come from LATENTSYNC_API_KEYS."""
     settings = _load_settings()
     if no_auth and not _is_loopback(host):
         _fail(f"--no-auth listens on a loopback address only, not on {host!r}.", exit_code=2)
@@ -108,7 +111,28 @@ def serve(
 
     _log_to_stderr()
     app = build_app(settings, require_key=not no_auth)
-    serve_app(app, host=host, port=port, grace_s=settings.shutdown_grace_s)
+    serve_app(
+        app,
+        host=host,
+        port=port,
+        grace_s=settings.shutdown_grace_s,
+        with_worker=not no_worker,
+    )
+
+
+@commands.command()
+def worker(
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", hidden=True, help="End when standard input does.")
+    ] = False,
+) -> None:
+    """Run jobs on this machine's device; any number of workers may share a database and files."""
+    settings = _load_settings()
+
+    from latentsync.jobs.worker import main as work
+
+    _log_to_stderr()
+    work(settings, with_parent=with_parent)
 
 
 @commands.command()

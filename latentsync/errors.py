@@ -26,6 +26,7 @@
     ├── LineFull 429                too many predictions waiting
     ├── Canceled 499                the caller asked to stop
     ├── DeadlineExceeded 504        the run did not end in the time allowed
+    ├── WorkerLost 500              the process that made the video died, as often as is allowed
     ├── CodecFailed 500             FFmpeg refused to encode or to write
     ├── DiskFull 507                no room for the working files or the weights
     ├── EngineUnavailable 503       the engine asked for cannot run here
@@ -232,6 +233,11 @@ class DeadlineExceeded(LatentSyncError):
     status = 504
 
 
+class WorkerLost(LatentSyncError):
+    code = "WORKER_LOST"
+    status = 500
+
+
 class CodecFailed(LatentSyncError):
     code = "CODEC_FAILED"
     status = 500
@@ -308,3 +314,19 @@ class ServerError(LatentSyncError):
         super().__init__(message, field=field, retry_after_s=retry_after_s)
         self.server_status = server_status
         self.server_code = server_code
+
+
+def every_error() -> dict[str, type[LatentSyncError]]:
+    """Return the tree's classes by their codes, in the order in which they are written here.
+
+    ServerError is not among them: no server answers it.
+    """
+    own = [kind for kind in globals().values() if isinstance(kind, type)]
+    kinds = [kind for kind in own if issubclass(kind, LatentSyncError) and kind is not ServerError]
+    # The base has the code of InternalError, which comes later and takes its place.
+    return {kind.code: kind for kind in kinds}
+
+
+def recall_error(code: str, message: str, field: str | None = None) -> LatentSyncError:
+    """Return the error that was recorded with this code; an unknown code is an InternalError."""
+    return every_error().get(code, InternalError)(message, field=field)

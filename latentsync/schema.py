@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -51,7 +51,9 @@ class SyncMode(StrEnum):
     REMAP = "remap"  # the video is slowed down or sped up to the audio's length
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Fields of a call: each checked as it is, none that the contract does not have."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -70,14 +72,14 @@ Coordinate = Annotated[float, Field(strict=True, ge=0)]
 FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX)]
 
 
-class SpeakerPoint(_Strict):
+class SpeakerPoint(StrictModel):
     """The face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
 
     frame: FrameIndex = 0
     point: tuple[Coordinate, Coordinate]
 
 
-class SpeakerBox(_Strict):
+class SpeakerBox(StrictModel):
     """The face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
 
     frame: FrameIndex = 0
@@ -95,6 +97,33 @@ Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
 EngineName = Literal["auto", "latentsync-1.6", "latentsync-1.5", "draft"]
 SchedulerName = Literal["ddim", "dpm-solver++"]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+GuidanceScale = Annotated[
+    float,
+    Field(
+        strict=True,
+        ge=GUIDANCE_SCALE_MIN,
+        le=GUIDANCE_SCALE_MAX,
+        description="strength of classifier-free guidance; 1.0 means none (diffusion engines)",
+    ),
+]
+InferenceSteps = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=INFERENCE_STEPS_MIN,
+        le=INFERENCE_STEPS_MAX,
+        description="denoising steps (diffusion engines)",
+    ),
+]
+Seed = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=SEED_RANDOM,
+        le=SEED_MAX,
+        description="seed of the run; -1 draws a random one and reports it",
+    ),
+]
 
 
 def _exactly_one_source(schema: dict[str, Any]) -> None:
@@ -105,7 +134,7 @@ def _exactly_one_source(schema: dict[str, Any]) -> None:
     ]
 
 
-class PredictRequest(_Strict):
+class PredictRequest(StrictModel):
     """The body of ``POST /predict``: one video, one speech recording and the options of the run."""
 
     model_config = ConfigDict(json_schema_extra=_exactly_one_source)
@@ -114,27 +143,9 @@ class PredictRequest(_Strict):
     video_base64: Text | None = Field(None, description="source video as base64 or data: URI")
     audio_url: Text | None = Field(None, description="http(s) address of the speech recording")
     audio_base64: Text | None = Field(None, description="speech recording as base64 or data: URI")
-    guidance_scale: float = Field(
-        1.5,
-        strict=True,
-        ge=GUIDANCE_SCALE_MIN,
-        le=GUIDANCE_SCALE_MAX,
-        description="strength of classifier-free guidance; 1.0 means none (diffusion engines)",
-    )
-    inference_steps: int = Field(
-        20,
-        strict=True,
-        ge=INFERENCE_STEPS_MIN,
-        le=INFERENCE_STEPS_MAX,
-        description="denoising steps (diffusion engines)",
-    )
-    seed: int = Field(
-        1247,
-        strict=True,
-        ge=SEED_RANDOM,
-        le=SEED_MAX,
-        description="seed of the run; -1 draws a random one and reports it",
-    )
+    guidance_scale: GuidanceScale = 1.5
+    inference_steps: InferenceSteps = 20
+    seed: Seed = 1247
     sync_mode: SyncMode = Field(
         SyncMode.BOUNCE, description="what to do when audio and video lengths differ"
     )
@@ -219,6 +230,18 @@ class ErrorResponse(BaseModel):
     run_id: str | None = None
 
 
+class Problem(BaseModel):
+    """Every error of the native API: problem details as RFC 9457 defines them."""
+
+    type: str = Field(description="a URN that ends with the code")
+    title: str = Field(description="what the HTTP status means")
+    status: int
+    detail: str = Field(description="one sentence, for people")
+    code: str = Field(description="stable, for programs")
+    field: str | None = None
+    run_id: str | None = None
+
+
 @dataclass(frozen=True)
 class UrlSource:
     """Media behind an http or https address; ``name`` is the request field, for messages."""
@@ -280,12 +303,28 @@ def validate_fields(body: object) -> PredictRequest:
     Raises:
         MalformedBody, UnknownField, InvalidField
     """
+    return validate_as(PredictRequest, body)
+
+
+Fields = TypeVar("Fields", bound=StrictModel)
+
+
+def validate_as(model: type[Fields], body: object) -> Fields:
+    """Check every field of a decoded JSON body of any contract.
+
+    Args:
+        model: the contract's fields.
+        body: the decoded JSON value; anything but an object is refused.
+
+    Raises:
+        MalformedBody, MissingField, UnknownField, InvalidField
+    """
     if not isinstance(body, dict):
         raise MalformedBody(f"The body must be a JSON object, not {_json_type(body)}.")
     try:
-        return PredictRequest.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
-        raise _first_problem(error) from None
+        raise _first_problem(error, model) from None
 
 
 def parse_request(body: object) -> RunRequest:
@@ -335,14 +374,16 @@ def _one_source(medium: str, url: str | None, base64: str | None) -> MediaSource
     raise MissingField(f"Give one of {url_field} or {base64_field}.", field=url_field)
 
 
-def _first_problem(error: ValidationError) -> InvalidRequest:
+def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidRequest:
     """Turn pydantic's first finding into one sentence with field, value and what is allowed."""
     problem: Any = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     top = str(problem["loc"][0]) if problem["loc"] else ""
-    if top not in PredictRequest.model_fields:
+    if top not in model.model_fields:
         # pydantic names no place for a key that is not valid Unicode: its input is the key then.
-        return unknown_field(name or problem["input"], PredictRequest.model_fields)
+        return unknown_field(name or problem["input"], model.model_fields)
+    if problem["type"] == "missing" and name == top:
+        return MissingField(f"Give {name}.", field=top)
     given = shorten(problem["input"])
     if top == "speaker":
         allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'

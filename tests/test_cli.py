@@ -45,6 +45,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith(("LATENTSYNC_", "CEREBRIUM_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LATENTSYNC_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setenv("LATENTSYNC_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.test_cli", "square_engine")})
 
 

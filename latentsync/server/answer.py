@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -19,10 +18,11 @@ _SLICE_BYTES = 3 * 64 * 1024  # a multiple of 3, so that slices of base64 join w
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished video as an open file (its folder is gone already) and what is known about it."""
+    """A finished video as an open file (its folder may be gone) and what is known about it."""
 
     run_id: str
-    video: BinaryIO
+    video: IO[bytes]
+    video_bytes: int
     details: PredictDetails
     run_time_ms: float
 
@@ -37,8 +37,7 @@ class PredictAnswer(StreamingResponse):
 
     def __init__(self, finished: FinishedRun) -> None:
         head, tail = _around_the_video(finished)
-        video_bytes = os.fstat(finished.video.fileno()).st_size
-        length = len(head) + 4 * -(-video_bytes // 3) + len(tail)
+        length = len(head) + 4 * -(-finished.video_bytes // 3) + len(tail)
         self._video = finished.video
         super().__init__(
             _slices(head, finished.video, tail), headers={"content-length": str(length)}
@@ -57,7 +56,7 @@ def _around_the_video(finished: FinishedRun) -> tuple[bytes, bytes]:
     return head.encode(), tail.encode()
 
 
-def _slices(head: bytes, video: BinaryIO, tail: bytes) -> Iterator[bytes]:
+def _slices(head: bytes, video: IO[bytes], tail: bytes) -> Iterator[bytes]:
     yield head
     for part in iter(lambda: video.read(_SLICE_BYTES), b""):
         yield base64.b64encode(part)

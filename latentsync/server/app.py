@@ -1,41 +1,63 @@
-"""The HTTP server: contract A, health, readiness and the OpenAPI document."""
+"""The HTTP server: which doors a process has, and what all of them share."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from latentsync import __version__
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.news import JobNews
 from latentsync.pipelines.engines import Engines
-from latentsync.schema import ErrorResponse
-from latentsync.server.auth import BearerAuth
+from latentsync.schema import PredictRequest, Problem
+from latentsync.server.auth import BearerAuth, anonymous
 from latentsync.server.body import BodyLimit
 from latentsync.server.engine import Engine
 from latentsync.server.error_answers import add_error_handlers
+from latentsync.server.health import add_health, add_metrics, engine_state, workers_state
 from latentsync.server.line import Line
 from latentsync.server.openapi import add_openapi
-from latentsync.server.predict import PredictDoor, build_predict_router
-from latentsync.settings import Settings
+from latentsync.server.places import Places
+from latentsync.server.predict import DirectDoor, build_predict_router
+from latentsync.server.queued_predict import QueuedDoor
+from latentsync.server.v1.api import NativeApi
+from latentsync.server.v1.openapi import PredictionRequest
+from latentsync.server.v1.router import build_v1_router
+from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
+
+_FORM_BYTES = MIB  # of a form, beside its files
 
 
 def build_app(
     settings: Settings, engines: Engines | None = None, *, require_key: bool = True
 ) -> FastAPI:
-    """Build the application of one process with one device.
+    """Build the application of one process.
 
     Args:
         settings: limits, keys and folders.
-        engines: the engines of this process, where another door uses them, too. Whichever is the
-            default one is built in the background while the server starts, unless it is built.
+        engines: the engines of this process. With them, ``/predict`` runs here and is the only
+            contract: a platform's own line stands before the process. Without them, everything is
+            a job that a worker runs, and this process loads no engine.
         require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
             server that listens on loopback only.
     """
-    engine = Engine(settings.engine, engines or Engines(settings))
+    keys = [key.get_secret_value() for key in settings.api_keys]
+    auth = BearerAuth(keys) if require_key else anonymous
+    if engines is None:
+        return _app_with_jobs(settings, auth)
+    return _app_with_engines(settings, engines, auth)
+
+
+def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., Any]) -> FastAPI:
+    """Whichever engine is the default one is built in the background, unless it is built."""
+    engine = Engine(settings.engine, engines)
     line = Line(settings.max_waiting)
 
     @asynccontextmanager
@@ -45,42 +67,46 @@ def build_app(
         yield
         await run_in_threadpool(line.close)
 
+    app = _new_app(settings, lifespan, PredictRequest)
+    app.state.stop_runs = line.stop  # for the process that serves the app
+    add_health(app, engine_state(engine))
+    app.include_router(build_predict_router(DirectDoor(settings, engine, line), auth))
+    return app
+
+
+def _app_with_jobs(settings: Settings, auth: Callable[..., Any]) -> FastAPI:
+    desk = JobDesk(settings)
+    news = JobNews(desk.store.engine)
+    places = Places(settings.max_waiting)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sweep(settings.work_dir)
+        yield
+        await run_in_threadpool(desk.close)
+
+    app = _new_app(settings, lifespan, PredictRequest, PredictionRequest, Problem)
+    app.state.stop_runs = places.close
+    add_health(app, workers_state(desk.store.engine))
+    add_metrics(app, desk, auth)
+    app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
+    app.include_router(build_v1_router(NativeApi(desk, news, settings), auth))
+    return app
+
+
+def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> FastAPI:
     app = FastAPIOffline(  # /docs and /redoc work without a network, too
         title="latentsync",
         version=__version__,
         description="Post a video and speech, get the video with lips that say the speech.",
         lifespan=lifespan,
     )
-    app.state.stop_runs = line.stop  # for the process that serves the app
     app.add_middleware(
-        BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        max_streamed_bytes=2 * settings.max_media_bytes + _FORM_BYTES,
+        timeout_s=settings.body_timeout_s,
     )
     add_error_handlers(app)
-    add_openapi(app)
-    _add_health(app, engine)
-    keys = [key.get_secret_value() for key in settings.api_keys]
-    app.include_router(
-        build_predict_router(PredictDoor(settings, engine, line)),
-        dependencies=[Depends(BearerAuth(keys))] if require_key else [],
-    )
+    add_openapi(app, *models)
     return app
-
-
-def _add_health(app: FastAPI, engine: Engine) -> None:
-    @app.get("/health", tags=["health"], summary="The process lives")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get(
-        "/ready",
-        tags=["health"],
-        summary="The engine is built",
-        responses={503: {"model": ErrorResponse, "description": "The engine is not ready"}},
-    )
-    async def ready() -> dict[str, str]:
-        pipeline = engine.default()
-        return {
-            "status": "ready",
-            "engine": pipeline.name,
-            "model_version": pipeline.model_version,
-        }

@@ -1,4 +1,4 @@
-"""Bearer tokens: who may call."""
+"""Bearer tokens: who may call, and whose jobs a call is about."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from latentsync.errors import NotAuthorized
+from latentsync.jobs.desk import owner_of
 
+ANONYMOUS = "anonymous"  # owns every job of a server that asks for no key
 _SCHEME = b"bearer "
 
 
 class BearerAuth(HTTPBearer):
     """Lets a request pass whose token is one of ``keys``; without keys nobody passes.
 
+    The dependency's value is the owner of what the request submits or asks for.
     Used as a FastAPI dependency, which runs before the body is read. Comparison is over bytes (a
     header may hold anything) and always looks at every key, so that the time an answer takes says
     nothing about how close a guess was.
@@ -23,14 +26,20 @@ class BearerAuth(HTTPBearer):
 
     def __init__(self, keys: Iterable[str]) -> None:
         super().__init__(scheme_name="bearer", description="one of LATENTSYNC_API_KEYS")
-        self._keys = [key.encode() for key in keys if key]
+        self._owners = [(key.encode(), owner_of(key)) for key in keys if key]
 
-    async def __call__(self, request: HTTPConnection) -> None:
-        """Raise NotAuthorized unless the request carries a known token."""
+    async def __call__(self, request: HTTPConnection) -> str:  # type: ignore[override]
+        """Return the owner that the token stands for; raises NotAuthorized for any other."""
         token = _token(request)
-        matches = [hmac.compare_digest(token, key) for key in self._keys]
-        if not any(matches):
+        owners = [owner for key, owner in self._owners if hmac.compare_digest(token, key)]
+        if not owners:
             raise NotAuthorized("The bearer token is not known to this server.")
+        return owners[0]
+
+
+async def anonymous() -> str:
+    """Stand for the owner where no key is asked for."""
+    return ANONYMOUS
 
 
 def _token(request: HTTPConnection) -> bytes:

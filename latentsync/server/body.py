@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,19 +25,25 @@ class BodyLimit:
 
     Args:
         app: the wrapped application.
-        max_bytes: largest body, as declared and as counted.
+        max_bytes: largest JSON body, as declared and as counted; it is held in memory.
+        max_streamed_bytes: largest body of any other type; such bodies go to the disk.
         timeout_s: longest time from the first read to the end of the body.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, max_streamed_bytes: int, timeout_s: float
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_streamed_bytes = max_streamed_bytes
         self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on with a guarded ``receive``."""
         if scope["type"] == "http":
-            receive = _GuardedBody(scope, receive, self._max_bytes, self._timeout_s)
+            content_type = Headers(scope=scope).get("content-type")
+            limit = self._max_bytes if is_json(content_type) else self._max_streamed_bytes
+            receive = _GuardedBody(scope, receive, limit, self._timeout_s)
         await self._app(scope, receive, send)
 
 
@@ -131,10 +138,14 @@ def _read_int(digits: str) -> int:
     return int(digits)
 
 
-def _check_content_type(content_type: str | None) -> None:
-    """Refuse what is declared as something else; an absent header is taken for JSON."""
+def is_json(content_type: str | None) -> bool:
+    """Tell whether a body is declared as JSON; an absent header is taken for that."""
     if content_type is None:
-        return
+        return True
     kind = content_type.split(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _check_content_type(content_type: str | None) -> None:
+    if content_type is not None and not is_json(content_type):
         raise MalformedBody(f"The Content-Type is {shorten(content_type)}; send application/json.")

@@ -6,20 +6,24 @@ so FastAPI never sees their model: it is declared here.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
-from latentsync.schema import ErrorResponse, PredictRequest
+from latentsync.schema import ErrorResponse
 
-_REFERENCE = "#/components/schemas/{model}"
+REFERENCE = "#/components/schemas/{model}"
 
-_MEANINGS = {
+MEANINGS = {
     400: "The body is not a JSON object",
     401: "The bearer token is missing or wrong",
     403: "A media address or path that this server must not read",
+    404: "There is no such thing, or it is somebody else's",
     408: "The body or a media address was too slow",
+    409: "The id or Idempotency-Key was used for another request",
     413: "The body or a medium is larger than allowed",
     422: "A field or a medium cannot be used",
     429: "The line is full; Retry-After says when to try again",
@@ -31,35 +35,37 @@ _MEANINGS = {
 
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": meaning}
-    for status, meaning in _MEANINGS.items()
+    for status, meaning in MEANINGS.items()
+    if status not in (404, 409)  # of jobs
 }
 
 PREDICT_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": _REFERENCE.format(model="PredictRequest")}}
+            "application/json": {"schema": {"$ref": REFERENCE.format(model="PredictRequest")}}
         },
     }
 }
 
 
-def add_openapi(app: FastAPI) -> None:
-    """Make the application's document carry the schema of the request bodies."""
+def add_openapi(app: FastAPI, *models: type[BaseModel]) -> None:
+    """Make the application's document carry the models of bodies that FastAPI never sees."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _build(app)
+            app.openapi_schema = _build(app, models)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented hook
 
 
-def _build(app: FastAPI) -> dict[str, Any]:
+def _build(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    request_schema = PredictRequest.model_json_schema(ref_template=_REFERENCE)
-    parts = request_schema.pop("$defs", {})
-    document["components"]["schemas"].update({**parts, "PredictRequest": request_schema})
+    for model in models:
+        schema = model.model_json_schema(ref_template=REFERENCE)
+        parts = schema.pop("$defs", {})
+        document["components"]["schemas"].update({**parts, model.__name__: schema})
     return document

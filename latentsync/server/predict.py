@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 import uuid
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.types import Receive
 
 from latentsync import runner
@@ -19,6 +19,7 @@ from latentsync.server.answer import FinishedRun, PredictAnswer
 from latentsync.server.body import read_json
 from latentsync.server.engine import Engine
 from latentsync.server.error_answers import error_answer
+from latentsync.server.hang_up import unless_gone
 from latentsync.server.line import Line
 from latentsync.server.openapi import ERROR_RESPONSES, PREDICT_BODY
 from latentsync.settings import Settings
@@ -27,16 +28,24 @@ from latentsync.workspace import working_folder
 Name = Annotated[str, Path(description="any name: the local server has one project and one app")]
 
 
-class PredictDoor:
-    """What ``POST /predict`` needs, whichever path it came by."""
+class Door(Protocol):
+    """Answers ``POST /predict``, whichever path it came by."""
+
+    async def answer(self, request: Request, owner: str) -> Response:
+        """Read one request, have it run and answer with the envelope or the error."""
+        ...
+
+
+class DirectDoor:
+    """Runs predictions in this process, in a line of their own."""
 
     def __init__(self, settings: Settings, engine: Engine, line: Line) -> None:
         self._settings = settings
         self._engine = engine
         self._line = line
 
-    async def answer(self, request: Request) -> Response:
-        """Read one request, run it in its turn and answer with the envelope or the error."""
+    async def answer(self, request: Request, owner: str) -> Response:
+        """Run one request in its turn."""
         run_id = str(uuid.uuid4())
         try:
             with self._line.place():
@@ -52,17 +61,7 @@ class PredictDoor:
         def work(canceled: threading.Event) -> FinishedRun:
             return self._run(job, run_id, canceled)
 
-        run = asyncio.create_task(self._line.run(work))
-        gone = asyncio.create_task(_wait_for_disconnect(receive))
-        try:
-            await asyncio.wait([run, gone], return_when=asyncio.FIRST_COMPLETED)
-            if run.done():
-                return run.result()
-            raise Canceled("The caller hung up.")
-        finally:
-            run.cancel()
-            gone.cancel()
-            await asyncio.gather(run, gone, return_exceptions=True)
+        return await unless_gone(receive, self._line.run(work))
 
     def _run(self, job: RunRequest, run_id: str, canceled: threading.Event) -> FinishedRun:
         started = time.perf_counter()
@@ -76,18 +75,19 @@ class PredictDoor:
             )
             if canceled.is_set():
                 raise Canceled("The run was canceled.")
+            video_bytes = result.video_path.stat().st_size
             video = result.video_path.open("rb")  # outlives its folder, never its answer
         run_time_ms = (time.perf_counter() - started) * 1000
-        return FinishedRun(run_id, video, result.details, run_time_ms)
+        return FinishedRun(run_id, video, video_bytes, result.details, run_time_ms)
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+def build_predict_router(door: Door, auth: Callable[..., Any]) -> APIRouter:
+    """Return the routes of contract A: the short path and the one that Cerebrium uses.
 
-
-def build_predict_router(door: PredictDoor) -> APIRouter:
-    """Return the routes of contract A: the short path and the one that Cerebrium uses."""
+    Args:
+        door: answers a request of an owner.
+        auth: the dependency whose value is that owner.
+    """
     router = APIRouter(tags=["predict"])
 
     @router.post(
@@ -97,8 +97,8 @@ def build_predict_router(door: PredictDoor) -> APIRouter:
         openapi_extra=PREDICT_BODY,
         summary="Make the lips of a video say a speech recording",
     )
-    async def predict(request: Request) -> Response:
-        return await door.answer(request)
+    async def predict(request: Request, owner: str = Depends(auth)) -> Response:
+        return await door.answer(request, owner)
 
     @router.post(
         "/v4/{project}/{app}/predict",
@@ -107,7 +107,9 @@ def build_predict_router(door: PredictDoor) -> APIRouter:
         openapi_extra=PREDICT_BODY,
         summary="The same, at the path that Cerebrium uses",
     )
-    async def predict_at_cloud_path(project: Name, app: Name, request: Request) -> Response:
-        return await door.answer(request)
+    async def predict_at_cloud_path(
+        project: Name, app: Name, request: Request, owner: str = Depends(auth)
+    ) -> Response:
+        return await door.answer(request, owner)
 
     return router

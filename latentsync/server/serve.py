@@ -12,6 +12,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from latentsync.server.worker_process import running_worker
+
 _LAST_ANSWERS_S = 10  # after the stop of the runs, for sending what is left to say
 
 
@@ -35,7 +37,7 @@ class _Server(uvicorn.Server):
         stop.cancel()
 
 
-def serve(app: FastAPI, *, host: str, port: int, grace_s: int) -> None:
+def serve(app: FastAPI, *, host: str, port: int, grace_s: int, with_worker: bool = False) -> None:
     """Serve until SIGTERM or SIGINT.
 
     After the signal nothing new is accepted; the running prediction and those in line have
@@ -46,11 +48,13 @@ def serve(app: FastAPI, *, host: str, port: int, grace_s: int) -> None:
         host: address to listen on.
         port: port to listen on; 0 takes a free one, which the log names.
         grace_s: seconds.
+        with_worker: keep a worker running beside the server; it ends after the last answer.
     """
     # uvicorn raises the signal again when it has ended; the default action would kill the process
     # before it has removed its working folder.
     signal.signal(signal.SIGTERM, _end)
-    with contextlib.suppress(KeyboardInterrupt):  # which is how SIGINT is raised again
+    worker = running_worker() if with_worker else contextlib.nullcontext()
+    with contextlib.suppress(KeyboardInterrupt), worker:  # which is how SIGINT is raised again
         _Server(app, host=host, port=port, grace_s=grace_s).run()
 
 

@@ -30,7 +30,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
     """Return settings with one key and folders of their own; no weights are fetched."""
-    own = {"work_dir": folder / "work", "weights_dir": folder / "weights", "offline": True}
+    own = {
+        "work_dir": folder / "work",
+        "weights_dir": folder / "weights",
+        "data_dir": folder / "data",
+        "offline": True,
+        "min_free_bytes": 0,
+    }
     return Settings(**{"api_keys": (KEY,), **own, **changes})
 
 

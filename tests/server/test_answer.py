@@ -33,7 +33,7 @@ DETAILS = PredictDetails(
 
 
 def finished(path: Path) -> FinishedRun:
-    return FinishedRun('run "1"', path.open("rb"), DETAILS, 12.34)
+    return FinishedRun('run "1"', path.open("rb"), path.stat().st_size, DETAILS, 12.34)
 
 
 async def _hang_on() -> Message:

@@ -43,7 +43,8 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
 
     monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.test_app", "late_engine")})
     monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
-    with serving(build_app(settings_for(tmp_path))) as url:
+    settings = settings_for(tmp_path)
+    with serving(build_app(settings, Engines(settings))) as url:
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
         waiting = httpx.get(f"{url}/ready")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
@@ -62,7 +63,8 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
 ) -> None:
     monkeypatch.setattr(base, "_ENGINES", {"draft": ("no_such_module_at_all", "Nothing")})
     body = small_body(tmp_path)
-    with serving(build_app(settings_for(tmp_path))) as url:
+    settings = settings_for(tmp_path)
+    with serving(build_app(settings, Engines(settings))) as url:
         response = httpx.post(f"{url}/predict", json=body, headers=AUTH)
         assert httpx.get(f"{url}/health").status_code == 200
         assert httpx.get(f"{url}/ready").status_code == 503

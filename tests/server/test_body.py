@@ -72,7 +72,8 @@ def read(
 
     raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = {"type": "http", "method": "POST", "headers": raw}
-    asyncio.run(BodyLimit(app, max_bytes=20, timeout_s=timeout_s)(scope, receive, send))
+    limited = BodyLimit(app, max_bytes=20, max_streamed_bytes=40, timeout_s=timeout_s)
+    asyncio.run(limited(scope, receive, send))
     return outcome[0]
 
 
@@ -129,3 +130,20 @@ def test_other_content_types_are_refused_by_name(content_type: str) -> None:
     assert isinstance(error, MalformedBody)
     assert repr(content_type) in error.message
     assert "application/json" in error.message
+
+
+def test_a_body_that_is_no_json_may_be_larger_because_it_goes_to_the_disk() -> None:
+    sizes: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        sizes.append(len(await Request(scope, receive).body()))
+
+    async def send(message: Message) -> None:
+        raise AssertionError(message)
+
+    limited = BodyLimit(app, max_bytes=20, max_streamed_bytes=40, timeout_s=5)
+    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"video/mp4")]}
+    asyncio.run(limited(scope, receive_of(b"a" * 40), send))
+    with pytest.raises(TooManyBytes, match="40 bytes"):
+        asyncio.run(limited(scope, receive_of(b"a" * 41), send))
+    assert sizes == [40]

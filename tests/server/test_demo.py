@@ -11,6 +11,7 @@ import pytest
 
 from latentsync import Client
 from latentsync.errors import ServerError
+from latentsync.pipelines.engines import Engines
 from latentsync.schema import SpeakerPoint
 from latentsync.server.app import build_app
 from tests.face.pictures import astronaut, blank, paste, stranger
@@ -23,7 +24,8 @@ ASSETS = REPOSITORY / "assets"
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    app = build_app(settings_for(tmp_path_factory.mktemp("server")))
+    settings = settings_for(tmp_path_factory.mktemp("server"))
+    app = build_app(settings, Engines(settings))
     with serving(app) as url, Client(url, KEY) as client:
         yield client
 

@@ -1,0 +1,82 @@
+"""Figures about the whole: which workers live, how long jobs wait, which have ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from latentsync.jobs.database import events, hosts, jobs
+from latentsync.jobs.job import JobStatus
+from latentsync.jobs.roster import SILENCE_S
+
+_FINAL = [status for status in JobStatus if status.is_final]
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """What is counted of a job that has ended; seconds, None where it never began.
+
+    Attributes:
+        stage_s: seconds of each stage of a succeeded run.
+    """
+
+    status: JobStatus
+    error_code: str | None
+    wait_s: float | None
+    run_s: float | None
+    stage_s: dict[str, float]
+
+
+def living_workers(engine: sa.Engine, *, now: float | None = None) -> list[str]:
+    """Return the names of the workers that were heard of lately."""
+    since = (time.time() if now is None else now) - SILENCE_S
+    chosen = sa.select(hosts.c.name).where(hosts.c.seen_at >= since).order_by(hosts.c.name)
+    with engine.connect() as connection:
+        return list(connection.execute(chosen).scalars())
+
+
+def oldest_waiting_s(engine: sa.Engine) -> float:
+    """Return how long the first job in the line has waited; 0 if there is none."""
+    chosen = sa.select(sa.func.min(jobs.c.created_at)).where(jobs.c.status == JobStatus.QUEUED)
+    with engine.connect() as connection:
+        created_at = connection.execute(chosen).scalar()
+    return 0.0 if created_at is None else max(0.0, time.time() - created_at)
+
+
+def newest_event(engine: sa.Engine) -> int:
+    """Return the number of the latest event, 0 before the first."""
+    with engine.connect() as connection:
+        return int(connection.execute(sa.select(sa.func.max(events.c.number))).scalar() or 0)
+
+
+def ended_after(engine: sa.Engine, number: int) -> tuple[list[EndedJob], int]:
+    """Return the jobs that ended after the event with this number, and the number to go on from."""
+    newest = newest_event(engine)
+    chosen = (
+        sa.select(jobs)
+        .join(events, events.c.job_id == jobs.c.id)
+        .where(
+            events.c.kind == "status",
+            events.c.number > number,
+            events.c.number <= newest,
+            jobs.c.status.in_(_FINAL),
+            jobs.c.finished_at == events.c.at,  # the event that ended it, not its arrival
+        )
+    )
+    with engine.connect() as connection:
+        return [_ended(row) for row in connection.execute(chosen)], newest
+
+
+def _ended(row: sa.Row[Any]) -> EndedJob:
+    began, ended = row.started_at, row.finished_at
+    stages: dict[str, float] = (row.details or {}).get("seconds", {})
+    return EndedJob(
+        JobStatus(row.status),
+        None if row.error is None else row.error["code"],
+        None if began is None else max(0.0, began - row.created_at),
+        None if began is None else max(0.0, ended - began),
+        {stage: seconds for stage, seconds in stages.items() if "." not in stage},
+    )

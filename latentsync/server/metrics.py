@@ -1,0 +1,98 @@
+"""Figures for Prometheus, read from the record of jobs whenever they are asked for.
+
+States, depth and bytes are those of the whole line, whichever process is asked. What is counted
+(outcomes, seconds) is what has ended anywhere since this process started, so of several API
+processes one is enough to scrape.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
+
+from latentsync.jobs import figures
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.job import JobStatus
+from latentsync.jobs.retention import stored_bytes
+from latentsync.server.gpu_memory import GpuMemory
+
+__all__ = ["CONTENT_TYPE", "JobMetrics"]
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 900)
+
+
+class JobMetrics:
+    """Holds the counters of this process.
+
+    Args:
+        desk: whose jobs are counted.
+    """
+
+    def __init__(self, desk: JobDesk) -> None:
+        self._desk = desk
+        self._registry = CollectorRegistry()
+        self._turn = Lock()  # two scrapes at once must not count a job twice
+        self._counted_to = figures.newest_event(desk.store.engine)
+        self._gpu = GpuMemory(self._registry)
+        self._add_gauges()
+        self._add_counters()
+
+    def render(self) -> bytes:
+        """Return all figures in Prometheus' text format."""
+        with self._turn:
+            self._read_state()
+            self._count_ended()
+            self._gpu.read()
+            return generate_latest(self._registry)
+
+    def _add_gauges(self) -> None:
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"latentsync_{name}", text, labels, registry=self._registry)
+
+        self._jobs = gauge("jobs", "Recorded jobs by status", "status")
+        self._depth = gauge("queue_depth", "Jobs that wait for a worker")
+        self._oldest = gauge("queue_oldest_seconds", "How long the first job in line has waited")
+        self._workers = gauge("workers", "Workers heard of lately")
+        self._stored = gauge("stored_bytes", "Bytes of media, uploads and results")
+        self._free = gauge("disk_free_bytes", "Room left where jobs' files are kept; -1 if unknown")
+
+    def _add_counters(self) -> None:
+        def histogram(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(
+                f"latentsync_{name}", text, labels, registry=self._registry, buckets=_SECONDS
+            )
+
+        self._outcomes = Counter(
+            "latentsync_jobs_ended",
+            "Jobs that ended, by status and error code",
+            ("status", "code"),
+            registry=self._registry,
+        )
+        self._wait = histogram("job_wait_seconds", "From arrival to the latest attempt's begin")
+        self._run = histogram("job_run_seconds", "Of the attempt that ended the job")
+        self._stage = histogram("job_stage_seconds", "Of each stage of a succeeded run", "stage")
+
+    def _read_state(self) -> None:
+        engine = self._desk.store.engine
+        counted = self._desk.store.count()
+        for status, number in counted.items():
+            self._jobs.labels(status).set(number)
+        self._depth.set(counted[JobStatus.QUEUED])
+        self._oldest.set(figures.oldest_waiting_s(engine))
+        self._workers.set(len(figures.living_workers(engine)))
+        self._stored.set(stored_bytes(self._desk.store, self._desk.files))
+        free_bytes = self._desk.files.free_bytes()
+        self._free.set(-1 if free_bytes is None else free_bytes)
+
+    def _count_ended(self) -> None:
+        engine = self._desk.store.engine
+        ended, self._counted_to = figures.ended_after(engine, self._counted_to)
+        for job in ended:
+            self._outcomes.labels(job.status, job.error_code or "").inc()
+            if job.wait_s is not None and job.run_s is not None:
+                self._wait.observe(job.wait_s)
+                self._run.observe(job.run_s)
+            for stage, seconds in job.stage_s.items():
+                self._stage.labels(stage).observe(seconds)

@@ -1,0 +1,94 @@
+"""Contract A over the line of jobs: a worker runs the prediction, the call waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from latentsync.door import as_own_error
+from latentsync.errors import Canceled, LatentSyncError, recall_error
+from latentsync.jobs.desk import JobDesk, Submission, fingerprint
+from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.news import JobNews, wait_for
+from latentsync.schema import PredictDetails, parse_request
+from latentsync.server.answer import FinishedRun, PredictAnswer
+from latentsync.server.body import read_json
+from latentsync.server.error_answers import error_answer
+from latentsync.server.hang_up import unless_gone
+from latentsync.server.places import Places
+
+_LOOK_AT_LEAST_EVERY_S = 1.0
+
+
+class QueuedDoor:
+    """Submits a prediction and waits; its ``run_id`` is the id of the job.
+
+    Args:
+        desk: takes the job.
+        news: tells when something happens to it.
+        places: for those who wait.
+    """
+
+    def __init__(self, desk: JobDesk, news: JobNews, places: Places) -> None:
+        self._desk = desk
+        self._news = news
+        self._places = places
+
+    async def answer(self, request: Request, owner: str) -> Response:
+        """Have one request run by a worker; a caller who hangs up cancels the job."""
+        run_id = str(uuid.uuid4())
+        try:
+            counted = await run_in_threadpool(self._desk.store.count)
+            with self._places.place(ahead=counted[JobStatus.QUEUED]):
+                body = await read_json(request)
+                submission = Submission(parse_request(body), fingerprint({"body": body}), run_id)
+                job = await unless_gone(request.receive, self._finish(submission, owner))
+            return PredictAnswer(await run_in_threadpool(self._finished, job))
+        except Exception as error:
+            return error_answer(as_own_error(error, run_id), run_id)
+
+    async def _finish(self, submission: Submission, owner: str) -> Job:
+        """Return the job when it has ended; one that nobody waits for any more is canceled."""
+        # Shielded: a caller who hangs up meanwhile must not leave a job that nobody knows.
+        submitting = asyncio.ensure_future(
+            run_in_threadpool(self._desk.submit, [submission], owner)
+        )
+        try:
+            [job] = await asyncio.shield(submitting)
+            return await self._wait(job)
+        except BaseException:
+            await asyncio.wait([submitting])
+            if submitting.exception() is None:
+                await run_in_threadpool(self._desk.cancel, submitting.result()[0].id, owner)
+            raise
+
+    async def _wait(self, job: Job) -> Job:
+        with self._news.bell(job.id) as bell:
+            while True:
+                self._places.check_open()
+                now = await run_in_threadpool(self._desk.store.get, job.id)
+                if now is None or now.status.is_final:
+                    return now or job
+                await wait_for(bell, _LOOK_AT_LEAST_EVERY_S)
+
+    def _finished(self, job: Job) -> FinishedRun:
+        if job.result_key is None or job.started_at is None or job.finished_at is None:
+            raise _error_of(job)
+        seconds = job.finished_at - job.started_at
+        self._places.note_run(seconds)
+        return FinishedRun(
+            job.id,
+            self._desk.files.open(job.result_key),
+            self._desk.files.size_bytes(job.result_key),
+            PredictDetails.model_validate(job.details),
+            seconds * 1000,
+        )
+
+
+def _error_of(job: Job) -> LatentSyncError:
+    if job.error is None:
+        return Canceled("The run was canceled.")
+    return recall_error(job.error.code, job.error.message, job.error.field)

@@ -1,0 +1,97 @@
+"""A stored video as an HTTP answer: whole or a range, and never shown as a page by a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import IO
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from latentsync.jobs.files import FileStore
+
+_SLICE_BYTES = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> Response:
+    """Return the answer that sends a finished video.
+
+    One range is served (RFC 9110); a call for several gets the whole file, as the standard allows.
+
+    Args:
+        request: the call; its Range, If-Range and If-None-Match headers count.
+        files: where the file lies.
+        key: of the file. Keys are never used again for other content, so they serve as ETag.
+        name: what a browser saves the file as; plain ASCII.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    size_bytes = files.size_bytes(key)
+    etag = f'"{key.rsplit("/", 1)[-1].removesuffix(".mp4")}"'
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": etag,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cache-Control": "private, max-age=3600, immutable",
+        "Vary": "Authorization",
+    }
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    wanted = None
+    if request.headers.get("if-range", etag) == etag:
+        wanted = _RANGE.fullmatch(request.headers.get("range", "").strip())
+    if wanted is None or wanted.group(1, 2) == ("", ""):
+        return _answer(files, key, 0, size_bytes, headers, status_code=200)
+    start, end = _borders(wanted[1], wanted[2], size_bytes)
+    if start >= end:
+        headers["Content-Range"] = f"bytes */{size_bytes}"
+        return Response(status_code=416, headers=headers)
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
+    return _answer(files, key, start, end, headers, status_code=206)
+
+
+def _borders(first: str, last: str, size_bytes: int) -> tuple[int, int]:
+    """Return the first byte and the one after the last; nothing lies between them if impossible."""
+    if not first:  # the last so many bytes
+        return max(0, size_bytes - int(last)), size_bytes
+    end = int(last) + 1 if last else size_bytes
+    return int(first), min(end, size_bytes)
+
+
+def _answer(
+    files: FileStore, key: str, start: int, end: int, headers: dict[str, str], *, status_code: int
+) -> Response:
+    headers = {**headers, "Content-Length": str(end - start)}
+    # Opened now: a file that was just removed is an error before the answer has begun.
+    return _PartOfFile(files.open(key), start, end, status_code, headers)
+
+
+class _PartOfFile(StreamingResponse):
+    """Sends a part of an open file and closes it, also when the receiver has gone."""
+
+    media_type = "video/mp4"
+
+    def __init__(
+        self, file: IO[bytes], start: int, end: int, status_code: int, headers: dict[str, str]
+    ) -> None:
+        self._file = file
+        super().__init__(_slices(file, start, end), status_code, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _slices(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    left = end - start
+    while left > 0 and (part := file.read(min(left, _SLICE_BYTES))):
+        left -= len(part)
+        yield part

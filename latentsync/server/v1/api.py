@@ -1,0 +1,150 @@
+"""What the native API answers; the desk and the record behind it do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from latentsync.errors import InvalidField, JobNotFound, MalformedBody
+from latentsync.jobs.desk import JobDesk, check_job_id
+from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.news import JobNews, wait_for
+from latentsync.jobs.representation import Prediction, represent
+from latentsync.server.stored_file import stored_video
+from latentsync.server.v1.events import EventStream, parse_last_event_id
+from latentsync.server.v1.representation import PredictionPage, Predictions
+from latentsync.server.v1.submission import read_submissions
+from latentsync.settings import Settings
+
+WAIT_MAX_S = 60
+_HEARTBEAT_S = 15.0
+_LOOK_AT_LEAST_EVERY_S = 1.0
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+
+
+@dataclass(frozen=True)
+class NativeApi:
+    """What the routes need, and the answers that several of them give.
+
+    Attributes:
+        desk: where jobs are handed in.
+        news: tells when something happens to them.
+        settings: limits.
+        heartbeat_s: longest silence of an event stream.
+    """
+
+    desk: JobDesk
+    news: JobNews
+    settings: Settings
+    heartbeat_s: float = _HEARTBEAT_S
+
+    def find(self, job_id: str, owner: str) -> Job:
+        """Return an owner's job; raises JobNotFound, also for an id that cannot be one."""
+        try:
+            return self.desk.job(check_job_id(job_id), owner)
+        except InvalidField:
+            raise JobNotFound(f"There is no job {job_id[:80]!r}.") from None
+
+    def show(self, job: Job) -> Prediction:
+        """Return a job as callers see it."""
+        return represent(job, self.desk.store.position(job))
+
+    async def submit(
+        self,
+        request: Request,
+        owner: str,
+        *,
+        job_id: str | None = None,
+        only_lists: bool = False,
+    ) -> Response:
+        """Take in what a call holds; wait for one prediction as long as the caller likes.
+
+        Args:
+            request: the call, with its body still to come.
+            owner: who calls.
+            job_id: the caller's own id of the one prediction.
+            only_lists: refuse a single one.
+        """
+        wait_s = _wait_s(request)
+        async with read_submissions(request, self.settings, job_id=job_id) as (handed_in, is_list):
+            if only_lists and not is_list:
+                raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
+            jobs = await run_in_threadpool(self.desk.submit, handed_in, owner)
+        if is_list:
+            shown = await run_in_threadpool(lambda: [self.show(job) for job in jobs])
+            return _json(Predictions(predictions=shown), 202)
+        job = jobs[0] if wait_s is None else await self._wait(jobs[0], wait_s)
+        headers = {"Location": f"/v1/predictions/{job.id}"}
+        if wait_s is not None:
+            headers["Preference-Applied"] = f"wait={wait_s}"
+        status_code = 200 if job.status.is_final else 202
+        return _json(await run_in_threadpool(self.show, job), status_code, headers)
+
+    async def _wait(self, job: Job, timeout_s: int) -> Job:
+        """Return the job when it has ended or the time is up, as it is then."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + timeout_s
+        with self.news.bell(job.id) as bell:
+            while True:
+                now = await run_in_threadpool(self.desk.store.get, job.id)
+                job = now or job
+                left_s = ends_at - loop.time()
+                if job.status.is_final or left_s <= 0:
+                    return job
+                await wait_for(bell, min(left_s, _LOOK_AT_LEAST_EVERY_S))
+
+    def page(
+        self, owner: str, status: JobStatus | None, limit: int, cursor: str | None
+    ) -> PredictionPage:
+        """Return some of an owner's predictions; the cursor is the id of the last one seen."""
+        before = None if cursor is None else self._number_of(cursor, owner)
+        jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
+        shown = [self.show(job) for job in jobs[:limit]]
+        more = len(jobs) > limit
+        return PredictionPage(predictions=shown, next_cursor=shown[-1].id if more else None)
+
+    def _number_of(self, cursor: str, owner: str) -> int:
+        try:
+            return self.find(cursor, owner).number
+        except JobNotFound:
+            raise InvalidField(
+                f"cursor is {cursor[:80]!r}. Allowed: a next_cursor that was answered before.",
+                field="cursor",
+            ) from None
+
+    def output(self, request: Request, job_id: str, owner: str) -> Response:
+        """Return the answer with a prediction's video."""
+        job = self.find(job_id, owner)
+        if job.result_key is None:
+            raise JobNotFound(f"The prediction is {job.status}: it has no output.", field="id")
+        try:
+            return stored_video(request, self.desk.files, job.result_key, name=f"{job.id}.mp4")
+        except FileNotFoundError:
+            raise JobNotFound("The output is no longer kept.", field="id") from None
+
+    def events(self, request: Request, job_id: str, owner: str) -> Response:
+        """Return the stream of what happens to a prediction, from where the caller was."""
+        job = self.find(job_id, owner)
+        after = parse_last_event_id(request.headers.get("last-event-id"))
+        if job.status.is_final and not self.desk.store.events(job.id, after, limit=1):
+            return Response(status_code=204)  # tells an EventSource to stop connecting again
+        return EventStream(self.desk, self.news, job, after=after, heartbeat_s=self.heartbeat_s)
+
+
+def _wait_s(request: Request) -> int | None:
+    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most as many as this server waits."""
+    found = _WAIT.search(request.headers.get("prefer", ""))
+    return None if found is None else min(int(found[1]), WAIT_MAX_S)
+
+
+def _json(body: BaseModel, status_code: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        body.model_dump_json(), status_code, headers=headers, media_type="application/json"
+    )

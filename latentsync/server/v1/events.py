@@ -1,0 +1,91 @@
+"""What happens to a prediction, as server-sent events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from latentsync.errors import InvalidField, shorten
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.job import Job, JobEvent
+from latentsync.jobs.news import JobNews, wait_for
+
+_LOOK_AT_LEAST_EVERY_S = 1.0  # the place in the line changes without an event of one's own
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_NUMBER_MAX = 2**62
+
+
+def parse_last_event_id(text: str | None) -> int:
+    """Return the number after which to go on; raises InvalidField."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) > _NUMBER_MAX:
+        raise InvalidField(
+            f"Last-Event-ID is {shorten(text)}. Allowed: the id of an event.", field="Last-Event-ID"
+        )
+    return int(text)
+
+
+class EventStream(StreamingResponse):
+    """Sends a job's events from after ``after`` on, and ends after the one that ends the job.
+
+    ``status``, ``progress`` and ``log`` carry an id to go on from; ``position`` tells a new place
+    in the line. A comment is sent when nothing else was for a while, so that dead connections are
+    found out on both sides.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, desk: JobDesk, news: JobNews, job: Job, *, after: int, heartbeat_s: float
+    ) -> None:
+        self._desk = desk
+        self._news = news
+        self._job = job
+        self._after = after
+        self._heartbeat_s = heartbeat_s
+        super().__init__(self._messages(), headers=_HEADERS)
+
+    async def _messages(self) -> AsyncIterator[str]:
+        sent_at = time.monotonic()
+        known: int | None = None
+        with self._news.bell(self._job.id) as bell:
+            while True:
+                events, position, is_final = await run_in_threadpool(self._read)
+                for event in events:
+                    self._after = event.number
+                    yield _message(event.kind, event.data | {"at": event.at}, event.number)
+                if events:
+                    sent_at = time.monotonic()
+                    continue  # until there are no more
+                if is_final:
+                    return
+                if position is not None and position != known:
+                    sent_at = time.monotonic()
+                    yield _message("position", {"queue_position": position})
+                elif time.monotonic() - sent_at >= self._heartbeat_s:
+                    sent_at = time.monotonic()
+                    yield ": still here\n\n"
+                known = position
+                await wait_for(bell, min(self._heartbeat_s, _LOOK_AT_LEAST_EVERY_S))
+
+    def _read(self) -> tuple[list[JobEvent], int | None, bool]:
+        """Return the new events, the place in the line, and whether the job has ended.
+
+        The job is read first: if it has ended by then, its last event is among those read next.
+        """
+        job = self._desk.store.get(self._job.id)
+        events = self._desk.store.events(self._job.id, self._after)
+        if job is None:  # forgotten meanwhile
+            return events, None, True
+        return events, self._desk.store.position(job), job.status.is_final
+
+
+def _message(kind: str, data: dict[str, Any], number: int | None = None) -> str:
+    head = f"event: {kind}\n" if number is None else f"id: {number}\nevent: {kind}\n"
+    return f"{head}data: {json.dumps(data)}\n\n"

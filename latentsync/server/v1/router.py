@@ -1,0 +1,142 @@
+"""The routes of the native API: paths, words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from latentsync.jobs.desk import check_job_id
+from latentsync.jobs.job import JobStatus
+from latentsync.jobs.representation import Prediction
+from latentsync.server.v1 import openapi as documented
+from latentsync.server.v1.api import NativeApi
+from latentsync.server.v1.models import Models, list_models
+from latentsync.server.v1.representation import PredictionPage, Upload
+from latentsync.server.v1.uploads import receive_upload
+
+_PAGE, _PAGE_MAX = 20, 100
+
+JobId = Annotated[str, Path(description="a prediction's id")]
+Status = Annotated[JobStatus | None, Query(description="only those in this state")]
+Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="at most so many")]
+Cursor = Annotated[str | None, Query(description="next_cursor of the page before")]
+Auth = Callable[..., Any]
+
+
+def build_v1_router(api: NativeApi, auth: Auth) -> APIRouter:
+    """Return the routes below ``/v1``.
+
+    Args:
+        api: what answers.
+        auth: the dependency whose value is the caller as an owner of jobs.
+    """
+    router = APIRouter(prefix="/v1", responses=documented.problems(401, 422, 500))
+    router.include_router(_submitting(api, auth))
+    router.include_router(_asking(api, auth))
+    router.include_router(_media_and_models(api, auth))
+    return router
+
+
+def _submitting(api: NativeApi, auth: Auth) -> APIRouter:
+    router = APIRouter(tags=["predictions"], responses=documented.SUBMIT_PROBLEMS)
+
+    @router.post(
+        "/predictions",
+        summary="Hand in a prediction, or several",
+        status_code=202,
+        responses=documented.SUBMIT_RESPONSES,
+        openapi_extra=documented.SUBMIT,
+    )
+    async def submit(request: Request, owner: str = Depends(auth)) -> Response:
+        return await api.submit(request, owner)
+
+    @router.post(
+        "/predictions/batch",
+        summary="Hand in several predictions: all are taken, or none",
+        status_code=202,
+        responses=documented.BATCH_RESPONSES,
+        openapi_extra=documented.BATCH,
+    )
+    async def submit_batch(request: Request, owner: str = Depends(auth)) -> Response:
+        return await api.submit(request, owner, only_lists=True)
+
+    @router.put(
+        "/predictions/{job_id}",
+        summary="Hand in a prediction under an id of one's own, as often as one likes",
+        status_code=202,
+        responses=documented.SUBMIT_ONE_RESPONSES,
+        openapi_extra=documented.SUBMIT_ONE,
+    )
+    async def submit_as(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.submit(request, owner, job_id=check_job_id(job_id))
+
+    return router
+
+
+def _asking(api: NativeApi, auth: Auth) -> APIRouter:
+    router = APIRouter(tags=["predictions"])
+    unknown = documented.problems(404)
+
+    @router.get("/predictions", summary="One's predictions, latest first")
+    def predictions(
+        status: Status = None,
+        limit: Limit = _PAGE,
+        cursor: Cursor = None,
+        owner: str = Depends(auth),
+    ) -> PredictionPage:
+        return api.page(owner, status, limit, cursor)
+
+    @router.get("/predictions/{job_id}", summary="How far a prediction is", responses=unknown)
+    def prediction(job_id: JobId, owner: str = Depends(auth)) -> Prediction:
+        return api.show(api.find(job_id, owner))
+
+    @router.post(
+        "/predictions/{job_id}/cancel",
+        summary="Cancel it: at once while it waits, within two seconds while it runs",
+        responses=unknown,
+    )
+    def cancel(job_id: JobId, owner: str = Depends(auth)) -> Prediction:
+        return api.show(api.desk.cancel(api.find(job_id, owner).id, owner))
+
+    @router.get(
+        "/predictions/{job_id}/events",
+        summary="What happens to it, as server-sent events",
+        response_class=Response,
+        responses=unknown | documented.EVENTS,
+    )
+    def events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return api.events(request, job_id, owner)
+
+    @router.get(
+        "/predictions/{job_id}/output",
+        summary="The finished video",
+        response_class=Response,
+        responses=unknown | documented.OUTPUT,
+    )
+    def output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return api.output(request, job_id, owner)
+
+    return router
+
+
+def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        "/uploads",
+        tags=["uploads"],
+        summary="Store a file, to be used instead of an address",
+        status_code=201,
+        responses=documented.UPLOAD_PROBLEMS,
+        openapi_extra=documented.UPLOAD,
+    )
+    async def upload(request: Request, owner: str = Depends(auth)) -> Upload:
+        return await receive_upload(request, api.desk, api.settings, owner)
+
+    @router.get("/models", tags=["models"], summary="The engines to choose from")
+    def models(_owner: str = Depends(auth)) -> Models:
+        return list_models(api.settings)
+
+    return router
