@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     max_job_bytes_per_key: int = Field(
         8 * 1024 * MIB, gt=0, description="media of one key's jobs that may wait or run"
     )
+    max_stored_bytes: int = Field(
+        64 * 1024 * MIB,
+        gt=0,
+        description="media, uploads and results kept at most; the oldest results make room",
+    )
     min_free_bytes: int = Field(
         1024 * MIB, ge=0, description="room on the disk below which no new media are taken"
     )

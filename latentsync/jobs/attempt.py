@@ -1,137 +1,111 @@
-"""One attempt of one job on one device: watch it, stop it, end it once."""
+"""One job on one device: attempt after attempt until it is ended, and ended once."""
 
 from __future__ import annotations
 
 import logging
-import time
 import uuid
-from dataclasses import dataclass
-from typing import Any
+from threading import Event
 
 from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobError, JobStatus
+from latentsync.jobs.retention import RESULTS, remove_media
 from latentsync.jobs.store import Finished, JobStore
+from latentsync.jobs.watch import Limits, Stopping, Watch
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.25  # whether the job is still wanted
-_STOPPING_S = 1.5  # for the process to stop by itself once it is asked; then it is killed
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much patience a job gets.
-
-    Attributes:
-        attempts: how often a job is begun at most.
-        seconds: how long one attempt may take, whatever the run's own deadline.
-    """
-
-    attempts: int
-    seconds: float
-
 
 class Attempts:
-    """Runs jobs on one device process until each is ended or another worker has taken over."""
+    """Runs jobs on one device process until each is ended or another worker has taken over.
+
+    Args:
+        store: the record.
+        files: where results go.
+        device: makes them; only one thread may call :meth:`run` at a time.
+        host: name of this worker.
+        limits: how much patience a job gets.
+        stopping: set when the worker shall stop; the job at work is handed back then.
+    """
 
     def __init__(
-        self, store: JobStore, files: FileStore, device: DeviceProcess, host: str, limits: Limits
+        self,
+        store: JobStore,
+        files: FileStore,
+        device: DeviceProcess,
+        host: str,
+        limits: Limits,
+        stopping: Event,
     ) -> None:
         self._store = store
         self._files = files
         self._device = device
         self._host = host
         self._limits = limits
+        self._stopping = stopping
 
     def run(self, job_id: str) -> None:
-        """Work on a job until it needs no more work here."""
-        while True:
-            job = self._store.begin(job_id, self._host)
-            if job is None:
-                return
-            if job.attempts > self._limits.attempts:
-                self._give_up(job)
-                return
-            if self._run_once(job):
-                return
+        """Work on a job until it needs no more work here.
 
-    def _give_up(self, job: Job) -> None:
-        tried = self._limits.attempts
-        message = f"The process that made the video was lost {tried} times. Nothing was made."
-        error = JobError("WORKER_LOST", message, 500)
-        self._store.finish(job, Finished(JobStatus.FAILED, error=error))
+        Raises:
+            Stopping: the worker stops; the job is as it was before this attempt.
+        """
+        while (job := self._begin(job_id)) is not None:
+            if not self._another_is_due(job):
+                break
+        self._clear(job_id)
 
-    def _run_once(self, job: Job) -> bool:
-        """Run one attempt; False if its process was lost and another attempt is due."""
-        key = f"results/{job.id}/{uuid.uuid4().hex}.mp4"
+    def _begin(self, job_id: str) -> Job | None:
+        """Begin the next attempt; None if none is due."""
+        if self._stopping.is_set():
+            raise Stopping
+        job = self._store.get(job_id)
+        if job is None or job.status.is_final:
+            return None
         if job.cancel_requested:
-            return self._end(job, Finished(JobStatus.CANCELED), key)
+            self._store.finish(job, Finished(JobStatus.CANCELED))
+            return None
+        if job.attempts >= self._limits.attempts:
+            self._store.finish(job, _given_up(job.attempts))
+            return None
+        return self._store.begin(job_id, self._host)
+
+    def _another_is_due(self, job: Job) -> bool:
+        """Make one attempt; True if its process was lost and nobody else has taken over."""
+        key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
+        watch = Watch(job, key, self._device, self._store, self._limits, self._stopping)
         try:
-            self._device.run({"request": job.request, "output_key": key})
-            finished = self._watch(job, key)
+            finished = watch.follow()
         except DeviceLost:
             self._device.kill()
             self._files.remove(key)
             logger.warning("job %s: attempt %d lost its process", job.id, job.attempts)
             self._store.log(job, f"Attempt {job.attempts} lost its process.")
-            return not self._store.is_wanted(job) and self._end_if_unwanted(job, key)
-        return self._end(job, finished, key)
-
-    def _end_if_unwanted(self, job: Job, key: str) -> bool:
-        """A job that was asked to stop while its process was lost ends as canceled."""
-        return self._end(job, Finished(JobStatus.CANCELED), key)
-
-    def _end(self, job: Job, finished: Finished, key: str) -> bool:
-        if not self._store.finish(job, finished) or finished.status is not JobStatus.SUCCEEDED:
+            now = self._store.get(job.id)
+            return now is not None and (now.status, now.attempts) == (job.status, job.attempts)
+        except Stopping:
+            self._device.kill()
+            self._files.remove(key)
+            self._store.hand_back(job)
+            raise
+        if not self._store.finish(job, finished) or finished.result_key is None:
             self._files.remove(key)  # nobody will ever ask for it
-        return True
+        return False
 
-    def _watch(self, job: Job, key: str) -> Finished:
-        """Pass progress on until the attempt ends, is no longer wanted, or takes too long."""
-        started = looked = time.monotonic()
-        asked_at: float | None = None
-        while True:
-            message = self._device.receive(_LOOK_EVERY_S)
-            if message is not None and (ended := self._hear(job, message, key)) is not None:
-                return ended if asked_at is None else Finished(JobStatus.CANCELED)
-            now = time.monotonic()
-            if now - started > self._limits.seconds:
-                self._device.kill()
-                return _too_long(self._limits.seconds)
-            if asked_at is None and now - looked >= _LOOK_EVERY_S:
-                looked = now
-                if not self._store.is_wanted(job):
-                    asked_at = now
-                    self._device.cancel()
-            if asked_at is not None and now - asked_at > _STOPPING_S:
-                self._device.kill()
-                return Finished(JobStatus.CANCELED)
-
-    def _hear(self, job: Job, message: dict[str, Any], key: str) -> Finished | None:
-        if "progress" in message:
-            told = message["progress"]
-            self._store.report(
-                job, told["stage"], told["fraction"], told["frames_done"], told["frames_total"]
-            )
-        if "done" in message:
-            done = message["done"]
-            return Finished(
-                JobStatus.SUCCEEDED,
-                result_key=key,
-                result_bytes=done["size_bytes"],
-                details=done["details"],
-            )
-        if "error" in message:
-            error = message["error"]
-            return Finished(JobStatus.FAILED, error=_job_error(error))
-        return None
+    def _clear(self, job_id: str) -> None:
+        """Remove what an ended job needs no more: its media, and what lost attempts left."""
+        job = self._store.get(job_id)
+        if job is None or not job.status.is_final:
+            return
+        remove_media(self._files, job)
+        folder = f"{RESULTS}/{job.id}"
+        if job.result_key is None:
+            self._files.remove(folder)
+        for name in self._files.below(folder):
+            if (key := f"{folder}/{name}") != job.result_key:
+                self._files.remove(key)
 
 
-def _job_error(error: dict[str, Any]) -> JobError:
-    return JobError(error["code"], error["message"], error["status_code"], error["field"])
-
-
-def _too_long(seconds: float) -> Finished:
-    message = f"The run did not end within {seconds:g} s and was stopped."
-    return Finished(JobStatus.FAILED, error=JobError("DEADLINE_EXCEEDED", message, 504))
+def _given_up(attempts: int) -> Finished:
+    message = f"The process that made the video was lost {attempts} times. Nothing was made."
+    return Finished(JobStatus.FAILED, error=JobError("WORKER_LOST", message, 500))

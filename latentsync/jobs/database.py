@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from latentsync.errors import DiskFull
+
 _SQLITE = "sqlite"
 _BUSY_MS = 30_000  # how long a writer waits for another one
+_FULL = {sqlite3.SQLITE_FULL, "53100"}  # SQLite's code and Postgres' state
+_TRIES, _TRY_AGAIN_S = 10, 0.2
 
 tables = sa.MetaData()
 _Number = sa.BigInteger().with_variant(sa.Integer(), _SQLITE)  # SQLite counts up only plain ones
@@ -79,8 +87,33 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
     engine = sa.create_engine(address, pool_size=connections, max_overflow=0, pool_pre_ping=True)
     if engine.dialect.name == _SQLITE:
         event.listen(engine, "connect", _prepare_sqlite)
-    tables.create_all(engine)
+    _make_tables(engine)
     return engine
+
+
+@contextmanager
+def translate_database_full() -> Iterator[None]:
+    """Turn "no space left" of the database into DiskFull."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        codes = [getattr(error.orig, name, None) for name in ("sqlite_errorcode", "sqlstate")]
+        if _FULL.intersection(codes):
+            raise DiskFull("There is no room left on the disk for the record of jobs.") from error
+        raise
+
+
+def _make_tables(engine: sa.Engine) -> None:
+    """Make what is missing; of several processes that start at once, one does it."""
+    for number in range(_TRIES):
+        try:
+            tables.create_all(engine)
+        except sa.exc.DBAPIError:  # another process made a table after this one had looked
+            if number == _TRIES - 1:
+                raise
+            time.sleep(_TRY_AGAIN_S)
+        else:
+            return
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

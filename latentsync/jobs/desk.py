@@ -25,12 +25,12 @@ from latentsync.errors import (
     LineFull,
     UploadNotFound,
 )
-from latentsync.jobs.database import open_database
+from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.requests import record_options, record_source
-from latentsync.jobs.retention import INPUTS, UPLOADS
+from latentsync.jobs.retention import INPUTS, UPLOADS, remove_media, stored_bytes
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
@@ -98,10 +98,14 @@ class JobDesk:
         self._require_room(owner, len(new))
         prepared = self._prepare_all(new, owner)
         try:
-            added = iter(self.store.add(prepared, self._entrance.put))
+            with translate_database_full():
+                added = iter(self.store.add(prepared, self._entrance.put))
         except IntegrityError:
             self._discard(prepared)
             return self._lost_race(submissions, owner)
+        except DiskFull:
+            self._discard(prepared)
+            raise
         return [job if job is not None else next(added) for job in known]
 
     def job(self, job_id: str, owner: str) -> Job:
@@ -123,6 +127,7 @@ class JobDesk:
         canceled = self.store.cancel(job.id, running=running) or job
         if canceled.status.is_final:
             self._entrance.take_out(job.id)
+            remove_media(self.files, canceled)
         return canceled
 
     def store_upload(self, path: Path, owner: str) -> str:
@@ -174,16 +179,17 @@ class JobDesk:
         request = submission.request
         if submission.webhook is not None:
             check_webhook(submission.webhook, self._settings)
-        job_id = submission.id or str(uuid.uuid4())
-        with self._discarded_on_error(job_id):
+        # Not named for the job: of two calls with one id the loser must not remove the winner's.
+        folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
+        with self._discarded_on_error(folder_key):
             recorded: dict[str, Any] = {"options": record_options(request.options)}
             total_bytes = 0
             for medium in ("video", "audio"):
                 source: MediaSource = getattr(request, medium)
-                recorded[medium], size_bytes = self._store(source, medium, job_id, owner)
+                recorded[medium], size_bytes = self._store(source, medium, folder_key, owner)
                 total_bytes += size_bytes
         return NewJob(
-            id=job_id,
+            id=submission.id or str(uuid.uuid4()),
             owner=owner,
             request=recorded,
             fingerprint=submission.fingerprint,
@@ -193,12 +199,12 @@ class JobDesk:
         )
 
     def _store(
-        self, source: MediaSource, medium: str, job_id: str, owner: str
+        self, source: MediaSource, medium: str, folder_key: str, owner: str
     ) -> tuple[dict[str, str], int]:
         """Return a medium as it is recorded, and the bytes stored for it."""
         if isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME):
             return record_source(source, None), 0
-        key = f"{INPUTS}/{job_id}/{medium}"
+        key = f"{folder_key}/{medium}"
         with (
             working_folder(self._settings.work_dir) as folder,
             self._as_file(source, folder, owner) as path,
@@ -243,17 +249,19 @@ class JobDesk:
         free_bytes = self.files.free_bytes()
         if free_bytes is not None and free_bytes - size_bytes < self._settings.min_free_bytes:
             raise DiskFull("The server's disk is nearly full; it takes no new media.")
+        if stored_bytes(self.store, self.files) + size_bytes > self._settings.max_stored_bytes:
+            raise DiskFull("The server keeps as many bytes as it may; it takes no new media.")
 
     def _discard(self, prepared: Iterable[NewJob]) -> None:
         for job in prepared:
-            self.files.remove(f"{INPUTS}/{job.id}")
+            remove_media(self.files, job)
 
     @contextmanager
-    def _discarded_on_error(self, job_id: str) -> Iterator[None]:
+    def _discarded_on_error(self, folder_key: str) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            self.files.remove(f"{INPUTS}/{job_id}")
+            self.files.remove(folder_key)
             raise
 
 

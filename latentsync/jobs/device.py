@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -36,7 +37,6 @@ from latentsync.workspace import working_folder
 logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 0.25  # progress beyond this is left out, changes of stage are not
-_PARENT_GONE = 3  # exit status
 
 
 class Device:
@@ -45,12 +45,13 @@ class Device:
     Args:
         connection: to the parent.
         settings: of the process.
+        engines: what makes the lips.
     """
 
-    def __init__(self, connection: socket.socket, settings: Settings) -> None:
+    def __init__(self, connection: socket.socket, settings: Settings, engines: Engines) -> None:
         self._connection = connection
         self._settings = settings
-        self._engines = Engines(settings)
+        self._engines = engines
         self._files = FileStore(settings.storage)
         self._orders: Queue[dict[str, Any]] = Queue()
         self._canceled = Event()
@@ -72,7 +73,7 @@ class Device:
                     self._orders.put(message["run"])
                 else:
                     self._canceled.set()
-        os._exit(_PARENT_GONE)
+        end_group()
 
     def _run(self, order: dict[str, Any]) -> None:
         reference = str(uuid.uuid4())
@@ -114,6 +115,13 @@ class Device:
             self._connection.sendall(line)
 
 
+def end_group() -> None:
+    """End this process and everything that it started, at once."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)  # started by hand in somebody else's group
+
+
 class _Thinned:
     """Passes progress on at every change of stage, and a few times a second."""
 
@@ -130,12 +138,17 @@ class _Thinned:
         self._send({"progress": asdict(progress)})
 
 
-def main() -> None:
-    """Entry point of the process."""
+def main(engines: Engines | None = None) -> None:
+    """Entry point of the process.
+
+    Args:
+        engines: other ones than the settings' own.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("latentsync").setLevel(logging.INFO)
     connection = socket.socket(fileno=int(sys.argv[-1]))
-    Device(connection, Settings()).serve()
+    settings = Settings()
+    Device(connection, settings, engines or Engines(settings)).serve()
 
 
 if __name__ == "__main__":

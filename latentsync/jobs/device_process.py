@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+DEVICE = (sys.executable, "-m", "latentsync.jobs.device")
 _GOODBYE_S = 5.0  # after a kill
 
 
@@ -19,9 +21,15 @@ class DeviceLost(Exception):
 
 
 class DeviceProcess:
-    """One process, started when it is first needed and again after it was lost or killed."""
+    """One process, started when it is first needed and again after it was lost or killed.
 
-    def __init__(self) -> None:
+    Args:
+        command: starts a process that talks as :mod:`latentsync.jobs.device` does, over the socket
+            whose number is added as the last argument.
+    """
+
+    def __init__(self, command: Sequence[str] = DEVICE) -> None:
+        self._command = tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._received = b""
@@ -58,8 +66,7 @@ class DeviceProcess:
                 raise DeviceLost
             self._received += more
         line, self._received = self._received.split(b"\n", 1)
-        message: dict[str, Any] = json.loads(line)
-        return message
+        return _decode(line)
 
     def kill(self) -> None:
         """End the process and everything that it started, at once."""
@@ -76,9 +83,8 @@ class DeviceProcess:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "latentsync.jobs.device", str(theirs.fileno())]
             self._process = subprocess.Popen(
-                command,
+                [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # a group of its own, so that a kill reaches all of it
@@ -93,3 +99,13 @@ class DeviceProcess:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise DeviceLost from error
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise DeviceLost from error
+    if not isinstance(message, dict):
+        raise DeviceLost
+    return message

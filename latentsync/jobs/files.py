@@ -5,9 +5,10 @@ Keys are paths with forward slashes inside the store. A file appears whole or no
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -17,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from latentsync.workspace import translate_disk_full
 
 _PART = ".part"  # ends the name of a local file that is still being written
+_COPY_BYTES = 1024 * 1024
 
 
 class FileStore:
@@ -44,12 +46,7 @@ class FileStore:
             if not self._is_local:
                 self._files.put_file(str(path), target)
                 return
-            self._files.makedirs(self._files._parent(target), exist_ok=True)
-            try:
-                shutil.copyfile(path, target + _PART)
-                Path(target + _PART).replace(target)
-            finally:
-                Path(target + _PART).unlink(missing_ok=True)
+            _copy_durably(path, Path(target))
 
     @contextmanager
     def as_local_file(self, key: str, folder: Path) -> Iterator[Path]:
@@ -86,20 +83,31 @@ class FileStore:
     def remove(self, key: str) -> None:
         """Remove a file, or everything below a folder; one that is not there is no error."""
         path = self._path(key)
-        if self._files.exists(path):
+        with suppress(FileNotFoundError):  # another worker may be as far
             self._files.rm(path, recursive=True)
 
     def below(self, key: str) -> dict[str, float]:
-        """Return the names directly below a folder and when each was last changed."""
+        """Return the names directly below a folder and when anything in each was last changed."""
         path = self._path(key)
-        if not self._files.isdir(path):
-            return {}
-        found: list[dict[str, Any]] = self._files.ls(path, detail=True)
-        return {entry["name"].rsplit("/", 1)[-1]: _changed_at(entry) for entry in found}
+        newest: dict[str, float] = {}
+        for found, entry in self._files.find(path, detail=True).items():
+            name = found[len(path) :].lstrip("/").split("/", 1)[0]
+            newest[name] = max(newest.get(name, 0.0), self._changed_at(found, entry))
+        return newest
+
+    def size_below(self, key: str) -> int:
+        """Return how many bytes all files below a folder take."""
+        path = self._path(key)
+        return int(self._files.du(path)) if self._files.isdir(path) else 0
 
     def free_bytes(self) -> int | None:
         """Return the room left on the disk; None where there is no telling."""
         return shutil.disk_usage(self._root).free if self._is_local else None
+
+    def _changed_at(self, path: str, entry: dict[str, Any]) -> float:
+        """Return seconds since 1970; object stores date files, but not folders."""
+        changed = entry["mtime"] if "mtime" in entry else self._files.modified(path)
+        return float(changed.timestamp() if hasattr(changed, "timestamp") else changed)
 
     def _path(self, key: str) -> str:
         parts = key.split("/")
@@ -108,6 +116,27 @@ class FileStore:
         return f"{self._root}/{key}"
 
 
-def _changed_at(entry: dict[str, Any]) -> float:
-    changed = entry.get("mtime", entry.get("LastModified", 0.0))
-    return float(changed.timestamp() if hasattr(changed, "timestamp") else changed)
+def _copy_durably(source: Path, target: Path) -> None:
+    """Copy so that the file is there, whole, even if the power fails right after."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + _PART)
+    try:
+        with source.open("rb") as read, part.open("wb") as written:
+            shutil.copyfileobj(read, written, _COPY_BYTES)
+            written.flush()
+            os.fsync(written.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    for folder in (target.parent, *(made.parent for made in missing)):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,16 +1,17 @@
 """The durable line between those who hand jobs in and the workers: DBOS, behind a narrow seam.
 
 A job's place in the line is written in the transaction that records the job. Whatever dies, a job
-that was accepted is handed to a worker again until its workflow has ended.
+that was accepted is handed to a worker again until its workflow has ended. Jobs leave the line in
+the order of their numbers, so one that comes again is served before all that came after it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig
+from dbos import DBOS, DBOSClient, DBOSConfig, error
 
 from latentsync.jobs.job import NewJob
 from latentsync.jobs.webhook_line import (
@@ -42,8 +43,8 @@ class LineEntrance:
         self._client = DBOSClient(system_database_engine=engine)
         self.webhooks = WebhookEntrance(self._client, _WORKFLOW_VERSION, public_url)
 
-    def put(self, connection: sa.Connection, job: NewJob) -> None:
-        """Put a job at the end of the line, as part of the connection's transaction."""
+    def put(self, connection: sa.Connection, job: NewJob, number: int) -> None:
+        """Put a job into the line at its number, as part of the connection's transaction."""
         self._client.enqueue_in_transaction(
             connection,
             {
@@ -51,17 +52,25 @@ class LineEntrance:
                 "queue_name": _JOBS,
                 "workflow_id": job.id,
                 "app_version": _WORKFLOW_VERSION,
+                "priority": number,
             },
             job.id,
         )
 
     def put_again(self, job_id: str) -> None:
         """Hand a job to whoever is free, because the worker that had it is gone."""
-        self._client.resume_workflow(job_id, queue_name=_JOBS)
+        try:
+            self._client.resume_workflow(job_id, queue_name=_JOBS)
+        except error.DBOSNonExistentWorkflowError:  # somebody has just forgotten the job
+            logging.getLogger(__name__).info("job %s is no longer in the line", job_id)
 
     def take_out(self, job_id: str) -> None:
         """Take a job that is no longer wanted out of the line."""
         self._client.cancel_workflow(job_id)
+
+    def forget(self, job_ids: Sequence[str]) -> None:
+        """Remove what the line still knows of jobs that have ended."""
+        self._client.delete_workflows(list(job_ids))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -91,13 +100,10 @@ class LineExit:
         }
         DBOS(config=config)
 
-        @DBOS.step(name="run")
-        def attempt(job_id: str) -> None:
-            run(job_id)
-
-        @DBOS.workflow(name=_WORKFLOW)
+        # How often a job may be begun is the record's business, not the line's.
+        @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
         def run_job(job_id: str) -> None:
-            attempt(job_id)
+            run(job_id)
 
         register_sending(send, _WORKFLOW_VERSION)
         DBOS.listen_queues([_JOBS, WEBHOOKS])
@@ -112,10 +118,6 @@ class LineExit:
             on_conflict="always_update",
         )
         open_webhooks()
-
-    def close(self) -> None:
-        """Take no more jobs."""
-        DBOS.destroy(destroy_registry=True)
 
 
 def prepare_line(engine: sa.Engine) -> None:

@@ -77,3 +77,9 @@ def recall_request(recorded: dict[str, Any], video: Path | None, audio: Path | N
         recall_source(recorded["audio"], audio),
         recall_options(recorded["options"]),
     )
+
+
+def stored_keys(recorded: dict[str, Any]) -> list[str]:
+    """Return where a recorded request's media lie in the file store."""
+    media = (recorded["video"], recorded["audio"])
+    return [medium["key"] for medium in media if "key" in medium]

@@ -13,11 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from latentsync.jobs.database import events, hosts, jobs
+from latentsync.jobs.database import events, jobs
 from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webhook
 
 _RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
-Alongside = Callable[[sa.Connection, NewJob], None]
+Alongside = Callable[[sa.Connection, NewJob, int], None]
 Announce = Callable[[sa.Connection, Job], None]
 
 
@@ -71,8 +71,8 @@ class JobStore:
 
         Args:
             new: the jobs.
-            alongside: called for each within the same transaction: what it writes there holds
-                exactly when the record does.
+            alongside: called for each, with its number, within the same transaction: what it
+                writes there holds exactly when the record does.
 
         Raises:
             IntegrityError: an id or an owner's idempotency key is taken.
@@ -80,9 +80,10 @@ class JobStore:
         now = self._clock()
         with self.engine.begin() as connection:
             for job in new:
-                connection.execute(jobs.insert().values(**_row_of(job), created_at=now))
+                added = jobs.insert().values(**_row_of(job), created_at=now)
+                number = connection.execute(added.returning(jobs.c.number)).scalar_one()
                 _tell(connection, job.id, now, "status", {"status": JobStatus.QUEUED})
-                alongside(connection, job)
+                alongside(connection, job, number)
             rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_([job.id for job in new])))
             found = {job.id: job for job in map(_job, rows)}
         return [found[job.id] for job in new]
@@ -116,12 +117,19 @@ class JobStore:
             chosen = chosen.where(jobs.c.status == status)
         if before is not None:
             chosen = chosen.where(jobs.c.number < before)
-        return self._all(chosen.order_by(jobs.c.number.desc()).limit(limit))
+        return self.select(chosen.order_by(jobs.c.number.desc()).limit(limit))
 
-    def waiting(self, limit: int = 1000) -> list[Job]:
-        """Return the queued jobs of all owners in their order."""
-        chosen = sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED)
-        return self._all(chosen.order_by(jobs.c.number).limit(limit))
+    def waiting(self, limit: int = 1000, *, waited_s: float = 0.0) -> list[Job]:
+        """Return the queued jobs of all owners in their order.
+
+        Args:
+            limit: at most so many.
+            waited_s: only those that were handed in so long ago.
+        """
+        chosen = sa.select(jobs).where(
+            jobs.c.status == JobStatus.QUEUED, jobs.c.created_at <= self._clock() - waited_s
+        )
+        return self.select(chosen.order_by(jobs.c.number).limit(limit))
 
     def position(self, job: Job) -> int | None:
         """Return how many jobs are ahead in the line: 0 is next; None unless it is queued."""
@@ -262,21 +270,10 @@ class JobStore:
             rows = connection.execute(chosen).all()
         return [JobEvent(row.number, row.job_id, row.at, row.kind, row.data) for row in rows]
 
-    def greet(self, host: str) -> None:
-        """Note that a worker's host lives."""
-        now = self._clock()
-        with self.engine.begin() as connection:
-            known = hosts.update().where(hosts.c.name == host).values(seen_at=now)
-            if not connection.execute(known).rowcount:
-                connection.execute(hosts.insert().values(name=host, seen_at=now))
-
-    def abandoned(self, silence_s: float) -> list[Job]:
-        """Return the running jobs of hosts that have been silent for so long, or are unknown."""
-        living = sa.select(hosts.c.name).where(hosts.c.seen_at >= self._clock() - silence_s)
-        chosen = sa.select(jobs).where(
-            jobs.c.status == JobStatus.PROCESSING, jobs.c.host.not_in(living)
-        )
-        return self._all(chosen.order_by(jobs.c.number))
+    def processing(self) -> list[Job]:
+        """Return the jobs that are at work, or were when their worker died, in their order."""
+        chosen = sa.select(jobs).where(jobs.c.status == JobStatus.PROCESSING)
+        return self.select(chosen.order_by(jobs.c.number))
 
     def adopt(self, job: Job, host: str) -> bool:
         """Take over an abandoned job; of several workers that try, one may."""
@@ -284,22 +281,18 @@ class JobStore:
             mine = _current(job).where(jobs.c.host == job.host).values(host=host)
             return bool(connection.execute(mine).rowcount)
 
-    def remove_finished(self, before: float) -> list[Job]:
-        """Forget the jobs that ended before this time, and return them: their files go next."""
-        final = [status for status in JobStatus if status.is_final]
-        old = (jobs.c.status.in_(final), jobs.c.finished_at < before)
+    def hand_back(self, job: Job) -> None:
+        """Undo the beginning of an attempt that was stopped for reasons that are not the job's."""
         with self.engine.begin() as connection:
-            rows = connection.execute(jobs.delete().where(*old).returning(*jobs.c)).all()
-            gone = [row.id for row in rows]
-            connection.execute(events.delete().where(events.c.job_id.in_(gone)))
-        return [_job(row) for row in rows]
+            connection.execute(_current(job).values(attempts=job.attempts - 1))
 
     def _one(self, *conditions: sa.ColumnElement[bool]) -> Job | None:
         with self.engine.connect() as connection:
             row = connection.execute(sa.select(jobs).where(*conditions)).first()
         return None if row is None else _job(row)
 
-    def _all(self, chosen: sa.Select[Any]) -> list[Job]:
+    def select(self, chosen: sa.Select[Any]) -> list[Job]:
+        """Return the jobs that a query for whole rows of jobs finds."""
         with self.engine.connect() as connection:
             return [_job(row) for row in connection.execute(chosen)]
 

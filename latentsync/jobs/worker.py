@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import time
+from collections.abc import Sequence
 from threading import Event, Lock, Thread
 
-from latentsync.jobs.attempt import Attempts, Limits
+from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
-from latentsync.jobs.device_process import DeviceProcess
+from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.line import LineEntrance, LineExit
-from latentsync.jobs.retention import remove_old
+from latentsync.jobs.name_lock import hold_name
+from latentsync.jobs.rescue import Rescue
+from latentsync.jobs.retention import Retention
+from latentsync.jobs.roster import Roster
 from latentsync.jobs.store import JobStore
+from latentsync.jobs.watch import Limits, Stopping
 from latentsync.jobs.webhooks import WebhookSender
 from latentsync.settings import Settings
 from latentsync.workspace import sweep
@@ -26,8 +33,10 @@ from latentsync.workspace import sweep
 logger = logging.getLogger(__name__)
 
 _GREET_EVERY_S = 5.0
-_SILENCE_S = 20.0  # after which a worker counts as dead and others take its jobs
-_GRACE_S = 60.0  # beyond the longest deadline, for loading networks
+_TIDY_EVERY_S = 60.0
+_TRY_AGAIN_S = 1.0  # after the database or the file store failed in the middle of a job
+_HAND_BACK_S = 5.0  # for the job at work when the worker stops
+_LOADING_S = 3600.0  # for a device that brings its weights at its first start
 
 
 class Worker:
@@ -35,74 +44,112 @@ class Worker:
 
     Args:
         settings: database, file store, limits, and the worker's name.
+        device: command that starts the process which holds the device.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, device: Sequence[str] = DEVICE) -> None:
         self._settings = settings
         self._name = settings.worker_name or f"{socket.gethostname()}/{settings.device}"
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine, settings.public_url)
         self._store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self._files = FileStore(settings.storage)
-        self._device = DeviceProcess()
-        limits = Limits(settings.max_attempts, settings.deadline_s + _GRACE_S)
-        self._attempts = Attempts(self._store, self._files, self._device, self._name, limits)
-        self._turn = Lock()
-        self._working_on: set[str] = set()
+        self._roster = Roster(engine, self._name)
+        self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
+        self._retention = Retention(self._store, self._entrance, self._files, settings)
         self._stopping = Event()
-        sender = WebhookSender(settings)
-        self._exit = LineExit(engine, self._name, self._run, sender.send)
+        self._attempts = Attempts(
+            self._store,
+            self._files,
+            DeviceProcess(device),
+            self._name,
+            Limits(settings.max_attempts, settings.deadline_s, _LOADING_S),
+            self._stopping,
+        )
+        self._turn = Lock()
+        self._at_work: set[str] = set()
+        self._tidied_at = float("-inf")
+        self._exit = LineExit(engine, self._name, self._run, WebhookSender(settings).send)
 
     def serve(self) -> None:
-        """Work until :meth:`stop`."""
+        """Work until :meth:`stop`; the process must end right after, with :func:`os._exit`.
+
+        Raises:
+            InternalError: a worker of this name runs on this machine already.
+        """
+        hold_name(self._settings.work_dir, self._name)
         sweep(self._settings.work_dir)
-        self._store.greet(self._name)
+        self._roster.greet()
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
         while not self._stopping.wait(_GREET_EVERY_S):
             self._keep_house()
-        self._device.kill()
+        if self._turn.acquire(timeout=_HAND_BACK_S):  # nothing is at work any more
+            self._roster.leave()
+        sweep(self._settings.work_dir)
+        logger.info("worker %s has stopped", self._name)
 
     def stop(self) -> None:
-        """Stop soon; the job at work is begun again by whoever comes next."""
+        """Stop soon; the job at work is begun again by whoever comes next, at no cost to it."""
         self._stopping.set()
 
     def _run(self, job_id: str) -> None:
-        """Run one job; jobs that come again after a crash are not limited by the line to one."""
-        with self._turn:
-            self._working_on.add(job_id)
+        """Run one job to its end; a job that returns from here has left the line for good."""
+        self._at_work.add(job_id)
+        try:
+            while not self._is_ended(job_id):
+                time.sleep(_TRY_AGAIN_S)
+        except Stopping:
+            # The line must not hear of an end: it keeps the job for whoever comes next.
+            Event().wait()
+        finally:
+            self._at_work.discard(job_id)
+
+    def _is_ended(self, job_id: str) -> bool:
+        """Run a job; False if the record or the files failed, which must not lose the job."""
+        with self._turn:  # jobs that come again after a crash are not limited to one by the line
             try:
                 self._attempts.run(job_id)
-            finally:
-                self._working_on.discard(job_id)
-            sweep(self._settings.work_dir)  # what a killed process of the device left behind
+                sweep(self._settings.work_dir)  # what a killed process of the device left behind
+            except Stopping:
+                raise
+            except Exception:
+                logger.exception("job %s: the record or the files failed; trying again", job_id)
+                return False
+        return True
 
     def _keep_house(self) -> None:
         try:
-            self._store.greet(self._name)
-            for job in self._store.abandoned(_SILENCE_S):
-                if self._store.adopt(job, self._name):
-                    logger.warning("job %s: its worker %s is silent", job.id, job.host)
-                    self._entrance.put_again(job.id)
-            remove_old(self._store, self._files, self._settings)
-            self._entrance.webhooks.keep_house(self._settings.keep_results_s)
+            self._roster.greet()
+            self._rescue.look(self._at_work.copy())
+            sweep(self._settings.work_dir)
+            if time.monotonic() - self._tidied_at > _TIDY_EVERY_S:
+                self._tidied_at = time.monotonic()
+                self._retention.tidy()
+                self._entrance.webhooks.keep_house(self._settings.keep_results_s)
         except Exception:  # the next round tries again: work must not end over housekeeping
             logger.exception("housekeeping failed")
 
 
-def main(settings: Settings, *, with_parent: bool) -> None:
-    """Serve as a worker.
+def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVICE) -> None:
+    """Serve as a worker and end the process; SIGTERM and SIGINT stop it in good order.
 
     Args:
         settings: of the process.
         with_parent: end when standard input ends, which the parent holds open while it lives.
+        device: command that starts the process which holds the device.
     """
+    worker = Worker(settings, device)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: worker.stop())
     if with_parent:
-        Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    Worker(settings).serve()
+        Thread(target=_stop_with_parent, args=(worker,), name="parent", daemon=True).start()
+    worker.serve()
+    logging.shutdown()
+    os._exit(0)  # threads of the line still hold the job that was handed back
 
 
-def _end_with_parent() -> None:
+def _stop_with_parent(worker: Worker) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os._exit(0)
+    worker.stop()

@@ -1,0 +1,140 @@
+"""Following one attempt while a device works on it: progress, wishes to stop, limits of time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from threading import Event
+from typing import Any
+
+from latentsync.jobs.device_process import DeviceProcess
+from latentsync.jobs.job import Job, JobError, JobStatus
+from latentsync.jobs.store import Finished, JobStore
+
+_LOOK_EVERY_S = 0.2  # whether the job is still wanted; progress is written as often
+_STOPPING_S = 1.0  # for a run to stop by itself once it is asked to; then its process is killed
+
+
+class Stopping(Exception):
+    """The worker stops; what it worked on is for others."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much patience a job gets.
+
+    Attributes:
+        attempts: how often a job is begun at most.
+        run_s: how long a run may take from its first sign of life; a job may ask for less.
+        loading_s: how long a device may take until that sign: starting, bringing weights, loading.
+    """
+
+    attempts: int
+    run_s: float
+    loading_s: float
+
+
+class Watch:
+    """Follows one attempt.
+
+    Args:
+        job: as it was begun.
+        key: where the device shall store the result.
+        device: does the work.
+        store: hears of progress, and knows whether the job is still wanted.
+        limits: of time.
+        stopping: set when the worker shall stop.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        key: str,
+        device: DeviceProcess,
+        store: JobStore,
+        limits: Limits,
+        stopping: Event,
+    ) -> None:
+        self._job = job
+        self._key = key
+        self._device = device
+        self._store = store
+        self._stopping = stopping
+        asked_s = job.request["options"]["deadline_s"] or limits.run_s
+        self._run_s = min(asked_s, limits.run_s)
+        self._loading_s = limits.loading_s
+        self._progress: dict[str, Any] | None = None  # heard, not yet written
+        self._run_began_at: float | None = None
+        self._asked_at: float | None = None  # when the run was asked to stop
+
+    def follow(self) -> Finished:
+        """Hand the job to the device and return how the attempt ended.
+
+        Raises:
+            DeviceLost: the process is gone, and the job is not ended.
+            Stopping: the worker stops.
+        """
+        self._device.run({"request": self._job.request, "output_key": self._key})
+        began_at = looked_at = time.monotonic()
+        while True:
+            message = self._device.receive(_LOOK_EVERY_S)
+            if message is not None and (finished := self._hear(message)) is not None:
+                return finished if self._asked_at is None else _CANCELED
+            now = time.monotonic()
+            if now - looked_at >= _LOOK_EVERY_S:
+                looked_at = now
+                self._look(now)
+            if (finished := self._cut(now, began_at)) is not None:
+                self._device.kill()
+                return finished
+
+    def _hear(self, message: dict[str, Any]) -> Finished | None:
+        if "progress" in message:
+            self._progress = message["progress"]
+            if self._run_began_at is None:
+                self._run_began_at = time.monotonic()
+        if "done" in message:
+            done = message["done"]
+            return Finished(
+                JobStatus.SUCCEEDED,
+                result_key=self._key,
+                result_bytes=done["size_bytes"],
+                details=done["details"],
+            )
+        if "error" in message:
+            return Finished(JobStatus.FAILED, error=_job_error(message["error"]))
+        return None
+
+    def _look(self, now: float) -> None:
+        """Pass progress on, and the wish to stop."""
+        if self._stopping.is_set():
+            raise Stopping
+        if (told := self._progress) is not None:
+            self._progress = None
+            done, total = told["frames_done"], told["frames_total"]
+            self._store.report(self._job, told["stage"], told["fraction"], done, total)
+        if self._asked_at is None and not self._store.is_wanted(self._job):
+            self._asked_at = now
+            self._device.cancel()
+
+    def _cut(self, now: float, began_at: float) -> Finished | None:
+        """Return how the attempt ends if its process must be killed now."""
+        if self._asked_at is not None and now - self._asked_at > _STOPPING_S:
+            return _CANCELED
+        if self._run_began_at is not None and now - self._run_began_at > self._run_s + _STOPPING_S:
+            return _too_long(self._run_s)
+        if self._run_began_at is None and now - began_at > self._loading_s:
+            return _too_long(self._loading_s)
+        return None
+
+
+_CANCELED = Finished(JobStatus.CANCELED)
+
+
+def _job_error(error: dict[str, Any]) -> JobError:
+    return JobError(error["code"], error["message"], error["status_code"], error["field"])
+
+
+def _too_long(seconds: float) -> Finished:
+    message = f"The run did not end within {seconds:g} s and was stopped."
+    return Finished(JobStatus.FAILED, error=JobError("DEADLINE_EXCEEDED", message, 504))

@@ -1,0 +1,16 @@
+"""A worker whose device has small engines: ``python -m tests.jobs.worker_process``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from latentsync.jobs import worker
+from latentsync.settings import Settings
+
+DEVICE = (sys.executable, "-m", "tests.jobs.square_device")
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("latentsync").setLevel(logging.INFO)
+    worker.main(Settings(), with_parent=True, device=DEVICE)
