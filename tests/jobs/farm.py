@@ -51,19 +51,33 @@ class Farm:
 
     def start(self, name: str = "w", **settings: Any) -> subprocess.Popen[bytes]:
         """Start a worker in a group of its own."""
-        changed = self.settings.model_copy(update={"worker_name": name, **settings})
-        given = {f"LATENTSYNC_{key.upper()}": str(value) for key, value in _set(changed)}
         with (self.folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-m", "tests.jobs.worker_process"],
                 cwd=REPOSITORY,
-                env={**os.environ, **given},
+                env=self._environment(worker_name=name, **settings),
                 stdin=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
             )
         self._workers.append(worker)
         return worker
+
+    @contextmanager
+    def submitter(self) -> Iterator[subprocess.Popen[str]]:
+        """Lend a process that hands in jobs for as long as it lives."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.jobs.submitter", str(self.folder)],
+            cwd=REPOSITORY,
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
     def job(self, job: Job) -> Job:
         """Return the job as it is now."""
@@ -110,6 +124,11 @@ class Farm:
             if worker.stdin is not None:
                 worker.stdin.close()
         self.desk.close()
+
+    def _environment(self, **settings: Any) -> dict[str, str]:
+        changed = self.settings.model_copy(update=settings)
+        given = {f"LATENTSYNC_{key.upper()}": str(value) for key, value in _set(changed)}
+        return {**os.environ, **given}
 
     def _files(self, folder: str) -> list[Path]:
         root = Path(self.settings.storage) / folder

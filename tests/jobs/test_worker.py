@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from latentsync.jobs.job import Job, JobStatus
-from tests.jobs.farm import Farm, farm, kill, kill_group
-from tests.jobs.square_device import BROKEN, CRASHES, CRASHES_ONCE, PLAIN, SLOW
+from tests.jobs.farm import OWNER, Farm, farm, kill, kill_group
+from tests.jobs.square_device import BROKEN, CRASHES, CRASHES_ONCE, HANGS, PLAIN, SLOW
 
 KILLS = 20
 
@@ -89,3 +91,68 @@ def test_a_worker_that_is_killed_loses_nothing(lent: Farm) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_worker_that_is_killed_twenty_times_loses_nothing(lent: Farm, seed: int) -> None:
     kill_again_and_again(lent, KILLS, seed)
+
+
+def test_running_jobs_are_stopped_in_time(lent: Farm) -> None:
+    listening, deaf, late = lent.submit(SLOW + 60_000), lent.submit(HANGS), lent.submit(HANGS)
+    overdue = lent.submit(HANGS, deadline_s=1.0)
+    lent.start()
+    lent.desk.cancel(late.id, OWNER)  # while it waits: at once
+    assert lent.job(late).status is JobStatus.CANCELED
+    for job in (listening, deaf):
+        lent.wait_for(lambda job=job: is_at_work(lent, job))
+        assert lent.desk.cancel(job.id, OWNER).status is JobStatus.PROCESSING
+        taken_s = lent.wait_for(lambda job=job: lent.job(job).status is JobStatus.CANCELED)
+        assert taken_s < 2.0
+    (ended,) = lent.wait_until_ended([overdue])
+    assert ended.error is not None
+    assert ended.error.code == "DEADLINE_EXCEEDED"
+    assert ended.finished_at is not None
+    at_work_since = max(e.at for e in lent.desk.store.events(overdue.id) if e.kind == "progress")
+    assert ended.finished_at - at_work_since < 1.0 + 2.0
+    assert [lent.results(job) for job in (listening, deaf, late, overdue)] == [[]] * 4
+    assert lent.media() == []
+
+
+@pytest.mark.parametrize("way", ["signal", "parent"])
+def test_a_worker_that_is_stopped_costs_its_job_no_attempt(lent: Farm, way: str) -> None:
+    job = lent.submit(SLOW + 1500)
+    worker = lent.start()
+    lent.wait_for(lambda: is_at_work(lent, job))
+    if way == "signal":
+        worker.terminate()
+    elif worker.stdin is not None:
+        worker.stdin.close()
+    assert worker.wait(5) == 0
+    lent.wait_for(lambda: lent.processes() == [])
+    assert lent.working_folders() == []
+    lent.start()
+    (ended,) = lent.wait_until_ended([job])
+    assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_a_worker_refuses_a_name_that_is_taken_on_its_machine(lent: Farm) -> None:
+    job = lent.submit(SLOW + 5000)
+    lent.start()
+    lent.wait_for(lambda: is_at_work(lent, job))
+    assert lent.start().wait(15) != 0
+    assert "A worker named 'w' runs here already." in lent.log()
+    assert lent.job(job).attempts == 1
+
+
+@pytest.mark.slow
+def test_a_power_cut_loses_no_job_that_was_accepted(lent: Farm) -> None:
+    with lent.submitter() as submitter:
+        assert submitter.stdout is not None
+        lent.start()
+        accepted = [submitter.stdout.readline().strip() for _ in range(12)]
+        for pid in lent.processes():
+            os.kill(pid, signal.SIGKILL)
+        accepted += submitter.stdout.read().split()
+    lent.wait_for(lambda: lent.processes() == [], timeout_s=5)
+    jobs = [lent.desk.job(job_id, OWNER) for job_id in accepted]
+    assert len(jobs) >= 12
+    lent.start()
+    ended = lent.wait_until_ended(jobs)
+    assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
+    check_end(lent, jobs)
