@@ -20,11 +20,15 @@ from fastapi import FastAPI
 from latentsync.pipelines.base import Pipeline
 from latentsync.pipelines.engines import Engines
 from latentsync.server.app import build_app
+from latentsync.server.worker_process import running_worker
 from latentsync.settings import Settings
 from tests.server.clips import as_base64, write_clip, write_speech
 
 KEY = "key-of-the-tests"
 AUTH = {"Authorization": f"Bearer {KEY}"}
+OTHER_KEY = "another-key-of-the-tests"
+OTHER_AUTH = {"Authorization": f"Bearer {OTHER_KEY}"}
+_WORKER = "tests.jobs.worker_process"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -77,6 +81,26 @@ def serving_engine(folder: Path, engine: Pipeline, **changes: Any) -> Iterator[s
     """Serve one engine with the given settings; yields the address."""
     with serving(app_with(engine, settings_for(folder, **changes))) as url:
         yield url
+
+
+@contextlib.contextmanager
+def serving_jobs(settings: Settings, *, workers: int = 1) -> Iterator[str]:
+    """Serve everything but engines, with real workers beside whose engine does what a seed says."""
+    with contextlib.ExitStack() as running:
+        for number in range(workers):
+            running.enter_context(running_worker(worker_command(settings, f"w{number}")))
+        url = running.enter_context(serving(build_app(settings)))
+        if workers:
+            wait_until(lambda: httpx.get(f"{url}/ready").status_code == 200)
+        yield url
+
+
+def worker_command(settings: Settings, name: str) -> list[str]:
+    """Return the command of a worker with these settings; see ``tests.jobs.square_device``."""
+    own = {key: getattr(settings, key) for key in settings.model_fields_set - {"api_keys"}}
+    given = {**own, "worker_name": name}
+    variables = [f"LATENTSYNC_{key.upper()}={value}" for key, value in given.items()]
+    return ["env", "-C", str(REPOSITORY), *variables, sys.executable, "-m", _WORKER]
 
 
 @contextlib.contextmanager
