@@ -24,6 +24,7 @@ from latentsync.errors import (
     JobNotFound,
     LineFull,
     UploadNotFound,
+    shorten,
 )
 from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.files import FileStore
@@ -34,6 +35,7 @@ from latentsync.jobs.retention import INPUTS, UPLOADS, remove_media, stored_byte
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
+from latentsync.media.guard import parse_address
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.monitor import RunMonitor
 from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
@@ -109,10 +111,13 @@ class JobDesk:
         return [job if job is not None else next(added) for job in known]
 
     def job(self, job_id: str, owner: str) -> Job:
-        """Return an owner's job; raises JobNotFound, for other people's too."""
-        job = self.store.get(job_id)
+        """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
+        try:
+            job = self.store.get(check_job_id(job_id))
+        except InvalidField:
+            job = None
         if job is None or job.owner != owner:
-            raise JobNotFound(f"There is no job {job_id[:80]!r}.")
+            raise JobNotFound(f"There is no job {shorten(job_id)}.")
         return job
 
     def cancel(self, job_id: str, owner: str, *, running: bool = True) -> Job:
@@ -203,6 +208,7 @@ class JobDesk:
     ) -> tuple[dict[str, str], int]:
         """Return a medium as it is recorded, and the bytes stored for it."""
         if isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME):
+            _check_address(source)
             return record_source(source, None), 0
         key = f"{folder_key}/{medium}"
         with (
@@ -282,6 +288,15 @@ def fingerprint(asked: Mapping[str, Any]) -> str:
     """Return a hash of a call's fields as they were sent: a drawn seed is not among them."""
     text = json.dumps(asked, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_address(source: UrlSource) -> None:
+    """Refuse what can never be fetched; where an address leads shows when it is."""
+    try:
+        parse_address(source.url)
+    except ValueError as error:
+        message = f"{source.name} is {shorten(source.url)}: {error}."
+        raise InvalidField(message, field=source.name) from None
 
 
 def _folder_of(owner: str) -> str:

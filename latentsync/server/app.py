@@ -22,10 +22,12 @@ from latentsync.server.engine import Engine
 from latentsync.server.error_answers import add_error_handlers
 from latentsync.server.health import add_health, add_metrics, engine_state, workers_state
 from latentsync.server.line import Line
+from latentsync.server.lipsync import build_lipsync_router
 from latentsync.server.openapi import add_openapi
 from latentsync.server.places import Places
 from latentsync.server.predict import DirectDoor, build_predict_router
 from latentsync.server.queued_predict import QueuedDoor
+from latentsync.server.tasks import build_tasks_router
 from latentsync.server.v1.api import NativeApi
 from latentsync.server.v1.openapi import PredictionRequest
 from latentsync.server.v1.router import build_v1_router
@@ -91,6 +93,8 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any]) -> FastAPI:
     add_metrics(app, desk, auth)
     app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
     app.include_router(build_v1_router(NativeApi(desk, news, settings), auth))
+    app.include_router(build_tasks_router(desk, anonymous if settings.tasks_without_key else auth))
+    app.include_router(build_lipsync_router(desk, auth, settings.public_url))
     return app
 
 

@@ -1,0 +1,117 @@
+"""What the doors of the two published queue contracts share: bodies, errors and result files."""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from latentsync.door import as_own_error
+from latentsync.errors import JobNotFound, LatentSyncError
+from latentsync.jobs.desk import JobDesk, Submission, fingerprint
+from latentsync.jobs.job import Job
+from latentsync.schema import RunRequest, StrictModel, validate_as
+from latentsync.server.body import read_json
+from latentsync.server.stored_file import stored_video
+
+Fields = TypeVar("Fields", bound=StrictModel)
+ErrorShape = Callable[[LatentSyncError, str], JSONResponse]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+VIDEO_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole video", "content": {"video/mp4": {}}},
+    206: {"description": "The range asked for", "content": {"video/mp4": {}}},
+    304: {"description": "The caller has it already"},
+    416: {"description": "There is nothing in this range"},
+}
+
+
+def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
+    """Return a kind of route whose errors, those of authorization too, are told in one shape.
+
+    Args:
+        shape: makes the answer of an error and of the reference that a log entry may carry.
+    """
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except Exception as error:
+                    reference = str(uuid.uuid4())
+                    return shape(as_own_error(error, reference), reference)
+
+            return answer
+
+    return Route
+
+
+def describe_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Return what OpenAPI says of a body that is read after authorization and under limits."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def submit(
+    request: Request,
+    desk: JobDesk,
+    owner: str,
+    model: type[Fields],
+    translate: Callable[[Fields], RunRequest],
+) -> Job:
+    """Read a call's body, make a job of it and hand it in.
+
+    Args:
+        request: the call, with its body still to come.
+        desk: takes the job.
+        owner: who calls.
+        model: the contract's fields.
+        translate: says in the words of all contracts what they ask for.
+    """
+    body = await read_json(request)
+
+    def hand_in() -> Job:
+        run = translate(validate_as(model, body))
+        return desk.submit([Submission(run, fingerprint({"body": body}))], owner)[0]
+
+    return await run_in_threadpool(hand_in)
+
+
+def result_path(job: Job) -> str | None:
+    """Return ``{job id}/{drawn name}.mp4`` once there is a result: nobody can guess it."""
+    return None if job.result_key is None else f"{job.id}/{_name(job.result_key)}"
+
+
+def send_result(request: Request, desk: JobDesk, job_id: str, name: str) -> Response:
+    """Send a result to whoever knows its name; published clients download without a key.
+
+    Raises:
+        JobNotFound: there is no such result, or no longer.
+    """
+    missing = JobNotFound("There is no such result.")
+    try:
+        job = desk.store.get(str(uuid.UUID(job_id)))
+    except ValueError:
+        raise missing from None
+    if job is None or job.result_key is None:
+        raise missing
+    if not hmac.compare_digest(_name(job.result_key).encode(), name.encode()):
+        raise missing
+    try:
+        return stored_video(request, desk.files, job.result_key, name=f"{job.id}.mp4")
+    except FileNotFoundError:
+        raise missing from None
+
+
+def _name(result_key: str) -> str:
+    return result_key.rsplit("/", 1)[-1]

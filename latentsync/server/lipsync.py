@@ -1,0 +1,268 @@
+"""Contract C: submit, status, cancel, with the media in the call.
+
+Only words and numbers are this contract's own; the rules are those of all jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Literal
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from latentsync.errors import InvalidRequest, LatentSyncError
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.job import Job, JobStatus
+from latentsync.schema import (
+    GuidanceScale,
+    InferenceSteps,
+    InlineSource,
+    PredictRequest,
+    RunRequest,
+    Seed,
+    StrictModel,
+    Text,
+    build_options,
+    validate_as,
+)
+from latentsync.server.body import read_json
+from latentsync.server.contract import (
+    VIDEO_RESPONSES,
+    describe_body,
+    result_path,
+    route_with_errors,
+    send_result,
+    submit,
+)
+from latentsync.server.error_answers import error_headers
+from latentsync.server.openapi import MEANINGS
+
+_RESULTS = "/static/results"
+
+
+class LipsyncRequest(StrictModel):
+    """What to make."""
+
+    video_source: Text = Field(description="source video as base64 or data: URI")
+    audio_source: Text = Field(description="speech recording as base64 or data: URI")
+    inference_steps: InferenceSteps = 20
+    guidance_scale: GuidanceScale = 2.0
+    seed: Seed = 1247
+
+
+class RequestName(StrictModel):
+    """Which request a call is about."""
+
+    request_id: Text
+
+
+class LipsyncAccepted(BaseModel):
+    """A request that was taken in."""
+
+    request_id: str
+
+
+class RequestStatus(StrEnum):
+    """Where a request is in its life."""
+
+    IN_QUEUE = "InQueue"
+    IN_PROGRESS = "InProgress"
+    SUCCEED = "Succeed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+class Video(BaseModel):
+    """A finished video."""
+
+    url: str = Field(description="absolute; whoever knows it may download")
+
+
+class Timings(BaseModel):
+    """Where the time went."""
+
+    inference: float = Field(description="seconds in which the frames were made")
+
+
+class Results(BaseModel):
+    """What was made."""
+
+    video: list[Video]
+    timings: Timings
+
+
+class LipsyncStatus(BaseModel):
+    """How far a request is."""
+
+    status: RequestStatus
+    reason: str | None = Field(description="one sentence if it failed or was cancelled")
+    queue_position: int | None = Field(description="1 is next; null unless InQueue")
+    results: Results | None = Field(description="null unless Succeed")
+
+
+class LipsyncCanceled(BaseModel):
+    """A request that was cancelled."""
+
+    status: Literal["Succeed"] = "Succeed"
+    reason: str
+
+
+class LipsyncFailure(BaseModel):
+    """Every error of this contract."""
+
+    status: Literal["Failed"] = "Failed"
+    reason: str = Field(description="one sentence, for people")
+    code: str = Field(description="stable, for programs")
+
+
+_STATUS = {
+    JobStatus.QUEUED: RequestStatus.IN_QUEUE,
+    JobStatus.PROCESSING: RequestStatus.IN_PROGRESS,
+    JobStatus.SUCCEEDED: RequestStatus.SUCCEED,
+    JobStatus.FAILED: RequestStatus.FAILED,
+    JobStatus.CANCELED: RequestStatus.CANCELLED,
+}
+
+
+_NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
+    400: {"model": LipsyncFailure, "description": "The request does not wait any more"}
+}
+
+
+def build_lipsync_router(
+    desk: JobDesk, auth: Callable[..., Any], public_url: str | None = None
+) -> APIRouter:
+    """Return the routes of contract C.
+
+    Args:
+        desk: takes and knows the requests.
+        auth: the dependency whose value is the caller as an owner of jobs.
+        public_url: what results' addresses begin with; by default the address that was called.
+    """
+    router = APIRouter(tags=["lipsync"])
+    router.include_router(_calls(desk, auth, public_url))
+    router.include_router(_downloads(desk))
+    return router
+
+
+def _calls(desk: JobDesk, auth: Callable[..., Any], public_url: str | None) -> APIRouter:
+    router = APIRouter(
+        route_class=route_with_errors(_error), responses=_errors(401, 408, 413, 422, 500)
+    )
+
+    @router.post(
+        "/lipsync/submit",
+        summary="Hand in a request",
+        responses=_errors(429, 507),
+        openapi_extra=describe_body(LipsyncRequest),
+    )
+    async def hand_in(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
+        job = await submit(request, desk, owner, LipsyncRequest, _translate)
+        return LipsyncAccepted(request_id=job.id)
+
+    @router.post(
+        "/lipsync/status",
+        summary="How far a request is",
+        responses=_errors(404),
+        openapi_extra=describe_body(RequestName),
+    )
+    async def status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
+        named = validate_as(RequestName, await read_json(request))
+        base_url = public_url or str(request.base_url)
+
+        def look() -> LipsyncStatus:
+            job = desk.job(named.request_id, owner)
+            return _show(job, desk.store.position(job), base_url.rstrip("/"))
+
+        return await run_in_threadpool(look)
+
+    @router.post(
+        "/lipsync/cancel",
+        summary="Cancel a request that waits",
+        response_model=LipsyncCanceled,
+        responses=_errors(404) | _NOT_IN_QUEUE,
+        openapi_extra=describe_body(RequestName),
+    )
+    async def cancel(request: Request, owner: str = Depends(auth)) -> Response:
+        named = validate_as(RequestName, await read_json(request))
+        return await run_in_threadpool(_cancel, desk, named.request_id, owner)
+
+    return router
+
+
+def _downloads(desk: JobDesk) -> APIRouter:
+    """Return the route that published clients call without a key."""
+    router = APIRouter(route_class=route_with_errors(_error))
+
+    @router.get(
+        _RESULTS + "/{request_id}/{name}",
+        summary="A finished video",
+        response_class=Response,
+        responses=VIDEO_RESPONSES | _errors(404, 500),
+    )
+    def result(request: Request, request_id: str, name: str) -> Response:
+        return send_result(request, desk, request_id, name)
+
+    return router
+
+
+def _translate(asked: LipsyncRequest) -> RunRequest:
+    options = PredictRequest(
+        guidance_scale=asked.guidance_scale,
+        inference_steps=asked.inference_steps,
+        seed=asked.seed,
+    )
+    return RunRequest(
+        InlineSource(asked.video_source, name="video_source"),
+        InlineSource(asked.audio_source, name="audio_source"),
+        build_options(options),
+    )
+
+
+def _show(job: Job, position: int | None, base_url: str) -> LipsyncStatus:
+    reason = "The request was cancelled." if job.status is JobStatus.CANCELED else None
+    return LipsyncStatus(
+        status=_STATUS[job.status],
+        reason=reason if job.error is None else job.error.message,
+        queue_position=None if position is None else position + 1,
+        results=_results(job, base_url),
+    )
+
+
+def _results(job: Job, base_url: str) -> Results | None:
+    path = result_path(job)
+    if path is None or job.details is None:
+        return None
+    return Results(
+        video=[Video(url=f"{base_url}{_RESULTS}/{path}")],
+        timings=Timings(inference=job.details["seconds"]["generate"]),
+    )
+
+
+def _cancel(desk: JobDesk, job_id: str, owner: str) -> JSONResponse:
+    """Cancel a job unless it has begun; this contract leaves running ones alone."""
+    found = desk.job(job_id, owner)
+    job = desk.cancel(job_id, owner, running=False)
+    if found.status is JobStatus.QUEUED and job.status is JobStatus.CANCELED:
+        return JSONResponse(LipsyncCanceled(reason="The request was cancelled.").model_dump())
+    reason = f"The request is {_STATUS[job.status]}; only one that is InQueue can be cancelled."
+    failure = LipsyncFailure(reason=reason, code="NOT_IN_QUEUE")
+    return JSONResponse(failure.model_dump(), HTTPStatus.BAD_REQUEST)
+
+
+def _error(error: LatentSyncError, _reference: str) -> JSONResponse:
+    # Of all that is wrong with a request, published clients know one status.
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if isinstance(error, InvalidRequest) else error.status
+    failure = LipsyncFailure(reason=error.message, code=error.code)
+    return JSONResponse(failure.model_dump(), status, error_headers(error))
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": LipsyncFailure, "description": MEANINGS[status]} for status in statuses
+    }

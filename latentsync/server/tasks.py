@@ -1,0 +1,238 @@
+"""Contract B: a queue by address. ``/sync`` hands in, ``/task`` and ``/queue`` tell.
+
+Only words and numbers are this contract's own; the rules are those of all jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from latentsync.errors import InvalidField, LatentSyncError, shorten
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.job import Job, JobStatus
+from latentsync.schema import (
+    EngineName,
+    ErrorResponse,
+    GuidanceScale,
+    InferenceSteps,
+    RunOptions,
+    RunRequest,
+    StrictModel,
+    Text,
+    UrlSource,
+)
+from latentsync.server.contract import (
+    VIDEO_RESPONSES,
+    describe_body,
+    result_path,
+    route_with_errors,
+    send_result,
+    submit,
+)
+from latentsync.server.error_answers import error_headers
+from latentsync.server.openapi import MEANINGS
+
+_OUTPUTS = "/outputs"
+
+# What clients may call the checkpoints: their places in the weights folder, and the name that the
+# latest one has where only one is installed. Looked up here, never opened.
+_CHECKPOINTS: dict[str, EngineName] = {
+    "latentsync-1.5/latentsync_unet.pt": "latentsync-1.5",
+    "latentsync-1.6/latentsync_unet.pt": "latentsync-1.6",
+    "latentsync_unet.pt": "latentsync-1.6",
+    "checkpoints/latentsync_unet.pt": "latentsync-1.6",
+}
+
+
+class TaskRequest(StrictModel):
+    """What to make."""
+
+    video_url: Text = Field(description="http(s) address of the source video")
+    audio_url: Text = Field(description="http(s) address of the speech recording")
+    inference_ckpt_path: Text | None = Field(
+        None, description=f"a checkpoint that the server knows: {', '.join(_CHECKPOINTS)}"
+    )
+    inference_steps: InferenceSteps = 20
+    guidance_scale: GuidanceScale = 1.0
+
+
+class TaskAccepted(BaseModel):
+    """A task that was taken in."""
+
+    task_id: str
+    queue_position: int = Field(description="tasks ahead in the line; 0 is next, or running")
+
+
+class TaskStatus(StrEnum):
+    """Where a task is in its life."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Task(BaseModel):
+    """How far a task is."""
+
+    status: TaskStatus
+    progress: float = Field(description="0 to 1")
+    message: str = Field(description="one sentence, for people")
+    output_video_url: str | None = Field(description="path on this server; null until completed")
+    output_mask_url: str | None = Field(description="always null: masks are not kept")
+
+
+class QueuedTask(BaseModel):
+    """One of the caller's tasks in the line."""
+
+    task_id: str
+    position: int = Field(description="tasks ahead of it, other callers' too")
+
+
+class TaskQueue(BaseModel):
+    """The line."""
+
+    queue_length: int = Field(description="tasks that wait, other callers' too")
+    is_processing: bool
+    queued_tasks: list[QueuedTask] = Field(description="the caller's own")
+
+
+class TaskErrorResponse(ErrorResponse):
+    """Every error of this contract."""
+
+    detail: str = Field(description="the message again, where clients of FastAPI look for it")
+
+
+_STATUS = {
+    JobStatus.QUEUED: TaskStatus.QUEUED,
+    JobStatus.PROCESSING: TaskStatus.PROCESSING,
+    JobStatus.SUCCEEDED: TaskStatus.COMPLETED,
+    JobStatus.FAILED: TaskStatus.FAILED,
+    JobStatus.CANCELED: TaskStatus.FAILED,
+}
+
+
+def build_tasks_router(desk: JobDesk, auth: Callable[..., Any]) -> APIRouter:
+    """Return the routes of contract B.
+
+    Args:
+        desk: takes and knows the tasks.
+        auth: the dependency whose value is the caller as an owner of jobs.
+    """
+    router = APIRouter(tags=["tasks"])
+    router.include_router(_calls(desk, auth))
+    router.include_router(_downloads(desk))
+    return router
+
+
+def _calls(desk: JobDesk, auth: Callable[..., Any]) -> APIRouter:
+    router = APIRouter(route_class=route_with_errors(_error), responses=_errors(401, 500))
+
+    @router.post(
+        "/sync",
+        summary="Hand in a task",
+        responses=_errors(400, 403, 408, 413, 422, 429, 507),
+        openapi_extra=describe_body(TaskRequest),
+    )
+    async def sync(request: Request, owner: str = Depends(auth)) -> TaskAccepted:
+        job = await submit(request, desk, owner, TaskRequest, _translate)
+        position = await run_in_threadpool(desk.store.position, job)
+        return TaskAccepted(task_id=job.id, queue_position=position or 0)
+
+    @router.get("/task/{task_id}", summary="How far a task is", responses=_errors(404))
+    def task(task_id: str, owner: str = Depends(auth)) -> Task:
+        job = desk.job(task_id, owner)
+        return _show(job, desk.store.position(job))
+
+    @router.get("/queue", summary="The line, and one's own tasks in it")
+    def queue(owner: str = Depends(auth)) -> TaskQueue:
+        counts = desk.store.count()
+        waiting = enumerate(desk.store.waiting())
+        own = [(job.id, position) for position, job in waiting if job.owner == owner]
+        return TaskQueue(
+            queue_length=counts[JobStatus.QUEUED],
+            is_processing=counts[JobStatus.PROCESSING] > 0,
+            queued_tasks=[QueuedTask(task_id=task, position=position) for task, position in own],
+        )
+
+    return router
+
+
+def _downloads(desk: JobDesk) -> APIRouter:
+    """Return the route that published clients call without a key."""
+    router = APIRouter(route_class=route_with_errors(_error))
+
+    @router.get(
+        _OUTPUTS + "/{task_id}/{name}",
+        summary="A finished video",
+        response_class=Response,
+        responses=VIDEO_RESPONSES | _errors(404, 500),
+    )
+    def output(request: Request, task_id: str, name: str) -> Response:
+        return send_result(request, desk, task_id, name)
+
+    return router
+
+
+def _translate(task: TaskRequest) -> RunRequest:
+    return RunRequest(
+        UrlSource(task.video_url, name="video_url"),
+        UrlSource(task.audio_url, name="audio_url"),
+        RunOptions(
+            guidance_scale=task.guidance_scale,
+            inference_steps=task.inference_steps,
+            engine=_engine_of(task.inference_ckpt_path),
+        ),
+    )
+
+
+def _engine_of(checkpoint: str | None) -> EngineName | None:
+    if checkpoint is None:
+        return None
+    if checkpoint not in _CHECKPOINTS:
+        raise InvalidField(
+            f"inference_ckpt_path is {shorten(checkpoint)}. Allowed: {', '.join(_CHECKPOINTS)}.",
+            field="inference_ckpt_path",
+        )
+    return _CHECKPOINTS[checkpoint]
+
+
+def _show(job: Job, position: int | None) -> Task:
+    path = result_path(job)
+    return Task(
+        status=_STATUS[job.status],
+        progress=job.fraction,
+        message=_message(job, position),
+        output_video_url=None if path is None else f"{_OUTPUTS}/{path}",
+        output_mask_url=None,
+    )
+
+
+def _message(job: Job, position: int | None) -> str:
+    if job.error is not None:
+        return job.error.message
+    return {
+        JobStatus.QUEUED: f"Waiting in line, {position or 0} ahead.",
+        JobStatus.PROCESSING: f"Working: {job.stage or 'starting'}.",
+        JobStatus.SUCCEEDED: "Done.",
+        JobStatus.FAILED: "The task failed.",
+        JobStatus.CANCELED: "The task was canceled.",
+    }[job.status]
+
+
+def _error(error: LatentSyncError, reference: str) -> JSONResponse:
+    body = TaskErrorResponse(**error.to_dict(), run_id=reference, detail=error.message)
+    return JSONResponse(body.model_dump(), error.status, error_headers(error))
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": TaskErrorResponse, "description": MEANINGS[status]} for status in statuses
+    }
