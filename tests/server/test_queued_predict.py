@@ -1,0 +1,123 @@
+"""Contract A where a worker runs the predictions: the same answers as without."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import pytest
+
+from latentsync.schema import PredictResponse
+from latentsync.server.app import build_app
+from tests.jobs.square_device import BROKEN, CRASHES, SLOW
+from tests.server.live import AUTH, serving, serving_jobs, settings_for, small_body, wait_until
+
+FOR_EVER = SLOW + 60_000
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return small_body(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    settings = settings_for(tmp_path_factory.mktemp("server"), max_waiting=1)
+    with serving_jobs(settings) as url:
+        yield url
+
+
+@pytest.fixture
+def call(url: str, body: dict[str, Any]) -> Any:
+    def post(seed: int = 0, *, read_s: float = 20, **fields: Any) -> httpx.Response:
+        timeout = httpx.Timeout(20, read=read_s)
+        sent = {**body, "seed": seed, **fields}
+        return httpx.post(f"{url}/predict", json=sent, headers=AUTH, timeout=timeout)
+
+    return post
+
+
+def jobs(url: str, status: str) -> list[dict[str, Any]]:
+    page = httpx.get(f"{url}/v1/predictions", params={"status": status}, headers=AUTH).json()
+    found: list[dict[str, Any]] = page["predictions"]
+    return found
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v4/p-1234abcd/latentsync/predict"])
+def test_both_paths_answer_with_the_envelope(
+    url: str, body: dict[str, Any], tmp_path: Path, path: str
+) -> None:
+    response = httpx.post(url + path, json={**body, "seed": 5}, headers=AUTH, timeout=20)
+    assert response.status_code == 200, response.text
+    assert list(response.json()) == ["run_id", "result", "run_time_ms"]
+    answer = PredictResponse.model_validate(response.json())
+    details = answer.result.details
+    assert (details.seed, details.engine, details.frames) == (5, "square", 10)
+    assert details.seconds.keys() >= {"fetch", "probe", "read", "generate", "write"}
+    assert answer.run_time_ms > 0
+    video = tmp_path / "result.mp4"
+    video.write_bytes(base64.b64decode(answer.result.video_base64))
+    with av.open(video) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 10
+    job = httpx.get(f"{url}/v1/predictions/{answer.run_id}", headers=AUTH).json()
+    assert job["status"] == "succeeded"
+
+
+def test_errors_of_the_run_have_the_contracts_shape(call: Any) -> None:
+    broken = call(BROKEN)
+    assert (broken.status_code, broken.json()["code"]) == (500, "INTERNAL_ERROR")
+    assert "secret" not in broken.text
+    assert list(broken.json()) == ["status_code", "code", "message", "field", "run_id"]
+    late = call(FOR_EVER, deadline_s=0.3)
+    assert (late.status_code, late.json()["code"]) == (504, "DEADLINE_EXCEEDED")
+    lost = call(CRASHES)
+    assert (lost.status_code, lost.json()["code"]) == (500, "WORKER_LOST")
+    wrong = call(video_base64="AAAA")
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "video_base64")
+
+
+def test_hanging_up_cancels_the_job(url: str, call: Any) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        call(FOR_EVER, read_s=1)
+    wait_until(lambda: jobs(url, "processing") == jobs(url, "queued") == [], timeout_s=3)
+    assert jobs(url, "canceled")
+    assert call().status_code == 200
+
+
+def test_a_full_line_is_told_before_the_body_is_read(url: str, call: Any) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(call, SLOW + 2500)
+        wait_until(lambda: len(jobs(url, "processing")) == 1)
+        second = pool.submit(call)
+        wait_until(lambda: len(jobs(url, "queued")) == 1)
+        refused = call()
+        assert (refused.status_code, refused.json()["code"]) == (429, "LINE_FULL")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert [first.result().status_code, second.result().status_code] == [200, 200]
+
+
+def test_a_job_that_somebody_cancels_is_answered_as_such(url: str, call: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(call, FOR_EVER)
+        wait_until(lambda: len(jobs(url, "processing")) == 1)
+        [job] = jobs(url, "processing")
+        httpx.post(f"{url}/v1/predictions/{job['id']}/cancel", headers=AUTH)
+        assert (answer.result().status_code, answer.result().json()["code"]) == (499, "CANCELED")
+
+
+def test_a_server_that_stops_says_so_and_cancels(tmp_path: Path, body: dict[str, Any]) -> None:
+    app = build_app(settings_for(tmp_path))
+    with ThreadPoolExecutor(1) as pool, serving(app) as url:
+        answer = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=20)
+        wait_until(lambda: len(jobs(url, "queued")) == 1)
+        app.state.stop_runs()
+        stopped = answer.result()
+        assert (stopped.status_code, stopped.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
+        assert len(jobs(url, "canceled")) == 1
+        late = httpx.post(f"{url}/predict", json=body, headers=AUTH)
+        assert late.status_code == 503

@@ -1,0 +1,93 @@
+"""The worker beside a server is started again when it dies, and never outlives its server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from latentsync.server.worker_process import WorkerProcess, running_worker
+from tests.server.live import AUTH, KEY, answers, free_port, process, wait_until
+
+# Stands for a worker: notes that it began, and ends with its standard input.
+STAND_IN = "import sys; open(sys.argv[1], 'a').write('x'); sys.exit({exit})"
+
+
+def stand_in(path: Path, exit_with: str) -> list[str]:
+    return [sys.executable, "-S", "-c", STAND_IN.format(exit=exit_with), str(path)]
+
+
+def test_a_worker_that_dies_is_started_again_after_longer_and_longer_pauses(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes = tmp_path / "notes"
+    with running_worker(stand_in(notes, "7")):
+        wait_until(lambda: notes.exists() and len(notes.read_text()) == 3)
+    pauses = [record.getMessage() for record in caplog.records]
+    assert pauses[:2] == [
+        "the worker ended (7); it starts again in 0.5 s",
+        "the worker ended (7); it starts again in 1 s",
+    ]
+
+
+def test_stopping_ends_the_worker_and_starts_no_other(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    worker = WorkerProcess(stand_in(notes, "sys.stdin.read() and 0"))
+    worker.start()
+    wait_until(notes.exists)
+    pid = worker.pid
+    assert pid is not None
+    worker.stop()
+    assert worker.pid is None
+    assert notes.read_text() == "x"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_killed_worker_of_a_real_server_comes_back_and_ends_with_the_server(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    folders = {
+        "LATENTSYNC_DATA_DIR": str(tmp_path / "data"),
+        "LATENTSYNC_WORK_DIR": str(tmp_path / "work"),
+    }
+    arguments = ("-m", "latentsync", "serve", "--port", str(port))
+    with process(*arguments, LATENTSYNC_API_KEYS=KEY, **folders) as server:
+        wait_until(lambda: answers(url) and httpx.get(f"{url}/ready").status_code == 200)
+        first = children(server.pid)
+        assert len(first) == 1
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(lambda: len(children(server.pid)) == 1 and children(server.pid) != first)
+        assert httpx.get(f"{url}/v1/predictions", headers=AUTH).json()["predictions"] == []
+        second = children(server.pid)
+        server.kill()
+        server.wait()
+        wait_until(lambda: not Path(f"/proc/{second[0]}").exists())
+
+
+def test_an_api_without_a_worker_has_no_children(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    folders = {
+        "LATENTSYNC_DATA_DIR": str(tmp_path / "data"),
+        "LATENTSYNC_WORK_DIR": str(tmp_path / "work"),
+    }
+    arguments = ("-m", "latentsync", "serve", "--no-worker", "--port", str(port))
+    with process(*arguments, LATENTSYNC_API_KEYS=KEY, **folders) as server:
+        wait_until(lambda: answers(url))
+        time.sleep(0.2)
+        assert children(server.pid) == []
+        assert httpx.get(f"{url}/ready").status_code == 503
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of a process's living children."""
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for thread in threads for child in thread.read_text().split()]
