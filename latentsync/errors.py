@@ -15,9 +15,16 @@
     │   ├── FetchTimeout 408        the sender was too slow
     │   └── TooManyBytes 413        more bytes than allowed
     ├── MediaError 422              the media is here but cannot be used
-    │   ├── EmptyMedia, UnreadableMedia, TruncatedMedia
-    │   ├── NoVideo, NoAudio        a stream is missing or holds nothing
-    │   ├── AudioTooShort, MediaTooLong, PictureTooLarge, PictureTooSmall, TooManyFrames
+    │   ├── EmptyMedia              there are no bytes in it
+    │   ├── UnreadableMedia         no codec here can read it
+    │   ├── TruncatedMedia          its end is missing
+    │   ├── NoVideo                 no pictures in what should be the video
+    │   ├── NoAudio                 no sound in what should be the speech
+    │   ├── AudioTooShort           less speech than can be worked with
+    │   ├── MediaTooLong            more seconds than allowed
+    │   ├── PictureTooLarge         more pixels than allowed
+    │   ├── PictureTooSmall         fewer pixels than can be worked with
+    │   ├── TooManyFrames           more frames, or more of them a second, than allowed
     │   └── NoFace                  no usable face in any frame
     ├── NotAuthorized 401           missing or wrong token
     ├── JobNotFound 404             no such job, or somebody else's

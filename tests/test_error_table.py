@@ -1,0 +1,31 @@
+"""The page of errors is what the code has."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from latentsync.errors import InternalError, NoFace, ServerError, every_error, recall_error
+from tests.test_errors import all_errors
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def test_the_page_is_up_to_date() -> None:
+    maker = runpy.run_path(str(DOCS / "make_errors.py"))
+    assert (DOCS / "ERRORS.md").read_text("utf-8") == maker["render"]()
+
+
+def test_every_error_that_a_server_answers_has_a_row() -> None:
+    page = (DOCS / "ERRORS.md").read_text("utf-8")
+    kinds = {kind for kind in all_errors() if kind is not ServerError}
+    assert set(every_error().values()) == kinds
+    for kind in kinds:
+        assert f"| `{kind.code}` | {kind.status} |" in page
+
+
+def test_a_recorded_error_is_recalled_by_its_code() -> None:
+    error = recall_error("NO_FACE", "No face.", "video_url")
+    assert isinstance(error, NoFace)
+    assert (error.message, error.field) == ("No face.", "video_url")
+    assert isinstance(recall_error("OF_A_LATER_VERSION", "Something."), InternalError)
