@@ -22,8 +22,8 @@ WEBHOOKS = "latentsync-webhooks"
 _WORKFLOW = "latentsync-send-webhook"
 _AT_ONCE = 16
 _AT_ONCE_PER_HOST = 2
-_LOOK_EVERY_S = 0.25
-_LOST_S = 900.0  # an attempt that takes this long, far beyond its limit, lost its worker
+_LOOK_EVERY_S = 0.5
+LOST_S = 900.0  # an attempt that takes this long, far beyond its limit, lost its worker
 _TIDY_AT_ONCE = 200
 
 Send = Callable[[Notice, int], float | None]
@@ -50,12 +50,17 @@ class WebhookEntrance:
             options = _options(notice, 0, self._app_version)
             self._client.enqueue_in_transaction(connection, options, asdict(notice), 0)
 
-    def keep_house(self, keep_s: float) -> None:
-        """Hand on notices whose worker is gone; forget those that ended ``keep_s`` seconds ago."""
+    def keep_house(self, keep_s: float, lost_s: float = LOST_S) -> None:
+        """Hand on notices whose worker is gone; forget those of long ago.
+
+        Args:
+            keep_s: an attempt that ended so long ago is forgotten.
+            lost_s: one that began so long ago and has not ended is made again.
+        """
         for status in self._client.list_workflows(
             queue_name=WEBHOOKS,
             status="PENDING",
-            dequeued_before=_ago(_LOST_S),
+            dequeued_before=_ago(lost_s),
             load_input=False,
             limit=_TIDY_AT_ONCE,
         ):

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
 from latentsync.schema import PathSource, RunOptions, RunRequest
@@ -160,6 +162,8 @@ def kill_group(worker: subprocess.Popen[bytes]) -> None:
 def _set(settings: Settings) -> Iterator[tuple[str, Any]]:
     for key in settings.model_fields_set:
         value = getattr(settings, key)
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
         if value is not None:
             yield key, value
 

@@ -9,18 +9,22 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import standardwebhooks
+from dbos import DBOSClient
 
 from latentsync.errors import ForbiddenAddress, InvalidField, LatentSyncError
 from latentsync.jobs.database import open_database
 from latentsync.jobs.job import Job, JobError, JobStatus, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.store import JobStore
+from latentsync.jobs.webhook_line import WEBHOOKS
 from latentsync.jobs.webhooks import Notice, WebhookSender, check_webhook, notice_of
 from latentsync.settings import Settings
 from tests.jobs.receiver import Received, Receiver, running_receiver
-from tests.server.live import process, wait_until
+from tests.server.live import AUTH, process, small_body, wait_until
+from tests.server.queues import queue_server
 
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy0wMTIzNDU2"
 Start = Callable[[], subprocess.Popen[str]]
@@ -234,17 +238,26 @@ class Office:
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
+        self._client = DBOSClient(system_database_engine=engine)
 
     def submit(self, job_id: str, url: str) -> Job:
         new = NewJob(job_id, "o", {}, "f", webhook=Webhook(url))
         (job,) = self.store.add([new], self._entrance.put)
         return job
 
+    def keep_house(self, keep_s: float = 1000.0, lost_s: float = 1000.0) -> None:
+        self._entrance.webhooks.keep_house(keep_s, lost_s)
+
+    def notices(self) -> list[str]:
+        """Return the states of all attempts that the line knows."""
+        return [one.status for one in self._client.list_workflows(queue_name=WEBHOOKS)]
+
     def has_ended(self, job_id: str) -> bool:
         job = self.store.get(job_id)
         return job is not None and job.status.is_final
 
     def close(self) -> None:
+        self._client.destroy()
         self._entrance.close()
         self.store.engine.dispose()
 
@@ -256,29 +269,32 @@ def office(signing: Settings) -> Iterator[Office]:
     office.close()
 
 
-def worker(settings: Settings, **environment: str) -> AbstractContextManager[Any]:
+def worker(settings: Settings, name: str = "w", **environment: str) -> AbstractContextManager[Any]:
     own = {
         "LATENTSYNC_DATA_DIR": str(settings.data_dir),
         "LATENTSYNC_WEBHOOK_SECRET": SECRET,
         "LATENTSYNC_WEBHOOK_RETRY_DELAYS_S": "0.3,0.3,0.3",
         "LATENTSYNC_ALLOW_PRIVATE_ADDRESSES": "1",
     }
-    return process("-m", "tests.jobs.webhook_worker", "w", **{**own, **environment})
+    return process("-m", "tests.jobs.webhook_worker", name, **{**own, **environment})
 
 
-def test_a_notice_is_sent_until_the_receiver_takes_it(
+def test_a_notice_is_sent_until_the_receiver_takes_it_and_then_forgotten(
     receiver: Receiver, signing: Settings, office: Office
 ) -> None:
     receiver.statuses = [503, 500]
     office.submit("a", receiver.url("hook"))
     with worker(signing):
-        wait_until(lambda: len(receiver.received) == 3)
-        time.sleep(0.8)
+        wait_until(lambda: office.notices() == ["SUCCESS"] * 3)
     first, second, third = receiver.received
     assert first.body == second.body == third.body
     assert len({call.headers["webhook-id"] for call in receiver.received}) == 1
     assert verified(third)["type"] == "prediction.succeeded"
     assert third.at - first.at >= 0.6
+    office.keep_house(keep_s=1000.0)
+    assert len(office.notices()) == 3
+    office.keep_house(keep_s=0.0)
+    assert office.notices() == []
 
 
 def test_silent_receivers_delay_neither_jobs_nor_other_receivers(
@@ -309,6 +325,21 @@ def test_a_notice_survives_the_death_of_the_worker_that_sends_it(
     assert first.body == second.body
 
 
+def test_a_notice_whose_worker_never_returns_is_handed_to_another(
+    receiver: Receiver, signing: Settings, office: Office
+) -> None:
+    office.submit("a", receiver.url("silent"))
+    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
+        assert receiver.arrived.wait(20)
+        child.kill()
+    receiver.speaking.set()
+    with worker(signing, name="other"):
+        office.keep_house(lost_s=0.0)
+        wait_until(lambda: len(receiver.received) == 2)
+    first, second = receiver.received
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+
+
 def test_a_job_canceled_before_any_worker_came_is_told_when_one_comes(
     receiver: Receiver, signing: Settings, office: Office
 ) -> None:
@@ -317,3 +348,17 @@ def test_a_job_canceled_before_any_worker_came_is_told_when_one_comes(
     with worker(signing):
         wait_until(lambda: len(receiver.received) == 1)
     assert verified(receiver.received[0])["type"] == "prediction.canceled"
+
+
+def test_what_is_told_is_what_the_api_shows(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTSYNC_WEBHOOK_SECRET", SECRET)
+    with queue_server(tmp_path, worker=True) as server:
+        asked = {"webhook": {"url": receiver.url("hook"), "events": ["succeeded"]}, "seed": 0}
+        body = small_body(tmp_path, **asked)
+        job = httpx.post(f"{server.url}/v1/predictions", json=body, headers=AUTH).json()
+        wait_until(lambda: receiver.received)
+        shown = httpx.get(f"{server.url}/v1/predictions/{job['id']}", headers=AUTH).json()
+    assert shown["status"] == "succeeded"
+    assert verified(receiver.received[0])["data"] == shown
