@@ -1,0 +1,228 @@
+"""Attempts on small scripted devices: how each ends, and what it leaves in record and files."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from latentsync.jobs.attempt import Attempts
+from latentsync.jobs.database import open_database
+from latentsync.jobs.device_process import DeviceProcess
+from latentsync.jobs.files import FileStore
+from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.store import JobStore
+from latentsync.jobs.watch import Limits, Stopping
+from tests.jobs.records import add, new_job
+
+TALK = """
+import json, os, pathlib, socket, sys, time
+connection = socket.socket(fileno=int(sys.argv[-1]))
+lines = connection.makefile("r")
+def say(message): connection.sendall(json.dumps(message).encode() + b"\\n")
+def tell(stage): say({"progress": {"stage": stage, "fraction": .5, "frames_done": 1,
+                                   "frames_total": 2}})
+def put(key):
+    path = pathlib.Path(sys.argv[1]) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"result")
+for line in lines:
+    run = json.loads(line).get("run")
+    if run is None: continue
+    key = run["output_key"]
+"""
+SUCCEED = "    put(key); say({'done': {'size_bytes': 6, 'details': {'a': 1}}})"
+FAIL = """
+    say({"error": {"code": "NO_FACE", "message": "m", "status_code": 422, "field": "video"}})
+"""
+DIE = "    put(key); put(key + '.part'); os._exit(1)"
+WAIT = "    tell('generate'); time.sleep(60)"
+WAIT_AND_SUCCEED = "    tell('generate'); lines.readline(); " + SUCCEED.strip()
+
+
+class Bench:
+    """A record, files, and attempts on scripted devices."""
+
+    def __init__(self, folder: Path) -> None:
+        self.engine = open_database(f"sqlite:///{folder / 'jobs.db'}")
+        self.store = JobStore(self.engine)
+        self.root = folder / "files"
+        self.files = FileStore(str(self.root))
+        self.stopping = Event()
+        self._devices: list[DeviceProcess] = []
+
+    def attempts(
+        self, script: str, *, host: str = "host", run_s: float = 60.0, loading_s: float = 60.0
+    ) -> Attempts:
+        command = [sys.executable, "-c", TALK + script, str(self.root)]
+        self._devices.append(DeviceProcess(command))
+        limits = Limits(2, run_s, loading_s)
+        return Attempts(self.store, self.files, self._devices[-1], host, limits, self.stopping)
+
+    def run(self, script: str, job: Job, **limits: float) -> Job:
+        self.attempts(script, **limits).run(job.id)  # type: ignore[arg-type]
+        return self.job(job)
+
+    def job(self, job: Job) -> Job:
+        found = self.store.get(job.id)
+        assert found is not None
+        return found
+
+    def results(self) -> list[str]:
+        return sorted(
+            str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()
+        )
+
+    def wait_for_stage(self, job: Job) -> None:
+        until = time.monotonic() + 20
+        while self.job(job).stage != "generate":
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        for device in self._devices:
+            device.kill()
+        self.engine.dispose()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    one = Bench(tmp_path)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as one:
+        yield one
+
+
+def code_of(job: Job) -> str | None:
+    return None if job.error is None else job.error.code
+
+
+def test_a_result_is_recorded_with_its_details(bench: Bench) -> None:
+    ended = bench.run(SUCCEED, add(bench.store))
+    assert (ended.status, ended.result_bytes, ended.details) == (JobStatus.SUCCEEDED, 6, {"a": 1})
+    assert bench.results() == [ended.result_key]
+
+
+def test_an_error_ends_the_job_at_its_first_attempt(bench: Bench) -> None:
+    ended = bench.run(FAIL, add(bench.store))
+    assert (ended.status, code_of(ended), ended.attempts) == (JobStatus.FAILED, "NO_FACE", 1)
+    assert ended.error is not None
+    assert ended.error.field == "video"
+
+
+def test_lost_processes_use_the_attempts_up_and_leave_no_file(bench: Bench) -> None:
+    ended = bench.run(DIE, add(bench.store))
+    assert (code_of(ended), ended.attempts) == ("WORKER_LOST", 2)
+    assert bench.results() == []
+    lines = [event.data["line"] for event in bench.store.events(ended.id) if event.kind == "log"]
+    assert lines == ["Attempt 1 lost its process.", "Attempt 2 lost its process."]
+
+
+def test_what_lost_attempts_left_goes_when_the_job_ends(bench: Bench) -> None:
+    job = add(bench.store)
+    for name in ("old.mp4", "old.mp4.part"):
+        (bench.root / "results" / job.id).mkdir(parents=True, exist_ok=True)
+        (bench.root / "results" / job.id / name).write_bytes(b"left")
+    ended = bench.run(SUCCEED, job)
+    assert bench.results() == [ended.result_key]
+
+
+def test_the_media_go_when_the_job_ends(bench: Bench) -> None:
+    new = new_job()
+    new.request["audio"] = {"key": "inputs/abc/audio", "name": "audio"}
+    (bench.root / "inputs" / "abc").mkdir(parents=True)
+    (bench.root / "inputs" / "abc" / "audio").write_bytes(b"media")
+    (job,) = bench.store.add([new], lambda *_: None)
+    bench.run(FAIL, job)
+    assert bench.results() == []
+
+
+def test_an_ended_job_is_not_run_again(bench: Bench) -> None:
+    ended = bench.run(SUCCEED, add(bench.store))
+    assert bench.run(FAIL, ended) == ended
+    bench.attempts(SUCCEED).run("none")
+
+
+def test_a_wish_to_stop_between_two_attempts_is_heard(bench: Bench) -> None:
+    job = add(bench.store)
+    bench.store.begin(job.id, "dead")
+    bench.store.cancel(job.id)
+    ended = bench.run(SUCCEED, job)
+    assert (ended.status, ended.attempts) == (JobStatus.CANCELED, 1)
+    assert bench.results() == []
+
+
+@pytest.mark.parametrize("script", [WAIT, WAIT_AND_SUCCEED])
+def test_a_canceled_run_ends_as_canceled_even_if_it_succeeds_meanwhile(
+    bench: Bench, thread: ThreadPoolExecutor, script: str
+) -> None:
+    job = add(bench.store)
+    running = thread.submit(bench.run, script, job)
+    bench.wait_for_stage(job)
+    bench.store.cancel(job.id)
+    asked_at = time.monotonic()
+    assert running.result(10).status is JobStatus.CANCELED
+    assert time.monotonic() - asked_at < 2.0
+    assert bench.results() == []
+
+
+def test_a_run_beyond_its_limit_is_killed(bench: Bench) -> None:
+    started = time.monotonic()
+    ended = bench.run(WAIT, add(bench.store), run_s=0.1)
+    assert code_of(ended) == "DEADLINE_EXCEEDED"
+    assert time.monotonic() - started < 0.1 + 2.0 + 1.0  # and the start of the process
+
+
+def test_a_device_that_never_begins_is_killed(bench: Bench) -> None:
+    ended = bench.run("    time.sleep(60)", add(bench.store), loading_s=0.3)
+    assert code_of(ended) == "DEADLINE_EXCEEDED"
+
+
+def test_a_stop_hands_the_job_back(bench: Bench, thread: ThreadPoolExecutor) -> None:
+    job = add(bench.store)
+    running = thread.submit(bench.run, WAIT, job)
+    bench.wait_for_stage(job)
+    bench.stopping.set()
+    with pytest.raises(Stopping):
+        running.result(10)
+    assert (bench.job(job).status, bench.job(job).attempts) == (JobStatus.PROCESSING, 0)
+    with pytest.raises(Stopping):
+        bench.run(SUCCEED, job)
+    bench.stopping.clear()
+    assert bench.run(SUCCEED, job).attempts == 1
+
+
+def test_of_two_that_believe_they_own_a_job_one_makes_the_result(
+    bench: Bench, thread: ThreadPoolExecutor
+) -> None:
+    job = add(bench.store)
+    first = thread.submit(bench.attempts(WAIT_AND_SUCCEED, host="one").run, job.id)
+    bench.wait_for_stage(job)
+    bench.attempts(SUCCEED, host="two").run(job.id)
+    first.result(10)
+    ended = bench.job(job)
+    assert (ended.status, ended.host, ended.attempts) == (JobStatus.SUCCEEDED, "two", 2)
+    assert bench.results() == [ended.result_key]
+
+
+def test_whoever_was_overtaken_does_not_begin_again_when_its_process_dies(
+    bench: Bench, thread: ThreadPoolExecutor
+) -> None:
+    job = add(bench.store)
+    script = "    tell('generate'); lines.readline(); os._exit(1)"
+    first = thread.submit(bench.attempts(script, host="one").run, job.id)
+    bench.wait_for_stage(job)
+    assert bench.store.begin(job.id, "two") is not None
+    first.result(10)
+    now = bench.job(job)
+    assert (now.status, now.host, now.attempts) == (JobStatus.PROCESSING, "two", 2)

@@ -1,0 +1,59 @@
+"""What is recorded of a request comes back as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from latentsync.errors import InternalError
+from latentsync.jobs.requests import (
+    recall_options,
+    recall_request,
+    record_options,
+    record_source,
+    stored_keys,
+)
+from latentsync.schema import (
+    InlineSource,
+    PathSource,
+    RunOptions,
+    SpeakerBox,
+    SpeakerPoint,
+    SyncMode,
+    UrlSource,
+)
+
+URL = UrlSource("https://example.com/face.mp4", "video_url")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        RunOptions(),
+        RunOptions(seed=7, guidance_scale=2.0, sync_mode=SyncMode.LOOP, deadline_s=3.5),
+        RunOptions(speaker=SpeakerPoint(frame=3, point=(1.0, 2.5)), guidance_interval=(0.2, 0.9)),
+        RunOptions(speaker=SpeakerBox(frame=0, box=(1.0, 2.0, 3.0, 4.5))),
+    ],
+)
+def test_options_come_back_as_they_were(options: RunOptions) -> None:
+    assert recall_options(json.loads(json.dumps(record_options(options)))) == options
+
+
+def test_media_come_back_as_addresses_or_as_files() -> None:
+    stored = record_source(
+        PathSource(Path("/private/speech.wav"), "audio_base64"), "inputs/1/audio"
+    )
+    recorded = {"video": record_source(URL, None), "audio": stored}
+    assert "/private" not in json.dumps(recorded)
+    assert stored_keys(recorded) == ["inputs/1/audio"]
+    plain = {**recorded, "options": record_options(RunOptions())}
+    request = recall_request(plain, None, Path("/here/audio"))
+    assert request.video == URL
+    assert request.audio == PathSource(Path("/here/audio"), "audio_base64")
+
+
+def test_a_medium_that_was_not_stored_is_a_defect() -> None:
+    with pytest.raises(InternalError, match="video_base64"):
+        record_source(InlineSource("AAAA", "video_base64"), None)
