@@ -31,7 +31,7 @@ from latentsync.schema import (
     build_options,
     validate_fields,
 )
-from latentsync.settings import Settings
+from latentsync.settings import Settings, explain
 
 commands = typer.Typer(
     help="The same video, with lips that say other speech.",
@@ -314,9 +314,7 @@ def _load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = "LATENTSYNC_" + str(problem["loc"][0]).upper()
-        _fail(f"{name} is {shorten(problem['input'])}: {problem['msg']}.", exit_code=2)
+        _fail(explain(error), exit_code=2)
 
 
 def _is_loopback(host: str) -> bool:

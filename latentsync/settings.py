@@ -11,19 +11,27 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from latentsync.errors import shorten
 from latentsync.schema import EngineName
 
 MIB = 1024 * 1024
+
+Wait = Annotated[float, Field(ge=0)]
+_SECRETS = {"api_keys", "webhook_secret"}
 
 
 class Settings(BaseSettings):
     """One frozen object per process; every door builds it once and hands it down."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LATENTSYNC_", frozen=True, extra="ignore", allow_inf_nan=False
+        env_prefix="LATENTSYNC_",
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a secret
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -133,7 +141,7 @@ class Settings(BaseSettings):
     webhook_timeout_s: float = Field(
         15.0, gt=0, le=300, description="longest time for one attempt to tell a webhook's receiver"
     )
-    webhook_retry_delays_s: Annotated[tuple[float, ...], NoDecode] = Field(
+    webhook_retry_delays_s: Annotated[tuple[Wait, ...], NoDecode] = Field(
         (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0),
         description="waits before each further attempt to tell a receiver, comma-separated",
     )
@@ -168,3 +176,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+
+def explain(error: ValidationError) -> str:
+    """Return one line on what is wrong with the environment; secrets do not show in it."""
+    problem = error.errors(include_url=False)[0]
+    field = str(problem["loc"][0])
+    given = "not usable" if field in _SECRETS else shorten(problem["input"])
+    return f"LATENTSYNC_{field.upper()} is {given}: {problem['msg']}."

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import ValidationError
 
-from latentsync.errors import LatentSyncError, shorten
-from latentsync.settings import Settings
+from latentsync.errors import LatentSyncError
+from latentsync.settings import Settings, explain
 
 if TYPE_CHECKING:
     from latentsync.weights.catalog import WeightsFile
@@ -185,9 +185,7 @@ def _load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = "LATENTSYNC_" + str(problem["loc"][0]).upper()
-        _fail(f"{name} is {shorten(problem['input'])}: {problem['msg']}.", exit_code=2)
+        _fail(explain(error), exit_code=2)
 
 
 @contextmanager

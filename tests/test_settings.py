@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from latentsync.settings import Settings
+from latentsync.settings import Settings, explain
 
 
 def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +47,27 @@ def test_a_value_outside_its_range_is_refused(
 ) -> None:
     monkeypatch.setenv(f"LATENTSYNC_{name}", value)
     with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+@pytest.mark.parametrize("secret", ["c2VjcmV0", "whsec_c2VjcmV0", "whsec_§§§§§", "whsec_"])
+def test_a_webhook_secret_that_is_refused_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("LATENTSYNC_WEBHOOK_SECRET", secret)
+    with pytest.raises(ValidationError, match="24 to 64 bytes") as caught:
+        Settings()
+    assert repr(secret) not in str(caught.value)
+    assert explain(caught.value) == (
+        "LATENTSYNC_WEBHOOK_SECRET is not usable: "
+        "Value error, it must be whsec_ and 24 to 64 bytes as base64."
+    )
+
+
+@pytest.mark.parametrize("delays", ["5,-1", "nan", "5,,x"])
+def test_waits_between_attempts_are_numbers(monkeypatch: pytest.MonkeyPatch, delays: str) -> None:
+    monkeypatch.setenv("LATENTSYNC_WEBHOOK_RETRY_DELAYS_S", delays)
+    with pytest.raises(ValidationError, match="webhook_retry_delays_s"):
         Settings()
 
 
