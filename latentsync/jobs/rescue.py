@@ -8,8 +8,7 @@ at the worst it is begun once more, and the record lets only the latest attempt 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from latentsync.jobs.job import Job
 from latentsync.jobs.line import LineEntrance
@@ -30,7 +29,6 @@ class Rescue:
         entrance: to the line.
         roster: which workers live.
         name: of this worker.
-        clock: seconds that never go back.
     """
 
     def __init__(
@@ -39,26 +37,25 @@ class Rescue:
         entrance: LineEntrance,
         roster: Roster,
         name: str,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._entrance = entrance
         self._roster = roster
         self._name = name
-        self._clock = clock
-        self._idle_since: float | None = None
         self._mine_idle: set[tuple[str, int]] = set()  # id and attempts
 
-    def look(self, at_work: Collection[str]) -> None:
+    def look(self, at_work: Collection[str], idle_s: float) -> None:
         """Put lost jobs into the line.
 
         Args:
             at_work: ids of the jobs that this worker has in its hands.
+            idle_s: how long it has had none.
         """
         running = self._store.processing()
         self._adopt(running)
         self._find_mine(running, at_work)
-        self._find_waiting(at_work)
+        if idle_s > IDLE_S:
+            self._find_waiting()
 
     def _adopt(self, running: Collection[Job]) -> None:
         """Take over the jobs of workers that are silent; of several that try, one may."""
@@ -80,14 +77,8 @@ class Rescue:
             self._entrance.put_again(job_id)
         self._mine_idle = idle
 
-    def _find_waiting(self, at_work: Collection[str]) -> None:
-        """Find jobs that wait although this worker has had nothing to do for a while."""
-        now = self._clock()
-        if at_work:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
-        elif now - self._idle_since > IDLE_S:
-            for job in self._store.waiting(_AT_ONCE, waited_s=IDLE_S):
-                logger.warning("job %s: it waits, but not in the line", job.id)
-                self._entrance.put_again(job.id)
+    def _find_waiting(self) -> None:
+        """Find jobs that wait although the line has had nothing to give for a while."""
+        for job in self._store.waiting(_AT_ONCE, waited_s=IDLE_S):
+            logger.warning("job %s: it waits, but not in the line", job.id)
+            self._entrance.put_again(job.id)

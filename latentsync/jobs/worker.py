@@ -68,6 +68,7 @@ class Worker:
         )
         self._turn = Lock()
         self._at_work: set[str] = set()
+        self._idle_since = time.monotonic()
         self._tidied_at = float("-inf")
         self._exit = LineExit(engine, self._name, self._run, WebhookSender(settings).send)
 
@@ -103,6 +104,7 @@ class Worker:
             # The line must not hear of an end: it keeps the job for whoever comes next.
             Event().wait()
         finally:
+            self._idle_since = time.monotonic()
             self._at_work.discard(job_id)
 
     def _is_ended(self, job_id: str) -> bool:
@@ -121,7 +123,8 @@ class Worker:
     def _keep_house(self) -> None:
         try:
             self._roster.greet()
-            self._rescue.look(self._at_work.copy())
+            idle_s = 0.0 if self._at_work else time.monotonic() - self._idle_since
+            self._rescue.look(self._at_work.copy(), idle_s)
             sweep(self._settings.work_dir)
             if time.monotonic() - self._tidied_at > _TIDY_EVERY_S:
                 self._tidied_at = time.monotonic()

@@ -52,11 +52,15 @@ class Member:
 
     def __init__(self, place: Place, name: str) -> None:
         self.roster = Roster(place.engine, name, place.clock)
-        self._rescue = Rescue(place.store, place.entrance, self.roster, name, place.clock)
+        self._rescue = Rescue(place.store, place.entrance, self.roster, name)
+        self._clock = place.clock
+        self._idle_since = place.clock()
 
     def look(self, *at_work: Job) -> None:
         self.roster.greet()
-        self._rescue.look({job.id for job in at_work})
+        if at_work:
+            self._idle_since = self._clock()
+        self._rescue.look({job.id for job in at_work}, self._clock() - self._idle_since)
 
 
 @pytest.fixture
