@@ -28,6 +28,7 @@ from latentsync.server.places import Places
 from latentsync.server.predict import DirectDoor, build_predict_router
 from latentsync.server.queued_predict import QueuedDoor
 from latentsync.server.tasks import build_tasks_router
+from latentsync.server.unread_body import UnreadBodyClose
 from latentsync.server.v1.api import NativeApi
 from latentsync.server.v1.openapi import PredictionRequest
 from latentsync.server.v1.router import build_v1_router
@@ -111,6 +112,7 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
         max_streamed_bytes=2 * settings.max_media_bytes + _FORM_BYTES,
         timeout_s=settings.body_timeout_s,
     )
+    app.add_middleware(UnreadBodyClose)  # added last, so it is the outermost
     add_error_handlers(app)
     add_openapi(app, *models)
     return app

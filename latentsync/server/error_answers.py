@@ -20,11 +20,9 @@ from starlette.responses import JSONResponse
 from latentsync.door import as_own_error
 from latentsync.errors import (
     Canceled,
-    FetchTimeout,
     InvalidRequest,
     LatentSyncError,
     NotAuthorized,
-    TooManyBytes,
 )
 from latentsync.schema import ErrorResponse, Problem
 
@@ -74,8 +72,6 @@ def error_headers(error: LatentSyncError) -> dict[str, str]:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, NotAuthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, FetchTimeout | TooManyBytes):
-        headers["Connection"] = "close"  # the rest of a body that never comes is not waited for
     return headers
 
 

@@ -18,7 +18,7 @@ from latentsync.server.v1.uploads import receive_upload
 
 _PAGE, _PAGE_MAX = 20, 100
 
-JobId = Annotated[str, Path(description="a prediction's id")]
+JobId = Annotated[str, Path(description="a prediction's id", json_schema_extra={"format": "uuid"})]
 Status = Annotated[JobStatus | None, Query(description="only those in this state")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="at most so many")]
 Cursor = Annotated[str | None, Query(description="next_cursor of the page before")]

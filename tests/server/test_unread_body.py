@@ -1,0 +1,65 @@
+"""A caller who is refused while it still sends is answered, and then cut off."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.server.engines import SquareEngine
+from tests.server.live import AUTH, serving_engine
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving_engine(tmp_path_factory.mktemp("server"), SquareEngine()) as url:
+        yield url
+
+
+def start_sending(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=10)
+    head = "POST /predict HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer wrong\r\n"
+    connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+    return connection
+
+
+def test_a_stranger_who_never_stops_sending_is_cut_off(url: str) -> None:
+    with start_sending(url) as connection:
+        started = time.monotonic()
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        assert time.monotonic() - started < 1
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            send_for(connection, seconds=10)
+        assert 1 < time.monotonic() - started < 5
+
+
+def send_for(connection: socket.socket, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        time.sleep(0.02)
+
+
+def test_who_ends_its_body_in_time_is_not_kept_waiting(url: str) -> None:
+    with start_sending(url) as connection:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
+        started = time.monotonic()
+        connection.sendall(b"1\r\nx\r\n0\r\n\r\n")
+        while connection.recv(65536):
+            pass
+        assert time.monotonic() - started < 1
+
+
+def test_a_large_body_that_is_refused_loses_no_answer(url: str) -> None:
+    answer = httpx.post(f"{url}/predict", content=b"x" * 20_000_000)
+    assert (answer.status_code, answer.headers["connection"]) == (401, "close")
+
+
+def test_a_body_that_was_read_keeps_the_connection(url: str) -> None:
+    with httpx.Client(base_url=url, headers=AUTH) as client:
+        assert "connection" not in client.post("/predict", json={}).headers
+        assert "connection" not in client.get("/health").headers
