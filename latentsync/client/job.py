@@ -1,0 +1,135 @@
+"""A job as its server tells it, and what happens to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from latentsync.errors import Canceled, ServerError, recall_error
+from latentsync.monitor import Progress
+from latentsync.schema import PredictDetails
+
+JobStatus = Literal["queued", "processing", "succeeded", "failed", "canceled"]
+_RUNNING = ("queued", "processing")
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """Something that happened to a job.
+
+    Attributes:
+        kind: ``status``, ``progress``, ``log``, or ``position`` (a new place in the line).
+        data: what is new; see the README's table.
+        number: give it as ``after`` to go on from here; None for a place in the line, which is of
+            the moment.
+    """
+
+    kind: str
+    data: dict[str, Any] = field(default_factory=dict)
+    number: int | None = None
+
+    @property
+    def ends_job(self) -> bool:
+        """Whether nothing happens to the job after this."""
+        return self.kind == "status" and self.data.get("status") not in _RUNNING
+
+
+class JobError(BaseModel):
+    """Why a job failed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class Job(BaseModel):
+    """One prediction that was handed in, as it was when the server was asked.
+
+    Attributes:
+        id: the server's name for it, or Modal's.
+        status: queued, processing, succeeded, failed or canceled.
+        progress: of the running attempt: stage, fraction of the whole run, frames.
+        queue_position: how many are ahead, 0 is next; None unless it is queued, and on Modal.
+        created_at: when it was handed in; None if the platform does not say, as are the next two.
+        started_at: when the latest attempt began.
+        finished_at: when it ended.
+        attempts: how often it was begun.
+        error: why it failed.
+        output_url: path of the video on the server; None unless it succeeded.
+        details: how the video was made; None unless it succeeded.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: JobStatus
+    progress: Progress = Progress("", 0.0)
+    queue_position: int | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    attempts: int = 0
+    error: JobError | None = None
+    output_url: str | None = None
+    details: PredictDetails | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status not in _RUNNING
+
+    def raise_for_status(self) -> Job:
+        """Return the job unless it failed or was canceled.
+
+        Raises:
+            ServerError: it failed; ``server_code`` says why.
+            Canceled: it was canceled.
+        """
+        if self.status == "canceled":
+            raise Canceled(f"Job {self.id} was canceled.")
+        if self.error is None:
+            return self
+        raise ServerError(
+            self.error.message,
+            server_status=recall_error(self.error.code, "").status,
+            server_code=self.error.code,
+            field=self.error.field,
+        )
+
+    def after(self, event: JobEvent) -> Job:
+        """Return the job as it is once ``event`` has happened; raises pydantic's ValidationError.
+
+        An event tells less than the server does when it is asked for the job.
+        """
+        news = event.data
+        if event.kind == "progress":
+            return self._with(progress={**news})
+        if event.kind == "position":
+            return self._with(queue_position=news.get("queue_position"))
+        if event.kind != "status":
+            return self
+        changes = {"status": news.get("status"), "error": news.get("error"), "queue_position": None}
+        if "attempt" in news:  # each begins from the start
+            changes |= {"attempts": news["attempt"], "progress": Progress("", 0.0)}
+        return self._with(**changes)
+
+    def _with(self, **changes: Any) -> Job:
+        return Job.model_validate({**dict(self), **changes})
+
+
+@dataclass(frozen=True)
+class JobPage:
+    """Some of one's jobs, latest first.
+
+    Attributes:
+        jobs: the jobs.
+        next_cursor: give it as ``cursor`` for those that come after; None if there are no more.
+    """
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None
