@@ -51,11 +51,13 @@ class Farm:
         )
         return self.desk.submit([Submission(request, uuid.uuid4().hex)], OWNER)[0]
 
-    def start(self, name: str = "w", **settings: Any) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str = "w", *, module: str = "tests.jobs.worker_process", **settings: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a worker in a group of its own."""
         with (self.folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "tests.jobs.worker_process"],
+                [sys.executable, "-m", module],
                 cwd=REPOSITORY,
                 env=self._environment(worker_name=name, **settings),
                 stdin=subprocess.PIPE,

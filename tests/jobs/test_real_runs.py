@@ -1,0 +1,63 @@
+"""The draft engine in a real worker: stopped at any stage, and never twice the same result."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from latentsync.jobs.desk import Submission
+from latentsync.jobs.job import Job, JobStatus
+from latentsync.schema import PathSource, RunOptions, RunRequest
+from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ASSETS = REPOSITORY / "assets"
+
+
+@pytest.fixture
+def lent(tmp_path: Path) -> Iterator[Farm]:
+    with farm(tmp_path, engine="draft") as one:
+        one.start(module="tests.jobs.real_worker")
+        yield one
+
+
+def submit(lent: Farm, deadline_s: float | None = None) -> Job:
+    video, audio = ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"
+    options = RunOptions(engine="draft", deadline_s=deadline_s)
+    request = RunRequest(PathSource(video, "video"), PathSource(audio, "audio"), options)
+    return lent.desk.submit([Submission(request, uuid.uuid4().hex)], OWNER)[0]
+
+
+def test_a_run_is_stopped_within_two_seconds_at_any_stage(lent: Farm) -> None:
+    chance = random.Random(4)
+    stages = set()
+    for number in range(10):
+        job = submit(lent)
+        # The first begins with the start of the device, the others with a warm one.
+        fraction = 0.0 if number == 0 else chance.uniform(0.0, 0.9)
+        lent.wait_for(lambda job=job: lent.job(job).status is JobStatus.PROCESSING)
+        lent.wait_for(lambda job=job, f=fraction: lent.job(job).fraction >= f)
+        stages.add(lent.desk.cancel(job.id, OWNER).stage)
+        taken_s = lent.wait_for(lambda job=job: lent.job(job).status.is_final)
+        assert lent.job(job).status is JobStatus.CANCELED
+        assert taken_s < 2.0, stages
+        assert lent.results(job) == []
+    assert len(stages) > 1
+    (ended,) = lent.wait_until_ended([submit(lent)])
+    assert ended.status is JobStatus.SUCCEEDED
+    assert lent.working_folders() == []
+
+
+def test_a_deadline_is_kept_within_two_seconds(lent: Farm) -> None:
+    lent.wait_until_ended([submit(lent)])
+    for deadline_s in (0.2, 0.7, 1.5):
+        (ended,) = lent.wait_until_ended([submit(lent, deadline_s)])
+        assert ended.error is not None
+        assert ended.error.code == "DEADLINE_EXCEEDED"
+        assert ended.started_at is not None
+        assert ended.finished_at is not None
+        assert ended.finished_at - ended.started_at < deadline_s + 2.0
