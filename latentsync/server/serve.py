@@ -14,6 +14,9 @@ from fastapi import FastAPI
 
 from latentsync.server.worker_process import running_worker
 
+# Longer than proxies keep an unused connection (60 s), so that it is they who let go of it: the
+# other way round a call may meet a connection that is just being closed.
+_KEEP_ALIVE_S = 75
 _LAST_ANSWERS_S = 10  # after the stop of the runs, for sending what is left to say
 
 
@@ -24,7 +27,12 @@ class _Server(uvicorn.Server):
         limit_s = grace_s + _LAST_ANSWERS_S
         super().__init__(
             uvicorn.Config(
-                app, host=host, port=port, server_header=False, timeout_graceful_shutdown=limit_s
+                app,
+                host=host,
+                port=port,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=limit_s,
             )
         )
         self._stop_runs = app.state.stop_runs
