@@ -88,6 +88,9 @@ class Attempts:
             self._files.remove(key)
             self._store.hand_back(job)
             raise
+        except BaseException:
+            self._device.kill()  # what it still says of this attempt must not be taken for the next
+            raise
         if not self._store.finish(job, finished) or finished.result_key is None:
             self._files.remove(key)  # nobody will ever ask for it
         return False

@@ -129,7 +129,8 @@ class JobDesk:
             running: False leaves a job alone that has begun.
         """
         job = self.job(job_id, owner)
-        canceled = self.store.cancel(job.id, running=running) or job
+        with translate_database_full():
+            canceled = self.store.cancel(job.id, running=running) or job
         if canceled.status.is_final:
             self._entrance.take_out(job.id)
             remove_media(self.files, canceled)

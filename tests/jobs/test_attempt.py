@@ -202,6 +202,25 @@ def test_a_stop_hands_the_job_back(bench: Bench, thread: ThreadPoolExecutor) -> 
     assert bench.run(SUCCEED, job).attempts == 1
 
 
+def test_what_a_broken_off_attempt_says_is_not_taken_for_the_next(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bool:
+        raise RuntimeError("the disk of the database is full")
+
+    script = "    tell('generate'); time.sleep(.5); put(key); "
+    script += "say({'done': {'size_bytes': 6, 'details': {'key': key}}})"
+    jobs, attempts = [add(bench.store), add(bench.store)], bench.attempts(script)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.store, "report", refuse)
+        with pytest.raises(RuntimeError):
+            attempts.run(jobs[0].id)
+    for job in jobs:
+        attempts.run(job.id)
+        ended = bench.job(job)
+        assert ended.details == {"key": ended.result_key}
+
+
 def test_of_two_that_believe_they_own_a_job_one_makes_the_result(
     bench: Bench, thread: ThreadPoolExecutor
 ) -> None:
