@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from threading import Event
 
+from latentsync.errors import DiskFull
 from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobError, JobStatus
@@ -14,6 +16,8 @@ from latentsync.jobs.store import Finished, JobStore
 from latentsync.jobs.watch import Limits, Stopping, Watch
 
 logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.2  # while waiting for room: whether the job is still wanted
 
 
 class Attempts:
@@ -71,29 +75,44 @@ class Attempts:
         return self._store.begin(job_id, self._host)
 
     def _another_is_due(self, job: Job) -> bool:
-        """Make one attempt; True if its process was lost and nobody else has taken over."""
+        """Make one attempt; True if another is due because the process or the disk failed."""
         key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
-        watch = Watch(job, key, self._device, self._store, self._limits, self._stopping)
         try:
-            finished = watch.follow()
+            finished = self._follow(job, key)
         except DeviceLost:
-            self._device.kill()
             self._files.remove(key)
             logger.warning("job %s: attempt %d lost its process", job.id, job.attempts)
             self._store.log(job, f"Attempt {job.attempts} lost its process.")
-            now = self._store.get(job.id)
-            return now is not None and (now.status, now.attempts) == (job.status, job.attempts)
-        except Stopping:
-            self._device.kill()
-            self._files.remove(key)
-            self._store.hand_back(job)
-            raise
-        except BaseException:
-            self._device.kill()  # what it still says of this attempt must not be taken for the next
-            raise
+            return self._is_latest(job)
+        if _found_no_room(finished) and job.attempts < self._limits.attempts:
+            self._wait_for_room(job)
+            return self._is_latest(job)
         if not self._store.finish(job, finished) or finished.result_key is None:
             self._files.remove(key)  # nobody will ever ask for it
         return False
+
+    def _follow(self, job: Job, key: str) -> Finished:
+        watch = Watch(job, key, self._device, self._store, self._limits, self._stopping)
+        try:
+            return watch.follow()
+        except BaseException as error:
+            self._device.kill()  # what it still says of this attempt must not be taken for the next
+            if isinstance(error, Stopping):
+                self._files.remove(key)
+                self._store.hand_back(job)
+            raise
+
+    def _wait_for_room(self, job: Job) -> None:
+        """Give housekeeping time to make room on the disk: what was accepted is not lost for it."""
+        self._store.log(job, f"Attempt {job.attempts} found no room on the disk.")
+        until = time.monotonic() + self._limits.room_s
+        while time.monotonic() < until and self._store.is_wanted(job):
+            if self._stopping.wait(_LOOK_EVERY_S):
+                return
+
+    def _is_latest(self, job: Job) -> bool:
+        now = self._store.get(job.id)
+        return now is not None and (now.status, now.attempts) == (job.status, job.attempts)
 
     def _clear(self, job_id: str) -> None:
         """Remove what an ended job needs no more: its media, and what lost attempts left."""
@@ -112,3 +131,7 @@ class Attempts:
 def _given_up(attempts: int) -> Finished:
     message = f"The process that made the video was lost {attempts} times. Nothing was made."
     return Finished(JobStatus.FAILED, error=JobError("WORKER_LOST", message, 500))
+
+
+def _found_no_room(finished: Finished) -> bool:
+    return finished.error is not None and finished.error.code == DiskFull.code

@@ -27,11 +27,13 @@ class Limits:
         attempts: how often a job is begun at most.
         run_s: how long a run may take from its first sign of life; a job may ask for less.
         loading_s: how long a device may take until that sign: starting, bringing weights, loading.
+        room_s: how long to wait for room on a full disk before the next attempt.
     """
 
     attempts: int
     run_s: float
     loading_s: float
+    room_s: float = 30.0
 
 
 class Watch:

@@ -57,11 +57,17 @@ class Bench:
         self._devices: list[DeviceProcess] = []
 
     def attempts(
-        self, script: str, *, host: str = "host", run_s: float = 60.0, loading_s: float = 60.0
+        self,
+        script: str,
+        *,
+        host: str = "host",
+        run_s: float = 60.0,
+        loading_s: float = 60.0,
+        room_s: float = 60.0,
     ) -> Attempts:
         command = [sys.executable, "-c", TALK + script, str(self.root)]
         self._devices.append(DeviceProcess(command))
-        limits = Limits(2, run_s, loading_s)
+        limits = Limits(2, run_s, loading_s, room_s)
         return Attempts(self.store, self.files, self._devices[-1], host, limits, self.stopping)
 
     def run(self, script: str, job: Job, **limits: float) -> Job:
@@ -118,6 +124,31 @@ def test_an_error_ends_the_job_at_its_first_attempt(bench: Bench) -> None:
     assert (ended.status, code_of(ended), ended.attempts) == (JobStatus.FAILED, "NO_FACE", 1)
     assert ended.error is not None
     assert ended.error.field == "video"
+
+
+FULL = """
+    say({"error": {"code": "DISK_FULL", "message": "m", "status_code": 507, "field": None}})
+"""
+
+
+def test_a_full_disk_is_waited_for_before_the_job_fails(bench: Bench) -> None:
+    script = "    if not hasattr(os, 'tried'):\n        os.tried = 1" + FULL.replace("\n", "\n    ")
+    ended = bench.run(script + "\n        continue\n" + SUCCEED, add(bench.store), room_s=0.1)
+    assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 2)
+    failed = bench.run(FULL, add(bench.store), room_s=0.1)
+    assert (code_of(failed), failed.attempts) == ("DISK_FULL", 2)
+
+
+def test_a_job_that_waits_for_room_can_be_canceled(
+    bench: Bench, thread: ThreadPoolExecutor
+) -> None:
+    job = add(bench.store)
+    running = thread.submit(bench.run, FULL, job)
+    until = time.monotonic() + 20
+    while not any(event.kind == "log" for event in bench.store.events(job.id)):
+        assert time.monotonic() < until
+    bench.store.cancel(job.id)
+    assert running.result(2).status is JobStatus.CANCELED
 
 
 def test_lost_processes_use_the_attempts_up_and_leave_no_file(bench: Bench) -> None:
