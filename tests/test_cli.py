@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import latentsync
-from latentsync import cli
+from latentsync import cli, command_line
 from latentsync.errors import InvalidField
 from latentsync.pipelines import base
 from latentsync.settings import Settings
@@ -223,13 +223,13 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
     ],
 )
 def test_speaker_texts(text: str, value: object) -> None:
-    assert cli.parse_speaker(text) == value
+    assert command_line.parse_speaker(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "12", "12:", "12:1", "12:1,2,3", "-1:1,2", "1:1,2,3,4,5"])
 def test_other_speaker_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidField, match="FRAME:X,Y"):
-        cli.parse_speaker(text)
+        command_line.parse_speaker(text)
 
 
 def test_serve_refuses_to_start_without_a_key() -> None:

@@ -104,22 +104,29 @@ class Job(BaseModel):
     def after(self, event: JobEvent) -> Job:
         """Return the job as it is once ``event`` has happened; raises pydantic's ValidationError.
 
-        An event tells less than the server does when it is asked for the job.
+        What is known already changes nothing: a stream begins with a job's past. An event tells
+        less than the server does when it is asked for the job.
         """
+        job = Job.model_validate({**dict(self), **self._changes(event)})
+        return job if job._how_far() >= self._how_far() else self
+
+    def _changes(self, event: JobEvent) -> dict[str, Any]:
         news = event.data
         if event.kind == "progress":
-            return self._with(progress={**news})
-        if event.kind == "position":
-            return self._with(queue_position=news.get("queue_position"))
+            return {"progress": {**news}}
+        if event.kind == "position" and self.status == "queued":
+            return {"queue_position": news.get("queue_position")}
         if event.kind != "status":
-            return self
-        changes = {"status": news.get("status"), "error": news.get("error"), "queue_position": None}
+            return {}
+        changes = {"status": news.get("status"), "error": news.get("error")}
+        if changes["status"] != "queued":
+            changes["queue_position"] = None
         if "attempt" in news:  # each begins from the start
             changes |= {"attempts": news["attempt"], "progress": Progress("", 0.0)}
-        return self._with(**changes)
+        return changes
 
-    def _with(self, **changes: Any) -> Job:
-        return Job.model_validate({**dict(self), **changes})
+    def _how_far(self) -> tuple[bool, int, bool, float]:
+        return self.is_final, self.attempts, self.status != "queued", self.progress.fraction
 
 
 @dataclass(frozen=True)

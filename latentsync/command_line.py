@@ -1,0 +1,124 @@
+"""What several commands share: options of a run, the output file, errors as one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Never
+
+import typer
+
+from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
+from latentsync.schema import PredictDetails, SyncMode
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")
+_TOKEN_VARIABLES = ["LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY"]
+
+Video = Annotated[str, typer.Option(help="Source video: a file or an http(s) address.")]
+Audio = Annotated[str, typer.Option(help="Speech: a file or an http(s) address.")]
+Output = Annotated[Path, typer.Option(help="Where the finished MP4 goes.")]
+GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none.")]
+InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
+Seed = Annotated[int, typer.Option(help="-1 draws a random one.")]
+DeadlineS = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
+Engine = Annotated[str | None, typer.Option(help="auto, latentsync-1.6, latentsync-1.5 or draft.")]
+Scheduler = Annotated[str, typer.Option(help="ddim, or dpm-solver++ for fewer steps.")]
+CacheInterval = Annotated[
+    int, typer.Option(help="Run the whole network only every so many steps; approximate above 1.")
+]
+Interval = Annotated[
+    tuple[float, float], typer.Option(help="Part of the steps with guidance, 0 to 1.")
+]
+Mode = Annotated[SyncMode, typer.Option(help="What to do when the lengths differ.")]
+SpeakerText = Annotated[
+    str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
+]
+Url = Annotated[str, typer.Option(envvar="LATENTSYNC_URL", help="Address of the server.")]
+Token = Annotated[str, typer.Option(envvar=_TOKEN_VARIABLES, help="Bearer token.")]
+
+
+def parse_speaker(text: str) -> str | dict[str, Any]:
+    """Turn ``auto``, ``12:320,180`` or ``12:100,80,400,380`` into the request's ``speaker`` value.
+
+    Raises:
+        InvalidField: any other text.
+    """
+    if text == "auto":
+        return text
+    match = _SPEAKER.fullmatch(text)
+    if match is None:
+        raise InvalidField(
+            f"speaker is {shorten(text)}. Allowed: auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2.",
+            field="speaker",
+        )
+    numbers = [float(number) for number in match[2].split(",")]
+    return {"frame": int(match[1]), "point" if len(numbers) == 2 else "box": numbers}
+
+
+def check_output(output: Path, *sources: str) -> None:
+    """Refuse an output that cannot work before anything is made for it; raises InvalidField."""
+    if output.is_dir():
+        _refuse_output(output, "it is a folder; give the name of a file")
+    if output.suffix.lower() != ".mp4":
+        _refuse_output(output, "the result is an MP4; give a name that ends in .mp4")
+    if os.path.realpath(output) in [os.path.realpath(source) for source in sources]:
+        _refuse_output(output, "it is one of the sources, which would be lost")
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        _refuse_output(output, f"{folder} is not a folder that you may write to")
+
+
+def _refuse_output(output: Path, reason: str) -> Never:
+    raise InvalidField(f"--output {output}: {reason}.", field="output")
+
+
+@contextmanager
+def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -> Iterator[None]:
+    """End the command with the exit codes of :mod:`latentsync.cli` and one line on stderr.
+
+    Args:
+        when_stopped: what Ctrl-C means here.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(when_stopped, err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except InvalidRequest as error:
+        fail(error.message, exit_code=2)
+    except LatentSyncError as error:
+        fail(error.message, exit_code=1)
+    except OSError as error:
+        fail(f"--output cannot be written: {error.strerror or error}.", exit_code=1)
+
+
+def fail(message: str, *, exit_code: int) -> Never:
+    """End the command with one line on stderr."""
+    typer.echo(f"Error: {message}", err=True)
+    raise typer.Exit(exit_code)
+
+
+def print_summary(output: Path, details: PredictDetails) -> None:
+    """Say what was made, and how."""
+    typer.echo(f"{output}: {describe(details)}")
+    if details.frames_without_face:
+        typer.echo(f"{details.frames_without_face} frames have no usable face and are unchanged")
+    typer.echo(describe_stages(details))
+
+
+def describe(details: PredictDetails) -> str:
+    """Return what was made, in one line."""
+    return (
+        f"{details.duration_s:.2f} s, {details.frames} frames, {details.width}x{details.height}, "
+        f"engine {details.engine} {details.model_version}, seed {details.seed}"
+    )
+
+
+def describe_stages(details: PredictDetails) -> str:
+    """Return the seconds of each stage, in one line."""
+    return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in details.seconds.items())
