@@ -32,6 +32,12 @@ class JobNews:
         self._bells: dict[str, set[asyncio.Event]] = {}
         self._last: int | None = None  # number of the newest event seen
         self._looking: asyncio.Task[None] | None = None
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Ring all bells: who only listens shall go, because the process ends."""
+        self.is_closed = True
+        self._ring(None)
 
     @contextmanager
     def bell(self, job_id: str) -> Iterator[asyncio.Event]:

@@ -71,7 +71,8 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
         await run_in_threadpool(line.close)
 
     app = _new_app(settings, lifespan, PredictRequest)
-    app.state.stop_runs = line.stop  # for the process that serves the app
+    app.state.dismiss_listeners = _nobody  # for the process that serves the app
+    app.state.stop_runs = line.stop
     add_health(app, engine_state(engine))
     app.include_router(build_predict_router(DirectDoor(settings, engine, line), auth))
     return app
@@ -89,6 +90,7 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any]) -> FastAPI:
         await run_in_threadpool(desk.close)
 
     app = _new_app(settings, lifespan, PredictRequest, PredictionRequest, Problem)
+    app.state.dismiss_listeners = news.close
     app.state.stop_runs = places.close
     add_health(app, workers_state(desk.store.engine))
     add_metrics(app, desk, auth)
@@ -97,6 +99,10 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any]) -> FastAPI:
     app.include_router(build_tasks_router(desk, anonymous if settings.tasks_without_key else auth))
     app.include_router(build_lipsync_router(desk, auth, settings.public_url))
     return app
+
+
+def _nobody() -> None:
+    """Nobody listens where every call ends with its own run."""
 
 
 def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> FastAPI:

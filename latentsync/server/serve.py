@@ -35,11 +35,13 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=limit_s,
             )
         )
+        self._dismiss_listeners = app.state.dismiss_listeners
         self._stop_runs = app.state.stop_runs
         self._grace_s = grace_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests finish, stop them after the grace time, then end."""
+        """End event streams, let requests finish, stop them after the grace time, then end."""
+        self._dismiss_listeners()
         stop = asyncio.get_running_loop().call_later(self._grace_s, self._stop_runs)
         await super().shutdown(sockets)
         stop.cancel()

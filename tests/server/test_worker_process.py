@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -85,6 +86,29 @@ def test_an_api_without_a_worker_has_no_children(tmp_path: Path) -> None:
         time.sleep(0.2)
         assert children(server.pid) == []
         assert httpx.get(f"{url}/ready").status_code == 503
+
+
+def test_listeners_do_not_hold_up_the_end_of_a_server(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    variables = {
+        "LATENTSYNC_API_KEYS": KEY,
+        "LATENTSYNC_DATA_DIR": str(tmp_path / "data"),
+        "LATENTSYNC_WORK_DIR": str(tmp_path / "work"),
+    }
+    media = {"video_url": "http://a.example/v", "audio_url": "http://a.example/a"}
+    arguments = ("-m", "latentsync", "serve", "--no-worker", "--port", str(port))
+    with process(*arguments, **variables) as server, ThreadPoolExecutor(1) as pool:
+        wait_until(lambda: answers(url))
+        job = httpx.post(f"{url}/v1/predictions", json=media, headers=AUTH).json()
+        events = f"{url}/v1/predictions/{job['id']}/events"
+        listening = pool.submit(httpx.get, events, headers=AUTH, timeout=30)
+        waiting = {**AUTH, "Prefer": "wait"}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/predictions", json=media, headers=waiting, timeout=0.5)
+        server.terminate()
+        assert server.wait(timeout=10) == 0
+        assert "queue_position" in listening.result().text
 
 
 def children(pid: int) -> list[int]:

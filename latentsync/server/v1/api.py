@@ -26,7 +26,7 @@ from latentsync.settings import Settings
 WAIT_MAX_S = 60
 _HEARTBEAT_S = 15.0
 _LOOK_AT_LEAST_EVERY_S = 1.0
-_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])")
+_WAIT = re.compile(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class NativeApi:
                 now = await run_in_threadpool(self.desk.store.get, job.id)
                 job = now or job
                 left_s = ends_at - loop.time()
-                if job.status.is_final or left_s <= 0:
+                if job.status.is_final or left_s <= 0 or self.news.is_closed:
                     return job
                 await wait_for(bell, min(left_s, _LOOK_AT_LEAST_EVERY_S))
 
@@ -139,9 +139,12 @@ class NativeApi:
 
 
 def _wait_s(request: Request) -> int | None:
-    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most as many as this server waits."""
+    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most as many as this server waits.
+
+    Without a number it waits that long.
+    """
     found = _WAIT.search(request.headers.get("prefer", ""))
-    return None if found is None else min(int(found[1]), WAIT_MAX_S)
+    return None if found is None else min(int(found[1] or WAIT_MAX_S), WAIT_MAX_S)
 
 
 def _json(body: BaseModel, status_code: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -63,7 +63,7 @@ class EventStream(StreamingResponse):
                 if events:
                     sent_at = time.monotonic()
                     continue  # until there are no more
-                if is_final:
+                if is_final or self._news.is_closed:
                     return
                 if position is not None and position != known:
                     sent_at = time.monotonic()
