@@ -10,7 +10,7 @@ from pathlib import Path
 
 from latentsync.errors import InternalError
 
-_PATIENCE_S = 3.0  # for the end of a worker that was told to stop
+_PATIENCE_S = 10.0  # for the end of a worker that was told to stop
 _LOOK_EVERY_S = 0.05
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,18 +47,25 @@ class Farm:
 
     def submit(self, seed: int = 0, **options: Any) -> Job:
         """Hand in a job whose run goes as its seed says; see ``square_device``."""
-        request = RunRequest(
-            self.request.video, self.request.audio, RunOptions(seed=seed, **options)
-        )
-        return self.desk.submit([Submission(request, uuid.uuid4().hex)], OWNER)[0]
+        return self.desk.submit([self.submission(seed, **options)], OWNER)[0]
+
+    def submission(self, seed: int = 0, **options: Any) -> Submission:
+        """Return a job that may be handed in."""
+        asked = RunOptions(seed=seed, **options)
+        request = RunRequest(self.request.video, self.request.audio, asked)
+        return Submission(request, uuid.uuid4().hex)
 
     def start(
-        self, name: str = "w", *, module: str = "tests.jobs.worker_process", **settings: Any
+        self,
+        name: str = "w",
+        *,
+        command: Sequence[str] = ("tests.jobs.worker_process",),
+        **settings: Any,
     ) -> subprocess.Popen[bytes]:
-        """Start a worker in a group of its own."""
+        """Start a worker, or another module with its arguments, in a group of its own."""
         with (self.folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", *command],
                 cwd=REPOSITORY,
                 env=self._environment(worker_name=name, **settings),
                 stdin=subprocess.PIPE,
@@ -159,6 +167,14 @@ def kill_group(worker: subprocess.Popen[bytes]) -> None:
     """kill -9 everything in the worker's group."""
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _set(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.jobs.farm import free_port
 
 _USER = "postgres"  # who runs it where the tests run as root, whom Postgres refuses
 
@@ -26,7 +27,7 @@ def postgres() -> Iterator[str]:
     try:
         if os.getuid() == 0:
             shutil.chown(folder, _USER)
-        data, port = folder / "data", _free_port()
+        data, port = folder / "data", free_port()
         _run(programs / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
         control, log = programs / "pg_ctl", folder / "log"
@@ -64,10 +65,3 @@ def _run(*command: object) -> None:
         stdout=subprocess.DEVNULL,
         **identity,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

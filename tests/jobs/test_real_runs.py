@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +15,16 @@ import pytest
 from latentsync.jobs.desk import Submission
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.schema import PathSource, RunOptions, RunRequest
-from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm
+from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm, free_port, kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ASSETS = REPOSITORY / "assets"
+WORKER = ("latentsync", "worker")
 
 
 @pytest.fixture
 def lent(tmp_path: Path) -> Iterator[Farm]:
     with farm(tmp_path, engine="draft") as one:
-        one.start(module="tests.jobs.real_worker")
         yield one
 
 
@@ -33,6 +36,7 @@ def submit(lent: Farm, deadline_s: float | None = None) -> Job:
 
 
 def test_a_run_is_stopped_within_two_seconds_at_any_stage(lent: Farm) -> None:
+    lent.start(command=WORKER)
     chance = random.Random(4)
     stages = set()
     for number in range(10):
@@ -53,6 +57,7 @@ def test_a_run_is_stopped_within_two_seconds_at_any_stage(lent: Farm) -> None:
 
 
 def test_a_deadline_is_kept_within_two_seconds(lent: Farm) -> None:
+    lent.start(command=WORKER)
     lent.wait_until_ended([submit(lent)])
     for deadline_s in (0.2, 0.7, 1.5):
         (ended,) = lent.wait_until_ended([submit(lent, deadline_s)])
@@ -61,3 +66,25 @@ def test_a_deadline_is_kept_within_two_seconds(lent: Farm) -> None:
         assert ended.started_at is not None
         assert ended.finished_at is not None
         assert ended.finished_at - ended.started_at < deadline_s + 2.0
+
+
+def test_a_server_that_is_killed_with_or_without_its_worker_loses_nothing(
+    lent: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTSYNC_API_KEYS", "key")
+    chance, jobs = random.Random(7), []
+    for number in range(6):
+        server = lent.start(command=("latentsync", "serve", "--port", str(free_port())))
+        jobs.append(submit(lent))
+        lent.wait_for(lambda: lent.desk.store.processing() != [])
+        time.sleep(chance.uniform(0, 2))
+        if number % 2:
+            for pid in lent.processes():
+                os.kill(pid, signal.SIGKILL)
+        kill(server)
+    lent.wait_for(lambda: lent.processes() == [], timeout_s=10)
+    lent.start(command=WORKER)
+    ended = lent.wait_until_ended(jobs, timeout_s=120)
+    assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
+    assert [len(lent.results(job)) for job in ended] == [1] * len(jobs)
+    lent.wait_for(lambda: lent.working_folders() == [], timeout_s=10)

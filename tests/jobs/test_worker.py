@@ -29,8 +29,15 @@ def is_at_work(lent: Farm, job: Job, stage: str = "generate") -> bool:
     return now.status is JobStatus.PROCESSING and now.stage == stage
 
 
-def check_end(lent: Farm, jobs: list[Job]) -> None:
-    """Every job has ended once, and nothing is left of the way there."""
+def check_end(lent: Farm, jobs: list[Job], cut_short: int = 0) -> None:
+    """Every job has ended once, and nothing is left of the way there.
+
+    Args:
+        lent: the farm.
+        jobs: all of it.
+        cut_short: so many calls were killed between storing media and recording the job; what they
+            stored goes after an hour.
+    """
     for job in jobs:
         ended = lent.job(job)
         succeeded = ended.status is JobStatus.SUCCEEDED
@@ -38,16 +45,20 @@ def check_end(lent: Farm, jobs: list[Job]) -> None:
         lent.wait_for(lambda job=job, n=int(succeeded): len(lent.results(job)) == n)
         if succeeded:
             assert lent.results(job)[0].stat().st_size == ended.result_bytes
-    lent.wait_for(lambda: lent.media() == [])
+    lent.wait_for(lambda: len({path.parent for path in lent.media()}) <= cut_short)
     lent.wait_for(lambda: lent.working_folders() == [])
 
 
-def test_a_job_is_run_and_its_media_are_gone_afterwards(lent: Farm) -> None:
-    job = lent.submit(PLAIN)
+def test_jobs_are_run_in_their_order_and_their_media_are_gone_afterwards(lent: Farm) -> None:
+    together = [lent.submission(PLAIN) for _ in range(6)]
+    jobs = lent.desk.submit(together, OWNER)
     lent.start()
-    (ended,) = lent.wait_until_ended([job])
-    assert (ended.status, ended.attempts, ended.fraction) == (JobStatus.SUCCEEDED, 1, 1.0)
-    check_end(lent, [job])
+    ended = lent.wait_until_ended(jobs)
+    done = (JobStatus.SUCCEEDED, 1, 1.0)
+    assert [(job.status, job.attempts, job.fraction) for job in ended] == [done] * 6
+    begun = [job.started_at or 0.0 for job in ended]
+    assert begun == sorted(begun)
+    check_end(lent, jobs)
 
 
 def test_devices_that_die_cost_an_attempt_and_never_the_worker(lent: Farm) -> None:
@@ -114,9 +125,9 @@ def test_running_jobs_are_stopped_in_time(lent: Farm) -> None:
     assert lent.media() == []
 
 
-@pytest.mark.parametrize("way", ["signal", "parent"])
+@pytest.mark.parametrize("way", ["signal", pytest.param("parent", marks=pytest.mark.slow)])
 def test_a_worker_that_is_stopped_costs_its_job_no_attempt(lent: Farm, way: str) -> None:
-    job = lent.submit(SLOW + 1500)
+    job, later = lent.submit(SLOW + 1500), lent.submit(PLAIN)
     worker = lent.start()
     lent.wait_for(lambda: is_at_work(lent, job))
     if way == "signal":
@@ -127,17 +138,9 @@ def test_a_worker_that_is_stopped_costs_its_job_no_attempt(lent: Farm, way: str)
     lent.wait_for(lambda: lent.processes() == [])
     assert lent.working_folders() == []
     lent.start()
-    (ended,) = lent.wait_until_ended([job])
+    ended, after = lent.wait_until_ended([job, later])
     assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 1)
-
-
-def test_a_worker_refuses_a_name_that_is_taken_on_its_machine(lent: Farm) -> None:
-    job = lent.submit(SLOW + 5000)
-    lent.start()
-    lent.wait_for(lambda: is_at_work(lent, job))
-    assert lent.start().wait(15) != 0
-    assert "A worker named 'w' runs here already." in lent.log()
-    assert lent.job(job).attempts == 1
+    assert (after.started_at or 0.0) > (ended.finished_at or 0.0)  # it kept its place in the line
 
 
 @pytest.mark.slow
@@ -155,4 +158,4 @@ def test_a_power_cut_loses_no_job_that_was_accepted(lent: Farm) -> None:
     lent.start()
     ended = lent.wait_until_ended(jobs)
     assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
-    check_end(lent, jobs)
+    check_end(lent, jobs, cut_short=1)
