@@ -3,7 +3,7 @@
 Started by :mod:`latentsync.jobs.device_process`, in a process group of its own. Both talk in lines
 of JSON over the socket whose number is the last argument::
 
-    to here    {"run": {"request": …, "output_key": …}}, {"cancel": true}
+    to here    {"run": {"id": …, "request": …, "output_key": …}}, {"cancel": true}
     from here  {"ready": true}, {"progress": …}, {"done": …} or {"error": …}
 
 A crash of CUDA or of a codec ends this process and costs one attempt of one job, no more.
@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import time
-import uuid
 from contextlib import ExitStack
 from dataclasses import asdict
 from queue import Queue
@@ -76,11 +75,10 @@ class Device:
         end_group()
 
     def _run(self, order: dict[str, Any]) -> None:
-        reference = str(uuid.uuid4())
         try:
             done = self._make(order)
         except Exception as error:
-            own = as_own_error(error, reference)
+            own = as_own_error(error, order["id"])  # which the caller knows
             self._send({"error": own.to_dict()})
         else:
             self._send({"done": done})

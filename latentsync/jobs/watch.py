@@ -76,7 +76,8 @@ class Watch:
             DeviceLost: the process is gone, and the job is not ended.
             Stopping: the worker stops.
         """
-        self._device.run({"request": self._job.request, "output_key": self._key})
+        job = self._job
+        self._device.run({"id": job.id, "request": job.request, "output_key": self._key})
         began_at = looked_at = time.monotonic()
         while True:
             message = self._device.receive(_LOOK_EVERY_S)

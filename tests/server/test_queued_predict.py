@@ -72,6 +72,7 @@ def test_errors_of_the_run_have_the_contracts_shape(call: Any) -> None:
     broken = call(BROKEN)
     assert (broken.status_code, broken.json()["code"]) == (500, "INTERNAL_ERROR")
     assert "secret" not in broken.text
+    assert broken.json()["run_id"] in broken.json()["message"]  # as in the log
     assert list(broken.json()) == ["status_code", "code", "message", "field", "run_id"]
     late = call(FOR_EVER, deadline_s=0.3)
     assert (late.status_code, late.json()["code"]) == (504, "DEADLINE_EXCEEDED")
