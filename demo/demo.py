@@ -11,6 +11,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,11 +51,15 @@ def main() -> None:
 def running_server(token: str) -> Iterator[str]:
     """Run ``latentsync serve`` on a free port and yield its address; stop it afterwards."""
     port = free_port()
-    # The demo shows the embedded engine, on machines with a GPU too.
-    environment = {**os.environ, "LATENTSYNC_API_KEYS": token, "LATENTSYNC_ENGINE": "draft"}
+    own = {
+        "LATENTSYNC_API_KEYS": token,
+        "LATENTSYNC_ENGINE": "draft",  # shows the embedded engine, on machines with a GPU too
+    }
     command = [sys.executable, "-m", "latentsync", "serve", "--port", str(port)]
     OUTPUT.mkdir(exist_ok=True)
-    with (OUTPUT / "server.log").open("w") as log:
+    # Its jobs are its own: another server of this user may be at work.
+    with tempfile.TemporaryDirectory() as jobs, (OUTPUT / "server.log").open("w") as log:
+        environment = {**os.environ, **own, "LATENTSYNC_DATA_DIR": jobs}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}"
