@@ -65,6 +65,7 @@ def ended_after(engine: sa.Engine, number: int) -> tuple[list[EndedJob], int]:
             jobs.c.status.in_(_FINAL),
             jobs.c.finished_at == events.c.at,  # the event that ended it, not its arrival
         )
+        .order_by(events.c.number)
     )
     with engine.connect() as connection:
         return [_ended(row) for row in connection.execute(chosen)], newest

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 
 import latentsync
 from latentsync.errors import EngineUnavailable, NotAuthorized
+from latentsync.jobs.desk import owner_of
 from latentsync.pipelines import base
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
@@ -97,12 +98,13 @@ def test_without_keys_nobody_passes(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 401
 
 
-def test_an_empty_key_opens_nothing() -> None:
-    async def ask(header: bytes) -> None:
+def test_a_key_stands_for_its_owner_and_an_empty_one_opens_nothing() -> None:
+    async def ask(header: bytes) -> str:
         scope = {"type": "http", "headers": [(b"authorization", header)]}
-        await BearerAuth(["", "key"])(HTTPConnection(scope))
+        return await BearerAuth(["", "key", "other"])(HTTPConnection(scope))
 
-    asyncio.run(ask(b"Bearer key"))
+    assert asyncio.run(ask(b"Bearer key")) == owner_of("key")
+    assert asyncio.run(ask(b"bearer other")) == owner_of("other")
     for header in (b"Bearer ", b"Bearer   "):
         with pytest.raises(NotAuthorized):
             asyncio.run(ask(header))
