@@ -32,6 +32,7 @@ from latentsync.server.unread_body import UnreadBodyClose
 from latentsync.server.v1.api import NativeApi
 from latentsync.server.v1.openapi import PredictionRequest
 from latentsync.server.v1.router import build_v1_router
+from latentsync.server.v1.uploads import UPLOADS_PATH
 from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
 
@@ -117,6 +118,7 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
         max_bytes=settings.max_body_bytes,
         max_streamed_bytes=2 * settings.max_media_bytes + _FORM_BYTES,
         timeout_s=settings.body_timeout_s,
+        streamed_paths=(UPLOADS_PATH,),
     )
     app.add_middleware(UnreadBodyClose)  # added last, so it is the outermost
     add_error_handlers(app)

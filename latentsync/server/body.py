@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -28,23 +29,35 @@ class BodyLimit:
         max_bytes: largest JSON body, as declared and as counted; it is held in memory.
         max_streamed_bytes: largest body of any other type; such bodies go to the disk.
         timeout_s: longest time from the first read to the end of the body.
+        streamed_paths: where a body goes to the disk whatever it is declared as.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_bytes: int, max_streamed_bytes: int, timeout_s: float
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int,
+        max_streamed_bytes: int,
+        timeout_s: float,
+        streamed_paths: Collection[str] = (),
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._max_streamed_bytes = max_streamed_bytes
         self._timeout_s = timeout_s
+        self._streamed_paths = streamed_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand the request on with a guarded ``receive``."""
         if scope["type"] == "http":
-            content_type = Headers(scope=scope).get("content-type")
-            limit = self._max_bytes if is_json(content_type) else self._max_streamed_bytes
-            receive = _GuardedBody(scope, receive, limit, self._timeout_s)
+            receive = _GuardedBody(scope, receive, self._limit_of(scope), self._timeout_s)
         await self._app(scope, receive, send)
+
+    def _limit_of(self, scope: Scope) -> int:
+        in_memory = is_json(Headers(scope=scope).get("content-type"))
+        if in_memory and scope["path"] not in self._streamed_paths:
+            return self._max_bytes
+        return self._max_streamed_bytes
 
 
 class _GuardedBody:

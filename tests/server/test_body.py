@@ -71,7 +71,7 @@ def read(
         raise AssertionError(message)
 
     raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope = {"type": "http", "method": "POST", "headers": raw}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": raw}
     limited = BodyLimit(app, max_bytes=20, max_streamed_bytes=40, timeout_s=timeout_s)
     asyncio.run(limited(scope, receive, send))
     return outcome[0]
@@ -142,7 +142,12 @@ def test_a_body_that_is_no_json_may_be_larger_because_it_goes_to_the_disk() -> N
         raise AssertionError(message)
 
     limited = BodyLimit(app, max_bytes=20, max_streamed_bytes=40, timeout_s=5)
-    scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"video/mp4")]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": [(b"content-type", b"video/mp4")],
+    }
     asyncio.run(limited(scope, receive_of(b"a" * 40), send))
     with pytest.raises(TooManyBytes, match="40 bytes"):
         asyncio.run(limited(scope, receive_of(b"a" * 41), send))

@@ -13,6 +13,7 @@ from latentsync.server.v1.representation import Upload
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
 
+UPLOADS_PATH = "/v1/uploads"
 _WRITE_BYTES = 1024 * 1024  # collected before a thread is asked to write them
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -88,6 +89,17 @@ def test_an_oversized_upload_is_cut(strict: tuple[str, Path], content_type: str 
     answer = httpx.post(f"{url}/v1/uploads", content=content(), headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (413, "TOO_MANY_BYTES")
     assert is_clean(folder)
+
+
+@pytest.mark.parametrize("content_type", ["video/mp4", "application/json", None])
+def test_an_upload_may_be_larger_than_a_body_held_in_memory(
+    strict: tuple[str, Path], content_type: str | None
+) -> None:
+    url, folder = strict
+    headers = AUTH | ({} if content_type is None else {"Content-Type": content_type})
+    answer = httpx.post(f"{url}/v1/uploads", content=b"x" * 200_000, headers=headers)
+    assert (answer.status_code, answer.json()["size_bytes"]) == (201, 200_000)
+    shutil.rmtree(folder / "data" / "files" / "uploads")  # for the tests that count files
 
 
 def test_a_declared_size_beyond_the_limit_is_refused_unread(strict: tuple[str, Path]) -> None:
