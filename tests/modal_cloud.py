@@ -123,9 +123,9 @@ def _function(request: Any) -> Any:
 
 
 @contextlib.contextmanager
-def control_plane() -> Iterator[tuple[ControlPlane, str]]:
+def control_plane(plane: ControlPlane | None = None) -> Iterator[tuple[ControlPlane, str]]:
     """Serve a control plane from a thread; yields it and its address."""
-    plane = ControlPlane()
+    plane = plane or ControlPlane()
     listener = socket.create_server(("127.0.0.1", 0))
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 

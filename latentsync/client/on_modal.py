@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from pydantic import ValidationError
 
@@ -204,8 +204,9 @@ class ModalClient:
         if call_id in self._results:
             return _succeeded(call_id, self._results[call_id])
         exception = self._modal.exception
+        call = self._modal.FunctionCall.from_id(call_id)
         try:
-            answer = self._modal.FunctionCall.from_id(call_id).get(timeout=wait_s)
+            answer = call.get(timeout=wait_s)
         except TimeoutError:  # the builtin one; those of Modal itself are of another family
             return Job(id=call_id, status="processing")
         except exception.InputCancellation:
@@ -220,9 +221,18 @@ class ModalClient:
             return _failed(call_id, WorkerLost.code, "Modal has lost the container of the run.")
         except Exception as error:
             self._raise_if_platforms(error)
+            if isinstance(error, exception.RemoteError) and self._is_terminated(call):
+                return Job(id=call_id, status="canceled")
             said = f"The container failed with {type(error).__name__}; its log on Modal has more."
             return _failed(call_id, InternalError.code, said)
         return self._remember(call_id, answer)
+
+    def _is_terminated(self, call: Any) -> bool:
+        """Tell whether a call without a result was canceled, which its error does not say."""
+        with self._own_errors():
+            graph = call.get_call_graph()
+        own = [entry for entry in graph if entry.function_call_id == call.object_id]
+        return any(entry.status.name == "TERMINATED" for entry in own)
 
     def _remember(self, call_id: str, answer: object) -> Job:
         """Read what ``predict`` answered; the latest result is kept, for it has the whole video."""
