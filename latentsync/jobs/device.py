@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from queue import Queue
 from threading import Event, Lock, Thread
-from typing import Any
+from typing import Any, NoReturn
 
 from latentsync import runner
 from latentsync.door import as_own_error
@@ -109,11 +109,14 @@ class Device:
 
     def _send(self, message: dict[str, Any]) -> None:
         line = json.dumps(message).encode() + b"\n"
-        with self._sending:
-            self._connection.sendall(line)
+        try:
+            with self._sending:
+                self._connection.sendall(line)
+        except OSError:  # an orderly end of Python could wait for a codec's threads for ever
+            end_group()
 
 
-def end_group() -> None:
+def end_group() -> NoReturn:
     """End this process and everything that it started, at once."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
@@ -146,7 +149,11 @@ def main(engines: Engines | None = None) -> None:
     logging.getLogger("latentsync").setLevel(logging.INFO)
     connection = socket.socket(fileno=int(sys.argv[-1]))
     settings = Settings()
-    Device(connection, settings, engines or Engines(settings)).serve()
+    try:
+        Device(connection, settings, engines or Engines(settings)).serve()
+    except BaseException:
+        logger.exception("the process of the device failed")
+        end_group()
 
 
 if __name__ == "__main__":

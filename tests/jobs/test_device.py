@@ -1,0 +1,33 @@
+"""The process that holds a device ends with its parent, whatever it does at that moment."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.jobs.farm import REPOSITORY
+
+START = """
+import socket
+from latentsync.jobs.device import Device
+from latentsync.pipelines.engines import Engines
+from latentsync.settings import Settings
+ours, theirs = socket.socketpair()
+device = Device(theirs, Settings(), Engines(Settings()))
+ours.close()
+"""
+
+
+@pytest.mark.parametrize("act", ["device._send({'done': {}})", "device._listen()"])
+def test_a_device_without_parent_is_killed_not_ended_in_order(act: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", START + act],
+        cwd=REPOSITORY,
+        start_new_session=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
