@@ -9,7 +9,7 @@ import pytest
 
 from tests.server.live import REPOSITORY
 
-SERVING = {"fastapi", "starlette", "uvicorn", "modal"}
+SERVING = {"fastapi", "starlette", "uvicorn", "modal", "dbos", "sqlalchemy", "fsspec"}
 HEAVY = {"torch", "cv2", "onnxruntime", "av", "pocketsphinx", *SERVING}
 
 
@@ -28,10 +28,10 @@ def test_importing_the_package_loads_nothing_else() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "from latentsync import Client, Prediction",
+        "from latentsync import AsyncClient, Client, Job, JobEvent, Prediction",
         "import latentsync.client",
         "import latentsync.schema, latentsync.errors, latentsync.settings",
-        "import latentsync.cli",
+        "import latentsync.cli, latentsync.jobs_commands",
     ],
 )
 def test_client_schema_and_command_line_stay_light(statement: str) -> None:
