@@ -131,7 +131,7 @@ def test_a_replica_without_its_weights_does_not_start_and_says_which_file(tmp_pa
     folders = {"LATENTSYNC_WEIGHTS_DIR": str(tmp_path), "LATENTSYNC_WORK_DIR": str(tmp_path / "w")}
     with process("-c", "import main", **own, **folders) as replica:
         assert replica.stdout is not None
-        last = replica.stdout.read().splitlines()[-1]
+        said = replica.stdout.read().splitlines()
         assert replica.wait() != 0
-    assert last.startswith("latentsync.errors.WeightsMissing: ")
-    assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in last
+    (error,) = [line for line in said if line.startswith("latentsync.errors.WeightsMissing: ")]
+    assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in error
