@@ -86,7 +86,7 @@ def _stamp(checkpoint: Path, dtype: torch.dtype) -> dict[str, str]:
         "layout": _LAYOUT,
         "dtype": _name(dtype),
         "size_bytes": str(status.st_size),
-        "modified_ns": str(status.st_mtime_ns),
+        "modified_s": str(int(status.st_mtime)),  # some volumes keep whole seconds only
     }
 
 
