@@ -1,4 +1,4 @@
-"""Peak memory of a long run against a short one: python benchmarks/memory.py [--engine NAME]
+"""Peak memory of a long run against a short one: python -m benchmarks.memory [--engine NAME]
 
 Runs the same picture and speech for 10 s and for 60 s (or --seconds SHORT LONG) at 1280x720 through
 the runner, each in a process of its own, and prints both peaks and their ratio. Exit status 1 if
@@ -52,8 +52,10 @@ def peak_mib(engine: str, length_s: int) -> float:
         folder = Path(name)
         make_video(folder / "in.mp4", length_s)
         make_speech(folder / "in.wav", length_s)
-        command = [sys.executable, __file__, "--engine", engine, "--measure", name]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "benchmarks.memory", "--engine", engine, "--measure", name]
+        answer = subprocess.run(
+            command, check=True, cwd=ASSETS.parent, stdout=subprocess.PIPE, text=True
+        )
         return float(answer.stdout) / 1024
 
 

@@ -139,6 +139,20 @@ def post(folder: Path, pipeline: LipsyncPipeline, video: Path, audio: Path) -> P
     return PredictResponse.model_validate(answer.json())
 
 
+def note_written_media(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which every media file is added that is opened for writing from now on."""
+    written: list[str] = []
+    av_open = av.open
+
+    def noting(file: Any, mode: str | None = None, *rest: Any, **options: Any) -> Any:
+        if mode == "w":
+            written.append(str(file))
+        return av_open(file, mode, *rest, **options)
+
+    monkeypatch.setattr(av, "open", noting)
+    return written
+
+
 def each_frame(spoken: Spoken) -> Iterator[tuple[Frame, Frame, Floats]]:
     return zip(spoken.sources, spoken.finished, spoken.matrices, strict=True)
 
@@ -169,9 +183,11 @@ def test_the_made_part_lies_on_the_mouth_and_spares_the_eyes(spoken):
         assert change[eyes].mean() < 5
 
 
-def test_the_server_answers_with_the_speaking_clip(pipeline, clip, spoken, tmp_path):
+def test_the_server_answers_with_the_speaking_clip(pipeline, clip, spoken, tmp_path, monkeypatch):
     speech = make_sound(tmp_path / "speech.wav", SPEECH[None])
+    written = note_written_media(monkeypatch)
     answer = post(tmp_path, pipeline, clip, speech)
+    assert len(written) == 1  # one encode, whatever the engine does in between
     details = answer.result.details
     assert (details.engine, details.frames, details.frames_without_face) == (ENGINE, NUM_FRAMES, 0)
     assert (details.width, details.height, details.faces_found) == (512, 512, 1)
