@@ -41,18 +41,22 @@ class Portions:
             some = slice(done, min(done + self._size, count))
             try:
                 results.append(work(some))
-            except torch.OutOfMemoryError as error:
-                self._shrink(error)
-            else:
                 done = some.stop
+                continue
+            except torch.OutOfMemoryError as error:
+                if self._size == 1:
+                    raise self._too_small() from error
+            # Behind the block: within it the traceback still holds what did not fit.
+            self._shrink()
         return results[0] if len(results) == 1 else torch.cat(results)
 
-    def _shrink(self, error: torch.OutOfMemoryError) -> None:
-        if self._size == 1:
-            raise OutOfDeviceMemory(
-                f"The device's memory is too small to {self._what}, even one at a time. Use "
-                "latentsync-1.5, which needs about 8 GB, or a device with more memory."
-            ) from error
+    def _shrink(self) -> None:
         self._size //= 2
         torch.cuda.empty_cache()
         logger.warning("out of device memory: from now on %s %d at a time", self._what, self._size)
+
+    def _too_small(self) -> OutOfDeviceMemory:
+        return OutOfDeviceMemory(
+            f"The device's memory is too small to {self._what}, even one at a time. Use "
+            "latentsync-1.5, which needs about 8 GB, or a device with more memory."
+        )
