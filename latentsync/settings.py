@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         "insightface",
         description="what finds faces for LatentSync; mesh is embedded and free for every use",
     )
+    true_face_colors: bool = Field(
+        False,
+        description="show insightface true colours; LatentSync was trained with red and blue "
+        "exchanged",
+    )
     work_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"latentsync-{os.getuid()}",
         description="folder for the private working folders of requests",
@@ -86,6 +91,11 @@ class Settings(BaseSettings):
     fetch_vgg16: bool = Field(
         True, description="fetch VGG16 at a cold start as well; inference does not read it"
     )
+
+    @field_validator("work_dir", "weights_dir")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        return path.expanduser()  # no shell has, where values come from secrets
 
     @field_validator("api_keys", "allowed_roots", mode="before")
     @classmethod

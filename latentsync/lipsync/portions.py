@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -43,20 +44,44 @@ class Portions:
                 results.append(work(some))
                 done = some.stop
                 continue
-            except torch.OutOfMemoryError as error:
-                if self._size == 1:
-                    raise self._too_small() from error
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
             # Behind the block: within it the traceback still holds what did not fit.
             self._shrink()
         return results[0] if len(results) == 1 else torch.cat(results)
 
     def _shrink(self) -> None:
+        if self._size == 1:
+            raise _too_small(self._what + ", even one at a time")
         self._size //= 2
         torch.cuda.empty_cache()
         logger.warning("out of device memory: from now on %s %d at a time", self._what, self._size)
 
-    def _too_small(self) -> OutOfDeviceMemory:
-        return OutOfDeviceMemory(
-            f"The device's memory is too small to {self._what}, even one at a time. Use "
-            "latentsync-1.5, which needs about 8 GB, or a device with more memory."
-        )
+
+@contextmanager
+def out_of_memory_told(what: str) -> Iterator[None]:
+    """Turn a device's lack of memory inside the block into OutOfDeviceMemory.
+
+    Args:
+        what: the work that does not fit, for the message.
+    """
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    raise _too_small(what)  # behind the block, as above
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device ran out of memory; Apple's says so in its message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def _too_small(what: str) -> OutOfDeviceMemory:
+    return OutOfDeviceMemory(
+        f"The device's memory is too small to {what}. Use latentsync-1.5, which needs about 8 GB, "
+        "or a device with more memory."
+    )
