@@ -48,6 +48,7 @@ class Beside(Generic[Item]):
         self._while_waiting = while_waiting
         self._queue: Queue[Item | _End] = Queue(maxsize=1)
         self._left = left or Event()
+        self._over = False  # this stream; ``left`` may be shared with later stages, still at work
         self._thread = Thread(target=self._work, name=name, daemon=True)
 
     def __enter__(self) -> Self:
@@ -75,7 +76,7 @@ class Beside(Generic[Item]):
         """
         if self._thread.ident is None:
             raise RuntimeError("Nothing works beside yet: iterate inside the with block.")
-        while not self._left.is_set():
+        while not (self._over or self._left.is_set()):
             try:
                 taken = self._queue.get(timeout=_WAIT_S)
             except Empty:
@@ -83,7 +84,7 @@ class Beside(Generic[Item]):
                 continue
             if not isinstance(taken, _End):
                 return taken
-            self._left.set()
+            self._over = True
             if taken.error is None:
                 break
             try:
