@@ -26,10 +26,14 @@ check: $(VENV)/.check  ## style, types and the layers of the house
 serve: $(VENV)/.core  ## a local server; needs LATENTSYNC_API_KEYS
 	$(VENV)/bin/latentsync serve
 
-bench: $(VENV)/.core  ## the figures of the README
-	$(RUN) benchmarks/draft.py
-	$(RUN) benchmarks/face.py
-	$(RUN) benchmarks/memory.py
+bench: $(VENV)/.test  ## the figures of the README
+	$(RUN) -m benchmarks.draft
+	$(RUN) -m benchmarks.face
+	$(RUN) -m benchmarks.memory
+	$(RUN) -m benchmarks.restore
+	$(RUN) -m benchmarks.around_networks
+	$(RUN) -m benchmarks.lipsync
+	$(RUN) -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) out output.mp4 .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

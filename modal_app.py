@@ -181,15 +181,16 @@ class LatentSync:
     secrets=secrets,
     timeout=3600,
 )
-def download_weights(engine: str = _ON_GPU) -> None:
+def download_weights(engine: str | None = None) -> None:
     """Fetch an engine's files to the volume, without paying for a GPU meanwhile.
 
     Args:
-        engine: latentsync-1.6 or latentsync-1.5.
+        engine: latentsync-1.6 or latentsync-1.5; by default the one that is deployed.
     """
     _log()
     settings, files = Settings(), catalog.CATALOG
-    names = catalog.weights_for(engine, settings)
+    engine = engine or settings.engine
+    names = catalog.weights_for(_ON_GPU if engine == "auto" else engine, settings)
     try:
         cold_start.ensure(names, settings=settings, catalog=files)
         if settings.fetch_vgg16:

@@ -1,4 +1,4 @@
-"""CPU cost of cutting a face out and putting it back, on one thread: python benchmarks/restore.py
+"""CPU cost of cutting a face out and putting it back, on one thread: python -m benchmarks.restore
 
 Prints medians of process time in milliseconds at 1080p, and beside the paste-back that of the same
 steps written over the whole frame, in turn in one process: their ratio does not depend on how

@@ -43,7 +43,8 @@ def choose_device(setting: str) -> torch.device:
     """Return the device named by the setting; ``auto`` takes CUDA, else Apple's, else the CPU.
 
     Raises:
-        EngineUnavailable: it is not there, or torch is not installed.
+        EngineUnavailable: it is not there, torch is not installed, or ``auto`` on a machine whose
+            NVIDIA GPU torch cannot use.
     """
     require_models()
     import torch
@@ -54,6 +55,7 @@ def choose_device(setting: str) -> torch.device:
         "cpu": True,
     }
     if setting == "auto":
+        has_cuda()  # refuses a GPU that cannot be used, rather than to take the CPU
         return torch.device(next(kind for kind, there in available.items() if there))
     device = torch.device(setting)
     numbers = torch.cuda.device_count() if device.type == "cuda" else 1

@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, get_ident
 
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.media.fetch import fetch_media
@@ -114,7 +115,7 @@ class _Run:
             )
         frames = _TimedFrames(generation.frames, self._monitor, indices.size)
         frames.seconds += time.perf_counter() - started
-        with self._monitor.span(self._monitor.fraction, _FRAMES_END):
+        with closing(generation.frames), self._monitor.span(self._monitor.fraction, _FRAMES_END):
             write_video(
                 self._output_path,
                 iter(frames),
@@ -125,7 +126,7 @@ class _Run:
                 colour=video.colour,
                 monitor=self._monitor,
             )
-        self._attribute(time.perf_counter() - started, frames.seconds, source.seconds)
+        self._attribute(time.perf_counter() - started, frames.seconds, source)
         self._monitor.report("write", 1.0, indices.size, indices.size)
         return Result(self._output_path, self._details(generation, video, indices.size))
 
@@ -160,11 +161,11 @@ class _Run:
         self._monitor.report("generate", _GENERATE_AT)
         return waveform
 
-    def _attribute(self, all_s: float, frames_s: float, read_s: float) -> None:
+    def _attribute(self, all_s: float, frames_s: float, source: _TimedSource) -> None:
         """Split the time of the interleaved stages; reading may also have run beside them."""
-        self._monitor.add_seconds("read", read_s)
+        self._monitor.add_seconds("read", source.seconds)
         self._log("read", "read the speech and the source frames")
-        self._monitor.add_seconds("generate", max(0.0, frames_s - read_s))
+        self._monitor.add_seconds("generate", max(0.0, frames_s - source.waited_s))
         self._log("generate", f"made the frames with {self._pipeline.name}")
         self._monitor.add_seconds("write", max(0.0, all_s - frames_s))
         self._log("write", "encoded and checked the result")
@@ -197,11 +198,13 @@ class _Run:
 
 
 class _TimedSource:
-    """A frame source that counts the seconds spent in it."""
+    """A frame source that counts the seconds spent in it, in all and in the thread of the run."""
 
     def __init__(self, source: FrameSource) -> None:
         self._source = source
+        self._thread = get_ident()
         self.seconds = 0.0
+        self.waited_s = 0.0
 
     @property
     def num_frames(self) -> int:
@@ -221,7 +224,10 @@ class _TimedSource:
         while True:
             started = time.perf_counter()
             frame = next(frames, None)
-            self.seconds += time.perf_counter() - started
+            spent = time.perf_counter() - started
+            self.seconds += spent
+            if get_ident() == self._thread:
+                self.waited_s += spent
             if frame is None:
                 return
             yield frame

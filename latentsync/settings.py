@@ -56,6 +56,11 @@ class Settings(BaseSettings):
         "insightface",
         description="what finds faces for LatentSync; mesh is embedded and free for every use",
     )
+    true_face_colors: bool = Field(
+        False,
+        description="show insightface true colours; LatentSync was trained with red and blue "
+        "exchanged",
+    )
     work_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"latentsync-{os.getuid()}",
         description="folder for the private working folders of requests",
@@ -169,6 +174,11 @@ class Settings(BaseSettings):
         if not text.startswith(prefix) or not 24 <= size_bytes <= 64:
             raise ValueError("it must be whsec_ and 24 to 64 bytes as base64")
         return secret
+
+    @field_validator("work_dir", "weights_dir", "data_dir")
+    @classmethod
+    def _expand_home(cls, path: Path) -> Path:
+        return path.expanduser()  # no shell has, where values come from secrets
 
     @field_validator("api_keys", "allowed_roots", "webhook_retry_delays_s", mode="before")
     @classmethod

@@ -35,7 +35,7 @@ from tests.server.live import (
 )
 
 
-def square_engine(_name: str, _settings: Settings) -> SquareEngine:
+def square_engine(_name: str, _settings: Settings, _check: object) -> SquareEngine:
     return SquareEngine()
 
 

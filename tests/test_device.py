@@ -85,3 +85,10 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "find_spec", lambda name: None if name == "diffusers" else name)
     with pytest.raises(EngineUnavailable, match="need diffusers: pip install"):
         device.require_models()
+
+
+@pytest.mark.usefixtures("nvidia")
+def test_no_engine_takes_the_cpu_of_a_machine_whose_gpu_it_cannot_use() -> None:
+    with pytest.raises(EngineUnavailable, match="NVIDIA GPU, but the installed torch"):
+        device.choose_device("auto")
+    assert device.choose_device("cpu").type == "cpu"  # whoever names it gets it

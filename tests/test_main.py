@@ -23,7 +23,7 @@ from latentsync.weights.places import path_of
 from tests.server.live import files_in, process, small_body
 
 
-def square_engine(_name: str, _settings: Settings) -> Any:
+def square_engine(_name: str, _settings: Settings, _check: object) -> Any:
     from tests.server.engines import SquareEngine
 
     return SquareEngine()
@@ -118,7 +118,7 @@ def test_the_engine_is_built_once_and_before_the_first_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(Engines, "_build", lambda engines, name: built.append(name))
+    monkeypatch.setattr(Engines, "_build", lambda _engines, name, _check: built.append(name))
     load(monkeypatch, tmp_path)
     assert built == ["draft"]
     sys.modules.pop("main", None)
@@ -131,7 +131,7 @@ def test_a_replica_without_its_weights_does_not_start_and_says_which_file(tmp_pa
     folders = {"LATENTSYNC_WEIGHTS_DIR": str(tmp_path), "LATENTSYNC_WORK_DIR": str(tmp_path / "w")}
     with process("-c", "import main", **own, **folders) as replica:
         assert replica.stdout is not None
-        last = replica.stdout.read().splitlines()[-1]
+        said = replica.stdout.read().splitlines()
         assert replica.wait() != 0
-    assert last.startswith("latentsync.errors.WeightsMissing: ")
-    assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in last
+    (error,) = [line for line in said if line.startswith("latentsync.errors.WeightsMissing: ")]
+    assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in error

@@ -274,7 +274,7 @@ class Builder:
     built = 0
 
 
-def square_engine(_name: str, _settings: Settings) -> SquareEngine:
+def square_engine(_name: str, _settings: Settings, _check: object) -> SquareEngine:
     Builder.built += 1
     return SquareEngine()
 

@@ -74,3 +74,9 @@ def test_waits_between_attempts_are_numbers(monkeypatch: pytest.MonkeyPatch, del
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().max_waiting = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["WORK_DIR", "WEIGHTS_DIR", "DATA_DIR"])
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"LATENTSYNC_{name}", "~/there")
+    assert getattr(Settings(), name.lower()) == Path.home() / "there"

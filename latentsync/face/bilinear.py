@@ -8,6 +8,7 @@ it does so here too.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -76,7 +77,7 @@ def place_pixels(
     """
     forward = pad(torch.as_tensor(matrix, dtype=torch.float32)[None], (0, 0, 0, 1))
     forward[:, 2, 2] = 1
-    to_unit, from_unit = _to_unit(*output), torch.linalg.inv(_to_unit(*source))
+    to_unit, from_unit = _to_unit(*output), _from_unit(*source)
     backward = torch.linalg.inv(to_unit @ (forward @ from_unit))[0, :2]
     rows, columns = window or (slice(None), slice(None))
     x, y = _ticks(output[1])[columns], _ticks(output[0])[rows]
@@ -102,12 +103,20 @@ def sample(planes: torch.Tensor, places: torch.Tensor, *, outside: float) -> tor
     return values
 
 
+@lru_cache(maxsize=32)
 def _to_unit(height: int, width: int) -> torch.Tensor:
     """Return the (1,3,3) map from pixels to -1..1."""
     matrix = torch.tensor([[[1.0, 0.0, -1.0], [0.0, 1.0, -1.0], [0.0, 0.0, 1.0]]])
     matrix[0, 0, 0] = 2 / max(width - 1, 1)
     matrix[0, 1, 1] = 2 / max(height - 1, 1)
     return matrix
+
+
+@lru_cache(maxsize=32)
+def _from_unit(height: int, width: int) -> torch.Tensor:
+    """Return the (1,3,3) map from -1..1 to pixels."""
+    inverse: torch.Tensor = torch.linalg.inv(_to_unit(height, width))
+    return inverse
 
 
 def _ticks(count: int) -> torch.Tensor:

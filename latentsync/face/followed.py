@@ -9,9 +9,11 @@ import numpy as np
 
 from latentsync.face.boxes import Box, Floats, box_around, center
 from latentsync.face.likeness import likeness
+from latentsync.face.topology import NUM_LANDMARKS
 from latentsync.face.track import FaceTrack
 from latentsync.face.usable import face_size
 
+_FIRST_ROWS = 64  # 240 KB
 _PORTRAITS = 8  # latest ones kept
 _ALIKE = 0.8  # likeness that is enough wherever the face comes back
 _NOT_UNLIKE = 0.55  # likeness that is enough near the last place
@@ -46,7 +48,8 @@ class FollowedFace:
         self.last_shot = shot
         self.portraits: deque[Floats] = deque(maxlen=_PORTRAITS)
         self._frames: list[int] = []
-        self._rows: list[Floats] = []
+        # One block: thousands of small rows among other small things would keep their pages.
+        self._rows = np.empty((_FIRST_ROWS, NUM_LANDMARKS, 2), np.float32)
         self._presence: list[float] = []
         self._shots: list[int] = []
 
@@ -68,8 +71,8 @@ class FollowedFace:
         """Take down where the face is in ``frame``; only usable sightings become rows."""
         self.points, self.last_frame, self.last_shot = sighting.points, frame, shot
         if usable:
+            self._add_row(sighting.points[:, :2])
             self._frames.append(frame)
-            self._rows.append(sighting.points[:, :2].copy())
             self._presence.append(sighting.presence)
             self._shots.append(shot)
 
@@ -88,10 +91,18 @@ class FollowedFace:
         return FaceTrack(
             num_frames=num_frames,
             frames=np.array(self._frames, np.int64),
-            points=np.stack(self._rows),
+            points=self._rows[: self.num_usable].copy(),
             presence=np.array(self._presence, np.float32),
             shots=np.array(self._shots, np.int32),
         )
+
+    def _add_row(self, row: Floats) -> None:
+        filled = self.num_usable
+        if filled == len(self._rows):
+            larger = np.empty((2 * filled, *row.shape), np.float32)
+            larger[:filled] = self._rows
+            self._rows = larger
+        self._rows[filled] = row
 
     def _is_near(self, sighting: Sighting) -> bool:
         old, new = face_size(self.points), face_size(sighting.points)

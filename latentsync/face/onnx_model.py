@@ -50,6 +50,15 @@ def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.
     return session
 
 
+def best_device(networks_on: str) -> str:
+    """Return where ONNX networks run best beside torch's on ``networks_on``: "cpu" or "cuda".
+
+    The package ``onnxruntime`` has no CUDA; only ``onnxruntime-gpu`` does.
+    """
+    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+    return "cuda" if networks_on == "cuda" and has_cuda else "cpu"
+
+
 def check_signature(
     session: ort.InferenceSession, name: str, *, input_shape: tuple[int | None, ...], outputs: int
 ) -> str:

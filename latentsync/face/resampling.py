@@ -26,23 +26,25 @@ class _Block:
     outputs: slice
     inputs: slice
     weights: Floats
+    turned: Floats  # the same as (inputs, outputs) in memory, for rows of values
 
 
-def resize_bicubic(planes: Floats, width: int, height: int) -> Floats:
+def resize_bicubic(planes: Floats, width: int, height: int, *, out: Floats | None = None) -> Floats:
     """Return the picture at another size, float32 (channels, height, width); not clipped.
 
     Args:
         planes: float32 (channels,H,W).
         width: wanted, in pixels.
         height: wanted, in pixels.
+        out: where to put the result.
     """
     channels, rows, columns = planes.shape
-    tall = np.empty((channels, height, columns), np.float32)
-    for block in _blocks(rows, height):
-        tall[:, block.outputs] = block.weights @ planes[:, block.inputs]
-    sized = np.empty((channels, height, width), np.float32)
+    wide = np.empty((channels, rows, width), np.float32)
     for block in _blocks(columns, width):
-        sized[:, :, block.outputs] = tall[:, :, block.inputs] @ block.weights.T
+        np.matmul(planes[:, :, block.inputs], block.turned, out=wide[:, :, block.outputs])
+    sized = np.empty((channels, height, width), np.float32) if out is None else out
+    for block in _blocks(rows, height):
+        np.matmul(block.weights, wide[:, block.inputs], out=sized[:, block.outputs])
     return sized
 
 
@@ -54,7 +56,9 @@ def _blocks(size: int, wanted: int) -> tuple[_Block, ...]:
         outputs = slice(start, min(start + _BLOCK, wanted))
         used = np.flatnonzero(weights[outputs].any(axis=0))
         inputs = slice(int(used[0]), int(used[-1]) + 1)
-        blocks.append(_Block(outputs, inputs, weights[outputs, inputs].astype(np.float32)))
+        used_weights = weights[outputs, inputs].astype(np.float32)
+        turned = np.ascontiguousarray(used_weights.T)
+        blocks.append(_Block(outputs, inputs, used_weights, turned))
     return tuple(blocks)
 
 

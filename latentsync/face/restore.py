@@ -47,23 +47,25 @@ def restore_face(frame: Frame, face: Floats, matrix: Matrix) -> Frame:
         matrix: float32 (2,3), from the frame to the crop, the one that the face was cut with.
     """
     restored = frame.copy()
-    crop = fit_face(face)
-    source, output = (crop.shape[1], crop.shape[2]), (frame.shape[0], frame.shape[1])
+    width, height = crop_size(face.shape[-1])
+    source, output = (height, width), (frame.shape[0], frame.shape[1])
     to_frame = invert(matrix)
     window = window_of(to_frame, source, output)
     region = restored[window]
     if region.size > 0:
+        planes = np.empty((4, height, width), np.float32)
+        fit_face(face, out=planes[:3])
+        planes[3] = 1
         places = place_pixels(to_frame, source, output, window)
-        planes = np.concatenate([crop, np.ones_like(crop[:1])])
         values = sample(torch.from_numpy(planes), places, outside=_OUTSIDE)
         mask = seam_mask(values[3].numpy())
-        region[:] = _blend(region, _to_levels(values[:3]), mask)
+        _blend(region, _to_levels(values[:3]).numpy(), mask)
     return restored
 
 
-def fit_face(face: Floats) -> Floats:
+def fit_face(face: Floats, *, out: Floats | None = None) -> Floats:
     """Return the face (3,R,R) at the size of its crop, float32 (3,height,width), not clipped."""
-    return resize_bicubic(face, *crop_size(face.shape[-1]))
+    return resize_bicubic(face, *crop_size(face.shape[-1]), out=out)
 
 
 def seam_mask(covered: Floats) -> SeamMask:
@@ -92,11 +94,15 @@ def _to_levels(colors: torch.Tensor) -> torch.Tensor:
     return colors.mul_(0.5).add_(0.5).clamp_(0, 1).mul_(255)
 
 
-def _blend(frame: Frame, colors: torch.Tensor, mask: SeamMask) -> Frame:
-    """Return soft * coverage * colors + (1 - soft) * frame, h,w,3 uint8, cut not rounded."""
+def _blend(region: Frame, colors: Floats, mask: SeamMask) -> None:
+    """Make ``region`` soft * coverage * colors + (1 - soft) * region, h,w,3 uint8, cut not rounded.
+
+    ``colors`` (3,h,w) is used up.
+    """
     shown, kept = mask.soft * mask.coverage, 1 - mask.soft
-    mixed = [
-        (color * shown + plane * kept).astype(np.uint8)
-        for color, plane in zip(colors.numpy(), cv2.split(frame), strict=True)
-    ]
-    return np.asarray(cv2.merge(mixed), np.uint8)
+    colors *= shown
+    before = np.empty_like(kept)
+    for channel, color in enumerate(colors):
+        np.multiply(region[:, :, channel], kept, out=before)
+        color += before
+        region[:, :, channel] = color

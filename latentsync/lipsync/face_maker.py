@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,19 @@ class MadeFaces:
     faces: NDArray[np.float32]
 
 
+class NetworkPortions:
+    """How much goes through each network at once; kept between runs, as a device's memory is.
+
+    Args:
+        batch_windows: windows that are denoised together.
+    """
+
+    def __init__(self, batch_windows: int) -> None:
+        self.encoding = Portions("encode pictures", _PICTURES_AT_ONCE)
+        self.denoising = Portions("denoise windows", batch_windows)
+        self.decoding = Portions("decode pictures", _PICTURES_AT_ONCE)
+
+
 class FaceMaker:
     """Makes the speaking faces of one run.
 
@@ -64,7 +78,7 @@ class FaceMaker:
         initial_noise: (1, 4, 1, r, r), what all frames begin as.
         source_indices: int64 (frames,), the source frame of every output frame with a face, to know
             which faces come again.
-        batch_windows: windows that go through the network at once.
+        portions: how much goes through each network at once.
         monitor: gets the seconds of the stages.
     """
 
@@ -75,7 +89,7 @@ class FaceMaker:
         initial_noise: Tensor,
         source_indices: NDArray[np.int64],
         *,
-        batch_windows: int,
+        portions: NetworkPortions,
         monitor: RunMonitor,
     ) -> None:
         self._networks = networks
@@ -83,9 +97,7 @@ class FaceMaker:
         self._initial_noise = initial_noise
         self._posteriors = PosteriorCache(source_indices)
         self._monitor = monitor
-        self._encoding = Portions("encode pictures", _PICTURES_AT_ONCE)
-        self._denoising = Portions("denoise windows", batch_windows)
-        self._decoding = Portions("decode pictures", _PICTURES_AT_ONCE)
+        self._portions = portions
 
     @torch.inference_mode()
     def make(self, windows: Sequence[WindowFaces], on_step: OnStep) -> list[MadeFaces]:
@@ -132,7 +144,7 @@ class FaceMaker:
         """Return the posteriors of faces (n,3,R,R), (n, 2, 8, r, r): mouth hidden, whole."""
         pictures = torch.from_numpy(np.stack([hide_mouth(pixels), pixels], axis=1)).flatten(0, 1)
         vae = self._networks.vae
-        moments = self._encoding.run(
+        moments = self._portions.encoding.run(
             lambda some: encode_moments(vae, pictures[some]), len(pictures)
         )
         return moments.view(-1, 2, *moments.shape[1:])
@@ -144,14 +156,14 @@ class FaceMaker:
             joined = _join(inputs[some])
             return denoise(unet, joined, self._options, lambda step, _latents: on_step(step))
 
-        return self._denoising.run(work, len(inputs))
+        return self._portions.denoising.run(work, len(inputs))
 
     def _decode(self, latents: Tensor) -> NDArray[np.float32]:
         """Return float32 (W,F,3,R,R) on the CPU."""
         vae = self._networks.vae
         frames = latents.transpose(1, 2).flatten(0, 1)  # W*F, 4, r, r
         # To the CPU portion by portion: the decoded pictures are the largest thing of a window.
-        pictures = self._decoding.run(
+        pictures = self._portions.decoding.run(
             lambda some: decode_latents(vae, frames[some]).float().cpu(), len(frames)
         )
         if not bool(torch.isfinite(pictures).all()):
@@ -161,24 +173,17 @@ class FaceMaker:
             )
         return np.asarray(pictures.view(len(latents), -1, *pictures.shape[1:]).numpy())
 
-    def _timed(self, stage: str) -> _DeviceTimer:
-        return _DeviceTimer(self._monitor, stage, self._networks.unet.device)
+    def _timed(self, stage: str) -> AbstractContextManager[None]:
+        return timed_on_device(self._monitor, stage, self._networks.unet.device)
 
 
-class _DeviceTimer:
-    """Adds the seconds of a block to a stage, the device's own work included."""
-
-    def __init__(self, monitor: RunMonitor, stage: str, device: torch.device) -> None:
-        self._timed = monitor.timed(stage)
-        self._device = device
-
-    def __enter__(self) -> None:
-        self._timed.__enter__()
-
-    def __exit__(self, *raised: object) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self._timed.__exit__(None, None, None)
+@contextmanager
+def timed_on_device(monitor: RunMonitor, stage: str, device: torch.device) -> Iterator[None]:
+    """Add the seconds of the block to a stage, the device's own work included."""
+    with monitor.timed(stage):
+        yield
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 def _as_video(frames: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def load_networks(
         CheckpointUnusable: a file cannot be read.
         CheckpointMismatch: a file belongs to another network.
     """
+    torch.backends.cudnn.allow_tf32 = False  # float32 here does not mean 10 bits of it
     unet = UNet3DConditionModel.from_config(config.unet)
     unet.load_checkpoint(unet_path, device=device, dtype=dtype)
     return LipsyncNetworks(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -41,18 +42,46 @@ class Portions:
             some = slice(done, min(done + self._size, count))
             try:
                 results.append(work(some))
-            except torch.OutOfMemoryError as error:
-                self._shrink(error)
-            else:
                 done = some.stop
+                continue
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Behind the block: within it the traceback still holds what did not fit.
+            self._shrink()
         return results[0] if len(results) == 1 else torch.cat(results)
 
-    def _shrink(self, error: torch.OutOfMemoryError) -> None:
+    def _shrink(self) -> None:
         if self._size == 1:
-            raise OutOfDeviceMemory(
-                f"The device's memory is too small to {self._what}, even one at a time. Use "
-                "latentsync-1.5, which needs about 8 GB, or a device with more memory."
-            ) from error
+            raise _too_small(self._what + ", even one at a time")
         self._size //= 2
         torch.cuda.empty_cache()
         logger.warning("out of device memory: from now on %s %d at a time", self._what, self._size)
+
+
+@contextmanager
+def out_of_memory_told(what: str) -> Iterator[None]:
+    """Turn a device's lack of memory inside the block into OutOfDeviceMemory.
+
+    Args:
+        what: the work that does not fit, for the message.
+    """
+    try:
+        yield
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    raise _too_small(what)  # behind the block, as above
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device ran out of memory; Apple's says so in its message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def _too_small(what: str) -> OutOfDeviceMemory:
+    return OutOfDeviceMemory(
+        f"The device's memory is too small to {what}. Use latentsync-1.5, which needs about 8 GB, "
+        "or a device with more memory."
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -108,8 +108,7 @@ class TrainedFinder:
         if speaker == "auto" and not tracks:  # faces that only the detector sees
             return SpeakerPoints(_stack([seen.largest() for seen in sightings]), faces_found=1)
         track = choose_speaker(tracks, speaker, num_frames=num_frames)
-        points = [_of_track(seen, track, frame) for frame, seen in enumerate(sightings)]
-        return SpeakerPoints(_stack(points), faces_found=len(tracks))
+        return SpeakerPoints(_stack(_follow(sightings, track)), faces_found=len(tracks))
 
     def _look(self, frame: Frame) -> _Sighting:
         faces = self._detector.detect(frame)
@@ -165,14 +164,29 @@ def _side_by_side(
             yield waiting.popleft().result()
 
 
-def _of_track(seen: _Sighting, track: FaceTrack, frame: int) -> Points3 | None:
-    """Return the points of the face that is the followed one, or None if it is not there."""
-    place = _place_near(track, frame)
-    if place is None or len(seen.boxes) == 0:
-        return None
+def _follow(sightings: Sequence[_Sighting], track: FaceTrack) -> list[Points3 | None]:
+    """Return the points of the followed person in each frame; None where the face is not found.
+
+    Where the track says nothing, the face that lies where the person's was a moment ago is theirs.
+    """
+    points: list[Points3 | None] = []
+    last: tuple[int, Box] | None = None
+    for frame, seen in enumerate(sightings):
+        place = _place_near(track, frame)
+        if place is None and last is not None and frame - last[0] <= _NEAR:
+            place = last[1]
+        chosen = None if place is None else _face_at(place, seen)
+        if chosen is not None:
+            last = frame, _as_box(seen.boxes[chosen])
+        points.append(None if chosen is None else seen.points[chosen])
+    return points
+
+
+def _face_at(place: Box, seen: _Sighting) -> int | None:
+    """Return which of the faces lies at a place, or None."""
     shares = [overlap(place, _as_box(box)) for box in seen.boxes]
-    best = int(np.argmax(shares))
-    return seen.points[best] if shares[best] >= _SAME_FACE else None
+    best = max(range(len(shares)), key=shares.__getitem__, default=None)
+    return best if best is not None and shares[best] >= _SAME_FACE else None
 
 
 def _place_near(track: FaceTrack, frame: int) -> Box | None:

@@ -76,8 +76,7 @@ class FrameGroupNorm(nn.GroupNorm):
         groups = self.num_groups
         grouped = tall.view(batch, height * width, groups, channels // groups)
         dtype = torch.promote_types(tall.dtype, torch.float32)
-        if tall.dtype == dtype:  # as above; values in half precision have no such digits to lose
-            grouped = grouped - grouped.mean((1, 3), keepdim=True)
+        grouped = grouped - grouped.mean((1, 3), keepdim=True)  # as above
         mean = grouped.mean((1, 3), keepdim=True, dtype=dtype)  # (B, 1, G, 1)
         norm = torch.linalg.vector_norm(grouped, dim=(1, 3), keepdim=True, dtype=dtype)
         variance = norm.square() / grouped[0, :, 0].numel() - mean.square()

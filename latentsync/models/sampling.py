@@ -121,12 +121,13 @@ def denoise(
     # Guided steps run every frame twice: first without audio, then with it.
     both = replace(hearing, num_silent=len(inputs.audio))
     features = None
+    steps = scheduler.timesteps.to(unet.device)  # once: a number in each step would make it wait
     for index, timestep in enumerate(scheduler.timesteps.tolist()):
         guided = options.is_guided(index)
         cached = _reusable(features, index, options)
         sample = torch.cat([latents, conditions], dim=1)
         sample = torch.cat([sample, sample]) if guided else sample
-        output = unet(sample, timestep, both if guided else hearing, cached=cached)
+        output = unet(sample, steps[index], both if guided else hearing, cached=cached)
         features = output.features if options.cache_interval > 1 else None
         noise_pred = _guide(output.sample, options.guidance_scale) if guided else output.sample
         latents = cast(Tensor, scheduler.step(noise_pred, timestep, latents).prev_sample)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -20,6 +22,7 @@ from latentsync.models.checkpoint import StateDict
 
 logger = logging.getLogger(__name__)
 
+_WRITTEN_WITHIN_S = 3600  # a copy that is older than this and not in place will never be
 _LAYOUT = "1"  # of this file; changes when what is stored changes
 
 
@@ -64,6 +67,7 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
         for name, value in state.items()
     }
     target = cache_path(checkpoint, dtype)
+    _sweep(target)
     temporary: Path | None = None
     try:
         with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
@@ -79,6 +83,14 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
     return True
 
 
+def _sweep(target: Path) -> None:
+    """Remove what starts that were killed while they wrote have left beside the copy."""
+    with suppress(OSError):  # a folder that may not be written to, or another start that sweeps
+        for left in target.parent.glob(f".{target.name}.*"):
+            if time.time() - left.stat().st_mtime > _WRITTEN_WITHIN_S:
+                left.unlink()
+
+
 def _stamp(checkpoint: Path, dtype: torch.dtype) -> dict[str, str]:
     """Return what ties a copy to its checkpoint: size and time of the file."""
     status = checkpoint.stat()
@@ -86,7 +98,7 @@ def _stamp(checkpoint: Path, dtype: torch.dtype) -> dict[str, str]:
         "layout": _LAYOUT,
         "dtype": _name(dtype),
         "size_bytes": str(status.st_size),
-        "modified_ns": str(status.st_mtime_ns),
+        "modified_s": str(int(status.st_mtime)),  # some volumes keep whole seconds only
     }
 
 

@@ -6,7 +6,7 @@ often as it needs, in any order, through :class:`FrameSource`; it must not keep 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
@@ -50,9 +50,12 @@ class GenerationReport:
 
 @dataclass(frozen=True)
 class Generation:
-    """The running work of a pipeline: take ``frames`` to the end, then read ``report``."""
+    """The running work of a pipeline: take ``frames`` to the end, then read ``report``.
 
-    frames: Iterator[Frame]
+    Whoever stops before the end closes ``frames``, which ends what still works for them.
+    """
+
+    frames: Generator[Frame, None, None]
     report: GenerationReport
 
 
@@ -90,6 +93,8 @@ class Pipeline(Protocol):
         ...
 
 
+BuildEngine = Callable[[str, Settings, Callable[[], None]], Pipeline]
+
 # Engine name -> (module, function that builds it), imported on first use: no engine's packages load
 # before that.
 _ENGINES = {
@@ -112,21 +117,26 @@ def resolve_engine(name: str) -> str:
     return "latentsync-1.6" if has_cuda() else "draft"
 
 
-def build_pipeline(name: str, settings: Settings) -> Pipeline:
+def never() -> None:
+    """Ask for no stop."""
+
+
+def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = never) -> Pipeline:
     """Build the engine called ``name``.
 
     Args:
         name: a name of :data:`latentsync.schema.EngineName`.
         settings: device, type of numbers, weights.
+        check: called while weights are fetched; may raise to stop.
 
     Raises:
         EngineUnavailable: the name is unknown, or the engine cannot run here.
     """
     name = resolve_engine(name)
-    return import_engine(name)(name, settings)
+    return import_engine(name)(name, settings, check)
 
 
-def import_engine(name: str) -> Callable[[str, Settings], Pipeline]:
+def import_engine(name: str) -> BuildEngine:
     """Import what an engine is made of, and return the function that builds it.
 
     Building asks for the device, importing does not.
@@ -142,6 +152,6 @@ def import_engine(name: str) -> Callable[[str, Settings], Pipeline]:
             f"There is no engine named {name!r}. Known: {', '.join(_ENGINES)}.", field="engine"
         )
     module_name, function_name = _ENGINES[name]
-    build: Callable[[str, Settings], Pipeline]
+    build: BuildEngine
     build = getattr(import_module(module_name), function_name)
     return build

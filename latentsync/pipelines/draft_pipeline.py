@@ -8,7 +8,7 @@ stays the source's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +72,8 @@ class DraftPipeline:
         return plan_motion(phones, loudness, voiced, num_frames, self._config.motion)
 
 
-def build_draft(_name: str, _settings: Settings) -> DraftPipeline:
-    """Build the engine; it has nothing to set."""
+def build_draft(_name: str, _settings: Settings, _check: Callable[[], None]) -> DraftPipeline:
+    """Build the engine; it has nothing to set and nothing to fetch."""
     return DraftPipeline()
 
 
@@ -109,7 +109,7 @@ def _draw(
     writer: FaceWriter,
     motion: MouthMotion,
     report: GenerationReport,
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     for output_index, frame in enumerate(source.read(frame_indices)):
         source_index = int(frame_indices[output_index])
         points = track.at(source_index)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from threading import Lock
 
-from latentsync.pipelines.base import Pipeline, build_pipeline, resolve_engine
+from latentsync.pipelines.base import Pipeline, build_pipeline, never, resolve_engine
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -26,10 +27,11 @@ class Engines:
         self._built: dict[str, Pipeline] = {}
         self._building = Lock()
 
-    def get(self, name: str | None = None) -> Pipeline:
+    def get(self, name: str | None = None, check: Callable[[], None] = never) -> Pipeline:
         """Return the engine called ``name``, or the default one; the first call builds it.
 
-        A call while another thread builds waits for it. A failure is not kept: the next call tries
+        A call while another thread builds waits for it. ``check`` is called while weights are
+        fetched and may raise to stop. A failure is not kept: the next call tries
         again, since a missing file of weights may have come meanwhile.
 
         Raises:
@@ -40,11 +42,11 @@ class Engines:
         with self._building:
             name = resolve_engine(name or self._settings.engine)
             if name not in self._built:
-                self._built[name] = self._build(name)
+                self._built[name] = self._build(name, check)
             return self._built[name]
 
-    def _build(self, name: str) -> Pipeline:
+    def _build(self, name: str, check: Callable[[], None]) -> Pipeline:
         started = time.perf_counter()
-        pipeline = build_pipeline(name, self._settings)
+        pipeline = build_pipeline(name, self._settings, check)
         logger.info("engine %s built in %.2f s", name, time.perf_counter() - started)
         return pipeline

@@ -8,7 +8,8 @@ source frames, aligned faces, latents and finished faces; ``restore_face`` puts 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Event
@@ -18,18 +19,26 @@ from numpy.typing import NDArray
 
 from latentsync.config import read_config
 from latentsync.device import choose_device, choose_dtype
-from latentsync.errors import Canceled, InternalError
+from latentsync.errors import Canceled, NoFace
 from latentsync.face.crop import cut_face
 from latentsync.face.landmarks106 import Landmarks106
+from latentsync.face.onnx_model import best_device
 from latentsync.face.restore import restore_face
 from latentsync.face.scrfd import ScrfdDetector
 from latentsync.face.speaker import check_frame
 from latentsync.formats import Frame, Waveform
 from latentsync.lipsync.beside import Beside
-from latentsync.lipsync.face_maker import FaceMaker, MadeFaces, WindowFaces
+from latentsync.lipsync.face_maker import (
+    FaceMaker,
+    MadeFaces,
+    NetworkPortions,
+    WindowFaces,
+    timed_on_device,
+)
 from latentsync.lipsync.hearing import Hearing
 from latentsync.lipsync.networks import LipsyncNetworks, load_networks
 from latentsync.lipsync.noise import Noise, SeededNoise
+from latentsync.lipsync.portions import out_of_memory_told
 from latentsync.lipsync.speaker import (
     Matrices,
     MeshFinder,
@@ -85,6 +94,7 @@ class LipsyncPipeline:
         self._networks = networks
         self._finder = finder
         self._batch_windows = batch_windows
+        self._portions = NetworkPortions(batch_windows)
         self.name = self.model_version = networks.config.model_version
 
     def __call__(
@@ -101,6 +111,8 @@ class LipsyncPipeline:
         # 1. Find the speaker in every source frame that is needed, and align the face
         with monitor.timed("generate.find_face"):
             matrices = self._align(source, frame_indices, options.speaker, monitor, report)
+        if np.isnan(matrices[frame_indices]).all():
+            raise NoFace("The speaker has no usable face in any frame that is shown.")
         # 2. Listen: features come window by window, as they are needed
         hearing = Hearing(waveform, self._networks.audio_encoder, len(frame_indices))
         # 3. Make the speaking faces, window by window
@@ -126,11 +138,11 @@ class LipsyncPipeline:
         noise: Noise,
         options: SamplingOptions,
         monitor: RunMonitor,
-    ) -> Iterator[SpokenWindow]:
+    ) -> Generator[SpokenWindow, None, None]:
         """Yield the windows of a video in order, with speaking faces.
 
         Reading, the networks and the caller work side by side, one group of windows ahead of each
-        other.
+        other. Close the generator to stop them.
 
         Args:
             source: the source video.
@@ -148,15 +160,24 @@ class LipsyncPipeline:
             options,
             noise.initial,
             frame_indices[has_face],
-            batch_windows=self._batch_windows,
+            portions=self._portions,
             monitor=monitor,
         )
         steps = _Steps(windows, options.num_inference_steps, monitor)
         read = self._read(source, windows, matrices, frame_indices, monitor)
-        made = self._make(Beside(read, name="read"), hearing, noise, maker, steps)
-        for group in Beside(made, name="make", left=steps.left, while_waiting=steps.report):
-            yield from group
-            steps.frames_taken = group[-1].window.stop
+        left, wait = steps.left, steps.report
+        with (
+            Beside(read, name="read", left=left) as groups,
+            Beside(
+                self._make(groups, hearing, noise, maker, steps),
+                name="make",
+                left=left,
+                while_waiting=wait,
+            ) as spoken_groups,
+        ):
+            for group in spoken_groups:
+                yield from group
+                steps.frames_taken = group[-1].window.stop
 
     def _align(
         self,
@@ -214,14 +235,19 @@ class LipsyncPipeline:
         steps: _Steps,
     ) -> Iterator[list[SpokenWindow]]:
         """Yield the groups with their faces speaking."""
+        device = self._networks.unet.device
         for group in groups:
-            if any(spoken.faces is None for spoken in group):
+            inputs = []
+            with timed_on_device(steps.monitor, "generate.listen", device):
+                for spoken in group:
+                    if spoken.faces is not None:
+                        with out_of_memory_told("listen"):
+                            inputs.append(_inputs(spoken, spoken.faces, hearing, noise))
+            if not inputs:  # frames without a face are grouped by themselves
                 yield group
                 continue
-            with steps.monitor.timed("generate.listen"):
-                inputs = [_inputs(spoken, hearing, noise) for spoken in group]
-            made = maker.make(inputs, steps.done)
-            steps.windows_made += len(group)
+            with steps.of_windows(len(group)), out_of_memory_told("make a window"):
+                made = maker.make(inputs, steps.done)
             yield [replace(spoken, made=faces) for spoken, faces in zip(group, made, strict=True)]
 
 
@@ -231,60 +257,77 @@ class _Steps:
     def __init__(self, windows: list[Window], steps: int, monitor: RunMonitor) -> None:
         self.monitor = monitor
         self.left = Event()  # nobody takes frames any more
-        self.windows_made = 0
         self.frames_taken = 0
-        self._step = 0  # of the windows being made
+        self._made = 0  # windows
+        self._making = 0  # windows; the share of their steps that is done:
+        self._share = 0.0
         self._steps = steps
         self._windows = sum(window.has_face for window in windows)
         self._frames = windows[-1].stop
 
     def done(self, step: int) -> None:
         """Note that a step is done; raises Canceled or DeadlineExceeded if the run must stop."""
-        self._step = step + 1
+        self._share = (step + 1) / self._steps
         self.monitor.check()
         if self.left.is_set():
             raise Canceled("Nobody takes the frames any more.")
 
+    @contextmanager
+    def of_windows(self, count: int) -> Iterator[None]:
+        """Count the steps inside the block as those of so many windows together."""
+        self._making = count
+        yield
+        self._making, self._share = 0, 0.0
+        self._made += count
+
     def report(self) -> None:
         """Tell the listener how far the windows are."""
-        share = (self.windows_made + self._step / self._steps) / max(1, self._windows)
+        share = (self._made + self._making * self._share) / max(1, self._windows)
         self.monitor.report("generate", min(share, 1.0), self.frames_taken, self._frames)
 
 
-def build_lipsync(name: str, settings: Settings) -> LipsyncPipeline:
+def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> LipsyncPipeline:
     """Build the LatentSync version called ``name``: fetch what is missing, load the networks.
+
+    Args:
+        name: ``latentsync-1.5`` or ``latentsync-1.6``.
+        settings: device, type of numbers, weights, landmarks.
+        check: called while weights are fetched; may raise to stop.
 
     Raises:
         EngineUnavailable: packages, device or weights are missing, or a file is not what it must
             be.
+        OutOfDeviceMemory: the networks do not fit beside what the device holds already.
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     config = read_config(name, LatentSyncConfig)
-    files = prepare(name, settings)
-    networks = load_networks(
-        config,
-        unet_path=files[f"{name}/unet"],
-        vae_path=files["sd-vae-ft-mse"],
-        whisper_path=files["whisper-tiny"],
-        device=device,
-        dtype=dtype,
-    )
+    files = prepare(name, settings, check=check)
+    with out_of_memory_told(f"hold the networks of {name}"):
+        networks = load_networks(
+            config,
+            unet_path=files[f"{name}/unet"],
+            vae_path=files["sd-vae-ft-mse"],
+            whisper_path=files["whisper-tiny"],
+            device=device,
+            dtype=dtype,
+        )
     finder: SpeakerFinder = MeshFinder()
     if settings.face_landmarks == "insightface":
+        place, true_colors = best_device(device.type), settings.true_face_colors
         finder = TrainedFinder(
-            ScrfdDetector.from_file(files["face-detector"]),
-            Landmarks106.from_file(files["face-landmarks"]),
+            ScrfdDetector.from_file(files["face-detector"], device=place, true_colors=true_colors),
+            Landmarks106.from_file(files["face-landmarks"], device=place, true_colors=true_colors),
         )
     return LipsyncPipeline(networks, finder, batch_windows=settings.batch_windows)
 
 
-def _inputs(spoken: SpokenWindow, hearing: Hearing, noise: Noise) -> WindowFaces:
+def _inputs(
+    spoken: SpokenWindow, faces: NDArray[np.uint8], hearing: Hearing, noise: Noise
+) -> WindowFaces:
     window = spoken.window
-    if spoken.faces is None:
-        raise InternalError("A window without a face was to be spoken.")
     return WindowFaces(
-        spoken.faces,
+        faces,
         spoken.source_indices,
         hearing.slices(window.start, window.stop),
         *noise.posterior(window.start, window.stop),
@@ -313,16 +356,19 @@ def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> Rea
 
 
 def _restore(
-    spoken_windows: Iterator[SpokenWindow], monitor: RunMonitor, report: GenerationReport
-) -> Iterator[Frame]:
-    for spoken in spoken_windows:
-        if spoken.made is None:
-            report.frames_without_face += len(spoken.frames)
-            yield from spoken.frames
-            continue
-        for frame, face, matrix in zip(
-            spoken.frames, spoken.made.faces, spoken.matrices, strict=True
-        ):
-            with monitor.timed("generate.restore"):
-                restored = restore_face(frame, face, matrix)
-            yield restored
+    spoken_windows: Generator[SpokenWindow, None, None],
+    monitor: RunMonitor,
+    report: GenerationReport,
+) -> Generator[Frame, None, None]:
+    with closing(spoken_windows):
+        for spoken in spoken_windows:
+            if spoken.made is None:
+                report.frames_without_face += len(spoken.frames)
+                yield from spoken.frames
+                continue
+            for frame, face, matrix in zip(
+                spoken.frames, spoken.made.faces, spoken.matrices, strict=True
+            ):
+                with monitor.timed("generate.restore"):
+                    restored = restore_face(frame, face, matrix)
+                yield restored

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from copy import copy
 
-from latentsync.errors import EngineUnavailable
-from latentsync.pipelines.base import Pipeline
+from latentsync.errors import EngineUnavailable, LatentSyncError
+from latentsync.pipelines.base import Pipeline, never
 from latentsync.pipelines.engines import Engines
 
 logger = logging.getLogger(__name__)
@@ -23,14 +25,14 @@ class Engine:
         self._name = name
         self._engines = engines
         self._default: Pipeline | None = None
-        self._failure: EngineUnavailable | None = None
+        self._failure: LatentSyncError | None = None
 
     def build(self) -> None:
-        """Build the default pipeline; a failure is logged and answered from then on."""
+        """Build the default pipeline; a failure is logged and answered until a later try."""
         try:
             self._default = self._engines.get()
-        except EngineUnavailable as error:
-            self._failure = error
+        except LatentSyncError as error:
+            self._failure = error.with_traceback(None)
             logger.error("engine %s cannot run: %s", self._name, error.message)
         except Exception:
             self._failure = EngineUnavailable(
@@ -43,16 +45,26 @@ class Engine:
         if self._default is not None:
             return self._default
         if self._failure is not None:
-            raise self._failure
+            # A new one each time: an error raised again and again holds on to all it ever met.
+            raise copy(self._failure)
         raise EngineUnavailable(f"The engine {self._name} is being built.", retry_after_s=5)
 
-    def pipeline(self, name: str | None) -> Pipeline:
+    def pipeline(self, name: str | None, check: Callable[[], None] = never) -> Pipeline:
         """Return the pipeline of the engine called ``name``, or the default one.
 
-        Called by runs, one at a time and off the event loop; the first request for another engine
-        waits for its weights and its building.
+        Called by runs, one at a time and off the event loop. The first request for another engine
+        waits for its weights and its building; a default engine that could not be built is tried
+        again, since what was missing may have come.
+
+        Args:
+            name: as in a request.
+            check: called while weights are fetched; may raise to stop.
 
         Raises:
             EngineUnavailable: it cannot run here.
         """
-        return self.default() if name is None else self._engines.get(name)
+        if name is not None:
+            return self._engines.get(name, check)
+        if self._default is None and self._failure is not None:
+            self.build()
+        return self.default()

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -66,19 +67,24 @@ class DirectDoor:
     def _run(self, job: RunRequest, run_id: str, canceled: threading.Event) -> FinishedRun:
         started = time.perf_counter()
         with working_folder(self._settings.work_dir) as folder:
+            pipeline = self._engine.pipeline(job.options.engine, partial(_check, canceled))
             result = runner.run(
                 job,
                 folder / "result.mp4",
                 settings=self._settings,
-                pipeline=self._engine.pipeline(job.options.engine),
+                pipeline=pipeline,
                 canceled=canceled,
             )
-            if canceled.is_set():
-                raise Canceled("The run was canceled.")
+            _check(canceled)
             video_bytes = result.video_path.stat().st_size
             video = result.video_path.open("rb")  # outlives its folder, never its answer
         run_time_ms = (time.perf_counter() - started) * 1000
         return FinishedRun(run_id, video, video_bytes, result.details, run_time_ms)
+
+
+def _check(canceled: threading.Event) -> None:
+    if canceled.is_set():
+        raise Canceled("The run was canceled.")
 
 
 def build_predict_router(door: Door, auth: Callable[..., Any]) -> APIRouter:

@@ -150,3 +150,30 @@ def test_points_that_coincide_are_no_face() -> None:
     matrices = align_speaker(points, 256)
     assert np.isfinite(matrices[0]).all()
     assert np.isnan(matrices[1]).all()
+
+
+def test_where_the_track_is_lost_the_face_at_the_last_place_is_still_theirs(
+    landmarks: Landmarks106,
+) -> None:
+    """The mesh sees the speaker in the first frames alone; the detector goes on seeing both."""
+    people = two_people()
+    hidden = people.copy()
+    hidden[:, 224:] = 90
+    frames = [people] * 6 + [hidden] * 20
+
+    def read() -> Iterator[Frame]:
+        for number, frame in enumerate(frames):
+            numbered = frame.copy()
+            numbered[0, 0] = number
+            yield numbered
+
+    finder = TrainedFinder(ScriptedDetector([[LEFT, RIGHT]] * 26), landmarks)  # type: ignore[arg-type]
+    found = finder.find(read, 26, of(325))
+    assert np.isfinite(found.points).all()
+    assert np.array_equal(found.points[25], wanted(landmarks, numbered_last(hidden), RIGHT))
+
+
+def numbered_last(frame: Frame) -> Frame:
+    numbered = frame.copy()
+    numbered[0, 0] = 25
+    return numbered

@@ -84,3 +84,12 @@ def test_half_precision_is_rounded_once(dtype: torch.dtype) -> None:
     assert normed.dtype == dtype
     one_rounding = torch.finfo(dtype).eps * float(wanted.abs().max())
     assert worst(normed, wanted) < one_rounding
+
+
+@pytest.mark.parametrize("offset", [10.0, 100.0, 500.0])
+def test_values_far_from_zero_keep_their_digits_in_half_precision(offset: float) -> None:
+    random = torch.Generator().manual_seed(2)
+    tall = (offset + torch.randn(1, 32, 8, 64, generator=random)).half()
+    norm = FrameGroupNorm(32, 64)
+    exact = norm.double()._by_moments(tall.double())
+    assert float((norm.half()._by_moments(tall).double() - exact).abs().max()) < 4e-3

@@ -90,3 +90,13 @@ def test_whoever_may_read_the_checkpoint_may_read_the_copy(checkpoint: Path) -> 
     checkpoint.chmod(0o640)
     write_cache(checkpoint, HALF, STATE)
     assert cache_path(checkpoint, HALF).stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_start_left_is_removed_by_a_later_one(checkpoint: Path) -> None:
+    name = cache_path(checkpoint, torch.float16).name
+    old, new = (checkpoint.with_name(f".{name}.{end}") for end in ("killed", "at-work"))
+    for left in (old, new):
+        left.write_bytes(b"half a copy")
+    os.utime(old, (1, 1))
+    assert write_cache(checkpoint, torch.float16, {"a": torch.ones(1)})
+    assert (old.exists(), new.exists()) == (False, True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -14,9 +16,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from latentsync import runner
 from latentsync.config import read_config
 from latentsync.errors import (
     Canceled,
+    DiskFull,
     InvalidField,
     NoFace,
     NumericalFailure,
@@ -26,14 +30,16 @@ from latentsync.errors import (
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.lipsync import face_maker
 from latentsync.lipsync.networks import LipsyncNetworks
+from latentsync.lipsync.posteriors import PosteriorCache
 from latentsync.lipsync.speaker import ReadFrames, SpeakerPoints
+from latentsync.lipsync.windows import Window
 from latentsync.models.config import LatentSyncConfig
 from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import build_pipeline
-from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
-from latentsync.schema import RunOptions, Speaker, SpeakerPoint
+from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
+from latentsync.schema import PathSource, RunOptions, RunRequest, Speaker, SpeakerPoint
 from latentsync.settings import Settings
-from tests.demo_media import FramesInMemory
+from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory
 from tests.lipsync.tiny import tiny_config, tiny_networks
 
 QUICK = RunOptions(inference_steps=1, guidance_scale=1.5)
@@ -171,16 +177,8 @@ def test_repeated_frames_give_what_encoding_them_again_gives(
     bounce = np.array([0, 1, 2, 2, 1, 0] * 2)
     pipeline, source = LipsyncPipeline(networks, KnownPlace()), frames(3)
     cached, _ = run(pipeline, source, bounce)
-    monkeypatch.setattr(
-        face_maker, "PosteriorCache", lambda indices: posteriors_without_room(indices)
-    )
+    monkeypatch.setattr(face_maker, "PosteriorCache", partial(PosteriorCache, most_bytes=0))
     assert differs(run(pipeline, source, bounce)[0], cached) <= 1
-
-
-def posteriors_without_room(indices: NDArray[np.int64]) -> Any:
-    from latentsync.lipsync.posteriors import PosteriorCache
-
-    return PosteriorCache(indices, most_bytes=0)
 
 
 def test_progress_rises_and_counts_every_frame(networks: LipsyncNetworks) -> None:
@@ -237,6 +235,51 @@ def test_whoever_stops_taking_frames_stops_the_work(networks: LipsyncNetworks) -
     close = generation.frames.close  # type: ignore[attr-defined]
     close()
     assert pipeline_threads() == []
+
+
+def test_progress_goes_on_within_every_window(networks: LipsyncNetworks) -> None:
+    heard: list[float] = []
+    monitor = RunMonitor(lambda progress: heard.append(progress.fraction))
+    windows = [Window(0, 4, has_face=True), Window(4, 8, has_face=True)]
+    steps = _Steps(windows, 4, monitor)
+    for _ in windows:
+        with steps.of_windows(1):
+            for step in range(4):
+                steps.done(step)
+                steps.report()
+    assert heard == [1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8, 1.0]
+
+
+def test_a_face_that_is_in_no_frame_shown_is_no_face(networks: LipsyncNetworks) -> None:
+    options = replace(QUICK, speaker=SpeakerPoint(frame=5, point=(1, 1)))
+    with pytest.raises(NoFace, match="in any frame that is shown"):
+        run(
+            LipsyncPipeline(networks, KnownPlace(0, 1, 2)), frames(6), np.arange(3), options=options
+        )
+
+
+def test_a_full_disk_while_writing_stops_the_networks(
+    networks: LipsyncNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, frames: Iterator[Frame], *_: object, **__: object) -> None:
+        next(frames)
+        raise DiskFull("There is no room left.")
+
+    monkeypatch.setattr(runner, "write_video", full)
+    sources = PathSource(DEMO_VIDEO, "video"), PathSource(DEMO_AUDIO, "audio")
+    settings = Settings(work_dir=tmp_path, allowed_roots=(DEMO_VIDEO.parent,))
+    gc.disable()  # nothing but the run itself may end its threads
+    try:
+        with pytest.raises(DiskFull):
+            runner.run(
+                RunRequest(*sources, QUICK),
+                tmp_path / "out.mp4",
+                settings=settings,
+                pipeline=LipsyncPipeline(networks, KnownPlace()),
+            )
+        assert pipeline_threads() == []
+    finally:
+        gc.enable()
 
 
 def test_values_that_are_not_numbers_are_an_error_and_no_picture(tmp_path: Path) -> None:

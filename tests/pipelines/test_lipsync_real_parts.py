@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
 from latentsync.schema import PredictResponse, RunOptions
 from latentsync.settings import Settings
-from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, demo_frames, demo_speech
+from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory, demo_frames, demo_speech
 from tests.media.makers import make_sound, make_video
 from tests.pipelines.tiny_lipsync import ENGINE, build_tiny_lipsync
 from tests.pipelines.whisper_tiny_en import save_whisper_tiny_en
@@ -139,6 +140,20 @@ def post(folder: Path, pipeline: LipsyncPipeline, video: Path, audio: Path) -> P
     return PredictResponse.model_validate(answer.json())
 
 
+def note_written_media(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which every media file is added that is opened for writing from now on."""
+    written: list[str] = []
+    av_open = av.open
+
+    def noting(file: Any, mode: str | None = None, *rest: Any, **options: Any) -> Any:
+        if mode == "w":
+            written.append(str(file))
+        return av_open(file, mode, *rest, **options)
+
+    monkeypatch.setattr(av, "open", noting)
+    return written
+
+
 def each_frame(spoken: Spoken) -> Iterator[tuple[Frame, Frame, Floats]]:
     return zip(spoken.sources, spoken.finished, spoken.matrices, strict=True)
 
@@ -169,9 +184,26 @@ def test_the_made_part_lies_on_the_mouth_and_spares_the_eyes(spoken):
         assert change[eyes].mean() < 5
 
 
-def test_the_server_answers_with_the_speaking_clip(pipeline, clip, spoken, tmp_path):
+def test_every_frame_comes_however_slowly_they_are_taken(pipeline, spoken):
+    generation = pipeline(
+        FramesInMemory(spoken.sources),
+        SPEECH,
+        frame_indices=np.arange(NUM_FRAMES),
+        options=RunOptions(**OPTIONS),
+        monitor=RunMonitor(),
+    )
+    taken = [next(generation.frames)]
+    time.sleep(1.0)  # the other stages are long done when the next one is asked for
+    taken += generation.frames
+    assert len(taken) == NUM_FRAMES
+    assert all(np.array_equal(*pair) for pair in zip(taken, spoken.finished, strict=True))
+
+
+def test_the_server_answers_with_the_speaking_clip(pipeline, clip, spoken, tmp_path, monkeypatch):
     speech = make_sound(tmp_path / "speech.wav", SPEECH[None])
+    written = note_written_media(monkeypatch)
     answer = post(tmp_path, pipeline, clip, speech)
+    assert len(written) == 1  # one encode, whatever the engine does in between
     details = answer.result.details
     assert (details.engine, details.frames, details.frames_without_face) == (ENGINE, NUM_FRAMES, 0)
     assert (details.width, details.height, details.faces_found) == (512, 512, 1)

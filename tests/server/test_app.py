@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 import latentsync
-from latentsync.errors import EngineUnavailable, NotAuthorized
+from latentsync.errors import EngineUnavailable, NotAuthorized, WeightsMissing
 from latentsync.jobs.desk import owner_of
 from latentsync.pipelines import base
 from latentsync.pipelines.engines import Engines
@@ -38,7 +38,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
 ) -> None:
     built = threading.Event()
 
-    def build(_name: str, _settings: Settings) -> SquareEngine:
+    def build(_name: str, _settings: Settings, _check: object) -> SquareEngine:
         assert built.wait(10)
         return SquareEngine()
 
@@ -71,6 +71,28 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
         assert httpx.get(f"{url}/ready").status_code == 503
     assert (response.status_code, response.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
     assert "no_such_module" not in response.text
+
+
+def test_an_engine_that_could_not_be_built_is_tried_again_and_holds_on_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there: list[SquareEngine] = []
+
+    def build(_name: str, _settings: Settings, _check: object) -> SquareEngine:
+        if not there:
+            raise WeightsMissing("A file is missing.")
+        return there[0]
+
+    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.test_app", "late_engine")})
+    monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
+    holder = Engine("draft", Engines(Settings(engine="draft")))
+    holder.build()
+    for _ in range(5):
+        with pytest.raises(WeightsMissing, match="is missing") as caught:
+            holder.default()
+        assert len(caught.traceback) <= 3
+    there.append(SquareEngine())
+    assert holder.pipeline(None) is there[0]
 
 
 def test_an_engine_given_ready_is_used_as_it_is() -> None:

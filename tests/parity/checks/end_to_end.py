@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, SpokenWindow
 from tests.parity.checks.alignment import MATRIX
 from tests.parity.networks import Networks
 from tests.parity.output import Output
-from tests.parity.precisions import once_per_way, pick_in_each
+from tests.parity.precisions import Way, pick_in_each
 from tests.parity.recorded import Array, RecordedFile
 from tests.parity.tolerance import EXACT, Tolerance
 
@@ -49,7 +49,7 @@ def check(recorded: RecordedFile, networks: Networks) -> Iterator[Output]:
     yield Output("out_audio_len", EXACT, lambda: np.array(case.num_samples), "int")
     yield Output("M_src", MATRIX, lambda: case.matrices)
     for note, batch_windows in _BATCHES.items():
-        compute = once_per_way(partial(case.run, batch_windows))
+        compute = cache(partial(case.run, batch_windows))
 
         def ways(pick: Callable[[_Made], Tensor], compute: Any = compute) -> Any:
             return pick_in_each(compute, pick)
@@ -99,21 +99,21 @@ class _Case:
         landmarks = self._recorded.read("lm106", "int")[: self.num_frames]
         return align_speaker(np.stack([points3(frame) for frame in landmarks]), self._resolution)
 
-    def run(self, batch_windows: int, dtype: torch.dtype) -> _Made:
+    def run(self, batch_windows: int, way: Way) -> _Made:
         """Run the pipeline.
 
         Args:
             batch_windows: windows that go through the network at once.
-            dtype: of the networks.
+            way: how the networks are run.
         """
-        networks = self._networks.together(self._resolution, dtype)
+        networks = self._networks.together(self._resolution, way.dtype)
         pipeline = LipsyncPipeline(networks, MeshFinder(), batch_windows=batch_windows)
         spoken = pipeline.speak(
             _Source(self._recorded.read("frames", "uint8")),
             Hearing(self._waveform, networks.audio_encoder, self.num_frames),
             self.matrices,
             frame_indices=self.source_indices,
-            noise=_RecordedNoise(self._recorded),
+            noise=_RecordedNoise(self._recorded, way),
             options=self._options,
             monitor=RunMonitor(),
         )
@@ -156,10 +156,10 @@ class _Source:
 class _RecordedNoise:
     """Recorded random numbers in place of drawn ones."""
 
-    def __init__(self, recorded: RecordedFile) -> None:
+    def __init__(self, recorded: RecordedFile, way: Way) -> None:
         names = ("noise", "vae_noise_masked", "vae_noise_ref")
         noises = (torch.from_numpy(recorded.read(name, "float32")) for name in names)
-        self.initial, self._masked, self._reference = noises
+        self.initial, self._masked, self._reference = map(way.blur, noises)
 
     def posterior(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         return self._masked[start:stop], self._reference[start:stop]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from latentsync.models.sampling import (
 )
 from tests.parity.networks import Networks
 from tests.parity.output import Output
-from tests.parity.precisions import once_per_way, pick_in_each
+from tests.parity.precisions import Way, pick_in_each
 from tests.parity.recorded import Array, RecordedFile
 from tests.parity.tolerance import EXACT, Tolerance
 
@@ -33,7 +33,7 @@ def check(recorded: RecordedFile, networks: Networks) -> Iterator[Output]:
     )
     for match in recorded.numbered(r"latents(_no_cfg)?(_deepcache)?(_final)?"):
         guided, cached, final = not match[1], bool(match[2]), bool(match[3])
-        compute = once_per_way(partial(_sample, recorded, networks, guided, cached))
+        compute = cache(partial(_sample, recorded, networks, guided, cached))
         yield Output(match[0], _LATENTS, pick_in_each(compute, _last if final else torch.stack))
 
 
@@ -44,7 +44,7 @@ def _timesteps(recorded: RecordedFile) -> Array:
 
 
 def _sample(
-    recorded: RecordedFile, networks: Networks, guided: bool, cached: bool, dtype: torch.dtype
+    recorded: RecordedFile, networks: Networks, guided: bool, cached: bool, way: Way
 ) -> list[Tensor]:
     """Return the latents after every step."""
     options = SamplingOptions(
@@ -52,9 +52,12 @@ def _sample(
         guidance_scale=recorded.read_number("guidance", "float64") if guided else _UNGUIDED,
         cache_interval=FEATURE_CACHE_INTERVAL if cached else 1,
     )
-    inputs = WindowInputs(*(torch.from_numpy(recorded.read(name, "float32")) for name in _INPUTS))
+    read = (torch.from_numpy(recorded.read(name, "float32")) for name in _INPUTS)
+    inputs = WindowInputs(*map(way.blur, read))
     steps: list[Tensor] = []
-    last = denoise(networks.unet(dtype), inputs, options, lambda _, latents: steps.append(latents))
+    last = denoise(
+        networks.unet(way.dtype), inputs, options, lambda _, latents: steps.append(latents)
+    )
     return [*steps[:-1], last]
 
 
