@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,6 +97,9 @@ def serve(
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Take jobs only; workers run elsewhere.")
     ] = False,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Show a page at /; needs the extra latentsync[ui].")
+    ] = False,
 ) -> None:
     """Answer HTTP calls, with a worker beside; keys come from LATENTSYNC_API_KEYS."""
     settings = _load_settings()
@@ -104,11 +108,14 @@ def serve(
     if not no_auth and not settings.api_keys:
         fail("Set LATENTSYNC_API_KEYS to one or more keys, or give --no-auth.", exit_code=2)
 
+    if ui and find_spec("gradio") is None:
+        fail("--ui needs more packages: pip install 'latentsync[ui]'.", exit_code=2)
+
     from latentsync.server.app import build_app
     from latentsync.server.serve import serve as serve_app
 
     _log_to_stderr()
-    app = build_app(settings, require_key=not no_auth)
+    app = build_app(settings, require_key=not no_auth, with_page=ui)
     serve_app(
         app,
         host=host,

@@ -40,7 +40,11 @@ _FORM_BYTES = MIB  # of a form, beside its files
 
 
 def build_app(
-    settings: Settings, engines: Engines | None = None, *, require_key: bool = True
+    settings: Settings,
+    engines: Engines | None = None,
+    *,
+    require_key: bool = True,
+    with_page: bool = False,
 ) -> FastAPI:
     """Build the application of one process.
 
@@ -51,11 +55,12 @@ def build_app(
             a job that a worker runs, and this process loads no engine.
         require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
             server that listens on loopback only.
+        with_page: show the page at ``/``, which is about jobs; needs the extra ``ui``.
     """
     keys = [key.get_secret_value() for key in settings.api_keys]
     auth = BearerAuth(keys) if require_key else anonymous
     if engines is None:
-        return _app_with_jobs(settings, auth)
+        return _app_with_jobs(settings, auth, with_page)
     return _app_with_engines(settings, engines, auth)
 
 
@@ -79,7 +84,7 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
     return app
 
 
-def _app_with_jobs(settings: Settings, auth: Callable[..., Any]) -> FastAPI:
+def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool) -> FastAPI:
     desk = JobDesk(settings)
     news = JobNews(desk.store.engine)
     places = Places(settings.max_waiting)
@@ -96,9 +101,14 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any]) -> FastAPI:
     add_health(app, workers_state(desk.store.engine))
     add_metrics(app, desk, auth)
     app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
-    app.include_router(build_v1_router(NativeApi(desk, news, settings), auth))
+    api = NativeApi(desk, news, settings)
+    app.include_router(build_v1_router(api, auth))
     app.include_router(build_tasks_router(desk, anonymous if settings.tasks_without_key else auth))
     app.include_router(build_lipsync_router(desk, auth, settings.public_url))
+    if with_page:
+        from latentsync.server.page import add_page  # heavy, and not installed everywhere
+
+        add_page(app, api, auth.owner if isinstance(auth, BearerAuth) else None)
     return app
 
 

@@ -30,7 +30,10 @@ class BearerAuth(HTTPBearer):
 
     async def __call__(self, request: HTTPConnection) -> str:  # type: ignore[override]
         """Return the owner that the token stands for; raises NotAuthorized for any other."""
-        token = _token(request)
+        return self.owner(_token(request))
+
+    def owner(self, token: bytes) -> str:
+        """Return the owner that the token stands for; raises NotAuthorized for any other."""
         owners = [owner for key, owner in self._owners if hmac.compare_digest(token, key)]
         if not owners:
             raise NotAuthorized("The bearer token is not known to this server.")

@@ -1,0 +1,179 @@
+"""The page at ``/``: who may come in, and what of Gradio can be reached from outside.
+
+Gradio knows nothing of keys, has routes for much that the page does not need, and would let its
+pages load things from other hosts. So everything that goes to it passes a door.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+
+import gradio as gr
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from latentsync.errors import NotAuthorized
+from latentsync.server.auth import ANONYMOUS
+from latentsync.server.v1.api import NativeApi
+from latentsync.settings import Settings
+from latentsync.ui.page import STYLE, build_page, theme
+from latentsync.ui.visit import KEY_COOKIE, read_key, write_key
+
+OwnerOf = Callable[[bytes], str]  # of a key; raises NotAuthorized
+
+_OF_THE_PAGE = re.compile(
+    r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static|svelte)/.*|gradio_api/("
+    r"queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|theme\.css|app_id"
+    r"|startup-events|file=.*))/?"
+)
+_HEADERS = {
+    # Gradio's components build parts of themselves from text, so 'unsafe-…' cannot be left out.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+        "media-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>latentsync</title><style>
+body {{ font: 18px/1.5 system-ui, sans-serif; max-width: 26em; margin: 15vh auto; padding: 0 1em; }}
+input, button {{ font: inherit; width: 100%; box-sizing: border-box; padding: .6em; margin: .4em 0; }}
+.wrong {{ color: #b42318; }}</style></head><body><h1>latentsync</h1>
+<form method="post" action="{action}"><label for="key">Your key for this server</label>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+{wrong}<button>Open the page</button></form>
+<p>It stays in this browser until you close it.</p></body></html>"""
+
+
+def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
+    """Show the page at ``/``; add it last, for it takes whatever no other route has taken.
+
+    Args:
+        app: the application.
+        api: sends finished videos.
+        owner_of: says whose a key is; None if the server asks for none.
+    """
+    settings = api.settings
+    app.include_router(_build_routes(api, owner_of))
+    _keep_gradio_here(settings)
+    gr.mount_gradio_app(
+        app,
+        build_page(settings, asks_for_key=owner_of is not None),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=settings.max_media_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=theme(),
+        css=STYLE,
+    )
+    mounted = app.router.routes[-1]
+    assert isinstance(mounted, Mount)
+    mounted.app = PageDoor(mounted.app, owner_of)
+
+
+def _keep_gradio_here(settings: Settings) -> None:
+    """Tell Gradio what it only reads from the environment."""
+    os.environ["GRADIO_TEMP_DIR"] = str(settings.work_dir / "page")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+class PageDoor:
+    """ASGI application: lets visitors with a key through to the page, and to nothing beside it.
+
+    Args:
+        page: Gradio's application.
+        owner_of: says whose a key is; None lets everybody in.
+    """
+
+    def __init__(self, page: ASGIApp, owner_of: OwnerOf | None) -> None:
+        self._page = page
+        self._owner_of = owner_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request through; raises HTTPException (404) and NotAuthorized."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or not _OF_THE_PAGE.fullmatch(path):
+            raise HTTPException(404)
+        if self._owner_of is not None:
+            try:
+                self._owner_of(read_key(Request(scope)))
+            except NotAuthorized:
+                if path != "/":
+                    raise
+                await ask_for_key("page/key")(scope, receive, send)
+                return
+        await self._page(scope, receive, _adding(_HEADERS, send))
+
+
+def ask_for_key(action: str, wrong: str = "") -> Response:
+    """Return the page that asks for the key.
+
+    Args:
+        action: where the key goes, seen from the page's address.
+        wrong: what was wrong with the last one.
+    """
+    said = f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""
+    headers = {**_HEADERS, "Cache-Control": "no-store"}
+    return HTMLResponse(_ASK_FOR_KEY.format(action=action, wrong=said), 401, headers)
+
+
+def _build_routes(api: NativeApi, owner_of: OwnerOf | None) -> APIRouter:
+    router = APIRouter(prefix="/page", include_in_schema=False)
+
+    def visitor(request: Request) -> str:
+        return ANONYMOUS if owner_of is None else owner_of(read_key(request))
+
+    @router.post("/key")
+    async def take_key(request: Request) -> Response:
+        key = (await request.form(max_files=0, max_fields=1)).get("key", "")
+        return _let_in(str(key).strip(), request, owner_of)
+
+    @router.post("/forget")
+    async def forget_key() -> Response:
+        answer = RedirectResponse("../", 303)
+        answer.delete_cookie(KEY_COOKIE)
+        return answer
+
+    @router.get("/videos/{job_id}")
+    def video(request: Request, job_id: str, owner: str = Depends(visitor)) -> Response:
+        return api.output(request, job_id, owner)
+
+    return router
+
+
+def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
+    """Set the cookie of a right key; it ends with the browser's session."""
+    answer = RedirectResponse("../", 303)
+    if owner_of is None:
+        return answer
+    try:
+        owner_of(key.encode("utf-8", "replace"))
+    except NotAuthorized:
+        return ask_for_key("key", "This server does not know that key. Look for typing mistakes.")
+    secure = request.url.scheme == "https"
+    answer.set_cookie(KEY_COOKIE, write_key(key), httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+def _adding(headers: Mapping[str, str], send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_with_headers

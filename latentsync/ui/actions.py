@@ -1,0 +1,201 @@
+"""What happens when somebody does something on the page, or a second passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from latentsync.client import AsyncClient, Job
+from latentsync.errors import LatentSyncError, MissingField, ServerError
+from latentsync.schema import SyncMode
+from latentsync.settings import Settings
+from latentsync.ui import words
+from latentsync.ui.curve import measure_curve
+from latentsync.ui.player import build_player, draw_curve
+from latentsync.ui.still import Still, take_still
+from latentsync.ui.visit import client_of
+from latentsync.workspace import working_folder
+
+AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
+NO_FACE_CHOICE = {"choices": [AUTO_FACE], "value": "auto"}
+_JOBS_SHOWN = 50
+
+# What the page remembers of the jobs that were handed in on it: the source and the sync mode.
+Sources = dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Actions:
+    """The page's actions; each returns new values for the components that ``page.py`` names."""
+
+    settings: Settings
+
+    async def submit(
+        self,
+        video: str | None,
+        audio: str | None,
+        face: str,
+        engine: str,
+        sync_mode: str,
+        steps: float,
+        guidance: float,
+        seed: float,
+        sources: Sources,
+        visit: gr.Request,
+    ) -> tuple[Any, Any, Sources]:
+        """Hand in a job; return status, list of jobs, sources."""
+        try:
+            _require(video, "Choose or record a video first.", "video")
+            _require(audio, "Choose or record the speech first.", "audio")
+            async with client_of(visit) as client:
+                job = await client.submit(
+                    Path(str(video)),
+                    Path(str(audio)),
+                    speaker=json.loads(face) if face != "auto" else "auto",
+                    engine=engine,  # type: ignore[typeddict-item]  # one of words.ENGINES
+                    sync_mode=sync_mode,
+                    inference_steps=round(steps),
+                    guidance_scale=float(guidance),
+                    seed=round(seed),
+                )
+                jobs = await _list(client, job.id)
+        except LatentSyncError as error:
+            return words.alert_of(error), gr.skip(), sources
+        return words.describe(job), jobs, {**sources, job.id: (str(video), sync_mode)}
+
+    async def watch(
+        self, job_id: str | None, seen: str, visit: gr.Request
+    ) -> tuple[Any, Any, Any, Any, str, str, Any]:
+        """Look at the chosen job.
+
+        Returns:
+            Status, cancel button, download button, timer, id of the job if it is ready, its state,
+            list of jobs.
+        """
+        if not job_id:
+            return (gr.skip(),) * 4 + ("", "", gr.skip())
+        try:
+            async with client_of(visit) as client:
+                job = await client.get(job_id)
+                changed = f"{job.id} {job.status}" != seen
+                jobs = await _list(client, job.id) if changed else gr.skip()
+        except LatentSyncError as error:
+            gone = isinstance(error, ServerError) and error.server_status < 500
+            timer = gr.Timer(active=not gone)
+            return words.alert_of(error), gr.skip(), gr.skip(), timer, "", "", gr.skip()
+        ready = job.id if job.status == "succeeded" else ""
+        return (
+            words.describe(job),
+            gr.Button(interactive=not job.is_final),
+            gr.Button(interactive=bool(ready), link=video_url(ready) if ready else None),
+            gr.Timer(active=not job.is_final),
+            ready,
+            f"{job.id} {job.status}",
+            jobs,
+        )
+
+    async def cancel(self, job_id: str | None, visit: gr.Request) -> Any:
+        """Cancel the chosen job; return the status."""
+        if not job_id:
+            return gr.skip()
+        try:
+            async with client_of(visit) as client:
+                return words.describe(await client.cancel(job_id))
+        except LatentSyncError as error:
+            return words.alert_of(error)
+
+    async def open_page(self, visit: gr.Request) -> tuple[Any, Any]:
+        """Return status and list of jobs; one that still goes on is chosen."""
+        try:
+            async with client_of(visit) as client:
+                return gr.skip(), await _list(client, None)
+        except LatentSyncError as error:
+            return words.alert_of(error), gr.skip()
+
+    async def show_result(
+        self, ready: str, sources: Sources, visit: gr.Request
+    ) -> AsyncIterator[tuple[str, str]]:
+        """Yield player and curve of a finished job; the curve takes a few seconds more."""
+        if not ready:
+            yield "", ""
+            return
+        source, sync_mode = sources.get(ready, (None, SyncMode.BOUNCE))
+        player = build_player(video_url(ready), source, SyncMode(sync_mode))
+        yield player, words.note("Measuring the sound and the mouth …", "status")
+        try:
+            with working_folder(self.settings.work_dir) as folder:
+                async with client_of(visit) as client:
+                    video = await client.download(ready, folder / "result.mp4")
+                curve = draw_curve(await measure_curve(video))
+        except LatentSyncError as error:
+            curve = words.note(f"The curve could not be drawn: {error.message}")
+        yield player, curve
+
+    async def show_faces(self, video: str | None, percent: float) -> tuple[Any, Any, Any, Any]:
+        """Return a picture of the video, the faces to choose from, the still, and a message."""
+        try:
+            _require(video, "Choose or record a video first.", "video")
+            with working_folder(self.settings.work_dir) as folder:
+                target = folder / "still.jpg"
+                still = await take_still(Path(str(video)), percent / 100, target)
+                with Image.open(target) as picture:
+                    picture.load()
+        except LatentSyncError as error:
+            return gr.skip(), gr.skip(), None, words.alert_of(error)
+        found = f"{len(still.faces) or 'No'} face{'s' * (len(still.faces) != 1)} found here."
+        hint = " Click the one that shall speak, or choose it in the list."
+        return (
+            gr.Image(picture, visible=True),
+            gr.Radio(choices=[AUTO_FACE, *_face_choices(still)], value="auto"),
+            still,
+            words.note(found + hint, "status"),
+        )
+
+    def choose_face(self, still: Still | None, click: gr.SelectData) -> Any:
+        """Return the list of faces with the clicked one chosen."""
+        if still is None:
+            return gr.skip()
+        x, y = (value / still.scale for value in click.index)
+        number = still.face_at(x, y)
+        faces = _face_choices(still)
+        if number is not None:
+            return gr.Radio(choices=[AUTO_FACE, *faces], value=faces[number][1])
+        point = json.dumps({"frame": still.frame, "point": [x, y]})
+        clicked = (f"The face at the clicked point ({x:.0f}, {y:.0f})", point)
+        return gr.Radio(choices=[AUTO_FACE, *faces, clicked], value=point)
+
+
+def video_url(job_id: str) -> str:
+    """Return where a browser finds a finished video, seen from the page."""
+    return f"page/videos/{job_id}"
+
+
+def _face_choices(still: Still) -> list[tuple[str, str]]:
+    return [
+        (f"Face {number}", json.dumps({"frame": still.frame, "box": list(box)}))
+        for number, box in enumerate(still.faces, start=1)
+    ]
+
+
+def _require(value: str | None, message: str, field: str) -> None:
+    if not value:
+        raise MissingField(message, field=field)
+
+
+async def _list(client: AsyncClient, chosen: str | None) -> Any:
+    """Return the list of jobs, with one chosen: the given one, or the latest that goes on."""
+    shown: list[Job] = list((await client.list(limit=_JOBS_SHOWN)).jobs)
+    if chosen is None:
+        chosen = next((job.id for job in shown if not job.is_final), None)
+    elif chosen not in {job.id for job in shown}:
+        shown.append(await client.get(chosen))
+    info = None if shown else "None yet. They appear here and stay for a while."
+    return gr.Radio(
+        choices=[(words.label(job), job.id) for job in shown], value=chosen, info=info
+    )

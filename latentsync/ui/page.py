@@ -1,0 +1,233 @@
+"""The page's layout, and which action belongs to what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from latentsync.schema import (
+    GUIDANCE_SCALE_MAX,
+    GUIDANCE_SCALE_MIN,
+    INFERENCE_STEPS_MAX,
+    INFERENCE_STEPS_MIN,
+    PredictRequest,
+)
+from latentsync.settings import Settings
+from latentsync.ui import words
+from latentsync.ui.actions import NO_FACE_CHOICE, Actions
+from latentsync.ui.player import SCRIPT
+
+STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
+
+_LOOK_EVERY_S = 1.0
+_CLEAN_EVERY_S, _UPLOADS_KEPT_S = 600, 7200  # the jobs have their own copies
+_FORGET_KEY = (
+    '<form method="post" action="page/forget"><button type="submit">Forget my key</button></form>'
+)
+# Events run side by side, are not an API, and do not veil what they change.
+_QUIET: dict[str, Any] = {
+    "api_visibility": "private",
+    "concurrency_limit": None,
+    "show_progress": "hidden",
+}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    video: gr.Video
+    audio: gr.Audio
+    faces: _Faces
+    engine: gr.Radio
+    sync_mode: gr.Dropdown
+    steps: gr.Slider
+    guidance: gr.Slider
+    seed: gr.Number
+    make: gr.Button
+
+
+@dataclass(frozen=True)
+class _Faces:
+    show: gr.Button
+    percent: gr.Slider
+    picture: gr.Image
+    choice: gr.Radio
+    message: gr.HTML
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    status: gr.HTML
+    cancel: gr.Button
+    download: gr.Button
+    player: gr.HTML
+    curve: gr.HTML
+    jobs: gr.Radio
+    refresh: gr.Button
+
+
+def theme() -> gr.themes.Base:
+    """Return the look, with the fonts that every system has: none is fetched from anywhere."""
+    return gr.themes.Default(
+        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+
+
+def build_page(settings: Settings, *, asks_for_key: bool) -> gr.Blocks:
+    """Return the page.
+
+    Args:
+        settings: its ``work_dir`` is where media are looked at.
+        asks_for_key: whether there is a key that the browser could forget.
+    """
+    with gr.Blocks(
+        title="latentsync",
+        analytics_enabled=False,
+        delete_cache=(_CLEAN_EVERY_S, _UPLOADS_KEPT_S),
+        fill_width=True,
+    ) as page:
+        forget = _FORGET_KEY if asks_for_key else ""
+        gr.HTML(f'<div class="ls-head"><h1>New speech for a video</h1>{forget}</div>')
+        with gr.Row():
+            with gr.Column(min_width=320):
+                inputs = _draw_inputs()
+            with gr.Column(min_width=320):
+                outcome = _draw_outcome()
+        _wire(page, Actions(settings), inputs, outcome)
+    return page
+
+
+def _draw_inputs() -> _Inputs:
+    video = gr.Video(
+        label="Video of somebody who faces the camera: drop, choose or record it",
+        sources=["upload", "webcam"],
+        webcam_options=gr.WebcamOptions(mirror=False),
+        height=280,
+        buttons=[],
+        elem_id="video",
+    )
+    audio = gr.Audio(
+        label="Speech that they shall say: drop, choose or record it",
+        sources=["upload", "microphone"],
+        type="filepath",
+        buttons=[],
+        elem_id="audio",
+    )
+    faces = _draw_faces()
+    default = PredictRequest.model_fields
+    with gr.Accordion("Options", open=False, elem_id="options"):
+        engine = gr.Radio(words.ENGINES, value="auto", label="What makes the lips")
+        sync_mode = gr.Dropdown(
+            words.SYNC_MODES,
+            value=default["sync_mode"].default.value,
+            label="If the video is shorter or longer than the speech",
+            filterable=False,
+        )
+        steps = gr.Slider(
+            *(INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX),
+            value=default["inference_steps"].default,
+            step=1,
+            label="Steps",
+            info="LatentSync only. More is finer and slower.",
+            buttons=[],
+        )
+        guidance = gr.Slider(
+            *(GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX),
+            value=default["guidance_scale"].default,
+            step=0.1,
+            label="Guidance",
+            info="LatentSync only. More makes the lips follow the speech closer, but may flicker.",
+            buttons=[],
+        )
+        seed = gr.Number(
+            value=default["seed"].default,
+            precision=0,
+            label="Seed",
+            info="The same number makes the same video; -1 draws one.",
+        )
+    make = gr.Button("Make the video", variant="primary", size="lg", elem_id="make")
+    return _Inputs(video, audio, faces, engine, sync_mode, steps, guidance, seed, make)
+
+
+def _draw_faces() -> _Faces:
+    with gr.Accordion("Whose lips? Only needed with several people", open=False, elem_id="faces"):
+        percent = gr.Slider(
+            0, 100, value=0, step=1, label="Where in the video to look, in percent", buttons=[]
+        )
+        show = gr.Button("Show the faces there", size="sm")
+        message = gr.HTML()
+        picture = gr.Image(
+            label="Click a face",
+            interactive=False,
+            visible=False,
+            buttons=[],
+            format="jpeg",
+            elem_id="still",
+        )
+        choice = gr.Radio(**NO_FACE_CHOICE, label="Who speaks")
+    return _Faces(show, percent, picture, choice, message)
+
+
+def _draw_outcome() -> _Outcome:
+    status = gr.HTML(
+        words.note("Choose a video and a speech, then press “Make the video”."), elem_id="status"
+    )
+    with gr.Row():
+        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+        download = gr.Button("Download", interactive=False, elem_id="download")
+    player = gr.HTML(js_on_load=SCRIPT, elem_id="player")
+    curve = gr.HTML(elem_id="curve")
+    jobs = gr.Radio(
+        choices=[], label="Your videos: choose one to watch, download or cancel it", elem_id="jobs"
+    )
+    refresh = gr.Button("Refresh the list", size="sm")
+    return _Outcome(status, cancel, download, player, curve, jobs, refresh)
+
+
+def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome) -> None:
+    sources, ready, seen = gr.State({}), gr.State(""), gr.State("")
+    timer = gr.Timer(_LOOK_EVERY_S, active=False)
+    _wire_faces(actions, inputs)
+    inputs.make.click(
+        actions.submit,
+        [
+            *(inputs.video, inputs.audio, inputs.faces.choice, inputs.engine, inputs.sync_mode),
+            *(inputs.steps, inputs.guidance, inputs.seed, sources),
+        ],
+        [outcome.status, outcome.jobs, sources],
+        **{**_QUIET, "show_progress": "minimal"},
+    )
+    watched = [outcome.status, outcome.cancel, outcome.download, timer, ready, seen, outcome.jobs]
+    for watch in (outcome.jobs.change, timer.tick):
+        watch(actions.watch, [outcome.jobs, seen], watched, **_QUIET)
+    outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
+    ready.change(
+        actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET
+    )
+    for list_jobs in (page.load, outcome.refresh.click):
+        list_jobs(actions.open_page, None, [outcome.status, outcome.jobs], **_QUIET)
+
+
+def _wire_faces(actions: Actions, inputs: _Inputs) -> None:
+    faces, still = inputs.faces, gr.State(None)
+    for look in (faces.show.click, faces.percent.release):
+        look(
+            actions.show_faces,
+            [inputs.video, faces.percent],
+            [faces.picture, faces.choice, still, faces.message],
+            **_QUIET,
+        )
+    faces.picture.select(actions.choose_face, [still], [faces.choice], **_QUIET)
+    inputs.video.change(
+        _forget_faces,
+        None,
+        [faces.picture, faces.choice, still, faces.message],
+        **_QUIET,
+    )
+
+
+def _forget_faces() -> tuple[Any, Any, None, str]:
+    """Faces of one video say nothing about the next."""
+    return gr.Image(None, visible=False), gr.Radio(**NO_FACE_CHOICE), None, ""
