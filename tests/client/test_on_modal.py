@@ -73,7 +73,7 @@ def gate(plane: RunningPlane, client: ModalClient) -> Iterator[threading.Event]:
     opened.set()
 
 
-def square_engine(_name: str, _settings: Settings) -> SquareEngine:
+def square_engine(_name: str, _settings: Settings, _check: object) -> SquareEngine:
     return SquareEngine()
 
 
