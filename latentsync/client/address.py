@@ -11,6 +11,7 @@ import httpx
 from latentsync.errors import InvalidField, shorten
 
 CONNECT_TIMEOUT_S = 10.0
+_KEPT_OPEN = 20  # connections that nobody uses at the moment
 _PREDICT = "/predict"
 
 
@@ -66,6 +67,8 @@ def http_options(address: Address, token: str | None, timeout_s: float) -> dict[
     return {
         "headers": _authorization(token),
         "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+        # Whoever waits holds a connection: any number may wait.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_OPEN),
         "trust_env": not address.is_this_machine,  # no proxy leads to oneself
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import uuid
 from collections.abc import Iterator
@@ -132,6 +133,24 @@ def test_waiting_ends_in_time_and_the_job_goes_on(client: Any, service: Service)
     assert late.value.field == "timeout_s"
     assert not client.get(job).is_final
     client.cancel(job)
+
+
+def test_any_number_may_wait_at_once(service: Service) -> None:
+    async def wait_together() -> list[Job]:
+        async with AsyncClient(service.url, KEY) as client:
+            job = await client.submit(*service.media, seed=LONG)
+            reached: set[int] = set()
+            waiting = [
+                asyncio.create_task(client.wait(job, on_progress=lambda _job, n=n: reached.add(n)))
+                for n in range(120)
+            ]
+            while len(reached) < len(waiting):
+                await asyncio.sleep(0.05)
+            await client.cancel(job)
+            return await asyncio.gather(*waiting)
+
+    ended = asyncio.run(wait_together())
+    assert {job.status for job in ended} == {"canceled"}
 
 
 def test_the_same_key_is_the_same_job(client: Any, service: Service) -> None:
