@@ -195,6 +195,34 @@ def test_a_later_call_continues_what_broke_off(
     assert target.read_bytes() == whole(service, finished, tmp_path)
 
 
+def test_a_server_without_ranges_or_etags_is_read_from_the_start(
+    client: Any, proxy: FlakyProxy, finished: str, tmp_path: Path
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10" + CLOSE
+    proxy.instead = {b"/output": head + b"01234"}  # and breaks off
+    with pytest.raises(Unreachable):
+        client.download(finished, tmp_path / "o.mp4")
+    assert proxy.answered_here == 2 + QUICK.retries
+    proxy.instead = {b"/output": head + b"0123456789"}
+    assert client.download(finished, tmp_path / "o.mp4").read_bytes() == b"0123456789"
+    assert [path.name for path in tmp_path.iterdir()] == ["o.mp4"]
+
+
+def test_a_video_that_is_another_one_now_is_not_mixed_with_the_old(
+    client: Any, proxy: FlakyProxy, finished: str, tmp_path: Path
+) -> None:
+    def answering(etag: bytes, size: bytes, content: bytes) -> bytes:
+        head = b"HTTP/1.1 200 OK\r\nETag: " + etag + b"\r\nContent-Length: " + size
+        return head + CLOSE + content
+
+    proxy.instead = {b"/output": answering(b'"old"', b"10", b"old")}
+    with pytest.raises(Unreachable):
+        client.download(finished, tmp_path / "o.mp4")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+    proxy.instead = {b"/output": answering(b'"new"', b"6", b"newnew")}
+    assert client.download(finished, tmp_path / "o.mp4").read_bytes() == b"newnew"
+
+
 def test_two_downloads_to_one_file_do_not_mix(
     service: Service, proxy: FlakyProxy, finished: str, tmp_path: Path
 ) -> None:
