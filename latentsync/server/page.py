@@ -47,8 +47,10 @@ _HEADERS = {
 }
 _ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>latentsync</title><style>
+* {{ font: inherit; box-sizing: border-box; }}
 body {{ font: 18px/1.5 system-ui, sans-serif; max-width: 26em; margin: 15vh auto; padding: 0 1em; }}
-input, button {{ font: inherit; width: 100%; box-sizing: border-box; padding: .6em; margin: .4em 0; }}
+h1 {{ font-size: 1.6em; font-weight: bold; }}
+input, button {{ width: 100%; padding: .6em; margin: .4em 0; }}
 .wrong {{ color: #b42318; }}</style></head><body><h1>latentsync</h1>
 <form method="post" action="{action}"><label for="key">Your key for this server</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>

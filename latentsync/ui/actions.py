@@ -13,7 +13,7 @@ from PIL import Image
 
 from latentsync.client import AsyncClient, Job
 from latentsync.errors import LatentSyncError, MissingField, ServerError
-from latentsync.schema import SyncMode
+from latentsync.schema import EngineName, SyncMode
 from latentsync.settings import Settings
 from latentsync.ui import words
 from latentsync.ui.curve import measure_curve
@@ -23,7 +23,6 @@ from latentsync.ui.visit import client_of
 from latentsync.workspace import working_folder
 
 AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
-NO_FACE_CHOICE = {"choices": [AUTO_FACE], "value": "auto"}
 _JOBS_SHOWN = 50
 
 # What the page remembers of the jobs that were handed in on it: the source and the sync mode.
@@ -41,7 +40,7 @@ class Actions:
         video: str | None,
         audio: str | None,
         face: str,
-        engine: str,
+        engine: EngineName,
         sync_mode: str,
         steps: float,
         guidance: float,
@@ -58,7 +57,7 @@ class Actions:
                     Path(str(video)),
                     Path(str(audio)),
                     speaker=json.loads(face) if face != "auto" else "auto",
-                    engine=engine,  # type: ignore[typeddict-item]  # one of words.ENGINES
+                    engine=engine,
                     sync_mode=sync_mode,
                     inference_steps=round(steps),
                     guidance_scale=float(guidance),
@@ -196,6 +195,4 @@ async def _list(client: AsyncClient, chosen: str | None) -> Any:
     elif chosen not in {job.id for job in shown}:
         shown.append(await client.get(chosen))
     info = None if shown else "None yet. They appear here and stay for a while."
-    return gr.Radio(
-        choices=[(words.label(job), job.id) for job in shown], value=chosen, info=info
-    )
+    return gr.Radio(choices=[(words.label(job), job.id) for job in shown], value=chosen, info=info)

@@ -17,7 +17,7 @@ from latentsync.schema import (
 )
 from latentsync.settings import Settings
 from latentsync.ui import words
-from latentsync.ui.actions import NO_FACE_CHOICE, Actions
+from latentsync.ui.actions import AUTO_FACE, Actions
 from latentsync.ui.player import SCRIPT
 
 STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
@@ -101,15 +101,14 @@ def build_page(settings: Settings, *, asks_for_key: bool) -> gr.Blocks:
 
 def _draw_inputs() -> _Inputs:
     video = gr.Video(
-        label="Video of somebody who faces the camera: drop, choose or record it",
+        label="Video of somebody who faces you",
         sources=["upload", "webcam"],
         webcam_options=gr.WebcamOptions(mirror=False),
-        height=280,
         buttons=[],
         elem_id="video",
     )
     audio = gr.Audio(
-        label="Speech that they shall say: drop, choose or record it",
+        label="Speech that they shall say",
         sources=["upload", "microphone"],
         type="filepath",
         buttons=[],
@@ -166,7 +165,7 @@ def _draw_faces() -> _Faces:
             format="jpeg",
             elem_id="still",
         )
-        choice = gr.Radio(**NO_FACE_CHOICE, label="Who speaks")
+        choice = gr.Radio([AUTO_FACE], value="auto", label="Who speaks")
     return _Faces(show, percent, picture, choice, message)
 
 
@@ -203,9 +202,7 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
     for watch in (outcome.jobs.change, timer.tick):
         watch(actions.watch, [outcome.jobs, seen], watched, **_QUIET)
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
-    ready.change(
-        actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET
-    )
+    ready.change(actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET)
     for list_jobs in (page.load, outcome.refresh.click):
         list_jobs(actions.open_page, None, [outcome.status, outcome.jobs], **_QUIET)
 
@@ -230,4 +227,4 @@ def _wire_faces(actions: Actions, inputs: _Inputs) -> None:
 
 def _forget_faces() -> tuple[Any, Any, None, str]:
     """Faces of one video say nothing about the next."""
-    return gr.Image(None, visible=False), gr.Radio(**NO_FACE_CHOICE), None, ""
+    return gr.Image(None, visible=False), gr.Radio(choices=[AUTO_FACE], value="auto"), None, ""

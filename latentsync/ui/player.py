@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from latentsync.schema import SyncMode
 from latentsync.ui.curve import Curve
+from latentsync.ui.words import note
 
 SCRIPT = Path(__file__).with_name("player.js").read_text("utf-8")
 
@@ -46,7 +47,7 @@ def draw_curve(curve: Curve) -> str:
         gaps = _svg(_line(curve.gaps, max(measured)), _GAPS_HEIGHT, "how far the lips are open")
         drawings += _labelled("Mouth opening, measured in the result", gaps)
     else:
-        drawings += '<p class="ls-note">The mouth was not measured: no face, or over half a minute.</p>'
+        drawings += note("The mouth was not measured: no face, or longer than half a minute.")
     return f'<div class="ls-curve" data-duration-s="{curve.duration_s:.3f}">{drawings}</div>'
 
 

@@ -10,11 +10,13 @@ from latentsync.errors import LatentSyncError, ServerError
 
 STAGES = {
     "": "Starting",
-    "fetch": "Step 1 of 5: bringing the video and the speech",
-    "probe": "Step 2 of 5: checking both files",
-    "read": "Step 3 of 5: reading the speech",
-    "generate": "Step 4 of 5: finding the face and making the lips",
-    "write": "Step 5 of 5: writing the video",
+    "fetch": "Step 1 of 6: bringing the video and the speech",
+    "probe": "Step 2 of 6: checking both files",
+    "read": "Step 3 of 6: reading the speech",
+    "listen": "Step 3 of 6: listening to the speech",
+    "find_face": "Step 4 of 6: finding the face",
+    "generate": "Step 5 of 6: making the lips",
+    "write": "Step 6 of 6: writing the video",
 }
 
 STATES = {
@@ -40,7 +42,7 @@ SYNC_MODES = [
     ("Slow it down or speed it up to fit the speech", "remap"),
 ]
 
-_ADVICE = {
+ADVICE = {
     "AUDIO_TOO_SHORT": "Choose a longer recording.",
     "ENGINE_UNAVAILABLE": "Choose another engine under Options, or ask whoever runs the server.",
     "LINE_FULL": "Wait until some of your videos are ready, then try again.",
@@ -54,8 +56,8 @@ _ADVICE = {
     "URL_UNREACHABLE": "Look at the connection, then try again.",
     "WEIGHTS_MISSING": "Choose another engine under Options, or ask whoever runs the server.",
 }
-_ADVICE["WEIGHTS_UNREACHABLE"] = _ADVICE["WEIGHTS_MISSING"]
-_ADVICE["OUT_OF_DEVICE_MEMORY"] = _ADVICE["ENGINE_UNAVAILABLE"]
+ADVICE["WEIGHTS_UNREACHABLE"] = ADVICE["WEIGHTS_MISSING"]
+ADVICE["OUT_OF_DEVICE_MEMORY"] = ADVICE["ENGINE_UNAVAILABLE"]
 
 
 def describe(job: Job) -> str:
@@ -74,7 +76,7 @@ def describe(job: Job) -> str:
 
 def alert(message: str, code: str = "") -> str:
     """Return an error as HTML: the sentence, what to do about it, and the code for support."""
-    said = " ".join(part for part in (message, _ADVICE.get(code, "")) if part)
+    said = " ".join(part for part in (message, ADVICE.get(code, "")) if part)
     small = f'<p class="ls-code">Error code {html.escape(code)}</p>' if code else ""
     return (
         '<div class="ls-alert" role="alert"><strong>That did not work.</strong>'
