@@ -1,0 +1,154 @@
+"""Who may see the page, and what of Gradio can be reached through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server.live import AUTH, KEY, OTHER_KEY
+from tests.server.v1.conftest import body, media  # noqa: F401
+from tests.ui.service import page_server
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the page and two keys, without a worker."""
+    with page_server(tmp_path_factory.mktemp("page"), "--no-worker") as url:
+        yield url
+
+
+@pytest.fixture
+def stranger(url: str) -> Iterator[httpx.Client]:
+    """A browser without a key."""
+    with httpx.Client(base_url=url) as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(url: str) -> Iterator[httpx.Client]:
+    """A browser that has given its key."""
+    with httpx.Client(base_url=url) as browser:
+        assert browser.post("/page/key", data={"key": KEY}).status_code == 303
+        yield browser
+
+
+def test_a_stranger_is_asked_for_a_key(stranger: httpx.Client) -> None:
+    answer = stranger.get("/")
+    assert answer.status_code == 401
+    assert 'type="password"' in answer.text
+    assert "gradio" not in answer.text.lower()
+
+
+def test_a_wrong_key_is_told_and_not_kept(stranger: httpx.Client) -> None:
+    answer = stranger.post("/page/key", data={"key": "guess"})
+    assert answer.status_code == 401
+    assert "does not know that key" in answer.text
+    assert not stranger.cookies
+
+
+def test_the_key_is_hidden_from_scripts_and_other_sites_and_ends_with_the_session(
+    stranger: httpx.Client,
+) -> None:
+    said = stranger.post("/page/key", data={"key": KEY}).headers["set-cookie"].lower()
+    assert "httponly" in said
+    assert "samesite=strict" in said
+    assert "max-age" not in said
+    assert "expires" not in said
+
+
+@pytest.mark.parametrize("value", ["", "%%%", "AAAA", "ü", "a" * 9000])
+def test_a_cookie_that_nobody_wrote_opens_nothing(url: str, value: str) -> None:
+    headers = {"Cookie": f"latentsync_key={value}".encode()}
+    assert httpx.get(f"{url}/", headers=headers).status_code in (400, 401)
+    answer = httpx.get(f"{url}/config", headers=headers)
+    assert answer.status_code in (400, 401)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/gradio_api/upload"),
+        ("POST", "/gradio_api/queue/join"),
+        ("GET", "/gradio_api/queue/data?session_hash=a"),
+        ("GET", "/gradio_api/file=/etc/passwd"),
+        ("GET", "/config"),
+        ("GET", "/page/videos/00000000-0000-0000-0000-000000000000"),
+    ],
+)
+def test_nothing_works_without_a_key(stranger: httpx.Client, method: str, path: str) -> None:
+    answer = stranger.request(method, path)
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "NOT_AUTHORIZED"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/proxy=https://example.com/",
+        "/gradio_api/vibe-edit/",
+        "/gradio_api/run-history/buckets",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/gradio_api/deep_link",
+        "/monitoring",
+        "/login",
+        "/nothing",
+    ],
+)
+def test_what_the_page_does_not_need_is_not_there(visitor: httpx.Client, path: str) -> None:
+    for answer in (visitor.get(path), visitor.post(path)):
+        assert answer.status_code == 404
+        assert answer.json()["code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "../../../../etc/passwd"])
+def test_files_of_the_server_are_not_served(visitor: httpx.Client, path: str) -> None:
+    assert visitor.get(f"/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_the_page_names_no_other_host_that_it_loads_from(visitor: httpx.Client) -> None:
+    answer = visitor.get("/")
+    assert answer.status_code == 200
+    assert "connect-src 'self'" in answer.headers["content-security-policy"]
+    for tag in ("<script", "<link"):
+        for part in answer.text.split(tag)[1:]:
+            assert "http" not in part.split(">")[0], part[:200]
+
+
+def test_forgetting_the_key_shuts_the_page(visitor: httpx.Client) -> None:
+    assert visitor.post("/page/forget").status_code == 303
+    assert visitor.get("/").status_code == 401
+
+
+def test_the_api_takes_no_cookie(visitor: httpx.Client) -> None:
+    assert visitor.get("/v1/predictions").status_code == 401
+
+
+def test_a_video_is_for_its_owner_alone(url: str, body: dict[str, str]) -> None:  # noqa: F811
+    job = httpx.post(f"{url}/v1/predictions", json=body, headers=AUTH).json()
+    answers = []
+    for key in (KEY, OTHER_KEY):
+        with httpx.Client(base_url=url) as browser:
+            browser.post("/page/key", data={"key": key})
+            answers.append(browser.get(f"/page/videos/{job['id']}").json()["message"])
+    assert answers == [
+        "The prediction is queued: it has no output.",
+        f"There is no job {job['id']!r}.",
+    ]
+
+
+def test_without_keys_nobody_is_asked(tmp_path: Path) -> None:
+    with page_server(tmp_path, "--no-worker", "--no-auth") as url:
+        answer = httpx.get(f"{url}/")
+    assert answer.status_code == 200
+    assert "Forget my key" not in answer.text
+
+
+def test_the_api_and_its_documents_stay_where_they_are(url: str) -> None:
+    assert httpx.get(f"{url}/health").status_code == 200
+    assert httpx.get(f"{url}/docs").status_code == 200
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    assert not [path for path in paths if "page" in path or "gradio" in path]

@@ -1,0 +1,198 @@
+"""The page in a real browser, with a real server and the draft engine: ``make browser``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from tests.server.live import KEY
+from tests.ui.service import page_server
+
+pytestmark = pytest.mark.browser
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+VIDEO, AUDIO = ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"
+_DESKTOP, _PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+_RUN_TIMEOUT_MS = 90_000
+_READY = "#player video[data-part=result]"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the page and a worker."""
+    with page_server(tmp_path_factory.mktemp("page")) as url:
+        yield f"{url}/"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """The system's browser."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        # A container's root has no sandbox to offer; the pages are our own.
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[_DESKTOP, _PHONE], ids=["desktop", "phone"])
+def screen(request: pytest.FixtureRequest) -> dict[str, int]:
+    """The size of a screen."""
+    size: dict[str, int] = request.param
+    return size
+
+
+class Visit:
+    """An opened page and what it asked for while it was open."""
+
+    def __init__(self, page: Any, url: str) -> None:
+        self.page = page
+        self.outside: list[str] = []
+        self.faults: list[str] = []
+        page.on("request", lambda sent: self._note(sent.url, url))
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.goto(url)
+
+    def _note(self, asked: str, url: str) -> None:
+        if not asked.startswith((url, "data:", "blob:")):
+            self.outside.append(asked)
+
+    def give_key(self) -> None:
+        self.page.fill("#key", KEY)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_selector("#make")
+
+    def choose(self, video: Path, audio: Path = AUDIO) -> None:
+        self.page.set_input_files("#video input[type=file]", video)
+        self.page.set_input_files("#audio input[type=file]", audio)
+        self.page.wait_for_selector("#video video")
+        self.page.wait_for_selector("#audio button[aria-label=Play]")
+
+    def wait_for(self, words: str) -> str:
+        """Wait until the status says so; return all of it."""
+        self.page.get_by_text(re.compile(words)).first.wait_for(timeout=_RUN_TIMEOUT_MS)
+        said: str = self.page.inner_text("#status")
+        return said
+
+
+@pytest.fixture
+def visit(chromium: Any, url: str) -> Iterator[Visit]:
+    """A visit on a desktop, the key given; nothing of it may have gone wrong."""
+    context = chromium.new_context(viewport=_DESKTOP)
+    visit = Visit(context.new_page(), url)
+    visit.give_key()
+    yield visit
+    context.close()
+    assert visit.outside == []
+    assert visit.faults == []
+
+
+def test_a_video_is_made_watched_and_downloaded(
+    chromium: Any, url: str, screen: dict[str, int], tmp_path: Path
+) -> None:
+    context = chromium.new_context(viewport=screen, has_touch=screen is _PHONE)
+    visit = Visit(context.new_page(), url)
+    page = visit.page
+    visit.give_key()
+    visit.choose(VIDEO)
+    page.click("#make")
+    visit.wait_for("Step 5 of 6: making the lips, picture \\d+ of 161")
+    assert page.locator("#status progress").get_attribute("value") not in ("0", "100")
+    visit.wait_for("Ready. 6.4 s, 512 x 512, made by draft")
+    page.wait_for_selector("#curve svg >> nth=1", timeout=60_000)
+
+    page.get_by_role("button", name="Play both").click()
+    page.wait_for_function("document.querySelector('[data-part=result]').currentTime > 1")
+    source_s, result_s = page.eval_on_selector_all(
+        "#player video", "videos => videos.map(video => video.currentTime)"
+    )
+    assert abs(source_s - result_s) < 0.4
+    page.get_by_role("button", name="Pause", exact=True).click()
+    page.wait_for_function(
+        "[...document.querySelectorAll('#player video')].every(video => video.paused)"
+    )
+    with page.expect_download() as download:
+        page.click("#download")
+    download.value.save_as(tmp_path / "result.mp4")
+    with av.open(tmp_path / "result.mp4") as container:
+        assert sum(1 for _ in container.decode(video=0)) == 161
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= screen["width"]
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    context.close()
+    assert visit.outside == []
+    assert visit.faults == []
+
+
+def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
+    page = visit.page
+    visit.choose(VIDEO)
+    page.get_by_text("Whose lips?").click()
+    page.get_by_role("button", name="Show the faces there").click()
+    visit.wait_for("1 face found here")
+    picture = page.locator("#still img")
+    box = picture.bounding_box()
+    assert box is not None
+    picture.click(position={"x": box["width"] / 2, "y": box["height"] * 0.55})
+    page.locator("#faces label.selected", has_text="Face 1").wait_for()
+    picture.click(position={"x": 4, "y": box["height"] - 4})
+    page.locator("#faces label.selected", has_text="clicked point").wait_for()
+    page.click("#make")
+    said = visit.wait_for("That did not work")
+    assert "meets no usable face in frame 0" in said
+
+
+def test_a_running_video_is_canceled(visit: Visit) -> None:
+    visit.choose(VIDEO)
+    visit.page.click("#make")
+    visit.wait_for("Step \\d of 6")
+    visit.page.click("#cancel")
+    visit.wait_for("Canceled. Nothing more happens")
+    assert visit.page.locator("#jobs label.selected").inner_text().endswith(": canceled")
+    assert visit.page.locator("#cancel").is_disabled()
+
+
+def test_what_is_wrong_is_said_in_plain_words(visit: Visit, tmp_path: Path) -> None:
+    visit.page.click("#make")
+    assert "Choose or record a video first." in visit.wait_for("That did not work")
+    text = tmp_path / "letter.mp4"
+    text.write_text("Dear Sir or Madam")
+    visit.choose(text)
+    visit.page.click("#make")
+    said = visit.wait_for("Choose another file, or save it as MP4")
+    assert str(tmp_path) not in said
+    assert "Traceback" not in said
+
+
+def test_jobs_are_found_again_after_a_reload(visit: Visit) -> None:
+    visit.choose(VIDEO)
+    visit.page.click("#make")
+    visit.wait_for("Step \\d of 6")
+    visit.page.reload()
+    visit.wait_for("Step \\d of 6")  # it is chosen, for it goes on
+    visit.wait_for("Ready")
+    visit.page.wait_for_selector(_READY)
+    assert visit.page.get_by_role("button", name="Play", exact=True).is_visible()
+
+
+def test_everything_is_reached_with_the_keyboard(visit: Visit) -> None:
+    page = visit.page
+    reached = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.innerText || document.activeElement.id"))
+    reached_text = " ".join(sorted(reached))
+    for name in ("Make the video", "Options", "Whose lips?", "Refresh the list", "Forget my key"):
+        assert name in reached_text
+    page.get_by_role("button", name="Make the video").focus()
+    page.keyboard.press("Enter")
+    visit.wait_for("Choose or record a video first")
