@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test parity check serve bench clean
+.PHONY: install demo test browser parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -13,6 +13,9 @@ demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
 
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(RUN) -m pytest -n auto
+
+browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
+	$(RUN) -m pytest -m browser tests/ui
 
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
 	$(RUN) -m tests.parity --reference "$(REFERENCE)"
@@ -51,6 +54,11 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.core
 	@echo "Installing what the tests need ..."
 	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	@echo "Installing what drives a browser ..."
+	@$(PIP) --editable '.[browser]'
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test

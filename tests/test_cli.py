@@ -246,6 +246,13 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
     assert "loopback" in one_line(result)
 
 
+def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    result = run("serve", "--ui", "--no-auth")
+    assert result.exit_code == 2
+    assert "pip install 'latentsync[ui]'" in one_line(result)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -> None:
     port = free_port()

@@ -46,6 +46,11 @@ def test_the_server_needs_no_torch() -> None:
     assert "torch" not in loaded_by("import latentsync.server.app, latentsync.server.serve")
 
 
+def test_the_server_without_the_page_needs_no_gradio() -> None:
+    statement = "import latentsync.server.app, latentsync.server.serve, latentsync.cli"
+    assert not loaded_by(statement) & {"gradio", "pandas"}
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     import latentsync
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from html import escape
+from typing import Any
 
 import gradio as gr
 from fastapi import APIRouter, Depends, FastAPI
@@ -85,7 +86,16 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     )
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
-    mounted.app = PageDoor(mounted.app, owner_of)
+    gradio: Any = mounted.app
+    mounted.app = PageDoor(gradio, owner_of)
+    tell_others = app.state.dismiss_listeners
+
+    def dismiss_listeners() -> None:
+        """End the streams that open pages hold, which would keep the server from stopping."""
+        tell_others()
+        gradio.stop_event.set()
+
+    app.state.dismiss_listeners = dismiss_listeners
 
 
 def _keep_gradio_here(settings: Settings) -> None:

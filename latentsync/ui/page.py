@@ -151,7 +151,7 @@ def _draw_inputs() -> _Inputs:
 
 
 def _draw_faces() -> _Faces:
-    with gr.Accordion("Whose lips? Only needed with several people", open=False, elem_id="faces"):
+    with gr.Accordion("Several people? Choose whose lips", open=False, elem_id="faces"):
         percent = gr.Slider(
             0, 100, value=0, step=1, label="Where in the video to look, in percent", buttons=[]
         )
