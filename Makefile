@@ -12,7 +12,7 @@ demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
 	@$(RUN) demo/demo.py
 
 test: $(VENV)/.test  ## install what the tests need and run them
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
 	$(RUN) -m tests.parity --reference "$(REFERENCE)"
