@@ -12,7 +12,7 @@ demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
 	@$(RUN) demo/demo.py
 
 test: $(VENV)/.test  ## install what the tests need and run them
-	$(RUN) -m pytest -n auto
+	$(RUN) -m pytest -n auto --dist worksteal
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) -m pytest -m browser tests/ui

@@ -35,6 +35,7 @@ from latentsync.lipsync.face_maker import (
     WindowFaces,
     timed_on_device,
 )
+from latentsync.lipsync.heap import give_large_blocks_back
 from latentsync.lipsync.hearing import Hearing
 from latentsync.lipsync.networks import LipsyncNetworks, load_networks
 from latentsync.lipsync.noise import Noise, SeededNoise
@@ -91,6 +92,7 @@ class LipsyncPipeline:
     def __init__(
         self, networks: LipsyncNetworks, finder: SpeakerFinder, *, batch_windows: int = 1
     ) -> None:
+        give_large_blocks_back()
         self._networks = networks
         self._finder = finder
         self._batch_windows = batch_windows

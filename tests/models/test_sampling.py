@@ -180,7 +180,7 @@ def test_the_other_solver_is_nearer_with_few_steps() -> None:
     assert error_on_gaussian_data("dpm-solver++") < 0.5 * error_on_gaussian_data("ddim")
 
 
-@pytest.mark.parametrize("steps", [1, 2, 50])
+@pytest.mark.parametrize("steps", [1, 2, 12])
 def test_the_other_solver_takes_any_number_of_steps(unet: UNet3DConditionModel, steps: int) -> None:
     options = SamplingOptions(steps, 1.0, scheduler="dpm-solver++")
     assert torch.isfinite(denoise(unet, random_inputs(), options)).all()

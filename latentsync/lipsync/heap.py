@@ -1,0 +1,24 @@
+"""Keeps the process's memory flat over long videos, where the C library would not."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+
+_MMAP_THRESHOLD = -3  # mallopt's number for it, from malloc.h
+_BLOCK_BYTES = 2**20  # from here on a block is mapped by itself: frames and their planes are
+
+
+@cache
+def give_large_blocks_back() -> None:
+    """Make the C library map every large block by itself and return it when it is freed.
+
+    glibc does so at first, but learns from every large block freed to take the next ones of up to
+    32 MB from its heap, which only shrinks at its end. Frames then leave holes, and the heap grows
+    with the length of the video. A fixed limit ends the learning.
+    """
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "mallopt"):  # not in musl
+            library.mallopt(_MMAP_THRESHOLD, _BLOCK_BYTES)
