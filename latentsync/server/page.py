@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from html import escape
 from typing import Any
+from urllib.parse import parse_qs
 
 import gradio as gr
 from fastapi import APIRouter, Depends, FastAPI
@@ -21,12 +24,13 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentsync.errors import NotAuthorized
+from latentsync.errors import DiskFull, NotAuthorized, TooManyBytes
 from latentsync.server.auth import ANONYMOUS
 from latentsync.server.v1.api import NativeApi
 from latentsync.settings import Settings
 from latentsync.ui.page import STYLE, build_page, theme
 from latentsync.ui.visit import KEY_COOKIE, read_key, write_key
+from latentsync.workspace import working_folder
 
 OwnerOf = Callable[[bytes], str]  # of a key; raises NotAuthorized
 
@@ -46,6 +50,13 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
+# What a visitor has uploaded is shown as media and never run as a page.
+_FILE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+_FILES, _UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+_KEY_FORM_BYTES = 4096
 _ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>latentsync</title><style>
 * {{ font: inherit; box-sizing: border-box; }}
@@ -69,7 +80,7 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     """
     settings = api.settings
     app.include_router(_build_routes(api, owner_of))
-    _keep_gradio_here(settings)
+    _keep_gradio_here(app, settings)
     gr.mount_gradio_app(
         app,
         build_page(settings, asks_for_key=owner_of is not None),
@@ -87,7 +98,7 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
     gradio: Any = mounted.app
-    mounted.app = PageDoor(gradio, owner_of)
+    mounted.app = PageDoor(gradio, owner_of, settings)
     tell_others = app.state.dismiss_listeners
 
     def dismiss_listeners() -> None:
@@ -98,9 +109,13 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     app.state.dismiss_listeners = dismiss_listeners
 
 
-def _keep_gradio_here(settings: Settings) -> None:
-    """Tell Gradio what it only reads from the environment."""
-    os.environ["GRADIO_TEMP_DIR"] = str(settings.work_dir / "page")
+def _keep_gradio_here(app: FastAPI, settings: Settings) -> None:
+    """Tell Gradio what it only reads from the environment: where uploads go, and to call nobody.
+
+    The folder goes with this process, or is swept up by the next one if this one is killed.
+    """
+    app.state.page_folder = held = ExitStack()
+    os.environ["GRADIO_TEMP_DIR"] = str(held.enter_context(working_folder(settings.work_dir)))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
@@ -110,14 +125,16 @@ class PageDoor:
     Args:
         page: Gradio's application.
         owner_of: says whose a key is; None lets everybody in.
+        settings: how much room the disk must have for an upload.
     """
 
-    def __init__(self, page: ASGIApp, owner_of: OwnerOf | None) -> None:
+    def __init__(self, page: ASGIApp, owner_of: OwnerOf | None, settings: Settings) -> None:
         self._page = page
         self._owner_of = owner_of
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through; raises HTTPException (404) and NotAuthorized."""
+        """Let one request through; raises HTTPException (404), NotAuthorized and DiskFull."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or not _OF_THE_PAGE.fullmatch(path):
             raise HTTPException(404)
@@ -129,7 +146,15 @@ class PageDoor:
                     raise
                 await ask_for_key("page/key")(scope, receive, send)
                 return
-        await self._page(scope, receive, _adding(_HEADERS, send))
+        if path.rstrip("/") == _UPLOAD:
+            self._require_room()
+        headers = _FILE_HEADERS if path.startswith(_FILES) else _HEADERS
+        await self._page(scope, receive, _adding(headers, send))
+
+    def _require_room(self) -> None:
+        free_bytes = shutil.disk_usage(self._settings.work_dir).free
+        if free_bytes < self._settings.min_free_bytes:
+            raise DiskFull("The server's disk is full. Try again later.")
 
 
 def ask_for_key(action: str, wrong: str = "") -> Response:
@@ -152,8 +177,7 @@ def _build_routes(api: NativeApi, owner_of: OwnerOf | None) -> APIRouter:
 
     @router.post("/key")
     async def take_key(request: Request) -> Response:
-        key = (await request.form(max_files=0, max_fields=1)).get("key", "")
-        return _let_in(str(key).strip(), request, owner_of)
+        return _let_in(await _read_key_field(request), request, owner_of)
 
     @router.post("/forget")
     async def forget_key() -> Response:
@@ -166,6 +190,16 @@ def _build_routes(api: NativeApi, owner_of: OwnerOf | None) -> APIRouter:
         return api.output(request, job_id, owner)
 
     return router
+
+
+async def _read_key_field(request: Request) -> str:
+    """Read the form of :func:`ask_for_key`; anybody may send one, so it is held to a small size."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _KEY_FORM_BYTES:
+            raise TooManyBytes(f"The form is larger than {_KEY_FORM_BYTES} bytes.", field="key")
+    return parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
 
 
 def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:

@@ -8,15 +8,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.live import AUTH, KEY, OTHER_KEY
+from tests.server.live import AUTH, KEY, OTHER_KEY, REPOSITORY
 from tests.server.v1.conftest import body, media  # noqa: F401
 from tests.ui.service import page_server
+
+MAX_MEDIA_BYTES = 200_000
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a server with the page and two keys, without a worker."""
-    with page_server(tmp_path_factory.mktemp("page"), "--no-worker") as url:
+    limit = {"LATENTSYNC_MAX_MEDIA_BYTES": str(MAX_MEDIA_BYTES)}
+    with page_server(tmp_path_factory.mktemp("page"), "--no-worker", **limit) as url:
         yield url
 
 
@@ -104,9 +107,40 @@ def test_what_the_page_does_not_need_is_not_there(visitor: httpx.Client, path: s
         assert answer.json()["code"] == "NOT_FOUND"
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/environ", "../../../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "/proc/self/environ",
+        "../../../../etc/passwd",
+        str(REPOSITORY / "pyproject.toml"),
+    ],
+)
 def test_files_of_the_server_are_not_served(visitor: httpx.Client, path: str) -> None:
     assert visitor.get(f"/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_an_uploaded_page_is_no_page(visitor: httpx.Client) -> None:
+    evil = {"files": ("evil.html", b"<script>alert(1)</script>", "text/html")}
+    answer = visitor.post("/gradio_api/upload", files=evil)
+    assert answer.status_code == 200
+    served = visitor.get(f"/gradio_api/file={answer.json()[0]}")
+    assert served.status_code == 200
+    assert "sandbox" in served.headers["content-security-policy"]
+    assert served.headers["content-security-policy"].startswith("default-src 'none'")
+    assert served.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_medium_that_is_too_large_is_refused(visitor: httpx.Client) -> None:
+    large = {"files": ("a.mp4", bytes(MAX_MEDIA_BYTES + 1), "video/mp4")}
+    answer = visitor.post("/gradio_api/upload", files=large)
+    assert answer.status_code == 413
+
+
+def test_a_key_is_no_megabyte(stranger: httpx.Client) -> None:
+    answer = stranger.post("/page/key", data={"key": "a" * 1_000_000})
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "TOO_MANY_BYTES"
 
 
 def test_the_page_names_no_other_host_that_it_loads_from(visitor: httpx.Client) -> None:
@@ -140,11 +174,14 @@ def test_a_video_is_for_its_owner_alone(url: str, body: dict[str, str]) -> None:
     ]
 
 
-def test_without_keys_nobody_is_asked(tmp_path: Path) -> None:
-    with page_server(tmp_path, "--no-worker", "--no-auth") as url:
+def test_without_keys_nobody_is_asked_and_a_full_disk_takes_no_upload(tmp_path: Path) -> None:
+    full = {"LATENTSYNC_MIN_FREE_BYTES": str(2**60)}
+    with page_server(tmp_path, "--no-worker", "--no-auth", **full) as url:
         answer = httpx.get(f"{url}/")
+        upload = httpx.post(f"{url}/gradio_api/upload", files={"files": b"a"})
     assert answer.status_code == 200
     assert "Forget my key" not in answer.text
+    assert upload.status_code == 507
 
 
 def test_the_api_and_its_documents_stay_where_they_are(url: str) -> None:

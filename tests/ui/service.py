@@ -19,7 +19,7 @@ _START_TIMEOUT_S = 60.0
 
 
 @contextmanager
-def page_server(folder: Path, *options: str) -> Iterator[str]:
+def page_server(folder: Path, *options: str, **settings: str) -> Iterator[str]:
     """Serve the page for two keys, with the draft engine; yields the address."""
     if find_spec("gradio") is None:
         pytest.skip("the page needs the extra 'ui'")
@@ -37,7 +37,7 @@ def page_server(folder: Path, *options: str) -> Iterator[str]:
     log_path = folder / "server.log"
     with log_path.open("w") as log:
         server = subprocess.Popen(
-            command, cwd=REPOSITORY, env={**os.environ, **own}, stdout=log, stderr=log
+            command, cwd=REPOSITORY, env={**os.environ, **own, **settings}, stdout=log, stderr=log
         )
     try:
         wait_until(

@@ -32,17 +32,34 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """The system's browser."""
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The system's browser, with the demo's face before its camera and a beep in its microphone."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
+    seen = _write_camera(tmp_path_factory.mktemp("camera") / "face.mjpeg")
+    arguments = [
+        "--no-sandbox",  # a container's root has none to offer; the pages are our own
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-video-capture={seen}",
+    ]
     with playwright.sync_playwright() as started:
-        # A container's root has no sandbox to offer; the pages are our own.
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
+
+
+def _write_camera(target: Path) -> Path:
+    with av.open(VIDEO) as source, av.open(target, "w", format="mjpeg") as camera:
+        stream = camera.add_stream("mjpeg", rate=25)
+        stream.width = stream.height = 512
+        stream.pix_fmt = "yuvj420p"
+        for frame in source.decode(video=0):
+            camera.mux(stream.encode(frame.reformat(format="yuvj420p")))
+        camera.mux(stream.encode(None))
+    return target
 
 
 @pytest.fixture(params=[_DESKTOP, _PHONE], ids=["desktop", "phone"])
@@ -150,6 +167,23 @@ def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
     page.click("#make")
     said = visit.wait_for("That did not work")
     assert "meets no usable face in frame 0" in said
+
+
+def test_video_and_speech_may_be_recorded(visit: Visit) -> None:
+    page = visit.page
+    page.context.grant_permissions(["camera", "microphone"])
+    page.click("#video [aria-label='Capture from camera']")
+    page.get_by_text("Click to Access Webcam").click()
+    page.locator("#video").get_by_text("Record", exact=True).click()
+    page.wait_for_timeout(2000)
+    page.locator("#video").get_by_text("Stop", exact=True).click()
+    page.click("#audio [aria-label='Record audio']")
+    page.locator("#audio").get_by_text("Record", exact=True).click()
+    page.wait_for_timeout(1500)
+    page.locator("#audio button", has_text="Stop").locator("visible=true").click()
+    page.wait_for_selector("#audio button[aria-label=Play]")
+    page.click("#make")
+    assert "512 x 512, made by draft" in visit.wait_for("Ready")
 
 
 def test_a_running_video_is_canceled(visit: Visit) -> None:
