@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test browser parity check serve bench clean
+.PHONY: install demo test processes browser parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -13,6 +13,9 @@ demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
 
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(RUN) -m pytest -n auto --dist worksteal
+
+processes: $(VENV)/.test  ## whole servers and workers, some of them killed: a few minutes
+	$(RUN) -m pytest -n auto --dist worksteal -m "processes and not slow"
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) -m pytest -m browser tests/ui

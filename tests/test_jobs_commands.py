@@ -20,6 +20,8 @@ from tests.client.service import Service, job_service
 from tests.jobs import square_device
 from tests.server.live import KEY, REPOSITORY
 
+pytestmark = pytest.mark.processes
+
 LONG = str(square_device.SLOW + 60_000)
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 

@@ -19,6 +19,8 @@ from tests.client.service import Service
 from tests.jobs import square_device
 from tests.server.live import KEY
 
+pytestmark = pytest.mark.processes
+
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>"
 LATER = BUSY.replace(b"\r\n\r\n", b"\r\nRetry-After: 3600\r\n\r\n")
 

@@ -22,6 +22,8 @@ from tests.client.service import OTHER_KEY, Service
 from tests.jobs import square_device
 from tests.server.live import KEY
 
+pytestmark = pytest.mark.processes
+
 LONG = square_device.SLOW + 60_000
 
 

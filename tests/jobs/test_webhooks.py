@@ -26,6 +26,8 @@ from tests.jobs.receiver import Received, Receiver, running_receiver
 from tests.server.live import AUTH, process, small_body, wait_until
 from tests.server.queues import queue_server
 
+pytestmark = pytest.mark.processes
+
 SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy0wMTIzNDU2"
 Start = Callable[[], subprocess.Popen[str]]
 

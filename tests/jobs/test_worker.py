@@ -15,6 +15,8 @@ from latentsync.jobs.job import Job, JobStatus
 from tests.jobs.farm import OWNER, Farm, farm, kill, kill_group
 from tests.jobs.square_device import BROKEN, CRASHES, CRASHES_ONCE, HANGS, PLAIN, SLOW
 
+pytestmark = pytest.mark.processes
+
 KILLS = 20
 
 

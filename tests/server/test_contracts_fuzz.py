@@ -24,6 +24,8 @@ from schemathesis.checks import (
 from latentsync.server.app import build_app
 from tests.server.live import AUTH, serving, settings_for
 
+pytestmark = pytest.mark.processes
+
 CASES = int(os.environ.get("LATENTSYNC_FUZZ_CASES", "280"))
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 CALLS = [

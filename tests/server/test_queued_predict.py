@@ -17,6 +17,8 @@ from latentsync.server.app import build_app
 from tests.jobs.square_device import BROKEN, CRASHES, SLOW
 from tests.server.live import AUTH, serving, serving_jobs, settings_for, small_body, wait_until
 
+pytestmark = pytest.mark.processes
+
 FOR_EVER = SLOW + 60_000
 
 

@@ -19,6 +19,8 @@ from tests.server.queues import (
     run_script,
 )
 
+pytestmark = pytest.mark.processes
+
 TASK = {"video_url": "https://example.com/v.mp4", "audio_url": "https://example.com/a.wav"}
 
 

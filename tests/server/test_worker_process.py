@@ -15,6 +15,8 @@ import pytest
 from latentsync.server.worker_process import WorkerProcess, running_worker
 from tests.server.live import AUTH, KEY, answers, free_port, process, wait_until
 
+pytestmark = pytest.mark.processes
+
 # Stands for a worker: notes that it began, and ends with its standard input.
 STAND_IN = "import sys; open(sys.argv[1], 'a').write('x'); sys.exit({exit})"
 

@@ -20,6 +20,8 @@ from tests.jobs.square_device import BROKEN, SLOW
 from tests.server.live import AUTH, settings_for, wait_until
 from tests.server.v1.conftest import Submit
 
+pytestmark = pytest.mark.processes
+
 Event = dict[str, Any]
 
 

@@ -16,6 +16,8 @@ from tests.jobs.square_device import BROKEN, CRASHES, SLOW
 from tests.server.live import AUTH, serving_jobs, settings_for, wait_until
 from tests.server.v1.conftest import Submit
 
+pytestmark = pytest.mark.processes
+
 FOR_EVER = SLOW + 60_000  # a run of a minute, which no test waits for
 
 

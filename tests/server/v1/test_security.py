@@ -16,6 +16,8 @@ from tests.jobs.square_device import BROKEN
 from tests.server.live import AUTH, REPOSITORY
 from tests.server.v1.conftest import Submit
 
+pytestmark = pytest.mark.processes
+
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 WAYS = [
     ("GET", ""),

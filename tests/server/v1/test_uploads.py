@@ -13,6 +13,8 @@ import pytest
 
 from tests.server.live import AUTH, KEY, files_in, serving_jobs, settings_for, wait_until
 
+pytestmark = pytest.mark.processes
+
 LIMIT = 2_000_000
 
 
