@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from PIL import Image
@@ -40,7 +40,7 @@ class Actions:
         video: str | None,
         audio: str | None,
         face: str,
-        engine: EngineName,
+        engine: EngineName | Literal["server"],
         sync_mode: str,
         steps: float,
         guidance: float,
@@ -57,7 +57,7 @@ class Actions:
                     Path(str(video)),
                     Path(str(audio)),
                     speaker=json.loads(face) if face != "auto" else "auto",
-                    engine=engine,
+                    engine=None if engine == "server" else engine,
                     sync_mode=sync_mode,
                     inference_steps=round(steps),
                     guidance_scale=float(guidance),

@@ -117,7 +117,7 @@ def _draw_inputs() -> _Inputs:
     faces = _draw_faces()
     default = PredictRequest.model_fields
     with gr.Accordion("Options", open=False, elem_id="options"):
-        engine = gr.Radio(words.ENGINES, value="auto", label="What makes the lips")
+        engine = gr.Radio(words.ENGINES, value=words.SERVERS_ENGINE, label="What makes the lips")
         sync_mode = gr.Dropdown(
             words.SYNC_MODES,
             value=default["sync_mode"].default.value,

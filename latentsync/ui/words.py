@@ -27,15 +27,16 @@ STATES = {
     "canceled": "canceled",
 }
 
+SERVERS_ENGINE = "server"  # no engine is asked for
 ENGINES = [
-    ("Automatic: the best that this server can run", "auto"),
+    ("Automatic: the one that this server is set up for", SERVERS_ENGINE),
     ("LatentSync 1.6: generated lips, sharpest; needs a GPU", "latentsync-1.6"),
     ("LatentSync 1.5: generated lips, smaller and quicker; needs a GPU", "latentsync-1.5"),
     ("Draft: moves the mouth in the picture; quick, runs anywhere", "draft"),
 ]
 
 SYNC_MODES = [
-    ("Play it forwards and backwards until the speech ends", "bounce"),
+    ("Play it to and fro until the speech ends", "bounce"),
     ("Start it again until the speech ends", "loop"),
     ("End with the shorter of the two", "cut_off"),
     ("End with the longer: silence, or the last picture held", "silence"),
