@@ -14,7 +14,7 @@ demo: $(VENV)/.core  ## make out/demo.mp4 and out/demo.png through a real server
 test: $(VENV)/.test  ## install what the tests need and run them
 	$(RUN) -m pytest -n auto --dist worksteal
 
-processes: $(VENV)/.test  ## whole servers and workers, some of them killed: a few minutes
+processes: $(VENV)/.test  ## whole servers, workers, hubs and platforms, some of them killed
 	$(RUN) -m pytest -n auto --dist worksteal -m "processes and not slow"
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none

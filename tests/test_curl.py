@@ -23,10 +23,13 @@ from tests.server.live import KEY, REPOSITORY, serving_engine
 
 SCRIPT = REPOSITORY / "test_curl.sh"
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("curl") and shutil.which("python3") and shutil.which("bash")),
-    reason="needs bash, curl and python3",
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        not (shutil.which("curl") and shutil.which("python3") and shutil.which("bash")),
+        reason="needs bash, curl and python3",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from latentsync.weights.catalog import CATALOG
 from latentsync.weights.places import path_of
 from tests.server.live import files_in, process, small_body
 
+pytestmark = pytest.mark.processes
+
 
 def square_engine(_name: str, _settings: Settings, _check: object) -> Any:
     from tests.server.engines import SquareEngine

@@ -33,9 +33,12 @@ from tests.weights.hub import running_hub
 from tests.weights.tiny import ENGINE_FILES, path_on_hub, publish
 
 # Modal says at each local call that the volume is not mounted, which is meant here.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:The LatentSync\.\w+ function is executing locally:UserWarning"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.filterwarnings(
+        r"ignore:The LatentSync\.\w+ function is executing locally:UserWarning"
+    ),
+]
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 CEREBRIUM = tomllib.loads((REPOSITORY / "cerebrium.toml").read_text())["cerebrium"]

@@ -31,9 +31,12 @@ from tests.server.engines import SquareEngine
 from tests.test_client import DETAILS
 
 # Modal says at each local call that the volume is not mounted, which is meant here.
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:The LatentSync\.\w+ function is executing locally:UserWarning"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.filterwarnings(
+        r"ignore:The LatentSync\.\w+ function is executing locally:UserWarning"
+    ),
+]
 
 VIDEO = b"....ftyp"
 RESULT = {"video_base64": base64.b64encode(VIDEO).decode(), "details": DETAILS}

@@ -20,6 +20,8 @@ from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from tests.jobs.records import add, new_job
 
+pytestmark = pytest.mark.processes
+
 TALK = """
 import json, os, pathlib, socket, sys, time
 connection = socket.socket(fileno=int(sys.argv[-1]))

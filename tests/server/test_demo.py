@@ -19,6 +19,8 @@ from tests.media.makers import make_video
 from tests.server.clips import write_clip
 from tests.server.live import KEY, REPOSITORY, serving, settings_for
 
+pytestmark = pytest.mark.processes
+
 ASSETS = REPOSITORY / "assets"
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.jobs.square_device import BROKEN
 from tests.server.live import AUTH, serving_jobs, settings_for, small_body
+
+pytestmark = pytest.mark.processes
 
 Figures = dict[tuple[str, ...], float]
 

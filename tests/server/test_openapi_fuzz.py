@@ -23,6 +23,8 @@ from schemathesis.checks import (
 from tests.server.engines import SquareEngine
 from tests.server.live import AUTH, app_with, serving, settings_for
 
+pytestmark = pytest.mark.processes
+
 CASES = int(os.environ.get("LATENTSYNC_FUZZ_CASES", "1000"))
 PATHS = ("/predict", "/v4/{project}/{app}/predict")
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)

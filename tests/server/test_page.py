@@ -12,6 +12,8 @@ from tests.server.live import AUTH, KEY, OTHER_KEY, REPOSITORY
 from tests.server.v1.conftest import body, media  # noqa: F401
 from tests.ui.service import page_server
 
+pytestmark = pytest.mark.processes
+
 MAX_MEDIA_BYTES = 200_000
 
 

@@ -15,6 +15,8 @@ from latentsync.ui.curve import measure_curve
 from latentsync.ui.still import take_still
 from tests.server.clips import write_clip
 
+pytestmark = pytest.mark.processes
+
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 

@@ -38,6 +38,8 @@ from tests.weights.tiny import (
     tiny_catalog,
 )
 
+pytestmark = pytest.mark.processes
+
 UNET = "latentsync-1.6/unet"
 UNET_PATH = path_on_hub(UNET)
 UNVERIFIED = "latentsync-1.5/unet"
