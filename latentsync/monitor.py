@@ -24,6 +24,10 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
+def never() -> None:
+    """Ask for no stop: what long work calls where nobody may stop it."""
+
+
 class RunMonitor:
     """Watches one run.
 

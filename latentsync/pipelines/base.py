@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from latentsync.device import has_cuda
 from latentsync.errors import EngineUnavailable
 from latentsync.formats import Frame, Waveform
-from latentsync.monitor import RunMonitor
+from latentsync.monitor import RunMonitor, never
 from latentsync.schema import RunOptions
 from latentsync.settings import Settings
 
@@ -115,10 +115,6 @@ def resolve_engine(name: str) -> str:
     if name != "auto":
         return name
     return "latentsync-1.6" if has_cuda() else "draft"
-
-
-def never() -> None:
-    """Ask for no stop."""
 
 
 def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = never) -> Pipeline:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
-from latentsync.pipelines.base import Pipeline, build_pipeline, never, resolve_engine
+from latentsync.monitor import never
+from latentsync.pipelines.base import Pipeline, build_pipeline, resolve_engine
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from copy import copy
 
 from latentsync.errors import EngineUnavailable, LatentSyncError
-from latentsync.pipelines.base import Pipeline, never
+from latentsync.monitor import never
+from latentsync.pipelines.base import Pipeline
 from latentsync.pipelines.engines import Engines
 
 logger = logging.getLogger(__name__)

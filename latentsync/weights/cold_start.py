@@ -19,6 +19,7 @@ from latentsync.errors import (
     WeightsMissing,
     WeightsUnreachable,
 )
+from latentsync.monitor import never
 from latentsync.settings import Settings
 from latentsync.weights.bring import bring, is_sound
 from latentsync.weights.catalog import (
@@ -41,15 +42,11 @@ logger = logging.getLogger(__name__)
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def _never() -> None:
-    """Ask for no stop."""
-
-
 def prepare(
     engine: str,
     settings: Settings,
     *,
-    check: Callable[[], None] = _never,
+    check: Callable[[], None] = never,
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
 ) -> dict[str, Path]:
@@ -75,7 +72,7 @@ def ensure(
     names: Iterable[str],
     *,
     settings: Settings,
-    check: Callable[[], None] = _never,
+    check: Callable[[], None] = never,
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
     retries: Retries | None = None,
@@ -117,7 +114,7 @@ def ensure(
 def ensure_vgg16(
     settings: Settings,
     *,
-    check: Callable[[], None] = _never,
+    check: Callable[[], None] = never,
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
     retries: Retries | None = None,
