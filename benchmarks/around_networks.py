@@ -35,6 +35,7 @@ from latentsync.face.boxes import Floats
 from latentsync.face.crop import cut_face
 from latentsync.face.mask import to_pixel_values
 from latentsync.face.restore import restore_face
+from latentsync.face.speaker import Choice
 from latentsync.formats import Frame
 from latentsync.lipsync.speaker import MeshFinder, align_speaker
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
@@ -104,11 +105,11 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
 def _report_clip(clip: Clip) -> bool:
     all_ms, frames = timed(clip.read)
     decode = all_ms / len(frames)
-    all_ms, found = timed(lambda: MeshFinder().find(lambda: iter(frames), len(frames), "auto"))
+    all_ms, found = timed(lambda: MeshFinder().find(lambda: iter(frames), len(frames), [Choice()]))
     find = all_ms / len(frames)
     within = True
     for resolution in RESOLUTIONS:
-        matrices = align_speaker(found.points, resolution)
+        matrices = align_speaker(found.points[found.faces[0]], resolution)
         cut, restore, finished = _cut_and_restore(frames, matrices, resolution)
         encode = timed(partial(clip.write, finished))[0] / len(frames)
         total = DECODES * decode + cut + restore + encode

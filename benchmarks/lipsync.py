@@ -37,6 +37,7 @@ from latentsync.schema import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 from tests.pipelines.tiny_lipsync import build_tiny_lipsync
+from tests.utterances import whole
 
 MOST_WALL = 1.15
 MOST_LEVELS = 1  # float32 rounds differently for other batch sizes
@@ -135,7 +136,7 @@ def _bounce(pipeline: LipsyncPipeline) -> list[Frame]:
     turn = [*range(SOURCE_FRAMES), *reversed(range(SOURCE_FRAMES))]
     generation = pipeline(
         FramesInMemory(list(demo_frames()[:SOURCE_FRAMES])),
-        demo_speech()[: SHOWN_FRAMES * SAMPLE_RATE // VIDEO_FPS],
+        whole(demo_speech()[: SHOWN_FRAMES * SAMPLE_RATE // VIDEO_FPS], SHOWN_FRAMES),
         frame_indices=np.resize(turn, SHOWN_FRAMES),
         options=OPTIONS,
         monitor=RunMonitor(),

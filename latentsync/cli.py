@@ -258,9 +258,7 @@ def _source(medium: str, given: str) -> MediaSource:
 
 def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
     """Allow the folders of the given files: whoever types a path here may read it anyway."""
-    paths = [
-        media.path for media in (request.video, request.audio) if isinstance(media, PathSource)
-    ]
+    paths = [media.path for media in request.media.values() if isinstance(media, PathSource)]
     folders = tuple(Path(os.path.realpath(path)).parent for path in paths)
     return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
 

@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, get_ident
 
-from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
+from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.media.fetch import fetch_media
-from latentsync.media.lengths import plan_frames
-from latentsync.media.limits import check_audio_length
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
 from latentsync.media.reader import VideoReader
-from latentsync.media.sound import read_sound, read_waveform
 from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, Pipeline
 from latentsync.schema import PredictDetails, RunRequest
+from latentsync.script import Recording, Script, write_script
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
@@ -97,69 +95,71 @@ class _Run:
 
     def result(self) -> Result:
         """Go through all stages."""
-        video_path, audio_path = self._fetch()
-        video, audio = self._probe(video_path, audio_path)
-        waveform = self._read(audio_path, audio)
-        indices = plan_frames(
-            self._request.options.sync_mode, video.num_frames, waveform.size / SAMPLE_RATE
-        )
-        source = _TimedSource(VideoReader(video_path, video))
+        paths = self._fetch()
+        video, recordings = self._probe(paths)
+        script = self._read(paths["video"], video, recordings)
+        num_frames = script.frame_indices.size
+        source = _TimedSource(VideoReader(paths["video"], video))
         started = time.perf_counter()
         with self._monitor.span(_GENERATE_AT, _FRAMES_AT):
             generation = self._pipeline(
                 source,
-                waveform,
-                frame_indices=indices,
+                script.utterances,
+                frame_indices=script.frame_indices,
                 options=self._request.options,
                 monitor=self._monitor,
             )
-        frames = _TimedFrames(generation.frames, self._monitor, indices.size)
+        frames = _TimedFrames(generation.frames, self._monitor, num_frames)
         frames.seconds += time.perf_counter() - started
         with closing(generation.frames), self._monitor.span(self._monitor.fraction, _FRAMES_END):
             write_video(
                 self._output_path,
                 iter(frames),
-                read_sound(audio_path, audio, self._monitor),
-                num_frames=indices.size,
+                script.open_sound(),
+                num_frames=num_frames,
                 width=video.width,
                 height=video.height,
                 colour=video.colour,
                 monitor=self._monitor,
             )
         self._attribute(time.perf_counter() - started, frames.seconds, source)
-        self._monitor.report("write", 1.0, indices.size, indices.size)
-        return Result(self._output_path, self._details(generation, video, indices.size))
+        self._monitor.report("write", 1.0, num_frames, num_frames)
+        return Result(self._output_path, self._details(generation, video, script))
 
-    def _fetch(self) -> tuple[Path, Path]:
+    def _fetch(self) -> dict[str, Path]:
         self._monitor.report("fetch", 0.0)
         with self._monitor.timed("fetch"):
-            video_path, audio_path = (
-                fetch_media(source, self._folder, self._settings, self._monitor)
-                for source in (self._request.video, self._request.audio)
-            )
+            paths = {
+                name: fetch_media(source, self._folder, self._settings, self._monitor)
+                for name, source in self._request.media.items()
+            }
         self._log("fetch", "brought video and audio here")
-        return video_path, audio_path
+        return paths
 
-    def _probe(self, video_path: Path, audio_path: Path) -> tuple[VideoInfo, AudioInfo]:
+    def _probe(self, paths: dict[str, Path]) -> tuple[VideoInfo, dict[str, Recording]]:
         self._monitor.report("probe", _PROBE_AT)
         with self._monitor.timed("probe"):
-            video = probe_video(video_path, self._settings, self._request.video.name)
-            audio = probe_audio(audio_path, self._settings, self._request.audio.name)
+            video = probe_video(paths["video"], self._settings, self._request.video.name)
+            recordings = {
+                name: Recording(paths[name], probe_audio(paths[name], self._settings, source.name))
+                for name, source in self._request.recordings.items()
+            }
+        heard = "; ".join(_describe(recording.info) for recording in recordings.values())
         self._log(
             "probe",
             f"video {video.width}x{video.height}, {video.timeline.fps:.2f} fps, "
-            f"{video.duration_s:.2f} s, {video.codec}; audio {audio.sample_rate} Hz, "
-            f"{audio.layout}, {audio.duration_s:.2f} s, {audio.codec}",
+            f"{video.duration_s:.2f} s, {video.codec}; audio {heard}",
         )
-        return video, audio
+        return video, recordings
 
-    def _read(self, audio_path: Path, audio: AudioInfo) -> Waveform:
+    def _read(self, video_path: Path, video: VideoInfo, recordings: dict[str, Recording]) -> Script:
         self._monitor.report("read", _READ_AT)
         with self._monitor.timed("read"):
-            waveform = read_waveform(audio_path, audio, self._monitor)
-        check_audio_length(waveform.size / SAMPLE_RATE, self._settings, audio.field)
+            script = write_script(
+                self._request, video_path, video, recordings, self._settings, self._monitor
+            )
         self._monitor.report("generate", _GENERATE_AT)
-        return waveform
+        return script
 
     def _attribute(self, all_s: float, frames_s: float, source: _TimedSource) -> None:
         """Split the time of the interleaved stages; reading may also have run beside them."""
@@ -170,8 +170,9 @@ class _Run:
         self._monitor.add_seconds("write", max(0.0, all_s - frames_s))
         self._log("write", "encoded and checked the result")
 
-    def _details(self, generation: Generation, video: VideoInfo, num_frames: int) -> PredictDetails:
+    def _details(self, generation: Generation, video: VideoInfo, script: Script) -> PredictDetails:
         options = self._request.options
+        num_frames = script.frame_indices.size
         width, height = even_size(video.width, video.height)
         return PredictDetails(
             guidance_scale=options.guidance_scale,
@@ -190,11 +191,16 @@ class _Run:
             width=width,
             height=height,
             duration_s=num_frames / VIDEO_FPS,
+            segments=list(script.segments),
             seconds={stage: round(spent, 3) for stage, spent in self._monitor.seconds.items()},
         )
 
     def _log(self, stage: str, done: str) -> None:
         logger.info("%s: %s in %.2f s", stage, done, self._monitor.seconds[stage])
+
+
+def _describe(info: AudioInfo) -> str:
+    return f"{info.sample_rate} Hz, {info.layout}, {info.duration_s:.2f} s, {info.codec}"
 
 
 class _TimedSource:

@@ -7,7 +7,7 @@ frozen :class:`RunRequest`, which no longer knows which contract it came from.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -38,7 +38,9 @@ INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
 SEED_RANDOM = -1  # asks the server to draw a seed and report it
 SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
 CACHE_INTERVAL_MAX = 10
+SEGMENTS_MAX = 100
 FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
+SECONDS_MAX = 1e6  # likewise
 
 
 class SyncMode(StrEnum):
@@ -70,6 +72,7 @@ def _whole_unicode(text: str) -> str:
 Text = Annotated[str, AfterValidator(_whole_unicode)]
 Coordinate = Annotated[float, Field(strict=True, ge=0)]
 FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
 
 
 class SpeakerPoint(StrictModel):
@@ -127,11 +130,37 @@ Seed = Annotated[
 
 
 def _exactly_one_source(schema: dict[str, Any]) -> None:
-    """Say in the JSON schema what :func:`parse_request` enforces: one form of each medium."""
-    schema["allOf"] = [
+    """Say in the JSON schema what :func:`parse_request` enforces: one form of each medium.
+
+    Segments may bring all the speech there is.
+    """
+    video, audio = (
         {"oneOf": [{"required": [f"{medium}_url"]}, {"required": [f"{medium}_base64"]}]}
         for medium in ("video", "audio")
-    ]
+    )
+    no_audio = {"not": {"anyOf": audio["oneOf"]}, "required": ["segments"]}
+    schema["allOf"] = [video, {"anyOf": [audio, no_audio]}]
+
+
+class SegmentFields(StrictModel):
+    """A part of the video that one speaker says, with its own piece of speech."""
+
+    audio_url: Text | None = Field(None, description="http(s) address of its recording")
+    audio_base64: Text | None = Field(
+        None, description="its recording as base64 or data: URI; by default the request's recording"
+    )
+    start_s: Seconds = Field(0.0, description="where in the video it begins, in seconds")
+    end_s: Seconds | None = Field(
+        None, description="where in the video it ends; by default where its recording does"
+    )
+    audio_start_s: Seconds = Field(0.0, description="where in the recording it begins, in seconds")
+    speaker: Speaker | None = Field(None, description="whose lips move; by default the request's")
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> SegmentFields:
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"end_s ({self.end_s:g}) must lie after start_s ({self.start_s:g})")
+        return self
 
 
 class PredictRequest(StrictModel):
@@ -173,12 +202,31 @@ class PredictRequest(StrictModel):
         description="part of the steps with guidance, start and end in 0..1; less is approximate",
     )
 
+    segments: tuple[SegmentFields, ...] = Field(
+        (),
+        max_length=SEGMENTS_MAX,
+        description="parts with a recording or a speaker of their own, instead of one recording "
+        "from start to end; they may overlap where different people speak",
+    )
+    keep_sound: bool = Field(
+        True,
+        strict=True,
+        description="with segments: the video's own sound is heard where nobody speaks",
+    )
+
     @field_validator("guidance_interval")
     @classmethod
     def _start_before_end(cls, interval: tuple[float, float]) -> tuple[float, float]:
         if interval[0] >= interval[1]:
             raise ValueError("the start must lie before the end")
         return interval
+
+
+class SegmentDetails(BaseModel):
+    """Where a segment was spoken: what was asked for, on the grid of 25 frames per second."""
+
+    start_s: float
+    end_s: float
 
 
 class PredictDetails(BaseModel):
@@ -200,6 +248,7 @@ class PredictDetails(BaseModel):
     width: int
     height: int
     duration_s: float
+    segments: list[SegmentDetails] = []
     seconds: dict[str, float] = Field(
         description="seconds of each stage; a name with a dot is a part of the stage before it"
     )
@@ -283,15 +332,60 @@ class RunOptions:
     scheduler: SchedulerName = "ddim"
     feature_cache_interval: int = 1
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    keep_sound: bool = True
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the video that one speaker says.
+
+    Attributes:
+        audio: its own recording; None stands for the request's.
+        start_s: where in the video it begins.
+        end_s: where in the video it ends; None where its recording does.
+        audio_start_s: where in the recording it begins.
+        speaker: whose lips move.
+    """
+
+    audio: MediaSource | None
+    start_s: float = 0.0
+    end_s: float | None = None
+    audio_start_s: float = 0.0
+    speaker: Speaker = "auto"
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One job for the runner, whatever door it came through."""
+    """One job for the runner, whatever door it came through.
+
+    Attributes:
+        video: the source video.
+        audio: the speech; None if every segment brings its own.
+        options: of the run.
+        segments: what is said where and by whom; none: the speech, from start to end.
+    """
 
     video: MediaSource
-    audio: MediaSource
+    audio: MediaSource | None
     options: RunOptions = RunOptions()
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def recordings(self) -> dict[str, MediaSource]:
+        """Return the speech by name: ``audio``, ``segments.0.audio``, …"""
+        named = {"audio": self.audio} if self.audio is not None else {}
+        own = ((segment_recording(i), segment.audio) for i, segment in enumerate(self.segments))
+        return named | {name: source for name, source in own if source is not None}
+
+    @property
+    def media(self) -> dict[str, MediaSource]:
+        """Return everything that must be brought here, by name: ``video`` and the recordings."""
+        return {"video": self.video} | self.recordings
+
+
+def segment_recording(index: int) -> str:
+    """Return the name of a segment's own recording."""
+    return f"segments.{index}.audio"
 
 
 def validate_fields(body: object) -> PredictRequest:
@@ -337,11 +431,52 @@ def parse_request(body: object) -> RunRequest:
         MalformedBody, MissingField, ConflictingFields, UnknownField, InvalidField
     """
     request = validate_fields(body)
-    return RunRequest(
-        video=_one_source("video", request.video_url, request.video_base64),
-        audio=_one_source("audio", request.audio_url, request.audio_base64),
-        options=build_options(request),
+    video = _required("video", _source("video", request.video_url, request.video_base64))
+    audio = _source("audio", request.audio_url, request.audio_base64)
+    segments = build_segments(request)
+    check_recordings(audio, segments)
+    return RunRequest(video, audio, build_options(request), segments)
+
+
+def build_segments(request: PredictRequest) -> tuple[Segment, ...]:
+    """Return the segments, each with its speaker; raises ConflictingFields."""
+    if request.segments and request.sync_mode is SyncMode.REMAP:
+        raise ConflictingFields(
+            "sync_mode remap stretches the video to one recording; it cannot go with segments.",
+            field="sync_mode",
+        )
+    return tuple(
+        Segment(
+            audio=_source(segment_recording(index), fields.audio_url, fields.audio_base64),
+            start_s=fields.start_s,
+            end_s=fields.end_s,
+            audio_start_s=fields.audio_start_s,
+            speaker=request.speaker if fields.speaker is None else fields.speaker,
+        )
+        for index, fields in enumerate(request.segments)
     )
+
+
+def check_recordings(audio: MediaSource | None, segments: Sequence[Segment]) -> None:
+    """Check that there is speech for everybody, and none for nobody.
+
+    Raises:
+        MissingField, ConflictingFields
+    """
+    without = [index for index, segment in enumerate(segments) if segment.audio is None]
+    if not segments:
+        _required("audio", audio)
+    elif without and audio is None:
+        name = segment_recording(without[0])
+        raise MissingField(
+            f"Give one of {name}_url or {name}_base64, or one recording for all segments as "
+            "audio_url or audio_base64.",
+            field=f"{name}_url",
+        )
+    elif not without and audio is not None:
+        raise ConflictingFields(
+            f"Every segment has its own recording; {audio.name} is used by none.", field=audio.name
+        )
 
 
 def build_options(request: PredictRequest) -> RunOptions:
@@ -358,10 +493,11 @@ def build_options(request: PredictRequest) -> RunOptions:
         scheduler=request.scheduler,
         feature_cache_interval=request.feature_cache_interval,
         guidance_interval=request.guidance_interval,
+        keep_sound=request.keep_sound,
     )
 
 
-def _one_source(medium: str, url: str | None, base64: str | None) -> MediaSource:
+def _source(medium: str, url: str | None, base64: str | None) -> MediaSource | None:
     url_field, base64_field = f"{medium}_url", f"{medium}_base64"
     if url is not None and base64 is not None:
         raise ConflictingFields(
@@ -371,7 +507,13 @@ def _one_source(medium: str, url: str | None, base64: str | None) -> MediaSource
         return UrlSource(url=url, name=url_field)
     if base64 is not None:
         return InlineSource(base64=base64, name=base64_field)
-    raise MissingField(f"Give one of {url_field} or {base64_field}.", field=url_field)
+    return None
+
+
+def _required(medium: str, source: MediaSource | None) -> MediaSource:
+    if source is None:
+        raise MissingField(f"Give one of {medium}_url or {medium}_base64.", field=f"{medium}_url")
+    return source
 
 
 def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidRequest:
@@ -385,12 +527,18 @@ def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidR
     if problem["type"] == "missing" and name == top:
         return MissingField(f"Give {name}.", field=top)
     given = shorten(problem["input"])
-    if top == "speaker":
+    if "speaker" in problem["loc"]:  # a union: what pydantic says of its members confuses
+        name = name.partition("speaker")[0] + "speaker"
         allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
-        return InvalidField(f"speaker holds {given}. Allowed: {allowed}.", field=top)
+        return InvalidField(f"{name} holds {given}. Allowed: {allowed}.", field=name)
+    field = name if top == "segments" else top
+    if problem["type"] == "extra_forbidden":
+        return unknown_field(name, SegmentFields.model_fields)
+    if problem["type"] == "model_type":
+        return InvalidField(f"{name} is {given}: it must be an object.", field=field)
     reason = problem["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
-    return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=top)
+    return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=field)
 
 
 def unknown_field(name: str, allowed: Iterable[str]) -> UnknownField:

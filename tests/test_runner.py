@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from latentsync import errors
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.monitor import Progress, RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
+from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
 from latentsync.runner import Result, run
 from latentsync.schema import InlineSource, PathSource, RunOptions, RunRequest, SyncMode
 from latentsync.settings import Settings
@@ -30,14 +30,15 @@ class LoudnessPipeline:
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
         report = GenerationReport(faces_found=1)
-        return Generation(self._frames(source, waveform, frame_indices, report), report)
+        (one,) = utterances
+        return Generation(self._frames(source, one.waveform, frame_indices, report), report)
 
     def _frames(
         self,

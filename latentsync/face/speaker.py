@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,17 @@ _LEAST_OVERLAP = 0.1  # of a caller's box with a face
 _FACES_NAMED = 4  # in a message
 
 
-def check_frame(speaker: Speaker, num_frames: int, field: str = "speaker") -> None:
+@dataclass(frozen=True)
+class Choice:
+    """A caller's choice of a speaker; ``field`` is the request's field, for messages."""
+
+    speaker: Speaker = "auto"
+    field: str = "speaker"
+
+
+def check_frame(choice: Choice, num_frames: int) -> None:
     """Raise InvalidField if the speaker is asked for in a frame that the clip does not have."""
+    speaker, field = choice.speaker, choice.field
     if not isinstance(speaker, str) and speaker.frame >= num_frames:
         raise InvalidField(
             f"{field}.frame is {speaker.frame}, but the video has {num_frames} frames "
@@ -27,24 +37,27 @@ def check_frame(speaker: Speaker, num_frames: int, field: str = "speaker") -> No
         )
 
 
-def choose_speaker(
-    tracks: Sequence[FaceTrack], speaker: Speaker, *, num_frames: int, field: str = "speaker"
-) -> FaceTrack:
-    """Return the track of the face that shall speak.
+def choose_speaker(tracks: Sequence[FaceTrack], choice: Choice, num_frames: int) -> int:
+    """Return the number of the track of the face that shall speak.
 
     Args:
         tracks: every usable face of the clip.
-        speaker: "auto", or a frame with a point or a box.
+        choice: "auto", or a frame with a point or a box.
         num_frames: frames of the clip.
-        field: name of the request's field, for messages.
 
     Raises:
         NoFace: there are no tracks.
         InvalidField: the frame lies beyond the clip, or no face is at that place in it.
     """
-    check_frame(speaker, num_frames, field)
+    check_frame(choice, num_frames)
     if not tracks:
         raise NoFace(_no_face(num_frames))
+    chosen = _choose(tracks, choice)
+    return next(number for number, track in enumerate(tracks) if track is chosen)
+
+
+def _choose(tracks: Sequence[FaceTrack], choice: Choice) -> FaceTrack:
+    speaker, field = choice.speaker, choice.field
     if isinstance(speaker, str):
         return max(tracks, key=_prominence)
     faces = _faces_in(tracks, speaker.frame)

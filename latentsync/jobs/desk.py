@@ -30,7 +30,7 @@ from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.requests import record_options, record_source
+from latentsync.jobs.requests import record_request, record_source
 from latentsync.jobs.retention import INPUTS, UPLOADS, remove_media, stored_bytes
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.webhooks import check_webhook
@@ -44,7 +44,6 @@ from latentsync.workspace import working_folder
 
 UPLOAD_SCHEME = "upload://"
 _RETRY_AFTER_S = 30.0
-_PROBES = {"video": probe_video, "audio": probe_audio}
 
 
 @dataclass(frozen=True)
@@ -188,16 +187,15 @@ class JobDesk:
         # Not named for the job: of two calls with one id the loser must not remove the winner's.
         folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
         with self._discarded_on_error(folder_key):
-            recorded: dict[str, Any] = {"options": record_options(request.options)}
+            media: dict[str, dict[str, str]] = {}
             total_bytes = 0
-            for medium in ("video", "audio"):
-                source: MediaSource = getattr(request, medium)
-                recorded[medium], size_bytes = self._store(source, medium, folder_key, owner)
+            for name, source in request.media.items():
+                media[name], size_bytes = self._store(source, name, folder_key, owner)
                 total_bytes += size_bytes
         return NewJob(
             id=submission.id or str(uuid.uuid4()),
             owner=owner,
-            request=recorded,
+            request=record_request(request, media),
             fingerprint=submission.fingerprint,
             idempotency_key=submission.idempotency_key,
             webhook=submission.webhook,
@@ -218,7 +216,8 @@ class JobDesk:
         ):
             size_bytes = path.stat().st_size
             self._require_disk(size_bytes)
-            _PROBES[medium](path, self._settings, source.name)
+            probe = probe_video if medium == "video" else probe_audio
+            probe(path, self._settings, source.name)
             self.files.put(path, key)
         return {"key": key, "name": source.name}, size_bytes
 

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from latentsync import runner
 from latentsync.door import as_own_error
 from latentsync.jobs.files import FileStore
-from latentsync.jobs.requests import recall_request
+from latentsync.jobs.requests import recall_request, stored_keys
 from latentsync.monitor import Progress
 from latentsync.pipelines.engines import Engines
 from latentsync.settings import Settings
@@ -86,14 +86,12 @@ class Device:
     def _make(self, order: dict[str, Any]) -> dict[str, Any]:
         recorded = order["request"]
         with working_folder(self._settings.work_dir) as folder, ExitStack() as lent:
-            paths = [
-                lent.enter_context(self._files.as_local_file(recorded[medium]["key"], folder))
-                if "key" in recorded[medium]
-                else None
-                for medium in ("video", "audio")
-            ]
-            request = recall_request(recorded, *paths)
-            roots = tuple(path.parent for path in paths if path is not None)
+            stored = {
+                name: lent.enter_context(self._files.as_local_file(key, folder))
+                for name, key in stored_keys(recorded).items()
+            }
+            request = recall_request(recorded, stored)
+            roots = tuple(path.parent for path in stored.values())
             settings = self._settings.model_copy(update={"allowed_roots": roots})
             result = runner.run(
                 request,

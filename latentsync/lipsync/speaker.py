@@ -28,11 +28,10 @@ from latentsync.face.boxes import Box, Floats, overlap
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.scrfd import ScrfdDetector
 from latentsync.face.smoothing import smooth_track
-from latentsync.face.speaker import choose_speaker
+from latentsync.face.speaker import Choice, choose_speaker
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from latentsync.formats import Frame
-from latentsync.schema import Speaker
 
 ReadFrames = Callable[[], Iterator[Frame]]
 Matrices = NDArray[np.float32]  # (frames,2,3); NaN where there is no face
@@ -43,32 +42,34 @@ _NEAR = 12  # frames: how far away the followed face's place still says who is w
 
 
 @dataclass(frozen=True, eq=False)
-class SpeakerPoints:
-    """The speaker through the source.
+class FoundSpeakers:
+    """The speakers through the source.
 
     Attributes:
-        points: float64 (frames,3,2) in pixels: left brow, right brow, nose; NaN where the speaker
-            has no usable face.
+        faces: for each choice, the number of the face that was chosen.
+        points: by that number, float64 (frames,3,2) in pixels: left brow, right brow, nose; NaN
+            where the face is not usable.
         faces_found: different people seen.
     """
 
-    points: NDArray[np.float64]
+    faces: list[int]
+    points: dict[int, NDArray[np.float64]]
     faces_found: int
 
 
 class SpeakerFinder(Protocol):
-    """Finds the speaker's face in all frames of a source."""
+    """Finds the speakers' faces in all frames of a source."""
 
-    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
-        """Return the speaker's points.
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
+        """Return the speakers' points.
 
         Args:
             read: begins to read the source's first ``num_frames`` frames; may be called again.
             num_frames: at least one.
-            speaker: "auto", or a frame with a point or a box.
+            choices: who speaks, at least one.
 
         Raises:
-            NoFace: there is no usable face in any frame.
+            NoFace: a speaker has no usable face in any frame.
             InvalidField: nobody is where the caller says.
         """
         ...
@@ -99,16 +100,18 @@ class TrainedFinder:
         self._detector = detector
         self._landmarks = landmarks
 
-    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
         """See :class:`SpeakerFinder`."""
         sightings = list(_side_by_side(self._look, read()))
-        if speaker == "auto" and all(len(seen.boxes) <= 1 for seen in sightings):
-            return SpeakerPoints(_stack([seen.largest() for seen in sightings]), faces_found=1)
+        nobody_named = all(choice.speaker == "auto" for choice in choices)
+        if nobody_named and all(len(seen.boxes) <= 1 for seen in sightings):
+            return _only_face(sightings, len(choices))
         tracks = track_faces(read())
-        if speaker == "auto" and not tracks:  # faces that only the detector sees
-            return SpeakerPoints(_stack([seen.largest() for seen in sightings]), faces_found=1)
-        track = choose_speaker(tracks, speaker, num_frames=num_frames)
-        return SpeakerPoints(_stack(_follow(sightings, track)), faces_found=len(tracks))
+        if nobody_named and not tracks:  # faces that only the detector sees
+            return _only_face(sightings, len(choices))
+        faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
+        points = {face: _stack(_follow(sightings, tracks[face])) for face in faces}
+        return FoundSpeakers(faces, points, faces_found=len(tracks))
 
     def _look(self, frame: Frame) -> _Sighting:
         faces = self._detector.detect(frame)
@@ -121,13 +124,24 @@ class TrainedFinder:
 class MeshFinder:
     """The embedded mesh of 468 points, whose licence allows every use."""
 
-    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
         """See :class:`SpeakerFinder`."""
         tracks = track_faces(read())
-        track = smooth_track(choose_speaker(tracks, speaker, num_frames=num_frames))
-        seen = (track.at(frame) for frame in range(num_frames))
-        points = [None if landmarks is None else mesh_points3(landmarks) for landmarks in seen]
-        return SpeakerPoints(_stack(points), faces_found=len(tracks))
+        faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
+        points = {face: _stack(_mesh_points(tracks[face], num_frames)) for face in faces}
+        return FoundSpeakers(faces, points, faces_found=len(tracks))
+
+
+def _mesh_points(track: FaceTrack, num_frames: int) -> list[Points3 | None]:
+    smooth = smooth_track(track)
+    seen = (smooth.at(frame) for frame in range(num_frames))
+    return [None if landmarks is None else mesh_points3(landmarks) for landmarks in seen]
+
+
+def _only_face(sightings: Sequence[_Sighting], num_choices: int) -> FoundSpeakers:
+    """Return the largest face of each frame as the one person there is."""
+    points = _stack([seen.largest() for seen in sightings])
+    return FoundSpeakers(num_choices * [0], {0: points}, faces_found=1)
 
 
 def align_speaker(points: NDArray[np.float64], resolution: int) -> Matrices:

@@ -32,15 +32,30 @@ def plan_frames(
         audio_duration_s: length of the audio in seconds.
     """
     num_audio_frames = count_frames(audio_duration_s)
-    last = num_source_frames - 1
     if sync_mode is SyncMode.CUT_OFF:
-        return np.arange(min(num_source_frames, num_audio_frames), dtype=np.int64)
+        return extend_frames(sync_mode, num_source_frames, min(num_source_frames, num_audio_frames))
     if sync_mode is SyncMode.SILENCE:
-        return np.arange(max(num_source_frames, num_audio_frames), dtype=np.int64).clip(max=last)
-    ticks = np.arange(num_audio_frames, dtype=np.int64)
+        return extend_frames(sync_mode, num_source_frames, max(num_source_frames, num_audio_frames))
+    return extend_frames(sync_mode, num_source_frames, num_audio_frames)
+
+
+def extend_frames(
+    sync_mode: SyncMode, num_source_frames: int, num_frames: int
+) -> NDArray[np.int64]:
+    """Return the source frame of each of ``num_frames`` output frames, int64 (num_frames,).
+
+    Args:
+        sync_mode: how the video goes on behind its end; ``remap`` spreads it over the whole.
+        num_source_frames: frames of the source at 25 fps, at least 1.
+        num_frames: frames of the output.
+    """
+    last = num_source_frames - 1
+    ticks = np.arange(num_frames, dtype=np.int64)
+    if sync_mode in (SyncMode.CUT_OFF, SyncMode.SILENCE):
+        return ticks.clip(max=last)
     if sync_mode is SyncMode.LOOP:
         return ticks % num_source_frames
     if sync_mode is SyncMode.REMAP:
-        return np.rint(np.linspace(0, last, num_audio_frames)).astype(np.int64)
+        return np.rint(np.linspace(0, last, num_frames)).astype(np.int64)
     period = max(1, 2 * last)  # 0 … last … 1, and again
     return last - np.abs(ticks % period - last)

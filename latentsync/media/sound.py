@@ -23,7 +23,7 @@ from latentsync.errors import UnreadableMedia
 from latentsync.formats import SAMPLE_RATE, Waveform
 from latentsync.media.container import open_media, read_packets, unreadable_errors
 from latentsync.media.limits import check_length
-from latentsync.media.probe import AudioInfo, name_layout
+from latentsync.media.probe import AudioInfo, VideoInfo, name_layout
 from latentsync.monitor import RunMonitor
 
 Block = NDArray[np.float32]  # (channels, samples), about -1..1
@@ -69,16 +69,33 @@ def read_waveform(path: Path, info: AudioInfo, monitor: RunMonitor | None = None
     return np.frombuffer(samples, np.float32)
 
 
-def read_sound(path: Path, info: AudioInfo, monitor: RunMonitor | None = None) -> Sound:
-    """Open the recording at its own rate and channel layout.
+def read_sound(
+    path: Path,
+    info: AudioInfo,
+    monitor: RunMonitor | None = None,
+    sample_rate: int | None = None,
+    layout: str | None = None,
+) -> Sound:
+    """Open the recording, by default at its own rate and channel layout.
 
     Taking its blocks raises what :func:`read_waveform` does.
     """
+    sample_rate, layout = sample_rate or info.sample_rate, layout or info.layout
     return Sound(
-        blocks=_read_blocks(path, info, info.layout, info.sample_rate, monitor),
-        sample_rate=info.sample_rate,
-        layout=info.layout,
+        blocks=_read_blocks(path, info, layout, sample_rate, monitor),
+        sample_rate=sample_rate,
+        layout=layout,
     )
+
+
+def sound_lead_s(path: Path, video: VideoInfo, info: AudioInfo) -> float:
+    """Return how many seconds after its first picture a video's sound begins; negative: before."""
+    with open_media(path, info.field, video.max_pixels) as container:
+        stream = container.streams[info.stream_index]
+        if stream.start_time is None or stream.time_base is None:
+            return 0.0
+        first_picture_s = float(video.timeline.slot_pts[0] * video.timeline.time_base)
+        return float(stream.start_time * stream.time_base) - first_picture_s
 
 
 def build_resampler(layout: str, sample_rate: int) -> AudioResampler:

@@ -6,7 +6,7 @@ often as it needs, in any order, through :class:`FrameSource`; it must not keep 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
@@ -18,7 +18,7 @@ from latentsync.device import has_cuda
 from latentsync.errors import EngineUnavailable
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor, never
-from latentsync.schema import RunOptions
+from latentsync.schema import RunOptions, Speaker
 from latentsync.settings import Settings
 
 
@@ -40,11 +40,30 @@ class FrameSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """What one speaker says in one stretch of the output.
+
+    Attributes:
+        waveform: float32 mono 16 kHz; frame ``start + i`` shows the sound at ``i / 25`` seconds;
+            sound beyond its end is silence.
+        start, stop: the output frames that it covers, stop excluded; at least one.
+        speaker: whose lips move.
+        field: name of the request's field for the speaker, for messages.
+    """
+
+    waveform: Waveform
+    start: int
+    stop: int
+    speaker: Speaker = "auto"
+    field: str = "speaker"
+
+
 @dataclass
 class GenerationReport:
     """Counts that a pipeline fills while it works; complete when its frames are exhausted."""
 
-    frames_without_face: int = 0  # output frames that passed through unchanged
+    frames_without_face: int = 0  # output frames in which a speaker's face was not to be found
     faces_found: int = 0  # different people seen in the source
 
 
@@ -68,18 +87,18 @@ class Pipeline(Protocol):
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
-        """Make the lips of ``source`` say ``waveform``.
+        """Make the lips of ``source`` say ``utterances``.
 
         Args:
             source: the source video.
-            waveform: float32 mono 16 kHz; output frame ``i`` shows the sound at ``i / 25`` seconds;
-                sound beyond its end is silence.
+            utterances: what is said where and by whom, at least one. Frames that none covers pass
+                through unchanged; those of different people may overlap.
             frame_indices: int64 (num_output_frames,): the source frame shown by each output frame.
             options: the run's options.
             monitor: progress, stage seconds, cancellation.
@@ -88,7 +107,9 @@ class Pipeline(Protocol):
             Generation with exactly ``len(frame_indices)`` frames of the source's size.
 
         Raises:
-            NoFace: no usable face in the whole source.
+            NoFace: a speaker has no usable face where it speaks.
+            InvalidField: nobody is where a speaker was said to be, or two utterances at once move
+                the same lips.
         """
         ...
 

@@ -8,7 +8,8 @@ stays the source's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,21 @@ from latentsync.draft.face_writer import FaceWriter
 from latentsync.draft.motion import MouthMotion, plan_motion
 from latentsync.draft.mouth import Mouth
 from latentsync.face.smoothing import smooth_track
-from latentsync.face.speaker import check_frame, choose_speaker
+from latentsync.face.speaker import choose_speaker
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
+from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
+from latentsync.pipelines.chorus import (
+    Touch,
+    Touches,
+    check_mouths,
+    check_seen,
+    choices_of,
+    num_frames_searched,
+    put_together,
+)
 from latentsync.schema import RunOptions
 from latentsync.settings import Settings
 
@@ -44,24 +54,37 @@ class DraftPipeline:
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
-        """Make the lips say ``waveform``; see :class:`latentsync.pipelines.base.Pipeline`."""
+        """Make the lips say ``utterances``; see :class:`latentsync.pipelines.base.Pipeline`."""
         # 1. Listen
         monitor.report("listen", 0.0)
         with monitor.timed("generate.listen"):
-            motion = self.plan_mouth(waveform, len(frame_indices), monitor)
-        # 2. Find the speaker in every source frame that is needed
+            motions = [
+                self.plan_mouth(one.waveform, one.stop - one.start, monitor) for one in utterances
+            ]
+        # 2. Find the speakers in every source frame that is needed
         report = GenerationReport()
         with monitor.timed("generate.find_face"):
-            track = find_speaker(source, frame_indices, options, monitor, report)
-        # 3. Draw the mouth, frame by frame as they are taken
-        writer = FaceWriter(Mouth(track.points), self._config.mouth)
-        return Generation(_draw(source, frame_indices, track, writer, motion, report), report)
+            tracks, faces = find_speakers(source, frame_indices, utterances, monitor, report)
+        check_mouths(utterances, faces)
+        # 3. Draw the mouths, frame by frame as they are taken
+        writers = {
+            face: FaceWriter(Mouth(track.points), self._config.mouth)
+            for face, track in zip(faces, tracks, strict=True)
+        }
+
+        def begin(number: int) -> Touches:
+            one = utterances[number]
+            indices = frame_indices[one.start : one.stop]
+            return _draw(source, indices, tracks[number], writers[faces[number]], motions[number])
+
+        frames = put_together(source, frame_indices, utterances, faces, begin, report)
+        return Generation(frames, report)
 
     def plan_mouth(self, waveform: Waveform, num_frames: int, monitor: RunMonitor) -> MouthMotion:
         """Return the mouth's motion for the speech: what the lips are meant to do in each frame."""
@@ -77,22 +100,27 @@ def build_draft(_name: str, _settings: Settings, _check: Callable[[], None]) -> 
     return DraftPipeline()
 
 
-def find_speaker(
+def find_speakers(
     source: FrameSource,
     frame_indices: NDArray[np.int64],
-    options: RunOptions,
+    utterances: Sequence[Utterance],
     monitor: RunMonitor,
     report: GenerationReport,
-) -> FaceTrack:
-    """Return the smoothed face of the speaker through the source; raises NoFace, InvalidField."""
-    check_frame(options.speaker, source.num_frames)
-    last = int(frame_indices.max(initial=0))
-    if options.speaker != "auto":
-        last = max(last, options.speaker.frame)
-    num_frames = min(last + 1, source.num_frames)
+) -> tuple[list[FaceTrack], list[int]]:
+    """Return the smoothed face of each utterance's speaker, and that face's number.
+
+    Raises:
+        NoFace: there is no face, or a speaker's is to be seen nowhere in its stretch.
+        InvalidField: nobody is where a speaker was said to be.
+    """
+    choices = choices_of(utterances, source.num_frames)
+    num_frames = num_frames_searched(frame_indices, utterances, source.num_frames)
     tracks = track_faces(_reported(source.read(range(num_frames)), num_frames, monitor))
     report.faces_found = len(tracks)
-    return smooth_track(choose_speaker(tracks, options.speaker, num_frames=num_frames))
+    faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
+    check_seen(utterances, frame_indices, [tracks[face].present for face in faces])
+    smoothed = {face: smooth_track(tracks[face]) for face in set(faces)}
+    return [smoothed[face] for face in faces], faces
 
 
 def _reported(frames: Iterator[Frame], num_frames: int, monitor: RunMonitor) -> Iterator[Frame]:
@@ -108,14 +136,20 @@ def _draw(
     track: FaceTrack,
     writer: FaceWriter,
     motion: MouthMotion,
-    report: GenerationReport,
-) -> Generator[Frame, None, None]:
-    for output_index, frame in enumerate(source.read(frame_indices)):
-        source_index = int(frame_indices[output_index])
+) -> Touches:
+    """Yield what one utterance does to each of its frames."""
+    for number, frame in enumerate(source.read(frame_indices)):
+        source_index = int(frame_indices[number])
         points = track.at(source_index)
         if points is None:
-            report.frames_without_face += 1
-            yield frame
-        else:
-            shape = motion.shape_at(output_index)
-            yield writer.write(frame, points, shape, shot=track.shot_at(source_index))
+            yield Touch(frame, None)
+            continue
+        yield Touch(
+            frame,
+            partial(
+                writer.write,
+                points=points,
+                shape=motion.shape_at(number),
+                shot=track.shot_at(source_index),
+            ),
+        )

@@ -8,25 +8,26 @@ source frames, aligned faces, latents and finished faces; ``restore_face`` puts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.config import read_config
 from latentsync.device import choose_device, choose_dtype
-from latentsync.errors import Canceled, NoFace
+from latentsync.errors import Canceled
+from latentsync.face.boxes import Floats
 from latentsync.face.crop import cut_face
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.onnx_model import best_device
 from latentsync.face.restore import restore_face
 from latentsync.face.scrfd import ScrfdDetector
-from latentsync.face.speaker import check_frame
-from latentsync.formats import Frame, Waveform
+from latentsync.formats import Frame
 from latentsync.lipsync.beside import Beside
 from latentsync.lipsync.face_maker import (
     FaceMaker,
@@ -52,8 +53,17 @@ from latentsync.lipsync.windows import Window, cut_windows, group_windows
 from latentsync.models.config import LatentSyncConfig
 from latentsync.models.sampling import SamplingOptions
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
-from latentsync.schema import RunOptions, Speaker
+from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
+from latentsync.pipelines.chorus import (
+    Touch,
+    Touches,
+    check_mouths,
+    check_seen,
+    choices_of,
+    num_frames_searched,
+    put_together,
+)
+from latentsync.schema import RunOptions
 from latentsync.settings import Settings
 from latentsync.weights.cold_start import prepare
 
@@ -97,38 +107,50 @@ class LipsyncPipeline:
         self._finder = finder
         self._batch_windows = batch_windows
         self._portions = NetworkPortions(batch_windows)
+        self._turn = Lock()
         self.name = self.model_version = networks.config.model_version
 
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
-        """Make the lips say ``waveform``; see :class:`latentsync.pipelines.base.Pipeline`."""
+        """Make the lips say ``utterances``; see :class:`latentsync.pipelines.base.Pipeline`."""
         report = GenerationReport()
-        # 1. Find the speaker in every source frame that is needed, and align the face
+        # 1. Find the speakers in every source frame that is needed, and align their faces
         with monitor.timed("generate.find_face"):
-            matrices = self._align(source, frame_indices, options.speaker, monitor, report)
-        if np.isnan(matrices[frame_indices]).all():
-            raise NoFace("The speaker has no usable face in any frame that is shown.")
-        # 2. Listen: features come window by window, as they are needed
-        hearing = Hearing(waveform, self._networks.audio_encoder, len(frame_indices))
-        # 3. Make the speaking faces, window by window
-        spoken = self.speak(
-            source,
-            hearing,
-            matrices,
-            frame_indices=frame_indices,
-            noise=self._draw_noise(options.seed),
-            options=_sampling_options(options),
-            monitor=monitor,
-        )
+            faces, aligned = self._align(source, frame_indices, utterances, monitor, report)
+        matrices = [aligned[face] for face in faces]
+        present = [np.isfinite(of_face[:, 0, 0]) for of_face in matrices]
+        check_seen(utterances, frame_indices, present)
+        check_mouths(utterances, faces)
+
+        def begin(number: int) -> Touches:
+            one = utterances[number]
+            num_frames = one.stop - one.start
+            # 2. Listen: features come window by window, as they are needed
+            hearing = Hearing(one.waveform, self._networks.audio_encoder, num_frames)
+            # 3. Make the speaking faces, window by window
+            spoken = self.speak(
+                source,
+                hearing,
+                matrices[number],
+                frame_indices=frame_indices[one.start : one.stop],
+                noise=self._draw_noise(options.seed),
+                options=_sampling_options(options),
+                monitor=monitor,
+                frames_before=one.start,
+                frames_total=len(frame_indices),
+            )
+            return _touches(spoken, monitor)
+
         # 4. Put them back, frame by frame as they are taken
-        return Generation(_restore(spoken, monitor, report), report)
+        frames = put_together(source, frame_indices, utterances, faces, begin, report)
+        return Generation(frames, report)
 
     def speak(
         self,
@@ -140,6 +162,8 @@ class LipsyncPipeline:
         noise: Noise,
         options: SamplingOptions,
         monitor: RunMonitor,
+        frames_before: int = 0,
+        frames_total: int | None = None,
     ) -> Generator[SpokenWindow, None, None]:
         """Yield the windows of a video in order, with speaking faces.
 
@@ -154,6 +178,8 @@ class LipsyncPipeline:
             noise: random numbers.
             options: of the sampler.
             monitor: progress, stage seconds, cancellation.
+            frames_before: frames of the output before these, for progress.
+            frames_total: frames of the whole output; None: these are all.
         """
         has_face = np.isfinite(matrices[frame_indices, 0, 0])
         windows = list(cut_windows(has_face, self._networks.config.num_frames))
@@ -165,7 +191,13 @@ class LipsyncPipeline:
             portions=self._portions,
             monitor=monitor,
         )
-        steps = _Steps(windows, options.num_inference_steps, monitor)
+        steps = _Steps(
+            windows,
+            options.num_inference_steps,
+            monitor,
+            frames_before,
+            frames_total or len(frame_indices),
+        )
         read = self._read(source, windows, matrices, frame_indices, monitor)
         left, wait = steps.left, steps.report
         with (
@@ -185,19 +217,19 @@ class LipsyncPipeline:
         self,
         source: FrameSource,
         frame_indices: NDArray[np.int64],
-        speaker: Speaker,
+        utterances: Sequence[Utterance],
         monitor: RunMonitor,
         report: GenerationReport,
-    ) -> Matrices:
-        check_frame(speaker, source.num_frames)
-        last = int(frame_indices.max(initial=0))
-        if speaker != "auto":
-            last = max(last, speaker.frame)
-        num_frames = min(last + 1, source.num_frames)
+    ) -> tuple[list[int], dict[int, Matrices]]:
+        """Return the face of each utterance's speaker by number, and the maps of each face."""
+        choices = choices_of(utterances, source.num_frames)
+        num_frames = num_frames_searched(frame_indices, utterances, source.num_frames)
         read = _reporting(source, num_frames, monitor)
-        found = self._finder.find(read, num_frames, speaker)
+        found = self._finder.find(read, num_frames, choices)
         report.faces_found = found.faces_found
-        return align_speaker(found.points, self._networks.config.resolution)
+        resolution = self._networks.config.resolution
+        aligned = {face: align_speaker(found.points[face], resolution) for face in found.points}
+        return found.faces, aligned
 
     def _draw_noise(self, seed: int) -> SeededNoise:
         unet = self._networks.unet
@@ -248,7 +280,8 @@ class LipsyncPipeline:
             if not inputs:  # frames without a face are grouped by themselves
                 yield group
                 continue
-            with steps.of_windows(len(group)), out_of_memory_told("make a window"):
+            # People who speak at once take turns: two windows at once would need twice the memory.
+            with self._turn, steps.of_windows(len(group)), out_of_memory_told("make a window"):
                 made = maker.make(inputs, steps.done)
             yield [replace(spoken, made=faces) for spoken, faces in zip(group, made, strict=True)]
 
@@ -256,7 +289,14 @@ class LipsyncPipeline:
 class _Steps:
     """Counts denoising steps of a run, stops it, and tells the listener in the caller's thread."""
 
-    def __init__(self, windows: list[Window], steps: int, monitor: RunMonitor) -> None:
+    def __init__(
+        self,
+        windows: list[Window],
+        steps: int,
+        monitor: RunMonitor,
+        frames_before: int,
+        frames_total: int,
+    ) -> None:
         self.monitor = monitor
         self.left = Event()  # nobody takes frames any more
         self.frames_taken = 0
@@ -265,7 +305,7 @@ class _Steps:
         self._share = 0.0
         self._steps = steps
         self._windows = sum(window.has_face for window in windows)
-        self._frames = windows[-1].stop
+        self._before, self._here, self._total = frames_before, windows[-1].stop, frames_total
 
     def done(self, step: int) -> None:
         """Note that a step is done; raises Canceled or DeadlineExceeded if the run must stop."""
@@ -285,7 +325,9 @@ class _Steps:
     def report(self) -> None:
         """Tell the listener how far the windows are."""
         share = (self._made + self._making * self._share) / max(1, self._windows)
-        self.monitor.report("generate", min(share, 1.0), self.frames_taken, self._frames)
+        fraction = (self._before + min(share, 1.0) * self._here) / self._total
+        taken = self._before + self.frames_taken
+        self.monitor.report("generate", fraction, taken, self._total)
 
 
 def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> LipsyncPipeline:
@@ -357,20 +399,19 @@ def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> Rea
     return read
 
 
-def _restore(
-    spoken_windows: Generator[SpokenWindow, None, None],
-    monitor: RunMonitor,
-    report: GenerationReport,
-) -> Generator[Frame, None, None]:
+def _touches(spoken_windows: Generator[SpokenWindow, None, None], monitor: RunMonitor) -> Touches:
+    """Yield what the windows do to each of their frames."""
     with closing(spoken_windows):
         for spoken in spoken_windows:
             if spoken.made is None:
-                report.frames_without_face += len(spoken.frames)
-                yield from spoken.frames
+                yield from (Touch(frame, None) for frame in spoken.frames)
                 continue
             for frame, face, matrix in zip(
                 spoken.frames, spoken.made.faces, spoken.matrices, strict=True
             ):
-                with monitor.timed("generate.restore"):
-                    restored = restore_face(frame, face, matrix)
-                yield restored
+                yield Touch(frame, partial(_restore, face=face, matrix=matrix, monitor=monitor))
+
+
+def _restore(frame: Frame, *, face: Floats, matrix: Floats, monitor: RunMonitor) -> Frame:
+    with monitor.timed("generate.restore"):
+        return restore_face(frame, face, matrix)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from latentsync.errors import InvalidField, NoFace
-from latentsync.face.speaker import choose_speaker
+from latentsync.face.speaker import Choice, choose_speaker
 from latentsync.schema import SpeakerBox, SpeakerPoint
 from tests.face.tracks import make_track, still
 
@@ -13,7 +13,7 @@ TRACKS = [SMALL, LARGE, LATE]
 
 
 def _choose(speaker, tracks=TRACKS):
-    return choose_speaker(tracks, speaker, num_frames=20)
+    return tracks[choose_speaker(tracks, Choice(speaker), 20)]
 
 
 def test_auto_takes_the_largest_face():
@@ -77,7 +77,7 @@ def test_a_frame_beyond_the_clip_is_refused_with_the_allowed_range():
 
 def test_a_clip_without_faces_says_in_how_many_frames_it_looked():
     with pytest.raises(NoFace) as caught:
-        choose_speaker([], "auto", num_frames=125)
+        choose_speaker([], Choice(), 125)
     assert caught.value.message == "No usable face in any of the 125 frames."
     with pytest.raises(NoFace, match="No usable face in the only frame"):
-        choose_speaker([], SpeakerPoint(frame=0, point=(1, 1)), num_frames=1)
+        choose_speaker([], Choice(SpeakerPoint(frame=0, point=(1, 1))), 1)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.formats import Waveform
 from latentsync.jobs import device
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation
+from latentsync.pipelines.base import FrameSource, Generation, Utterance
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import RunOptions
 from latentsync.settings import Settings
@@ -35,7 +35,7 @@ class SeededEngine(SquareEngine):
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
@@ -47,7 +47,7 @@ class SeededEngine(SquareEngine):
             monitor.check()
             time.sleep(0.005)
         return super().__call__(
-            source, waveform, frame_indices=frame_indices, options=options, monitor=monitor
+            source, utterances, frame_indices=frame_indices, options=options, monitor=monitor
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from latentsync.face.alignment import FaceAligner
 from latentsync.face.alignment_points import points3, round_landmarks
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.scrfd import DetectedFaces
+from latentsync.face.speaker import Choice
 from latentsync.formats import Frame
 from latentsync.lipsync.speaker import (
+    FoundSpeakers,
     MeshFinder,
-    SpeakerPoints,
     TrainedFinder,
     align_speaker,
 )
@@ -43,6 +45,16 @@ class ScriptedDetector:
         )
 
 
+class Found(NamedTuple):
+    points: np.ndarray
+    faces_found: int
+
+
+def only(found: FoundSpeakers) -> Found:
+    (face,) = found.faces
+    return Found(found.points[face], found.faces_found)
+
+
 @pytest.fixture(scope="module")
 def landmarks() -> Landmarks106:
     return Landmarks106.from_file(GOLDEN / "landmark_standin.onnx")
@@ -57,7 +69,7 @@ def find(
     landmarks: Landmarks106,
     frame: Frame,
     speaker: Speaker = "auto",
-) -> SpeakerPoints:
+) -> Found:
     def read() -> Iterator[Frame]:
         for number in range(len(boxes)):
             numbered = frame.copy()
@@ -65,7 +77,7 @@ def find(
             yield numbered
 
     finder = TrainedFinder(ScriptedDetector(boxes), landmarks)  # type: ignore[arg-type]
-    return finder.find(read, len(boxes), speaker)
+    return only(finder.find(read, len(boxes), [Choice(speaker)]))
 
 
 def wanted(landmarks: Landmarks106, frame: Frame, box: tuple[float, ...]) -> np.ndarray:
@@ -126,7 +138,7 @@ def test_the_embedded_mesh_finds_real_faces() -> None:
     def read() -> Iterator[Frame]:
         yield from [astronaut()] * 3
 
-    found = MeshFinder().find(read, 3, "auto")
+    found = only(MeshFinder().find(read, 3, [Choice()]))
     assert found.faces_found == 1
     left_brow, right_brow, nose = found.points[1]
     assert left_brow[0] < nose[0] < right_brow[0]
@@ -168,7 +180,7 @@ def test_where_the_track_is_lost_the_face_at_the_last_place_is_still_theirs(
             yield numbered
 
     finder = TrainedFinder(ScriptedDetector([[LEFT, RIGHT]] * 26), landmarks)  # type: ignore[arg-type]
-    found = finder.find(read, 26, of(325))
+    found = only(finder.find(read, 26, [Choice(of(325))]))
     assert np.isfinite(found.points).all()
     assert np.array_equal(found.points[25], wanted(landmarks, numbered_last(hidden), RIGHT))
 

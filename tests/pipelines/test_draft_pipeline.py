@@ -15,6 +15,7 @@ from latentsync.pipelines.draft_pipeline import DraftPipeline
 from latentsync.schema import RunOptions, SpeakerPoint
 from latentsync.settings import Settings
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
+from tests.utterances import whole
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +23,14 @@ def pipeline() -> DraftPipeline:
     return DraftPipeline()
 
 
-def generate(pipeline, frames, speech, indices=None, monitor=None, **options):
+def generate(pipeline, frames, speech, indices=None, monitor=None, speaker="auto"):
     """Run the pipeline over frames in memory; return (frames, report)."""
     indices = np.arange(len(frames)) if indices is None else np.asarray(indices)
     generation = pipeline(
         FramesInMemory(list(frames)),
-        speech,
+        whole(speech, indices.size, speaker),
         frame_indices=indices,
-        options=RunOptions(**options),
+        options=RunOptions(),
         monitor=monitor or RunMonitor(),
     )
     return list(generation.frames), generation.report

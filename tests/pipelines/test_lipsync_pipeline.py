@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from latentsync.errors import (
     OutOfDeviceMemory,
     WeightsMissing,
 )
+from latentsync.face.speaker import Choice
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.lipsync import face_maker
 from latentsync.lipsync.networks import LipsyncNetworks
 from latentsync.lipsync.posteriors import PosteriorCache
-from latentsync.lipsync.speaker import ReadFrames, SpeakerPoints
+from latentsync.lipsync.speaker import FoundSpeakers, ReadFrames
 from latentsync.lipsync.windows import Window
 from latentsync.models.config import LatentSyncConfig
 from latentsync.monitor import Progress, RunMonitor
@@ -41,6 +42,7 @@ from latentsync.schema import PathSource, RunOptions, RunRequest, Speaker, Speak
 from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory
 from tests.lipsync.tiny import tiny_config, tiny_networks
+from tests.utterances import whole
 
 QUICK = RunOptions(inference_steps=1, guidance_scale=1.5)
 SHORT_WINDOWS = tiny_config(num_frames=4)
@@ -53,13 +55,13 @@ class KnownPlace:
     def __init__(self, *missing: int) -> None:
         self._missing = missing
 
-    def find(self, read: ReadFrames, num_frames: int, speaker: Speaker) -> SpeakerPoints:
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
         points = np.stack([POINTS + frame % 3 for frame, _ in enumerate(read())])
         assert len(points) == num_frames
         points[[frame for frame in self._missing if frame < num_frames]] = np.nan
         if np.isnan(points).all():
             raise NoFace("No usable face.")
-        return SpeakerPoints(points, faces_found=1)
+        return FoundSpeakers(len(choices) * [0], {0: points}, faces_found=1)
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,12 @@ def run(
     options: RunOptions = QUICK,
     monitor: RunMonitor | None = None,
     waveform: Waveform | None = None,
+    speaker: Speaker = "auto",
 ) -> tuple[list[Frame], Any]:
     indices = np.arange(len(source)) if indices is None else indices
     generation = pipeline(
         FramesInMemory(source),
-        speech(len(indices)) if waveform is None else waveform,
+        whole(speech(len(indices)) if waveform is None else waveform, indices.size, speaker),
         frame_indices=indices,
         options=options,
         monitor=monitor or RunMonitor(),
@@ -226,7 +229,7 @@ def pipeline_threads() -> list[threading.Thread]:
 def test_whoever_stops_taking_frames_stops_the_work(networks: LipsyncNetworks) -> None:
     generation = LipsyncPipeline(networks, KnownPlace())(
         FramesInMemory(frames(20)),
-        speech(20),
+        whole(speech(20), 20),
         frame_indices=np.arange(20),
         options=QUICK,
         monitor=RunMonitor(),
@@ -241,7 +244,7 @@ def test_progress_goes_on_within_every_window(networks: LipsyncNetworks) -> None
     heard: list[float] = []
     monitor = RunMonitor(lambda progress: heard.append(progress.fraction))
     windows = [Window(0, 4, has_face=True), Window(4, 8, has_face=True)]
-    steps = _Steps(windows, 4, monitor)
+    steps = _Steps(windows, 4, monitor, frames_before=0, frames_total=8)
     for _ in windows:
         with steps.of_windows(1):
             for step in range(4):
@@ -251,10 +254,13 @@ def test_progress_goes_on_within_every_window(networks: LipsyncNetworks) -> None
 
 
 def test_a_face_that_is_in_no_frame_shown_is_no_face(networks: LipsyncNetworks) -> None:
-    options = replace(QUICK, speaker=SpeakerPoint(frame=5, point=(1, 1)))
+    elsewhere = SpeakerPoint(frame=5, point=(1, 1))
     with pytest.raises(NoFace, match="in any frame that is shown"):
         run(
-            LipsyncPipeline(networks, KnownPlace(0, 1, 2)), frames(6), np.arange(3), options=options
+            LipsyncPipeline(networks, KnownPlace(0, 1, 2)),
+            frames(6),
+            np.arange(3),
+            speaker=elsewhere,
         )
 
 
@@ -349,9 +355,9 @@ def test_no_face_is_said_before_anything_is_made(networks: LipsyncNetworks) -> N
 
 
 def test_a_speaker_beyond_the_video_is_refused(networks: LipsyncNetworks) -> None:
-    options = replace(QUICK, speaker=SpeakerPoint(frame=9, point=(1, 1)))
+    beyond = SpeakerPoint(frame=9, point=(1, 1))
     with pytest.raises(InvalidField, match="frame is 9, but the video has 2 frames"):
-        run(LipsyncPipeline(networks, KnownPlace()), frames(2), options=options)
+        run(LipsyncPipeline(networks, KnownPlace()), frames(2), speaker=beyond)
 
 
 def test_two_runs_at_once_give_what_each_gives_alone(networks: LipsyncNetworks) -> None:

@@ -25,6 +25,7 @@ from torch.nn.functional import layer_norm
 from latentsync.audio.mel import LogMel
 from latentsync.face.bilinear import invert
 from latentsync.face.boxes import Floats
+from latentsync.face.speaker import Choice
 from latentsync.formats import SAMPLE_RATE, Frame
 from latentsync.lipsync.speaker import MeshFinder, align_speaker
 from latentsync.media.probe import probe_video
@@ -40,6 +41,7 @@ from tests.pipelines.tiny_lipsync import ENGINE, build_tiny_lipsync
 from tests.pipelines.whisper_tiny_en import save_whisper_tiny_en
 from tests.server.clips import as_base64
 from tests.server.live import AUTH, serving_engine
+from tests.utterances import whole
 
 RESOLUTION = 64
 CROP = np.array([52, 70])  # width, height in pixels at that resolution
@@ -93,14 +95,14 @@ def spoken(pipeline: LipsyncPipeline, clip: Path) -> Spoken:
     indices = np.arange(reader.num_frames)
     generation = pipeline(
         reader,
-        SPEECH,
+        whole(SPEECH, indices.size),
         frame_indices=indices,
         options=RunOptions(**OPTIONS),
         monitor=RunMonitor(),
     )
     finished = list(generation.frames)
-    found = MeshFinder().find(lambda: reader.read(indices), len(indices), "auto")
-    matrices = align_speaker(found.points, RESOLUTION)
+    found = MeshFinder().find(lambda: reader.read(indices), len(indices), [Choice()])
+    matrices = align_speaker(found.points[found.faces[0]], RESOLUTION)
     return Spoken(list(reader.read(indices)), finished, matrices)
 
 
@@ -187,7 +189,7 @@ def test_the_made_part_lies_on_the_mouth_and_spares_the_eyes(spoken):
 def test_every_frame_comes_however_slowly_they_are_taken(pipeline, spoken):
     generation = pipeline(
         FramesInMemory(spoken.sources),
-        SPEECH,
+        whole(SPEECH, NUM_FRAMES),
         frame_indices=np.arange(NUM_FRAMES),
         options=RunOptions(**OPTIONS),
         monitor=RunMonitor(),

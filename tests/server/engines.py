@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
+from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, GenerationReport
+from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
 from latentsync.schema import RunOptions
 
 _HOP = SAMPLE_RATE // VIDEO_FPS
@@ -25,7 +25,7 @@ class SquareEngine:
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
@@ -35,12 +35,18 @@ class SquareEngine:
             for number, frame in enumerate(source.read(frame_indices.tolist())):
                 monitor.check()
                 painted = frame.copy()
-                sound = waveform[number * _HOP : (number + 1) * _HOP]
-                if sound.size and np.abs(sound).mean() > 0.1:
+                if any(_is_loud(one, number) for one in utterances):
                     painted[:16, :16] = 255
                 yield painted
 
         return Generation(frames(), GenerationReport(faces_found=1))
+
+
+def _is_loud(one: Utterance, number: int) -> bool:
+    if not one.start <= number < one.stop:
+        return False
+    sound = one.waveform[(number - one.start) * _HOP : (number - one.start + 1) * _HOP]
+    return sound.size > 0 and bool(np.abs(sound).mean() > 0.1)
 
 
 class GatedEngine(SquareEngine):
@@ -57,7 +63,7 @@ class GatedEngine(SquareEngine):
     def __call__(
         self,
         source: FrameSource,
-        waveform: Waveform,
+        utterances: Sequence[Utterance],
         *,
         frame_indices: NDArray[np.int64],
         options: RunOptions,
@@ -76,7 +82,7 @@ class GatedEngine(SquareEngine):
         finally:
             self.inside -= 1
         return super().__call__(
-            source, waveform, frame_indices=frame_indices, options=options, monitor=monitor
+            source, utterances, frame_indices=frame_indices, options=options, monitor=monitor
         )
 
 

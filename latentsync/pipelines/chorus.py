@@ -1,0 +1,188 @@
+"""Several utterances in one video: each moves the lips of its speaker, in its stretch of frames.
+
+An engine only says what one utterance does to one frame; here the frames of all of them are put
+together, however the utterances lie beside or over each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.errors import InvalidField, NoFace
+from latentsync.face.speaker import Choice, check_frame
+from latentsync.formats import VIDEO_FPS, Frame
+from latentsync.pipelines.base import FrameSource, GenerationReport, Utterance
+
+_FADE_FRAMES = 3  # from the source's own lips to the spoken ones and back: 0.12 s
+
+
+@dataclass(frozen=True, eq=False)
+class Touch:
+    """What an utterance does to one output frame.
+
+    Attributes:
+        frame: the source frame, H,W,3 uint8 RGB.
+        speak: returns a copy of a frame of the same size with the speaker's lips changed; None
+            where the speaker's face is not to be found.
+    """
+
+    frame: Frame
+    speak: Callable[[Frame], Frame] | None
+
+
+Touches = Generator[Touch, None, None]
+
+
+def choices_of(utterances: Sequence[Utterance], num_source_frames: int) -> list[Choice]:
+    """Return who speaks; raises InvalidField for a frame that the source does not have."""
+    choices = [Choice(one.speaker, one.field) for one in utterances]
+    for choice in choices:
+        check_frame(choice, num_source_frames)
+    return choices
+
+
+def num_frames_searched(
+    frame_indices: NDArray[np.int64], utterances: Sequence[Utterance], num_source_frames: int
+) -> int:
+    """Return how many of the source's first frames must be searched for the speakers."""
+    last = max(int(frame_indices[one.start : one.stop].max()) for one in utterances)
+    asked = [one.speaker.frame for one in utterances if not isinstance(one.speaker, str)]
+    return min(max([last, *asked]) + 1, num_source_frames)
+
+
+def check_seen(
+    utterances: Sequence[Utterance],
+    frame_indices: NDArray[np.int64],
+    present: Sequence[NDArray[np.bool_]],
+) -> None:
+    """Raise NoFace if a speaker's face is usable in none of the frames in which it speaks.
+
+    Args:
+        utterances: at least one.
+        frame_indices: int64 (frames,), the source frame of every output frame.
+        present: for each utterance bool (source frames,): where its speaker's face is usable.
+    """
+    for one, where in zip(utterances, present, strict=True):
+        if not where[frame_indices[one.start : one.stop]].any():
+            raise NoFace(
+                f"{one.field}: no usable face of the speaker in any frame that is shown from "
+                f"{one.start / VIDEO_FPS:g} to {one.stop / VIDEO_FPS:g} s.",
+                field=one.field,
+            )
+
+
+def check_mouths(utterances: Sequence[Utterance], faces: Sequence[int]) -> None:
+    """Raise InvalidField if two utterances at once move the same lips.
+
+    Args:
+        utterances: at least one.
+        faces: number of the face of each.
+    """
+    for later in range(len(utterances)):
+        for earlier in range(later):
+            one, other = utterances[earlier], utterances[later]
+            at = max(one.start, other.start)
+            if faces[earlier] == faces[later] and at < min(one.stop, other.stop):
+                raise InvalidField(
+                    f"{other.field} is the same person as {one.field}, and both speak at "
+                    f"{at / VIDEO_FPS:g} s. Name different people, or one after the other.",
+                    field=other.field,
+                )
+
+
+def put_together(
+    source: FrameSource,
+    frame_indices: NDArray[np.int64],
+    utterances: Sequence[Utterance],
+    faces: Sequence[int],
+    begin: Callable[[int], Touches],
+    report: GenerationReport,
+) -> Generator[Frame, None, None]:
+    """Yield the frames of the output.
+
+    Args:
+        source: the source video.
+        frame_indices: int64 (frames,), the source frame of every output frame.
+        utterances: what is said.
+        faces: number of the face of each.
+        begin: begins the work on an utterance, by its number: one touch for each of its frames.
+        report: counts the frames in which a face is missing.
+    """
+    fades = [_fades(n, utterances, faces, len(frame_indices)) for n in range(len(utterances))]
+    with ExitStack() as begun:
+        touches: dict[int, Touches] = {}
+        for start, stop in _stretches(utterances, len(frame_indices)):
+            inside = [n for n, one in enumerate(utterances) if one.start <= start < one.stop]
+            if not inside:
+                yield from source.read(frame_indices[start:stop])
+                continue
+            for number in inside:
+                if number not in touches:
+                    touches[number] = begun.enter_context(closing(begin(number)))
+            for index in range(start, stop):
+                together = [next(touches[number]) for number in inside]
+                report.frames_without_face += any(touch.speak is None for touch in together)
+                yield _touched(together, [fades[number].weight(index) for number in inside])
+
+
+def _stretches(utterances: Sequence[Utterance], num_frames: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of the output in which the same utterances are heard, in order."""
+    edges = {0, num_frames}
+    for one in utterances:
+        edges |= {one.start, one.stop}
+    ordered = sorted(edges)
+    yield from zip(ordered, ordered[1:], strict=False)
+
+
+def _touched(touches: Sequence[Touch], weights: Sequence[float]) -> Frame:
+    """Return the frame with everybody's lips."""
+    frame = touches[0].frame
+    for touch, weight in zip(touches, weights, strict=True):
+        if touch.speak is not None:
+            spoken = touch.speak(frame)
+            frame = spoken if weight == 1 else _mixed(frame, spoken, weight)
+    return frame
+
+
+@dataclass(frozen=True)
+class _Fades:
+    """How an utterance comes and goes: with the source's own lips before and behind it, or not."""
+
+    first: int
+    last: int
+    fades_in: bool
+    fades_out: bool
+
+    def weight(self, index: int) -> float:
+        """Return how much of the lips is the utterance's in an output frame, 0..1."""
+        steps = [_FADE_FRAMES + 1]
+        if self.fades_in:
+            steps.append(index - self.first + 1)
+        if self.fades_out:
+            steps.append(self.last - index + 1)
+        return min(steps) / (_FADE_FRAMES + 1)
+
+
+def _fades(
+    number: int, utterances: Sequence[Utterance], faces: Sequence[int], num_frames: int
+) -> _Fades:
+    """Return an utterance's fades; there is none where the same face goes on speaking."""
+    one = utterances[number]
+    same = [other for other, face in zip(utterances, faces, strict=True) if face == faces[number]]
+    return _Fades(
+        first=one.start,
+        last=one.stop - 1,
+        fades_in=one.start > 0 and all(other.stop != one.start for other in same),
+        fades_out=one.stop < num_frames and all(other.start != one.stop for other in same),
+    )
+
+
+def _mixed(before: Frame, after: Frame, weight: float) -> Frame:
+    """Return ``after`` with this weight over ``before``, rounded; equal pixels stay equal."""
+    mixed = before + (after.astype(np.float32) - before) * np.float32(weight)
+    return np.rint(mixed).astype(np.uint8)
