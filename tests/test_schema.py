@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from latentsync.errors import InvalidField, MalformedBody, UnknownField
+from latentsync.errors import (
+    ConflictingFields,
+    InvalidField,
+    InvalidRequest,
+    MalformedBody,
+    MissingField,
+    UnknownField,
+)
 from latentsync.schema import (
     InlineSource,
     PredictRequest,
@@ -123,3 +131,67 @@ def test_options_can_be_checked_without_sources() -> None:
 def test_a_body_that_is_no_object_is_named_in_json_words(body: object, name: str) -> None:
     with pytest.raises(MalformedBody, match=f"not {name}"):
         parse_request(body)
+
+
+def segments(*given: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"video_url": "http://a.example/v.mp4", "segments": list(given), **fields}
+
+
+def test_segments_may_have_recordings_and_speakers_of_their_own() -> None:
+    request = parse_request(
+        segments(
+            {"audio_url": "http://a.example/1.wav", "end_s": 2},
+            {"audio_base64": "AAAA", "start_s": 1.5, "audio_start_s": 0.25, "speaker": POINT},
+            speaker={"frame": 2, "box": [1, 2, 3, 4]},
+        )
+    )
+    first, second = request.segments
+    assert request.audio is None
+    assert first.audio == UrlSource("http://a.example/1.wav", "segments.0.audio_url")
+    assert (first.start_s, first.end_s) == (0, 2)
+    assert first.speaker == SpeakerBox(frame=2, box=(1, 2, 3, 4))
+    assert second.audio == InlineSource("AAAA", "segments.1.audio_base64")
+    assert (second.start_s, second.end_s, second.audio_start_s) == (1.5, None, 0.25)
+    assert second.speaker == SpeakerPoint(frame=0, point=(5, 6))
+    assert list(request.media) == ["video", "segments.0.audio", "segments.1.audio"]
+
+
+def test_segments_may_share_the_recording_of_the_request() -> None:
+    request = parse_request(segments({}, {"start_s": 3}, audio_url="http://a.example/a.wav"))
+    assert [segment.audio for segment in request.segments] == [None, None]
+    assert list(request.media) == ["video", "audio"]
+
+
+POINT = {"frame": 0, "point": [5, 6]}
+OWN = {"audio_url": "http://a.example/1.wav"}
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "field", "words"),
+    [
+        (segments({}), MissingField, "segments.0.audio_url", "one recording for all segments"),
+        (segments(), MissingField, "audio_url", "Give one of audio_url or audio_base64"),
+        (segments(OWN, audio_url="http://a"), ConflictingFields, "audio_url", "used by none"),
+        (
+            segments({**OWN, "audio_base64": "AAAA"}),
+            ConflictingFields,
+            "segments.0.audio_url",
+            "either segments.0.audio_url or segments.0.audio_base64",
+        ),
+        (segments(OWN, sync_mode="remap"), ConflictingFields, "sync_mode", "remap"),
+        (segments({**OWN, "start_s": -1}), InvalidField, "segments.0.start_s", "greater than"),
+        (segments({**OWN, "start_s": "1"}), InvalidField, "segments.0.start_s", "valid number"),
+        (segments(OWN, {**OWN, "start_s": 3, "end_s": 3}), InvalidField, "segments.1", "after"),
+        (segments({**OWN, "speaker": {}}), InvalidField, "segments.0.speaker", '"auto", {"frame"'),
+        (segments({**OWN, "voice": 1}), UnknownField, "segments.0.voice", "Allowed: audio_url"),
+        (segments(1), InvalidField, "segments.0", "must be an object"),  # type: ignore[arg-type]
+        (segments(*101 * [OWN]), InvalidField, "segments", "at most 100"),
+        (segments(OWN, keep_sound=1), InvalidField, "keep_sound", "boolean"),
+    ],
+)
+def test_segments_that_cannot_be_meant_are_refused(
+    body: dict[str, Any], error: type[InvalidRequest], field: str, words: str
+) -> None:
+    with pytest.raises(error, match=re.escape(words)) as caught:
+        parse_request(body)
+    assert caught.value.field == field

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from latentsync.jobs.requests import (
     recall_options,
     recall_request,
     record_options,
+    record_request,
     record_source,
     stored_keys,
 )
@@ -19,6 +21,8 @@ from latentsync.schema import (
     InlineSource,
     PathSource,
     RunOptions,
+    RunRequest,
+    Segment,
     SpeakerBox,
     SpeakerPoint,
     SyncMode,
@@ -47,11 +51,34 @@ def test_media_come_back_as_addresses_or_as_files() -> None:
     )
     recorded = {"video": record_source(URL, None), "audio": stored}
     assert "/private" not in json.dumps(recorded)
-    assert stored_keys(recorded) == ["inputs/1/audio"]
+    assert stored_keys(recorded) == {"audio": "inputs/1/audio"}
     plain = {**recorded, "options": record_options(RunOptions())}
-    request = recall_request(plain, None, Path("/here/audio"))
+    request = recall_request(plain, {"audio": Path("/here/audio")})
     assert request.video == URL
     assert request.audio == PathSource(Path("/here/audio"), "audio_base64")
+
+
+def test_segments_come_back_with_their_recordings() -> None:
+    asked = RunRequest(
+        URL,
+        UrlSource("https://example.com/all.wav", "audio_url"),
+        RunOptions(keep_sound=False),
+        (
+            Segment(None, 0.5, 2.0, 1.25, SpeakerPoint(frame=3, point=(1.0, 2.5))),
+            Segment(InlineSource("AAAA", "segments.1.audio_base64"), start_s=2.0),
+        ),
+    )
+    stored = PathSource(Path("/here/own"), "segments.1.audio_base64")
+    media = {
+        name: record_source(source, None if name != "segments.1.audio" else "inputs/1/own")
+        for name, source in asked.media.items()
+    }
+    recorded = json.loads(json.dumps(record_request(asked, media)))
+    assert stored_keys(recorded) == {"segments.1.audio": "inputs/1/own"}
+    back = recall_request(recorded, {"segments.1.audio": stored.path})
+    assert back == replace(
+        asked, segments=(asked.segments[0], replace(asked.segments[1], audio=stored))
+    )
 
 
 def test_a_medium_that_was_not_stored_is_a_defect() -> None:

@@ -8,9 +8,9 @@ import pytest
 from latentsync.errors import Canceled, EngineUnavailable, InvalidField, NoFace
 from latentsync.face.topology import LOWER_LIP_INNER, UPPER_LIP_INNER
 from latentsync.face.tracker import track_faces
-from latentsync.formats import SAMPLE_RATE
+from latentsync.formats import SAMPLE_RATE, Frame
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import build_pipeline
+from latentsync.pipelines.base import Utterance, build_pipeline
 from latentsync.pipelines.draft_pipeline import DraftPipeline
 from latentsync.schema import RunOptions, SpeakerPoint
 from latentsync.settings import Settings
@@ -143,3 +143,50 @@ def test_two_runs_of_the_same_input_are_equal(pipeline):
     first, _ = generate(pipeline, frames, speech)
     second, _ = generate(pipeline, frames, speech)
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def two_people(count: int) -> list[Frame]:
+    """The demo's face, and beside it the same face mirrored, 40 frames ahead."""
+    frames = demo_frames()
+    return [
+        np.concatenate([frames[n], frames[n + 40][:, ::-1]], axis=1)[96:480] for n in range(count)
+    ]
+
+
+def test_two_people_speak_each_its_own_words(pipeline):
+    frames = two_people(20)
+    left, right = SpeakerPoint(frame=0, point=(256, 180)), SpeakerPoint(frame=0, point=(768, 180))
+    words = demo_speech()[SAMPLE_RATE:]
+    one = Utterance(words[: 15 * 640], 0, 15, left, "segments.0.speaker")
+    other = Utterance(words[15 * 640 : 25 * 640], 10, 20, right, "segments.1.speaker")
+    generation = pipeline(
+        FramesInMemory(frames),
+        [one, other],
+        frame_indices=np.arange(20),
+        options=RunOptions(),
+        monitor=RunMonitor(),
+    )
+    finished = list(generation.frames)
+    assert generation.report.faces_found == 2
+    for index, (before, after) in enumerate(zip(frames, finished, strict=True)):
+        changed = np.any(before != after, axis=2).any(axis=0)
+        assert changed[:512].any() == (index < 15)
+        assert changed[512:].any() == (index >= 10)
+
+
+def test_one_person_cannot_say_two_things_at_once(pipeline):
+    same = SpeakerPoint(frame=2, point=(256, 256))
+    silence = np.zeros(SAMPLE_RATE, np.float32)
+    utterances = [
+        Utterance(silence, 0, 3, "auto", "segments.0.speaker"),
+        Utterance(silence, 2, 4, same, "segments.1.speaker"),
+    ]
+    with pytest.raises(InvalidField, match="same person") as caught:
+        pipeline(
+            FramesInMemory(list(demo_frames()[:4])),
+            utterances,
+            frame_indices=np.arange(4),
+            options=RunOptions(),
+            monitor=RunMonitor(),
+        )
+    assert caught.value.field == "segments.1.speaker"

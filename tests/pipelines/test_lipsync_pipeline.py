@@ -36,7 +36,7 @@ from latentsync.lipsync.speaker import FoundSpeakers, ReadFrames
 from latentsync.lipsync.windows import Window
 from latentsync.models.config import LatentSyncConfig
 from latentsync.monitor import Progress, RunMonitor
-from latentsync.pipelines.base import build_pipeline
+from latentsync.pipelines.base import Utterance, build_pipeline
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
 from latentsync.schema import PathSource, RunOptions, RunRequest, Speaker, SpeakerPoint
 from latentsync.settings import Settings
@@ -372,6 +372,70 @@ def test_two_runs_at_once_give_what_each_gives_alone(networks: LipsyncNetworks) 
     for thread in threads:
         thread.join()
     assert [differs(result, wanted) for result in results] == [0, 0]
+
+
+class TwoPlaces:
+    """Finds a face at each of two places: the first one for "auto", the other for a point."""
+
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
+        faces = [int(choice.speaker != "auto") for choice in choices]
+        shifts = np.array([[-40, 0], [40, 0]])
+        points = {face: np.stack(num_frames * [POINTS + shifts[face]]) for face in faces}
+        return FoundSpeakers(faces, points, faces_found=2)
+
+
+OTHER = SpeakerPoint(frame=0, point=(1, 1))
+
+
+def said(start: int, stop: int, speaker: Speaker = "auto", seed: int = 1) -> Utterance:
+    return Utterance(speech(stop - start, seed), start, stop, speaker)
+
+
+def sing(
+    networks: LipsyncNetworks,
+    source: list[Frame],
+    *utterances: Utterance,
+    monitor: RunMonitor | None = None,
+) -> list[Frame]:
+    generation = LipsyncPipeline(networks, TwoPlaces())(
+        FramesInMemory(source),
+        utterances,
+        frame_indices=np.arange(len(source)),
+        options=QUICK,
+        monitor=monitor or RunMonitor(),
+    )
+    return list(generation.frames)
+
+
+def test_two_people_who_speak_at_once_get_what_each_gets_alone(networks: LipsyncNetworks) -> None:
+    source = [np.tile(frame, (1, 2, 1))[:, :240] for frame in frames(9)]
+    one, other = said(0, 9), said(0, 9, OTHER, seed=2)
+    together = sing(networks, source, one, other)
+    alone, again = sing(networks, source, one), sing(networks, source, other)
+    for before, both, first, second in zip(source, together, alone, again, strict=True):
+        assert np.any(first != before)
+        assert np.any(second != before)
+        assert not np.any((first != before) & (second != before))  # faces lie apart
+        assert np.array_equal(both, np.where(first != before, first, second))
+
+
+def test_each_utterance_is_made_as_if_it_were_alone(networks: LipsyncNetworks) -> None:
+    source = frames(14)
+    made = sing(networks, source, said(2, 7), said(9, 14, seed=4))
+    assert differs([*made[:2], *made[7:9]], [*source[:2], *source[7:9]]) == 0
+    alone = sing(networks, source[9:], said(0, 5, seed=4))
+    assert differs(made[12:], alone[3:]) == 0  # behind the fade from the source's own lips
+
+
+def test_progress_of_many_utterances_rises_and_never_starts_again(
+    networks: LipsyncNetworks,
+) -> None:
+    heard: list[Progress] = []
+    monitor = RunMonitor(heard.append)
+    sing(networks, frames(12), said(0, 4), said(4, 8, OTHER), said(8, 12), monitor=monitor)
+    told = [progress.frames_done for progress in heard if progress.stage == "generate"]
+    assert told == sorted(told)
+    assert {progress.frames_total for progress in heard} == {12}
 
 
 @pytest.fixture(autouse=True)
