@@ -121,6 +121,8 @@ class LatentSync:
         scheduler: str = "ddim",
         feature_cache_interval: int = 1,
         guidance_interval: Sequence[float] = (0.0, 1.0),
+        segments: Sequence[dict[str, object]] = (),
+        keep_sound: bool = True,
         **unknown: object,
     ) -> dict[str, Any]:
         """Make the lips of a video say a speech recording.
@@ -141,6 +143,9 @@ class LatentSync:
             feature_cache_interval: 1 to 10; above 1 the network runs whole only every so many
                 steps.
             guidance_interval: start and end, in 0..1, of the steps with guidance.
+            segments: objects with audio_url or audio_base64, start_s, end_s, audio_start_s and
+                speaker: parts with a recording or a speaker of their own.
+            keep_sound: with segments, the video's own sound is heard where nobody speaks.
             unknown: refused by name, as every door does.
 
         Returns:
@@ -163,6 +168,8 @@ class LatentSync:
             "scheduler": scheduler,
             "feature_cache_interval": feature_cache_interval,
             "guidance_interval": guidance_interval,
+            "segments": segments,
+            "keep_sound": keep_sound,
             **unknown,
         }
         return self._answer(fields, run_id=modal.current_function_call_id())

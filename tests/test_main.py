@@ -70,11 +70,20 @@ def test_it_answers_the_inner_result_as_plain_json(main: types.ModuleType, tmp_p
     assert files_in(tmp_path / "work") == []
 
 
+def test_it_takes_segments(main: types.ModuleType, tmp_path: Path) -> None:
+    body = small_body(tmp_path)
+    spoken = {"audio_base64": body.pop("audio_base64"), "start_s": 0.2, "end_s": 0.32}
+    answer = main.predict(**body, segments=[spoken], keep_sound=False, run_id="r")
+    assert answer["details"]["segments"] == [{"start_s": 0.2, "end_s": 0.32}]
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
         ({}, "FIELD_MISSING"),
         ({"seed": -2}, "FIELD_INVALID"),
+        ({"segments": "x"}, "FIELD_INVALID"),
+        ({"keep_sound": 1}, "FIELD_INVALID"),
         ({"guidance": 2}, "FIELD_UNKNOWN"),
         ({"video_base64": "AAAA", "audio_base64": "AAAA"}, "MEDIA_UNREADABLE"),
     ],

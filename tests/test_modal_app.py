@@ -302,12 +302,19 @@ def test_predict_answers_the_inner_result(modal_app: types.ModuleType, tmp_path:
     assert files_in(tmp_path / "work") == []
 
 
+def test_predict_takes_segments(modal_app: types.ModuleType, tmp_path: Path) -> None:
+    body = small_body(tmp_path)
+    spoken = {"audio_base64": body.pop("audio_base64"), "start_s": 0.2, "end_s": 0.32}
+    answer = modal_app.LatentSync().predict.local(**body, segments=[spoken], keep_sound=False)
+    assert answer["details"]["segments"] == [{"start_s": 0.2, "end_s": 0.32}]
+
+
 def test_its_defaults_are_those_of_contract_a(modal_app: types.ModuleType, tmp_path: Path) -> None:
     answer = modal_app.LatentSync().predict.local(**small_body(tmp_path))
     details = PredictResult.model_validate(answer).details
-    shared = PredictRequest.model_fields.keys() & PredictDetails.model_fields.keys() - {"engine"}
+    shared = PredictRequest.model_fields.keys() & PredictDetails.model_fields.keys()
     assert {"guidance_scale", "inference_steps", "seed", "sync_mode"} <= shared
-    for name in shared:
+    for name in shared - {"engine", "segments"}:
         assert getattr(details, name) == PredictRequest.model_fields[name].default, name
 
 
