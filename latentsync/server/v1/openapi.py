@@ -57,16 +57,25 @@ _WRAPPED = {
     "required": ["predictions"],
     "additionalProperties": False,
 }
+_FILE = {"type": "string", "format": "binary"}
 _FORM = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "description": "The same fields, values as in JSON; video and audio may be files.",
+            "description": "The same fields, values as in JSON; video and audio may be files, and "
+            "the recording of the first segment a file named segments.0.audio.",
             "properties": {
-                "video": {"type": "string", "format": "binary"},
-                "audio": {"type": "string", "format": "binary"},
+                "video": _FILE,
+                "audio": _FILE,
+                "segments": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"type": "array", "items": _schema("SegmentFields")},
+                },
             },
-            "required": ["video", "audio"],
+            "patternProperties": {r"^segments\.(0|[1-9][0-9]?)\.audio$": _FILE},
+            "required": ["video"],
+            "anyOf": [{"required": ["audio"]}, {"required": ["segments"]}],
         }
     }
 }

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import FormData
+from starlette.requests import Request
 
-from latentsync.errors import (
-    Canceled,
-    ConflictingFields,
-    InvalidField,
-    MalformedBody,
-    TooManyBytes,
-    UnknownField,
-    shorten,
-)
+from latentsync.errors import InvalidField, MalformedBody, shorten
 from latentsync.jobs.desk import Submission, fingerprint
 from latentsync.jobs.job import Webhook
-from latentsync.schema import PathSource, RunRequest, parse_request
-from latentsync.server.body import parse_json, read_json
+from latentsync.schema import RunRequest, parse_request, validate_fields
+from latentsync.server.body import read_json
+from latentsync.server.v1.form import open_form, read_form, take_files, with_stand_ins
 from latentsync.server.v1.webhook import parse_webhook
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
 
-MEDIA = ("video", "audio")
 BATCH_MAX = 100
-_FIELDS_MAX = 30  # of a form, far more than there are
-_FIELD_BYTES_MAX = 64 * 1024
-_TEXT_FIELDS = {"video_url", "audio_url", "sync_mode", "engine", "scheduler"}
-_STAND_IN_URL = "upload://"  # for a file of the form while the other fields are checked
 _KEY_CHARACTERS_MAX = 200
 
 
@@ -85,7 +70,7 @@ async def read_submissions(
         yield await _read_json(request, names)
         return
     with working_folder(settings.work_dir) as folder, translate_disk_full():
-        async with _form(request) as form:
+        async with open_form(request) as form:
             yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
 
 
@@ -117,13 +102,13 @@ def _of_batch(entries: list[object], names: _Names) -> Iterator[Submission]:
 
 
 def _submission(body: object, names: _Names) -> Submission:
-    webhook, fields = _take_webhook(body)
+    webhook, fields = _take_webhook(body) if isinstance(body, dict) else (None, body)
     return _named(parse_request(fields), fingerprint({"body": body}), webhook, names)
 
 
-def _take_webhook(body: object) -> tuple[Webhook | None, object]:
+def _take_webhook(body: dict[str, Any]) -> tuple[Webhook | None, dict[str, Any]]:
     """Split off the one field that is no option of the run."""
-    if not isinstance(body, dict) or "webhook" not in body:
+    if "webhook" not in body:
         return None, body
     fields = {name: value for name, value in body.items() if name != "webhook"}
     return parse_webhook(body["webhook"]), fields
@@ -133,80 +118,12 @@ def _named(request: RunRequest, asked: str, webhook: Webhook | None, names: _Nam
     return Submission(request, asked, names.id, names.idempotency_key, webhook)
 
 
-@asynccontextmanager
-async def _form(request: Request) -> AsyncIterator[FormData]:
-    """Read a form; its files lie in nameless files of the system's temporary folder."""
-    try:
-        form = await request.form(
-            max_files=len(MEDIA), max_fields=_FIELDS_MAX, max_part_size=_FIELD_BYTES_MAX
-        )
-    except HTTPException as error:
-        raise MalformedBody(f"The form cannot be read: {error.detail}") from None
-    except ClientDisconnect:
-        raise Canceled("The caller hung up while sending the body.") from None
-    try:
-        yield form
-    finally:
-        await form.close()
-
-
-def _from_form(form: FormData, folder: Path, settings: Settings, names: _Names) -> Submission:
+def _from_form(parts: FormData, folder: Path, settings: Settings, names: _Names) -> Submission:
     """Turn a form into a submission: options as fields, media as files or as addresses."""
-    fields: dict[str, Any] = {}
-    files: dict[str, UploadFile] = {}
-    for name, value in form.multi_items():
-        if name in fields or name in files:
-            raise MalformedBody(f"The field {shorten(name)} is in the form twice.")
-        if isinstance(value, UploadFile):
-            files[_file_field(name)] = value
-        else:
-            fields[name] = _value(name, value)
-    webhook, options = _take_webhook(fields)
-    request = parse_request(_with_stand_ins(options, files))
-    hashes = {}
-    for name, file in files.items():
-        path = folder / name
-        hashes[name] = _save(file.file, path, name, settings.max_media_bytes)
-        source = PathSource(path, name=name)
-        is_video = name == "video"
-        request = replace(request, video=source) if is_video else replace(request, audio=source)
-    return _named(request, fingerprint({"fields": fields, "files": hashes}), webhook, names)
-
-
-def _file_field(name: str) -> str:
-    if name not in MEDIA:
-        raise UnknownField(
-            f"Unknown file {shorten(name)}. Allowed: {', '.join(MEDIA)}.", field=shorten(name)
-        )
-    return name
-
-
-def _value(name: str, text: str) -> Any:
-    """Return a form field as JSON would hold it: numbers and objects are written as in JSON."""
-    if name in _TEXT_FIELDS or name.endswith("_base64"):
-        return text
-    try:
-        return parse_json(text.encode("utf-8", "surrogatepass"))
-    except MalformedBody:
-        return text  # "auto", an address, or a mistake that the field's own check explains
-
-
-def _with_stand_ins(options: object, files: Mapping[str, UploadFile]) -> object:
-    fields = dict(options) if isinstance(options, dict) else {}
-    for name in files:
-        for other in (f"{name}_url", f"{name}_base64"):
-            if other in fields:
-                raise ConflictingFields(f"Give either {name} or {other}, not both.", field=name)
-        fields[f"{name}_url"] = _STAND_IN_URL
-    return fields
-
-
-def _save(source: BinaryIO, path: Path, name: str, max_bytes: int) -> str:
-    """Copy a received file; returns the hash of its content."""
-    if source.seek(0, 2) > max_bytes:
-        raise TooManyBytes(f"{name} is larger than {max_bytes} bytes.", field=name)
-    source.seek(0)
-    with path.open("wb") as target:
-        shutil.copyfileobj(source, target)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    form = read_form(parts)
+    webhook, options = _take_webhook(form.fields)
+    validate_fields(options)
+    request = parse_request(with_stand_ins(options, form.files))
+    request, hashes = take_files(request, form.files, folder, settings.max_media_bytes)
+    asked = fingerprint({"fields": form.fields, "files": hashes})
+    return _named(request, asked, webhook, names)
