@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from latentsync.client import AsyncClient, Client, Job, JobEvent, Prediction
+    from latentsync.client import AsyncClient, Client, Job, JobEvent, Prediction, Segment
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "Job", "JobEvent", "Prediction", "__version__"]
+__all__ = ["AsyncClient", "Client", "Job", "JobEvent", "Prediction", "Segment", "__version__"]
 
 # Public name -> module, imported on first use: `import latentsync` alone loads nothing heavy.
 _LAZY = {name: "latentsync.client" for name in __all__ if not name.startswith("_")}

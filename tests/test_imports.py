@@ -28,7 +28,7 @@ def test_importing_the_package_loads_nothing_else() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "from latentsync import AsyncClient, Client, Job, JobEvent, Prediction",
+        "from latentsync import AsyncClient, Client, Job, JobEvent, Prediction, Segment",
         "import latentsync.client",
         "import latentsync.schema, latentsync.errors, latentsync.settings",
         "import latentsync.cli, latentsync.jobs_commands",

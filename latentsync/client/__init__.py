@@ -10,6 +10,14 @@ A server of one's own also takes jobs, which nobody has to wait for::
         job = client.submit(video="face.mp4", audio="speech.wav")
         client.wait(job).raise_for_status()
         client.download(job, "out/result.mp4")
+
+Several people may speak, each with a recording of their own, in parts of the video::
+
+    segments = [
+        Segment("ann.wav", start_s=0.5, speaker={"frame": 0, "point": [320, 180]}),
+        Segment("ben.wav", start_s=4, speaker={"frame": 0, "point": [960, 180]}),
+    ]
+    job = client.submit("two.mp4", segments=segments)
 """
 
 from __future__ import annotations
@@ -17,10 +25,12 @@ from __future__ import annotations
 from latentsync.client.asynchronous import AsyncClient
 from latentsync.client.blocking import Client
 from latentsync.client.job import Job, JobError, JobEvent, JobPage, JobStatus
+from latentsync.client.media import Media
 from latentsync.client.on_modal import ModalClient
 from latentsync.client.patience import Patience
 from latentsync.client.prediction import Prediction
-from latentsync.client.request import Media, Options
+from latentsync.client.request import Options
+from latentsync.client.segment import Segment
 
 __all__ = [
     "AsyncClient",
@@ -35,4 +45,5 @@ __all__ = [
     "Options",
     "Patience",
     "Prediction",
+    "Segment",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -11,9 +11,11 @@ from latentsync.client.address import http_options, parse_address
 from latentsync.client.calls import Calls, OnProgress
 from latentsync.client.download import OnBytes
 from latentsync.client.job import Job, JobEvent, JobPage, JobStatus
+from latentsync.client.media import Media
 from latentsync.client.patience import Patience
 from latentsync.client.prediction import Prediction
-from latentsync.client.request import Media, Options
+from latentsync.client.request import Asked, Options
+from latentsync.client.segment import Segment
 from latentsync.client.transport import AsyncTransport
 
 
@@ -55,23 +57,30 @@ class AsyncClient:
         """Close the connections."""
         await self._calls.close()
 
-    async def predict(self, video: Media, audio: Media, **options: Unpack[Options]) -> Prediction:
+    async def predict(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        **options: Unpack[Options],
+    ) -> Prediction:
         """Make the lips of ``video`` say ``audio``, and wait for it."""
-        return await self._calls.predict(video, audio, options)
+        return await self._calls.predict(Asked(video, audio, segments, options))
 
     async def submit(
         self,
         video: Media,
-        audio: Media,
+        audio: Media | None = None,
         *,
+        segments: Sequence[Segment] = (),
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> Job:
         """Hand in a job and return it at once."""
-        return await self._calls.submit(
-            video, audio, options, key=idempotency_key, webhook_url=webhook_url
-        )
+        asked = Asked(video, audio, segments, options)
+        return await self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
 
     async def wait(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -11,10 +11,12 @@ from latentsync.client.address import http_options, parse_address
 from latentsync.client.calls import Calls, OnProgress
 from latentsync.client.download import OnBytes
 from latentsync.client.job import Job, JobEvent, JobPage, JobStatus
+from latentsync.client.media import Media
 from latentsync.client.on_modal import ModalClient
 from latentsync.client.patience import Patience
 from latentsync.client.prediction import Prediction
-from latentsync.client.request import Media, Options
+from latentsync.client.request import Asked, Options
+from latentsync.client.segment import Segment
 from latentsync.client.transport import BlockingTransport, finish, iterate
 
 
@@ -79,27 +81,38 @@ class Client:
         """Close the connections."""
         finish(self._calls.close())
 
-    def predict(self, video: Media, audio: Media, **options: Unpack[Options]) -> Prediction:
+    def predict(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        **options: Unpack[Options],
+    ) -> Prediction:
         """Make the lips of ``video`` say ``audio``, and wait for it.
 
         Args:
             video: path, file name, http(s) address that the server fetches, or the file's bytes.
-            audio: likewise.
+            audio: likewise; not needed if every segment has its own.
+            segments: parts of the video with recordings or speakers of their own, instead of
+                ``audio`` from start to end.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
+            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
             ServerError: the server answered with an error, or with something else than a video.
             Unreachable: no connection, or it broke.
             FetchTimeout: the server was silent for longer than the timeout.
         """
-        return finish(self._calls.predict(video, audio, options))
+        return finish(self._calls.predict(Asked(video, audio, segments, options)))
 
     def submit(
         self,
         video: Media,
-        audio: Media,
+        audio: Media | None = None,
         *,
+        segments: Sequence[Segment] = (),
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         **options: Unpack[Options],
@@ -108,7 +121,8 @@ class Client:
 
         Args:
             video: path, file name, the file's bytes, or an address: http(s), or ``upload://…``.
-            audio: likewise.
+            audio: likewise; not needed if every segment has its own.
+            segments: parts of the video with recordings or speakers of their own.
             idempotency_key: one's own name for this submission: a second one with the same name,
                 even after a restart of this program, returns the first job.
             webhook_url: called by the server when the job has ended.
@@ -116,13 +130,13 @@ class Client:
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
+            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
             ServerError: the server refused.
             Unreachable: no connection, or it broke, again and again.
             FetchTimeout: the server was silent for too long, again and again.
         """
-        return finish(
-            self._calls.submit(video, audio, options, key=idempotency_key, webhook_url=webhook_url)
-        )
+        asked = Asked(video, audio, segments, options)
+        return finish(self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url))
 
     def wait(
         self,

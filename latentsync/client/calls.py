@@ -19,13 +19,7 @@ from latentsync.client.exchange import Exchange
 from latentsync.client.job import Job, JobEvent, JobPage, JobStatus
 from latentsync.client.patience import Patience
 from latentsync.client.prediction import Prediction
-from latentsync.client.request import (
-    Media,
-    Options,
-    idempotency_key,
-    inline_body,
-    open_submission,
-)
+from latentsync.client.request import Asked, idempotency_key, inline_body, open_submission
 from latentsync.client.transport import Transport
 from latentsync.errors import FetchTimeout, InvalidField, LatentSyncError, shorten
 
@@ -54,22 +48,14 @@ class Calls:
         self._exchange = Exchange(transport, address.base, patience)
         self._timeout = httpx.Timeout(min(timeout_s, _ANSWER_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
 
-    async def predict(self, video: Media, audio: Media, options: Options) -> Prediction:
-        body = inline_body(video, audio, options)
+    async def predict(self, asked: Asked) -> Prediction:
+        body = inline_body(asked)
         request = self._exchange.build("POST", self._address.predict, json=body)
         return read_prediction(await self._exchange.ask_once(request))
 
-    async def submit(
-        self,
-        video: Media,
-        audio: Media,
-        options: Options,
-        *,
-        key: str | None,
-        webhook_url: str | None,
-    ) -> Job:
+    async def submit(self, asked: Asked, *, key: str | None, webhook_url: str | None) -> Job:
         headers = {"Idempotency-Key": idempotency_key(key)}
-        with open_submission(video, audio, options, webhook_url) as body:
+        with open_submission(asked, webhook_url) as body:
             return read_job(
                 await self._exchange.ask(
                     lambda: self._exchange.build(

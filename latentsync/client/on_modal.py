@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,10 @@ from latentsync.client.answer import is_error
 from latentsync.client.calls import OnProgress, job_id
 from latentsync.client.download import OnBytes
 from latentsync.client.job import Job, JobError, JobEvent, JobPage, JobStatus
+from latentsync.client.media import Media
 from latentsync.client.prediction import Prediction, save_whole
-from latentsync.client.request import Media, Options, inline_body
+from latentsync.client.request import Asked, Options, inline_body
+from latentsync.client.segment import Segment
 from latentsync.errors import (
     DeadlineExceeded,
     FetchTimeout,
@@ -80,10 +82,18 @@ class ModalClient:
     def close(self) -> None:
         """Do nothing: the connection is the package's, and shared."""
 
-    def predict(self, video: Media, audio: Media, **options: Unpack[Options]) -> Prediction:
+    def predict(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        **options: Unpack[Options],
+    ) -> Prediction:
         """Make the lips of ``video`` say ``audio``, and wait for it; raises as :meth:`submit`."""
         started = time.monotonic()
-        job = self.wait(self.submit(video, audio, **options)).raise_for_status()
+        submitted = self.submit(video, audio, segments=segments, **options)
+        job = self.wait(submitted).raise_for_status()
         run_time_ms = 1000 * (time.monotonic() - started)
         result = self._results[job.id]
         return Prediction(job.id, run_time_ms, result.details, _decode(result))
@@ -91,8 +101,9 @@ class ModalClient:
     def submit(
         self,
         video: Media,
-        audio: Media,
+        audio: Media | None = None,
         *,
+        segments: Sequence[Segment] = (),
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         **options: Unpack[Options],
@@ -101,20 +112,23 @@ class ModalClient:
 
         Args:
             video: path, file name, http(s) address that the container fetches, or bytes.
-            audio: likewise. Files are held in memory while they are sent.
+            audio: likewise; not needed if every segment has its own. Files are held in memory
+                while they are sent.
+            segments: parts of the video with recordings or speakers of their own.
             idempotency_key: Modal has none: a value is refused.
             webhook_url: likewise.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
+            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
             ServerError: there is no such deployment, or Modal refused.
             Unreachable: Modal cannot be reached.
         """
         for name, value in (("idempotency_key", idempotency_key), ("webhook_url", webhook_url)):
             if value is not None:
                 raise InvalidField(f"{name} is not known to Modal. Leave it out.", field=name)
-        body = inline_body(video, audio, options)
+        body = inline_body(Asked(video, audio, segments, options))
         with self._own_errors():
             call = self._service().predict.spawn(**body)
         return Job(id=call.object_id, status="processing")

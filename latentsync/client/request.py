@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypedDict
 
+from latentsync.client.media import Media, as_address, as_text, open_file
+from latentsync.client.segment import Segment, check_speech, named_media
 from latentsync.errors import InvalidField, shorten
-from latentsync.schema import EngineName, SchedulerName, Speaker, SyncMode, validate_fields
+from latentsync.schema import (
+    EngineName,
+    SchedulerName,
+    Speaker,
+    SyncMode,
+    build_segments,
+    segment_recording,
+    validate_fields,
+)
 
-Media = Path | str | bytes  # a file, a file name or an http(s) address, or the media itself
-
-_ADDRESSES = ("http://", "https://", "upload://")
 _KEY_CHARACTERS_MAX = 200
 
 
@@ -35,6 +39,7 @@ class Options(TypedDict, total=False):
         scheduler: ``dpm-solver++`` needs fewer steps than ``ddim``, approximately.
         feature_cache_interval: above 1 the network runs whole only every so many steps.
         guidance_interval: start and end, in 0..1, of the steps with guidance.
+        keep_sound: with segments, the video's own sound is heard where nobody speaks.
     """
 
     guidance_scale: float
@@ -47,22 +52,39 @@ class Options(TypedDict, total=False):
     scheduler: SchedulerName
     feature_cache_interval: int
     guidance_interval: tuple[float, float]
+    keep_sound: bool
 
 
-def inline_body(video: Media, audio: Media, options: Options) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks for, before anything of it is read or sent.
+
+    Attributes:
+        video: the source video.
+        audio: the speech; None if every segment brings its own.
+        segments: parts with a recording or a speaker of their own.
+        options: of the run.
+    """
+
+    video: Media
+    audio: Media | None
+    segments: Sequence[Segment]
+    options: Options
+
+
+def inline_body(asked: Asked) -> dict[str, Any]:
     """Return contract A's fields; files become base64.
 
     Raises:
         InvalidField: there is no such file, or a value is not allowed.
         UnknownField: there is no such option.
+        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
     """
-    return _checked({**_inline("video", video), **_inline("audio", audio), **options})
+    return _fields(asked, as_text)
 
 
 @contextmanager
-def open_submission(
-    video: Media, audio: Media, options: Options, webhook_url: str | None
-) -> Iterator[dict[str, Any]]:
+def open_submission(asked: Asked, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield what httpx needs to build the request of a submission, as often as it takes.
 
     Files are read while they are sent and stay open inside the block.
@@ -70,19 +92,18 @@ def open_submission(
     Raises:
         InvalidField: there is no such file, or a value is not allowed.
         UnknownField: there is no such option.
+        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
     """
-    given = {"video": video, "audio": audio}
-    addresses = {f"{name}_url": media for name, media in given.items() if _is_address(media)}
-    fields = _checked({**addresses, **options})
+    fields = _fields(asked, as_address)
     if webhook_url is not None:
         fields["webhook"] = webhook_url
     with ExitStack() as opened:
         files: dict[str, BinaryIO | bytes] = {}
-        for name, media in given.items():
+        for name, media in named_media(asked.video, asked.audio, asked.segments).items():
             if isinstance(media, bytes):
                 files[name] = media
-            elif not _is_address(media):
-                files[name] = opened.enter_context(_open_file(name, media))
+            elif not as_address(name, media):
+                files[name] = opened.enter_context(open_file(name, media))
         yield _form(fields, files) if files else {"json": fields}
 
 
@@ -99,12 +120,40 @@ def idempotency_key(given: str | None) -> str:
     return given
 
 
-def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+def _fields(asked: Asked, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
     """Return the fields as JSON values.
 
     Defaults are the server's as well; leaving them out also suits servers of other versions.
+
+    Args:
+        asked: what is asked for.
+        form_of: gives a medium's forms that are fields, such as ``{"url": …}``, by its name.
     """
-    return validate_fields(fields).model_dump(mode="json", exclude_defaults=True)
+    check_speech(asked.audio, asked.segments)
+
+    def medium(field: str, name: str, media: Media | None) -> dict[str, str]:
+        forms = {} if media is None else form_of(name, media)
+        return {f"{field}_{form}": value for form, value in forms.items()}
+
+    segments = [
+        {
+            **medium("audio", segment_recording(index), segment.audio),
+            "start_s": segment.start_s,
+            "end_s": segment.end_s,
+            "audio_start_s": segment.audio_start_s,
+            "speaker": segment.speaker,
+        }
+        for index, segment in enumerate(asked.segments)
+    ]
+    fields = {
+        **medium("video", "video", asked.video),
+        **medium("audio", "audio", asked.audio),
+        **asked.options,
+        "segments": segments,
+    }
+    checked = validate_fields(fields)
+    build_segments(checked)
+    return checked.model_dump(mode="json", exclude_defaults=True)
 
 
 def _form(fields: Mapping[str, Any], files: Mapping[str, BinaryIO | bytes]) -> dict[str, Any]:
@@ -115,35 +164,3 @@ def _form(fields: Mapping[str, Any], files: Mapping[str, BinaryIO | bytes]) -> d
     }
     parts = {name: (name, file, "application/octet-stream") for name, file in files.items()}
     return {"data": texts, "files": parts}
-
-
-def _is_address(media: Media) -> bool:
-    return isinstance(media, str) and media.startswith(_ADDRESSES)
-
-
-def _inline(name: str, media: Media) -> dict[str, Any]:
-    if _is_address(media):
-        return {f"{name}_url": media}
-    if not isinstance(media, bytes):
-        with _open(name, media) as file:
-            media = file.read()
-    return {f"{name}_base64": base64.b64encode(media).decode("ascii")}
-
-
-def _open_file(name: str, path: Path | str) -> BinaryIO:
-    """Open what can be sent again: a file with a size, no pipe."""
-    file = _open(name, path)
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise InvalidField(f"{name} {shorten(str(path))} is not a file.", field=name)
-    return file
-
-
-def _open(name: str, path: Path | str) -> BinaryIO:
-    try:
-        return Path(path).open("rb")
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        reason = getattr(error, "strerror", None) or "not a usable path"
-        raise InvalidField(
-            f"{name} {shorten(str(path))} cannot be read: {reason}.", field=name
-        ) from error

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 
 from latentsync import AsyncClient, Client, Job, JobEvent
-from latentsync.client import JobStatus, ModalClient, Options
+from latentsync.client import JobStatus, ModalClient, Options, Segment
 from latentsync.errors import Canceled, FetchTimeout, InvalidField, ServerError, UnknownField
 from latentsync.jobs import job as record
 from latentsync.jobs import representation
@@ -107,6 +107,22 @@ def test_a_medium_may_be_an_address_and_the_other_a_file(client: Any, service: S
     assert raised.value.field == "video_url"
     both = client.submit("http://127.0.0.1:1/clip.mp4", "http://127.0.0.1:1/speech.wav")
     assert client.wait(both).error.code == "URL_UNREACHABLE"
+
+
+def test_segments_have_files_or_share_one(client: Any, service: Service, tmp_path: Path) -> None:
+    video, audio = service.media
+    own = [
+        Segment(audio, end_s=0.2, speaker={"frame": 0, "point": [3, 4]}),
+        Segment(audio.read_bytes(), start_s=0.24, audio_start_s=0.28),
+    ]
+    job = client.submit(video, segments=own, keep_sound=False)
+    details = client.wait(job).raise_for_status().details
+    assert [(one.start_s, one.end_s) for one in details.segments] == [(0.0, 0.2), (0.24, 0.36)]
+    assert details.frames == 10
+    assert client.download(job, tmp_path / "o.mp4").read_bytes()[4:8] == b"ftyp"
+    shared = [Segment(end_s=0.2), Segment(start_s=0.2)]
+    details = client.predict(video, audio, segments=shared).details
+    assert [(one.start_s, one.end_s) for one in details.segments] == [(0.0, 0.2), (0.2, 0.6)]
 
 
 def test_a_running_job_is_canceled(client: Any, service: Service, tmp_path: Path) -> None:
@@ -239,7 +255,7 @@ def test_jobs_are_read_as_the_server_tells_them() -> None:
 
 
 def test_the_options_are_those_of_the_request() -> None:
-    media = {"video_url", "video_base64", "audio_url", "audio_base64"}
+    media = {"video_url", "video_base64", "audio_url", "audio_base64", "segments"}
     assert set(Options.__annotations__) == PredictRequest.model_fields.keys() - media
 
 

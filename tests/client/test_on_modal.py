@@ -13,7 +13,7 @@ import pytest
 from modal_proto import api_pb2
 
 from latentsync import Client
-from latentsync.client import ModalClient
+from latentsync.client import ModalClient, Segment
 from latentsync.errors import (
     Canceled,
     FetchTimeout,
@@ -96,6 +96,9 @@ def test_what_is_deployed_runs_what_is_handed_in(
         assert (done.details.seed, done.details.engine) == (9, "square")
         target = client.download(job, tmp_path / "new" / "o.mp4")
         assert target.read_bytes()[4:8] == b"ftyp"
+        said = [Segment(media[1], start_s=0.2, end_s=0.32)]
+        parts = client.predict(media[0], segments=said, keep_sound=False).details.segments
+        assert [(one.start_s, one.end_s) for one in parts] == [(0.2, 0.32)]
         failed = client.wait(client.submit(b"not a video", media[1]))
     assert failed.error is not None
     assert (failed.error.code, failed.error.field) == ("MEDIA_UNREADABLE", "video_base64")
