@@ -12,9 +12,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -28,10 +30,12 @@ from latentsync.command_line import (
     GuidanceScale,
     InferenceSteps,
     Interval,
+    KeepSound,
     Mode,
     Output,
     Scheduler,
     Seed,
+    SegmentsPath,
     SpeakerText,
     Token,
     Url,
@@ -50,9 +54,14 @@ from latentsync.schema import (
     SyncMode,
     UrlSource,
     build_options,
+    build_segments,
+    segment_recording,
     validate_fields,
 )
 from latentsync.settings import Settings, explain
+
+if TYPE_CHECKING:
+    from latentsync.client import Segment
 
 commands = typer.Typer(
     help="The same video, with lips that say other speech.",
@@ -142,8 +151,10 @@ def worker(
 
 @commands.command()
 def run(
+    *,
     video: Video,
-    audio: Audio,
+    audio: Audio = None,
+    segments: SegmentsPath = None,
     output: Output,
     guidance_scale: GuidanceScale = 1.5,
     inference_steps: InferenceSteps = 20,
@@ -155,36 +166,38 @@ def run(
     scheduler: Scheduler = "ddim",
     feature_cache_interval: CacheInterval = 1,
     guidance_interval: Interval = (0.0, 1.0),
+    keep_sound: KeepSound = True,
 ) -> None:
     """Make the video on this machine."""
     with errors_as_one_line():
-        fields = validate_fields(
-            {
-                "guidance_scale": guidance_scale,
-                "inference_steps": inference_steps,
-                "seed": seed,
-                "sync_mode": sync_mode.value,
-                "speaker": parse_speaker(speaker),
-                "deadline_s": deadline_s,
-                "engine": engine,
-                "scheduler": scheduler,
-                "feature_cache_interval": feature_cache_interval,
-                "guidance_interval": guidance_interval,
-            }
-        )
-        check_output(output, video, audio)
-        request = RunRequest(
-            _source("video", video), _source("audio", audio), build_options(fields)
-        )
+        from latentsync.segments_file import read_speech
+
+        options = {
+            "guidance_scale": guidance_scale,
+            "inference_steps": inference_steps,
+            "seed": seed,
+            "sync_mode": sync_mode.value,
+            "speaker": parse_speaker(speaker),
+            "deadline_s": deadline_s,
+            "engine": engine,
+            "scheduler": scheduler,
+            "feature_cache_interval": feature_cache_interval,
+            "guidance_interval": guidance_interval,
+            "keep_sound": keep_sound,
+        }
+        request = _request_here(video, audio, read_speech(audio, segments), options)
+        check_output(output, *_files_of(request))
         details = _run_here(request, output)
     print_summary(output, details)
 
 
 @commands.command()
 def predict(
+    *,
     url: Url,
     video: Video,
-    audio: Audio,
+    audio: Audio = None,
+    segments: SegmentsPath = None,
     output: Output,
     token: Token = "",
     guidance_scale: GuidanceScale = 1.5,
@@ -197,11 +210,14 @@ def predict(
     scheduler: Scheduler = "ddim",
     feature_cache_interval: CacheInterval = 1,
     guidance_interval: Interval = (0.0, 1.0),
+    keep_sound: KeepSound = True,
     timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
 ) -> None:
     """Ask a server, local or on Cerebrium, to make the video."""
     with errors_as_one_line():
         from latentsync.client import Client
+        from latentsync.client.segment import named_media
+        from latentsync.segments_file import read_speech
 
         options: dict[str, Any] = {
             "guidance_scale": guidance_scale,
@@ -214,13 +230,37 @@ def predict(
             "scheduler": scheduler,
             "feature_cache_interval": feature_cache_interval,
             "guidance_interval": guidance_interval,
+            "keep_sound": keep_sound,
         }
-        check_output(output, video, audio)
+        spoken = read_speech(audio, segments)
+        check_output(output, *map(str, named_media(video, audio, spoken).values()))
         with Client(url, token or None, timeout_s=timeout_s) as client:
-            prediction = client.predict(video, audio, **options)
+            prediction = client.predict(video, audio, segments=spoken, **options)
         prediction.save(output)
     print_summary(output, prediction.details)
     typer.echo(f"run {prediction.run_id}: {prediction.run_time_ms / 1000:.1f} s on the server")
+
+
+def _request_here(
+    video: str, audio: str | None, segments: Sequence[Segment], options: Mapping[str, Any]
+) -> RunRequest:
+    """Return the request whose media are read here, by their paths."""
+    from latentsync.client.segment import segment_fields
+
+    fields = validate_fields({**options, "segments": [segment_fields(one) for one in segments]})
+    return RunRequest(
+        video=_source("video", video),
+        audio=None if audio is None else _source("audio", audio),
+        options=build_options(fields),
+        segments=tuple(
+            made
+            if given.audio is None
+            else replace(made, audio=_source(segment_recording(index), str(given.audio)))
+            for index, (made, given) in enumerate(
+                zip(build_segments(fields), segments, strict=True)
+            )
+        ),
+    )
 
 
 def _run_here(request: RunRequest, output: Path) -> PredictDetails:
@@ -256,10 +296,13 @@ def _source(medium: str, given: str) -> MediaSource:
     return PathSource(Path(given), name=medium)
 
 
+def _files_of(request: RunRequest) -> list[Path]:
+    return [media.path for media in request.media.values() if isinstance(media, PathSource)]
+
+
 def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
     """Allow the folders of the given files: whoever types a path here may read it anyway."""
-    paths = [media.path for media in request.media.values() if isinstance(media, PathSource)]
-    folders = tuple(Path(os.path.realpath(path)).parent for path in paths)
+    folders = tuple(Path(os.path.realpath(path)).parent for path in _files_of(request))
     return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
 
 

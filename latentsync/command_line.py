@@ -20,7 +20,27 @@ _SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2
 _TOKEN_VARIABLES = ["LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY"]
 
 Video = Annotated[str, typer.Option(help="Source video: a file or an http(s) address.")]
-Audio = Annotated[str, typer.Option(help="Speech: a file or an http(s) address.")]
+Audio = Annotated[
+    str | None,
+    typer.Option(help="Speech: a file or an http(s) address; not needed if --segments names all."),
+]
+SegmentsPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--segments",
+        metavar="FILE.json",
+        help="Who says what when, for several speakers or recordings: a JSON list such as "
+        '[{"audio": "ann.wav", "start_s": 0.5, "speaker": {"frame": 0, "point": [320, 180]}}]; '
+        "also end_s and audio_start_s. File names are meant from its folder.",
+    ),
+]
+KeepSound = Annotated[
+    bool,
+    typer.Option(
+        "--keep-sound/--no-keep-sound",
+        help="With --segments: let the video's own sound be heard where nobody speaks.",
+    ),
+]
 Output = Annotated[Path, typer.Option(help="Where the finished MP4 goes.")]
 GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none.")]
 InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
@@ -60,7 +80,7 @@ def parse_speaker(text: str) -> str | dict[str, Any]:
     return {"frame": int(match[1]), "point" if len(numbers) == 2 else "box": numbers}
 
 
-def check_output(output: Path, *sources: str) -> None:
+def check_output(output: Path, *sources: Path | str) -> None:
     """Refuse an output that cannot work before anything is made for it; raises InvalidField."""
     if output.is_dir():
         _refuse_output(output, "it is a folder; give the name of a file")
@@ -106,6 +126,8 @@ def fail(message: str, *, exit_code: int) -> Never:
 def print_summary(output: Path, details: PredictDetails) -> None:
     """Say what was made, and how."""
     typer.echo(f"{output}: {describe(details)}")
+    if details.segments:
+        typer.echo(describe_segments(details))
     if details.frames_without_face:
         typer.echo(f"{details.frames_without_face} frames have no usable face and are unchanged")
     typer.echo(describe_stages(details))
@@ -117,6 +139,12 @@ def describe(details: PredictDetails) -> str:
         f"{details.duration_s:.2f} s, {details.frames} frames, {details.width}x{details.height}, "
         f"engine {details.engine} {details.model_version}, seed {details.seed}"
     )
+
+
+def describe_segments(details: PredictDetails) -> str:
+    """Return where the segments were spoken, in one line."""
+    spoken = (f"{one.start_s:.2f} to {one.end_s:.2f} s" for one in details.segments)
+    return "segments: " + ", ".join(spoken)
 
 
 def describe_stages(details: PredictDetails) -> str:

@@ -21,16 +21,19 @@ from latentsync.command_line import (
     GuidanceScale,
     InferenceSteps,
     Interval,
+    KeepSound,
     Mode,
     Output,
     Scheduler,
     Seed,
+    SegmentsPath,
     SpeakerText,
     Token,
     Url,
     Video,
     check_output,
     describe,
+    describe_segments,
     describe_stages,
     errors_as_one_line,
     parse_speaker,
@@ -62,7 +65,8 @@ class StatusName(StrEnum):
 @commands.command()
 def submit(
     video: Video,
-    audio: Audio,
+    audio: Audio = None,
+    segments: SegmentsPath = None,
     url: Url = _HERE,
     token: Token = "",
     idempotency_key: Annotated[
@@ -81,9 +85,12 @@ def submit(
     scheduler: Scheduler = "ddim",
     feature_cache_interval: CacheInterval = 1,
     guidance_interval: Interval = (0.0, 1.0),
+    keep_sound: KeepSound = True,
 ) -> None:
     """Hand in a job and print its id; nobody has to wait for it."""
     with errors_as_one_line(when_stopped="Stopped; see `latentsync list` for what arrived."):
+        from latentsync.segments_file import read_speech
+
         options: dict[str, Any] = {
             "guidance_scale": guidance_scale,
             "inference_steps": inference_steps,
@@ -95,11 +102,14 @@ def submit(
             "scheduler": scheduler,
             "feature_cache_interval": feature_cache_interval,
             "guidance_interval": guidance_interval,
+            "keep_sound": keep_sound,
         }
+        spoken = read_speech(audio, segments)
         with _client(url, token) as client:
             job = client.submit(
                 video,
                 audio,
+                segments=spoken,
                 idempotency_key=idempotency_key,
                 webhook_url=webhook_url,
                 **options,
@@ -118,7 +128,10 @@ def status(job_id: JobId, url: Url = _HERE, token: Token = "", as_json: AsJson =
         return
     typer.echo(_state(job) if job.is_final else f"{_state(job)}, {job.progress.fraction:.0%} done")
     if job.details is not None:
-        typer.echo(f"{describe(job.details)}\n{describe_stages(job.details)}")
+        typer.echo(describe(job.details))
+        if job.details.segments:
+            typer.echo(describe_segments(job.details))
+        typer.echo(describe_stages(job.details))
 
 
 @commands.command()

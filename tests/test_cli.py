@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -134,7 +135,70 @@ def test_a_wrong_option_is_one_clear_line_and_exit_code_2(
 def test_a_missing_option_is_a_usage_error() -> None:
     result = run("run", "--video", "x")
     assert result.exit_code == 2
-    assert "--audio" in result.stderr
+    assert "--output" in result.stderr
+    for command in (["run"], ["predict", "--url", "http://127.0.0.1:9"]):
+        result = run(*command, "--video", "x", "--output", "o.mp4")
+        assert result.exit_code == 2
+        assert "--audio, or --segments" in one_line(result)
+
+
+@pytest.fixture
+def talk(media: list[str], tmp_path: Path) -> list[str]:
+    """The clip and two segments, one with a file beside the list of them."""
+    speech = tmp_path / "talk" / "ann.wav"
+    speech.parent.mkdir()
+    speech.write_bytes(Path(media[3]).read_bytes())
+    entries: list[dict[str, object]] = [
+        {"audio": "ann.wav", "end_s": 0.2, "speaker": {"frame": 0, "point": [3, 4]}},
+        {"audio": media[3], "start_s": 0.2, "end_s": 0.4, "audio_start_s": 0.1},
+    ]
+    path = speech.with_name("segments.json")
+    path.write_text(json.dumps(entries))
+    return [*media[:2], "--segments", str(path)]
+
+
+def test_segments_come_from_a_file_and_are_in_the_summary(
+    url: str, talk: list[str], tmp_path: Path
+) -> None:
+    for command in (["run"], ["predict", "--url", url, "--token", KEY]):
+        output = tmp_path / f"{command[0]}.mp4"
+        result = run(*command, *talk, "--no-keep-sound", "--output", str(output))
+        assert result.exit_code == 0, result.output
+        assert result.stdout.splitlines()[1] == "segments: 0.00 to 0.20 s, 0.20 to 0.40 s"
+        assert output.read_bytes()[4:8] == b"ftyp"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sync-mode", "remap"], "remap"),
+        (["--audio", "x.wav"], "used by none"),
+        (["--segments", "none.json"], "none.json: No such file"),
+    ],
+)
+def test_segments_that_cannot_work_are_one_clear_line(
+    talk: list[str], tmp_path: Path, options: list[str], said: str
+) -> None:
+    for command in (["run"], ["predict", "--url", "http://127.0.0.1:9"]):
+        result = run(*command, *talk, "--output", str(tmp_path / "o.mp4"), *options)
+        assert result.exit_code == 2
+        assert said in one_line(result)
+
+
+def test_a_missing_recording_of_a_segment_is_named(talk: list[str], tmp_path: Path) -> None:
+    Path(talk[3]).with_name("ann.wav").unlink()
+    for command in (["run"], ["predict", "--url", "http://127.0.0.1:9"]):
+        result = run(*command, *talk, "--output", str(tmp_path / "o.mp4"))
+        assert result.exit_code in (1, 2)
+        assert "segments.0.audio" in one_line(result)
+
+
+def test_a_recording_of_a_segment_is_never_overwritten(talk: list[str], tmp_path: Path) -> None:
+    (tmp_path / "talk" / "ann.mp4").symlink_to("ann.wav")
+    for command in (["run"], ["predict", "--url", "http://127.0.0.1:9"]):
+        result = run(*command, *talk, "--output", str(tmp_path / "talk" / "ann.mp4"))
+        assert result.exit_code == 2
+        assert "one of the sources" in one_line(result)
 
 
 def test_a_failed_run_is_one_clear_line_and_exit_code_1(media: list[str], tmp_path: Path) -> None:

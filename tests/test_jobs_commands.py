@@ -85,6 +85,21 @@ def test_a_job_from_its_submission_to_the_file(service: Service, tmp_path: Path)
     assert again.read_bytes() == output.read_bytes()
 
 
+def test_segments_have_files_of_their_own(service: Service, tmp_path: Path) -> None:
+    entries = [
+        {"audio": str(service.audio), "end_s": 0.2},
+        {"audio": str(service.audio), "start_s": 0.2, "end_s": 0.4},
+    ]
+    (tmp_path / "segments.json").write_text(json.dumps(entries))
+    talk = ("--video", str(service.video), "--segments", str(tmp_path / "segments.json"))
+    result = run("submit", *talk, "--no-keep-sound")
+    assert result.exit_code == 0, result.output
+    job_id = result.stdout.strip()
+    assert run("watch", job_id).exit_code == 0
+    said = run("status", job_id).stdout.splitlines()
+    assert said[2] == "segments: 0.00 to 0.20 s, 0.20 to 0.40 s"
+
+
 def test_a_running_job_is_shown_and_canceled(service: Service) -> None:
     job_id = submit(service, "--seed", LONG)
     late = run("watch", job_id, "--timeout-s", "1.5")
@@ -140,6 +155,8 @@ def test_the_same_name_is_the_same_job(service: Service) -> None:
         (("download", NOWHERE, "--output", "/"), 2, "is a folder"),
         (("list", "--url", "nowhere"), 2, "url is 'nowhere'"),
         (("list", "--token", "wrong"), 1, "token"),
+        (("submit", "--video", "http://a/b"), 2, "--audio, or --segments"),
+        (("submit", "--video", "http://a/b", "--segments", "no.json"), 2, "no.json: No such file"),
         (("submit", "--video", "no.mp4", "--audio", "no.wav"), 2, "video 'no.mp4'"),
         (("submit", "--video", "http://a/b", "--audio", "http://a/b", "--seed", "-2"), 2, "seed"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypedDict
 
 from latentsync.client.media import Media, as_address, as_text, open_file
-from latentsync.client.segment import Segment, check_speech, named_media
+from latentsync.client.segment import Segment, check_speech, named_media, segment_fields
 from latentsync.errors import InvalidField, shorten
 from latentsync.schema import (
     EngineName,
@@ -136,13 +136,7 @@ def _fields(asked: Asked, form_of: Callable[[str, Media], dict[str, str]]) -> di
         return {f"{field}_{form}": value for form, value in forms.items()}
 
     segments = [
-        {
-            **medium("audio", segment_recording(index), segment.audio),
-            "start_s": segment.start_s,
-            "end_s": segment.end_s,
-            "audio_start_s": segment.audio_start_s,
-            "speaker": segment.speaker,
-        }
+        medium("audio", segment_recording(index), segment.audio) | segment_fields(segment)
         for index, segment in enumerate(asked.segments)
     ]
     fields = {

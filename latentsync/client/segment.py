@@ -30,6 +30,16 @@ class Segment:
     speaker: Speaker | Mapping[str, Any] | None = None
 
 
+def segment_fields(segment: Segment) -> dict[str, Any]:
+    """Return a segment's fields of a request, but for its recording."""
+    return {
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+        "audio_start_s": segment.audio_start_s,
+        "speaker": segment.speaker,
+    }
+
+
 def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
     """Check that there is speech for everybody, and none for nobody.
 
@@ -52,7 +62,7 @@ def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
         )
     if segments and not without and audio is not None:
         raise ConflictingFields(
-            "Every segment has audio of its own; the audio for all of them is used by none.",
+            "Every segment has audio of its own, so the one for all is used by none.",
             field="audio",
         )
 
