@@ -536,7 +536,7 @@ def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidR
         return unknown_field(name, SegmentFields.model_fields)
     if problem["type"] == "model_type":
         return InvalidField(f"{name} is {given}: it must be an object.", field=field)
-    reason = problem["msg"].removeprefix("Value error, ")
+    reason = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "an array")
     reason = reason[:1].lower() + reason[1:]
     return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=field)
 

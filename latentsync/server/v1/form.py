@@ -139,6 +139,11 @@ def take_files(
 
 
 def _file_name(name: str) -> str:
+    if name == "segments":
+        raise UnknownField(
+            "segments is a field of the form, not a file; with curl: -F 'segments=<FILE'.",
+            field=name,
+        )
     if name not in _FILES:
         raise UnknownField(
             f"Unknown file {shorten(name)}. Allowed: {_FILES_SHOWN}.", field=shorten(name)
