@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from latentsync.client import Segment
+from latentsync.client.segment import segment_fields
 from latentsync.errors import InvalidField
-from latentsync.schema import PredictRequest, parse_request
+from latentsync.schema import PredictRequest, SegmentFields, parse_request, validate_fields
+from latentsync.segments_file import read_speech
 from latentsync.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,3 +54,23 @@ def test_every_folder_and_file_of_the_map_exists():
     for name in re.findall(r"^(\S+?)  ", house, re.MULTILINE):
         if "{" not in name:
             assert (ROOT / name).exists(), name
+
+
+def test_the_segments_shown_are_allowed_and_the_same_everywhere(tmp_path):
+    section = README.split("### Several speakers")[1].split("\n## ")[0]
+    form = json.loads(re.search(r"-F 'segments=(.*?)'", section, re.DOTALL)[1])
+    (tmp_path / "segments.json").write_text(re.search(r"<<END\n(.*?)END", section, re.DOTALL)[1])
+    listed = read_speech(None, tmp_path / "segments.json")
+    python = re.search(r"^segments = \[.*?^\]", section, re.DOTALL | re.MULTILINE)[0]
+    shown = {"Segment": Segment}
+    exec(python, shown)  # what the README tells people to run
+    fields = [segment_fields(one) for one in listed]
+    assert [segment_fields(one) for one in shown["segments"]] == fields
+    checked = validate_fields({"segments": form}).segments
+    assert validate_fields({"segments": fields}).segments == checked
+    assert [Path(one.audio).name for one in listed] == [one.audio for one in shown["segments"]]
+
+
+def test_the_table_of_a_segment_has_every_field():
+    table = README.split("| field of a segment |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) >= set(SegmentFields.model_fields)
