@@ -161,7 +161,7 @@ def test_many_long_addresses_fit(read: Read) -> None:
         ({"segments.0.audio": b"x"}, [{"start_s": "x"}], InvalidField, "segments.0.start_s is 'x'"),
         ({"segments.0.audio": b"x"}, ["x"], InvalidField, "segments.0 is 'x'"),
         ({"segments.0.audio": b"x"}, {"0": {}}, InvalidField, "segments is {'0': {}}"),
-        ({"segments.0.audio": b"x"}, '[{"start_s": 1,}]', InvalidField, "}]': input should be an array"),
+        ({"segments.0.audio": b"x"}, '[{"end_s": 1,}]', InvalidField, "input should be an array"),
         ({"audio": b"x"}, [{}] * (SEGMENTS_MAX + 1), InvalidField, "segments is"),
         ({"segments.0.audio": b"x" * 2000}, [{}], TooManyBytes, "segments.0.audio is larger"),
     ],
