@@ -214,12 +214,13 @@ class JobStore:
             "result_bytes": finished.result_bytes,
             "details": finished.details,
         }
-        if finished.status is JobStatus.SUCCEEDED:
-            values["fraction"] = 1.0
+        whole = _whole(finished)
         with self.engine.begin() as connection:
-            ended = _current(job).values(**values).returning(*jobs.c)
+            ended = _current(job).values(**values, **whole).returning(*jobs.c)
             row = connection.execute(ended).first()
             if row is not None:
+                if whole:
+                    _tell(connection, job.id, now, "progress", {"stage": row.stage, **whole})
                 data = {"status": finished.status, "error": values["error"]}
                 _tell(connection, job.id, now, "status", data)
                 self._announce(connection, _job(row))
@@ -299,6 +300,14 @@ class JobStore:
 
 def _announce_nothing(_connection: sa.Connection, _ended: Job) -> None:
     pass
+
+
+def _whole(finished: Finished) -> dict[str, Any]:
+    """Return the progress of a succeeded job: the last that was reported may be a bit behind."""
+    if finished.status is not JobStatus.SUCCEEDED:
+        return {}
+    frames = (finished.details or {}).get("frames", 0)
+    return {"fraction": 1.0, "frames_done": frames, "frames_total": frames}
 
 
 def _is_current(job: Job) -> tuple[sa.ColumnElement[bool], ...]:

@@ -199,6 +199,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
     """Return the route that published clients call without a key."""
     router = APIRouter(route_class=route_with_errors(_error))
 
+    @router.head(_RESULTS + "/{request_id}/{name}", include_in_schema=False)
     @router.get(
         _RESULTS + "/{request_id}/{name}",
         summary="A finished video",

@@ -169,6 +169,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
     """Return the route that published clients call without a key."""
     router = APIRouter(route_class=route_with_errors(_error))
 
+    @router.head(_OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
     @router.get(
         _OUTPUTS + "/{task_id}/{name}",
         summary="A finished video",

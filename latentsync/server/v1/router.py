@@ -109,6 +109,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     def events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
         return api.events(request, job_id, owner)
 
+    @router.head("/predictions/{job_id}/output", include_in_schema=False)
     @router.get(
         "/predictions/{job_id}/output",
         summary="The finished video",
