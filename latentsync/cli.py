@@ -42,6 +42,7 @@ from latentsync.command_line import (
     parse_speaker,
     print_summary,
 )
+from latentsync.errors import LatentSyncError
 from latentsync.schema import (
     MediaSource,
     PathSource,
@@ -137,7 +138,10 @@ def worker(
     from latentsync.jobs.worker import main as work
 
     _log_to_stderr()
-    work(settings, with_parent=with_parent)
+    try:
+        work(settings, with_parent=with_parent)
+    except LatentSyncError as error:
+        fail(error.message, exit_code=1)
 
 
 @commands.command()

@@ -67,9 +67,10 @@ events = sa.Table(
 )
 
 hosts = sa.Table(
-    "latentsync_hosts",
+    "latentsync_workers",
     tables,
     sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("holder", sa.String(32), nullable=False),
     sa.Column("seen_at", sa.Double, nullable=False),
 )
 

@@ -23,7 +23,7 @@ from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.name_lock import hold_name
 from latentsync.jobs.rescue import Rescue
 from latentsync.jobs.retention import Retention
-from latentsync.jobs.roster import Roster
+from latentsync.jobs.roster import NameLost, Roster
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from latentsync.jobs.webhooks import WebhookSender
@@ -76,10 +76,12 @@ class Worker:
         """Work until :meth:`stop`; the process must end right after, with :func:`os._exit`.
 
         Raises:
-            InternalError: a worker of this name runs on this machine already.
+            InternalError: a worker of this name runs already, here or on another machine.
         """
-        hold_name(self._settings.work_dir, self._name)
+        held = hold_name(self._settings.work_dir, self._name)
         sweep(self._settings.work_dir)
+        if not self._roster.join(held.holder, self._stopping.wait):
+            return
         self._roster.greet()
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
@@ -130,6 +132,9 @@ class Worker:
                 self._tidied_at = time.monotonic()
                 self._retention.tidy()
                 self._entrance.webhooks.keep_house(self._settings.keep_results_s)
+        except NameLost:  # its jobs are the other one's now
+            logger.error("another worker has the name %s; this one stops", self._name)
+            self.stop()
         except Exception:  # the next round tries again: work must not end over housekeeping
             logger.exception("housekeeping failed")
 
