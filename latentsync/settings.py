@@ -119,7 +119,9 @@ class Settings(BaseSettings):
     )
     max_jobs_per_key: int = Field(100, ge=1, description="jobs of one key that may wait or run")
     max_job_bytes_per_key: int = Field(
-        8 * 1024 * MIB, gt=0, description="media of one key's jobs that may wait or run"
+        8 * 1024 * MIB,
+        gt=0,
+        description="media of one key's jobs that may wait or run; likewise its uploads",
     )
     max_stored_bytes: int = Field(
         64 * 1024 * MIB,

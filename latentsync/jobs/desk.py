@@ -31,8 +31,9 @@ from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.requests import record_options, record_source
-from latentsync.jobs.retention import INPUTS, UPLOADS, remove_media, stored_bytes
+from latentsync.jobs.retention import INPUTS, remove_media, stored_bytes
 from latentsync.jobs.store import JobStore
+from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
 from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
 from latentsync.media.guard import parse_address
@@ -42,7 +43,6 @@ from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
-UPLOAD_SCHEME = "upload://"
 _RETRY_AFTER_S = 30.0
 _PROBES = {"video": probe_video, "audio": probe_audio}
 
@@ -79,6 +79,7 @@ class JobDesk:
         self._entrance = LineEntrance(engine, settings.public_url)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self.files = FileStore(settings.storage)
+        self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
         """Record jobs and put them into the line, all or none.
@@ -137,11 +138,13 @@ class JobDesk:
         return canceled
 
     def store_upload(self, path: Path, owner: str) -> str:
-        """Keep an uploaded file; returns the address that requests may use instead of a URL."""
+        """Keep an uploaded file; returns the address that requests may use instead of a URL.
+
+        Raises:
+            LineFull, DiskFull: there is no room for it.
+        """
         self._require_disk(path.stat().st_size)
-        name = uuid.uuid4().hex
-        self.files.put(path, f"{UPLOADS}/{name}/{_folder_of(owner)}")
-        return UPLOAD_SCHEME + name
+        return self.uploads.store(path, owner)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -231,9 +234,8 @@ class JobDesk:
                 settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
             yield fetch_media(source, folder, settings, monitor)
             return
-        name = source.url.removeprefix(UPLOAD_SCHEME)
-        key = f"{UPLOADS}/{name}/{_folder_of(owner)}"
-        if not name.isalnum() or not self.files.exists(key):
+        key = self.uploads.find(source.url, owner)
+        if key is None:
             raise UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
         with self.files.as_local_file(key, folder) as path:
             yield path
@@ -298,7 +300,3 @@ def _check_address(source: UrlSource) -> None:
     except ValueError as error:
         message = f"{source.name} is {shorten(source.url)}: {error}."
         raise InvalidField(message, field=source.name) from None
-
-
-def _folder_of(owner: str) -> str:
-    return owner[:32]

@@ -95,10 +95,20 @@ class FileStore:
             newest[name] = max(newest.get(name, 0.0), self._changed_at(found, entry))
         return newest
 
-    def size_below(self, key: str) -> int:
-        """Return how many bytes all files below a folder take."""
-        path = self._path(key)
-        return int(self._files.du(path)) if self._files.isdir(path) else 0
+    def size_below(self, key: str, *, name: str | None = None) -> int:
+        """Return how many bytes all files below a folder take.
+
+        Args:
+            key: of the folder.
+            name: count only files of this name, at whatever depth.
+        """
+        # One listing: a file may be gone before a second question about it.
+        found = self._files.find(self._path(key), detail=True)
+        return sum(
+            int(entry.get("size") or 0)
+            for path, entry in found.items()
+            if name is None or path.rsplit("/", 1)[-1] == name
+        )
 
     def free_bytes(self) -> int | None:
         """Return the room left on the disk; None where there is no telling."""

@@ -64,7 +64,7 @@ class _GuardedBody:
     """The ``receive`` of one request. After the body's end it only waits for the disconnect."""
 
     def __init__(self, scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> None:
-        self._declared_bytes = _declared_bytes(scope)
+        self._declared_bytes = declared_bytes(scope)
         self._receive = receive
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -98,7 +98,8 @@ class _GuardedBody:
             raise TooManyBytes(f"The request body is larger than {self._max_bytes} bytes.")
 
 
-def _declared_bytes(scope: Scope) -> int:
+def declared_bytes(scope: Scope) -> int:
+    """Return the Content-Length of a request; 0 if it declares none."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)

@@ -62,7 +62,7 @@ def test_what_lies_below_a_folder_is_dated_and_counted(files: FileStore, source:
     below = files.below("a")
     assert set(below) == {"one", "two"}
     assert all(before < changed_at < time.time() + 5 for changed_at in below.values())
-    assert files.size_below("a") == 20
+    assert (files.size_below("a"), files.size_below("a", name="file")) == (20, 10)
     assert (files.below("none"), files.size_below("none")) == ({}, 0)
 
 

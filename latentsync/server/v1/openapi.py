@@ -118,7 +118,7 @@ OUTPUT: Responses = {
     304: {"description": "The caller has it already"},
     416: {"description": "There is nothing in this range"},
 }
-UPLOAD_PROBLEMS = problems(400, 408, 413, 507)
+UPLOAD_PROBLEMS = problems(400, 408, 413, 429, 507)
 UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
