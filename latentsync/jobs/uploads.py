@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from latentsync.jobs.files import FileStore
 from latentsync.jobs.retention import UPLOADS
 
 UPLOAD_SCHEME = "upload://"
+_NAME = re.compile(r"[0-9a-f]{32}")
 _RETRY_AFTER_S = 30.0
 
 
@@ -56,8 +58,10 @@ class Uploads:
     def find(self, address: str, owner: str) -> str | None:
         """Return the key of an owner's upload in the file store; None if there is none."""
         name = address.removeprefix(UPLOAD_SCHEME)
+        if _NAME.fullmatch(name) is None:
+            return None
         key = _key(name, owner)
-        return key if name.isalnum() and self._files.exists(key) else None
+        return key if self._files.exists(key) else None
 
     @contextmanager
     def _room(self, owner: str, size_bytes: int) -> Iterator[None]:

@@ -18,6 +18,7 @@ from latentsync.errors import JobNotFound, LatentSyncError
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
 from latentsync.schema import RunRequest, StrictModel, validate_as
+from latentsync.server.arrivals import Arrivals
 from latentsync.server.body import read_json
 from latentsync.server.stored_file import stored_video
 
@@ -67,6 +68,7 @@ def describe_body(model: type[BaseModel]) -> dict[str, Any]:
 async def submit(
     request: Request,
     desk: JobDesk,
+    arrivals: Arrivals,
     owner: str,
     model: type[Fields],
     translate: Callable[[Fields], RunRequest],
@@ -76,17 +78,19 @@ async def submit(
     Args:
         request: the call, with its body still to come.
         desk: takes the job.
+        arrivals: has places for bodies.
         owner: who calls.
         model: the contract's fields.
         translate: says in the words of all contracts what they ask for.
     """
-    body = await read_json(request)
+    with arrivals.place(request, owner):
+        body = await read_json(request)
 
-    def hand_in() -> Job:
-        run = translate(validate_as(model, body))
-        return desk.submit([Submission(run, _NEVER_REPEATED)], owner)[0]
+        def hand_in() -> Job:
+            run = translate(validate_as(model, body))
+            return desk.submit([Submission(run, _NEVER_REPEATED)], owner)[0]
 
-    return await run_in_threadpool(hand_in)
+        return await run_in_threadpool(hand_in)
 
 
 def result_path(job: Job) -> str | None:

@@ -134,7 +134,8 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
         openapi_extra=documented.UPLOAD,
     )
     async def upload(request: Request, owner: str = Depends(auth)) -> Upload:
-        return await receive_upload(request, api.desk, api.settings, owner)
+        with api.arrivals.place(request, owner, is_streamed=True):
+            return await receive_upload(request, api.desk, api.settings, owner)
 
     @router.get("/models", tags=["models"], summary="The engines to choose from")
     def models(_owner: str = Depends(auth)) -> Models:
