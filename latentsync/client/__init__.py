@@ -16,7 +16,14 @@ from __future__ import annotations
 
 from latentsync.client.asynchronous import AsyncClient
 from latentsync.client.blocking import Client
-from latentsync.client.job import Job, JobError, JobEvent, JobPage, JobStatus
+from latentsync.client.job import (
+    Job,
+    JobError,
+    JobEvent,
+    JobPage,
+    JobStatus,
+    WebhookDelivery,
+)
 from latentsync.client.on_modal import ModalClient
 from latentsync.client.patience import Patience
 from latentsync.client.prediction import Prediction
@@ -35,4 +42,5 @@ __all__ = [
     "Options",
     "Patience",
     "Prediction",
+    "WebhookDelivery",
 ]

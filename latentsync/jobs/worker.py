@@ -13,10 +13,12 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from threading import Event, Lock, Thread
 
 from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
+from latentsync.jobs.deliveries import record_delivery
 from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.line import LineEntrance, LineExit
@@ -70,7 +72,8 @@ class Worker:
         self._at_work: set[str] = set()
         self._idle_since = time.monotonic()
         self._tidied_at = float("-inf")
-        self._exit = LineExit(engine, self._name, self._run, WebhookSender(settings).send)
+        sender = WebhookSender(settings, partial(record_delivery, engine))
+        self._exit = LineExit(engine, self._name, self._run, sender.send)
 
     def serve(self) -> None:
         """Work until :meth:`stop`; the process must end right after, with :func:`os._exit`.

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from latentsync.errors import InvalidField, JobNotFound, MalformedBody
+from latentsync.jobs.deliveries import find_delivery
 from latentsync.jobs.desk import JobDesk, check_job_id
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
@@ -57,7 +58,8 @@ class NativeApi:
 
     def show(self, job: Job) -> Prediction:
         """Return a job as callers see it."""
-        return represent(job, self.desk.store.position(job))
+        delivery = find_delivery(self.desk.store.engine, job)
+        return represent(job, self.desk.store.position(job), delivery)
 
     async def submit(
         self,

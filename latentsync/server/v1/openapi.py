@@ -106,7 +106,8 @@ SUBMIT_RESPONSES: Responses = {
 BATCH_RESPONSES: Responses = {202: {"model": Predictions, "description": "All are recorded"}}
 EVENTS: Responses = {
     200: {
-        "description": "status, progress, log and position events until it has ended",
+        "description": "status, progress, log and position events until it has ended; "
+        "webhook events are told to those who come later",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
