@@ -10,29 +10,29 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy.exc import IntegrityError
+from typing import Any, TypeGuard
 
 from latentsync.errors import (
     DiskFull,
-    IdempotencyConflict,
     InvalidField,
     JobNotFound,
-    LineFull,
+    LatentSyncError,
     UploadNotFound,
     shorten,
 )
 from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.files import FileStore
+from latentsync.jobs.intake import Allowance, Intake, check_repeated
 from latentsync.jobs.job import Job, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.requests import record_options, record_source
+from latentsync.jobs.recorder import Recorder
+from latentsync.jobs.requests import record_options, record_source, stored_keys
 from latentsync.jobs.retention import INPUTS, remove_media, stored_bytes
-from latentsync.jobs.store import JobStore
+from latentsync.jobs.store import JobStore, Load
 from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
 from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
@@ -43,7 +43,6 @@ from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
-_RETRY_AFTER_S = 30.0
 _PROBES = {"video": probe_video, "audio": probe_audio}
 
 
@@ -78,6 +77,9 @@ class JobDesk:
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine, settings.public_url)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
+        self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
+        intake = Intake(self.store, self._entrance.put, self._allowance)
+        self._recorder = Recorder(intake.take_in)
         self.files = FileStore(settings.storage)
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
 
@@ -94,22 +96,20 @@ class JobDesk:
             UploadNotFound: an upload is not there or not the owner's.
             MediaError, FetchError: a medium cannot be used.
         """
+        if not brings_files(submissions):
+            return self.enter(submissions, owner).result()
         known = [self._known(submission, owner) for submission in submissions]
         new = [one for one, job in zip(submissions, known, strict=True) if job is None]
-        if not new:
-            return [job for job in known if job is not None]
-        self._require_room(owner, len(new))
-        prepared = self._prepare_all(new, owner)
-        try:
-            with translate_database_full():
-                added = iter(self.store.add(prepared, self._entrance.put))
-        except IntegrityError:
-            self._discard(prepared)
-            return self._lost_race(submissions, owner)
-        except DiskFull:
-            self._discard(prepared)
-            raise
+        added = iter(self._store_and_record(new, owner) if new else [])
         return [job if job is not None else next(added) for job in known]
+
+    def enter(self, submissions: Sequence[Submission], owner: str) -> Future[list[Job]]:
+        """Do what :meth:`submit` does with submissions that bring no files, without waiting.
+
+        Raises:
+            InvalidField, ForbiddenAddress: an address cannot be used. All else is the future's.
+        """
+        return self._recorder.record([self._prepare(one, owner) for one in submissions])
 
     def job(self, job_id: str, owner: str) -> Job:
         """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
@@ -148,6 +148,7 @@ class JobDesk:
 
     def close(self) -> None:
         """Let go of the database."""
+        self._recorder.close()
         self._entrance.close()
         self.store.engine.dispose()
 
@@ -160,18 +161,22 @@ class JobDesk:
             job = self.store.find_submission(owner, submission.idempotency_key)
         if job is None:
             return None
-        if job.owner != owner or job.fingerprint != submission.fingerprint:
-            raise IdempotencyConflict(
-                "This id or idempotency key was used for another request. Take a new one."
-            )
+        check_repeated(job, owner, submission.fingerprint)
         return job
 
-    def _lost_race(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
-        """Return the jobs that somebody recorded at the same moment under the same names."""
-        known = [self._known(submission, owner) for submission in submissions]
-        if any(job is None for job in known):
-            raise IdempotencyConflict("An id in this call is taken. Take a new one.")
-        return [job for job in known if job is not None]
+    def _store_and_record(self, new: Sequence[Submission], owner: str) -> list[Job]:
+        # The record decides, but what it would refuse is best not stored before.
+        self._allowance.check(self.store.load(owner), Load(len(new), 0))
+        prepared = self._prepare_all(new, owner)
+        try:
+            jobs = self._recorder.record(prepared).result()
+        except LatentSyncError:
+            self._discard(prepared)
+            raise
+        used = {key for job in jobs for key in stored_keys(job.request)}
+        # Not ours where somebody else handed in the same job meanwhile.
+        self._discard(one for one in prepared if used.isdisjoint(stored_keys(one.request)))
+        return jobs
 
     def _prepare_all(self, new: Iterable[Submission], owner: str) -> list[NewJob]:
         prepared: list[NewJob] = []
@@ -190,7 +195,7 @@ class JobDesk:
             check_webhook(submission.webhook, self._settings)
         # Not named for the job: of two calls with one id the loser must not remove the winner's.
         folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
-        with self._discarded_on_error(folder_key):
+        with self._discarded_on_error(folder_key) if brings_files([submission]) else nullcontext():
             recorded: dict[str, Any] = {"options": record_options(request.options)}
             total_bytes = 0
             for medium in ("video", "audio"):
@@ -211,7 +216,7 @@ class JobDesk:
         self, source: MediaSource, medium: str, folder_key: str, owner: str
     ) -> tuple[dict[str, str], int]:
         """Return a medium as it is recorded, and the bytes stored for it."""
-        if isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME):
+        if _is_address(source):
             _check_address(source)
             return record_source(source, None), 0
         key = f"{folder_key}/{medium}"
@@ -239,20 +244,6 @@ class JobDesk:
             raise UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
         with self.files.as_local_file(key, folder) as path:
             yield path
-
-    def _require_room(self, owner: str, more: int) -> None:
-        load, settings = self.store.load(owner), self._settings
-        if load.jobs + more > settings.max_jobs_per_key:
-            raise LineFull(
-                f"{load.jobs} jobs of this key wait or run (allowed: {settings.max_jobs_per_key}).",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        if load.input_bytes >= settings.max_job_bytes_per_key:
-            raise LineFull(
-                f"{load.input_bytes} bytes of this key's media wait (allowed: "
-                f"{settings.max_job_bytes_per_key}).",
-                retry_after_s=_RETRY_AFTER_S,
-            )
 
     def _require_disk(self, size_bytes: int) -> None:
         free_bytes = self.files.free_bytes()
@@ -291,6 +282,16 @@ def fingerprint(asked: Mapping[str, Any]) -> str:
     """Return a hash of a call's fields as they were sent: a drawn seed is not among them."""
     text = json.dumps(asked, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def brings_files(submissions: Iterable[Submission]) -> bool:
+    """Tell whether media are to be stored before the jobs can be recorded."""
+    requests = [one.request for one in submissions]
+    return not all(_is_address(one.video) and _is_address(one.audio) for one in requests)
+
+
+def _is_address(source: MediaSource) -> TypeGuard[UrlSource]:
+    return isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME)
 
 
 def _check_address(source: UrlSource) -> None:
