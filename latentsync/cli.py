@@ -116,7 +116,8 @@ def serve(
     from latentsync.server.serve import serve as serve_app
 
     _log_to_stderr()
-    app = build_app(settings, require_key=not no_auth, with_page=ui)
+    with errors_as_one_line():
+        app = build_app(settings, require_key=not no_auth, with_page=ui)
     serve_app(
         app,
         host=host,

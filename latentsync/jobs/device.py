@@ -35,6 +35,7 @@ from latentsync.workspace import working_folder
 
 logger = logging.getLogger(__name__)
 
+_STORE_PATIENCE_S = 120.0  # for a store of files that is away when a video is finished
 _REPORT_EVERY_S = 0.25  # progress beyond this is left out, changes of stage are not
 
 
@@ -103,7 +104,12 @@ class Device:
                 on_progress=_Thinned(self._send),
                 canceled=self._canceled,
             )
-            self._files.put(result.video_path, order["output_key"])
+            self._files.put_patiently(
+                result.video_path,
+                order["output_key"],
+                patience_s=_STORE_PATIENCE_S,
+                canceled=self._canceled,
+            )
             size_bytes = result.video_path.stat().st_size
         return {"size_bytes": size_bytes, "details": result.details.model_dump(mode="json")}
 

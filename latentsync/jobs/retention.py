@@ -133,4 +133,4 @@ def stored_bytes(store: JobStore, files: FileStore) -> int:
 def remove_media(files: FileStore, job: Job | NewJob) -> None:
     """Remove the media that were stored for a job; once it has ended nobody reads them."""
     for folder in {key.rsplit("/", 1)[0] for key in stored_keys(job.request)}:
-        files.remove(folder)
+        files.discard(folder)
