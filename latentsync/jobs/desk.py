@@ -10,7 +10,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
+_STORING_AT_ONCE = 8  # keeps processor and disk busy; more would only get in each other's way
 _PROBES = {"video": probe_video, "audio": probe_audio}
 
 
@@ -80,6 +81,7 @@ class JobDesk:
         self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
         intake = Intake(self.store, self._entrance.put, self._allowance)
         self._recorder = Recorder(intake.take_in)
+        self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.files = FileStore(settings.storage)
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
 
@@ -96,30 +98,34 @@ class JobDesk:
             UploadNotFound: an upload is not there or not the owner's.
             MediaError, FetchError: a medium cannot be used.
         """
-        if not brings_files(submissions):
-            return self.enter(submissions, owner).result()
-        known = [self._known(submission, owner) for submission in submissions]
-        new = [one for one, job in zip(submissions, known, strict=True) if job is None]
-        added = iter(self._store_and_record(new, owner) if new else [])
-        return [job if job is not None else next(added) for job in known]
+        return self.begin_submit(submissions, owner).result()
 
-    def enter(self, submissions: Sequence[Submission], owner: str) -> Future[list[Job]]:
-        """Do what :meth:`submit` does with submissions that bring no files, without waiting.
+    def begin_submit(self, submissions: Sequence[Submission], owner: str) -> Future[list[Job]]:
+        """Do what :meth:`submit` does, without waiting; for an event loop.
+
+        Returns:
+            The jobs when they are on the disk, or what :meth:`submit` raises.
 
         Raises:
-            InvalidField, ForbiddenAddress: an address cannot be used. All else is the future's.
+            InvalidField, ForbiddenAddress: an address cannot be used, and there are no media.
         """
+        if _brings_files(submissions):
+            return self._storing.submit(self._store_and_record, submissions, owner)
         return self._recorder.record([self._prepare(one, owner) for one in submissions])
 
     def job(self, job_id: str, owner: str) -> Job:
         """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
+        return self.look(job_id, owner)[0]
+
+    def look(self, job_id: str, owner: str) -> tuple[Job, int | None]:
+        """Return an owner's job and how many are ahead in the line; otherwise like :meth:`job`."""
         try:
-            job = self.store.get(check_job_id(job_id))
+            found = self.store.look(check_job_id(job_id))
         except InvalidField:
-            job = None
-        if job is None or job.owner != owner:
+            found = None
+        if found is None or found[0].owner != owner:
             raise JobNotFound(f"There is no job {shorten(job_id)}.")
-        return job
+        return found
 
     def cancel(self, job_id: str, owner: str, *, running: bool = True) -> Job:
         """Cancel an owner's job: at once while it waits, within two seconds while it runs.
@@ -148,6 +154,7 @@ class JobDesk:
 
     def close(self) -> None:
         """Let go of the database."""
+        self._storing.shutdown()
         self._recorder.close()
         self._entrance.close()
         self.store.engine.dispose()
@@ -164,8 +171,14 @@ class JobDesk:
         check_repeated(job, owner, submission.fingerprint)
         return job
 
-    def _store_and_record(self, new: Sequence[Submission], owner: str) -> list[Job]:
-        # The record decides, but what it would refuse is best not stored before.
+    def _store_and_record(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
+        # The record decides once more: what it would refuse or knows is best not stored before.
+        known = [self._known(submission, owner) for submission in submissions]
+        new = [one for one, job in zip(submissions, known, strict=True) if job is None]
+        added = iter(self._store_new(new, owner) if new else [])
+        return [job if job is not None else next(added) for job in known]
+
+    def _store_new(self, new: Sequence[Submission], owner: str) -> list[Job]:
         self._allowance.check(self.store.load(owner), Load(len(new), 0))
         prepared = self._prepare_all(new, owner)
         try:
@@ -195,7 +208,7 @@ class JobDesk:
             check_webhook(submission.webhook, self._settings)
         # Not named for the job: of two calls with one id the loser must not remove the winner's.
         folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
-        with self._discarded_on_error(folder_key) if brings_files([submission]) else nullcontext():
+        with self._discarded_on_error(folder_key) if _brings_files([submission]) else nullcontext():
             recorded: dict[str, Any] = {"options": record_options(request.options)}
             total_bytes = 0
             for medium in ("video", "audio"):
@@ -284,7 +297,7 @@ def fingerprint(asked: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def brings_files(submissions: Iterable[Submission]) -> bool:
+def _brings_files(submissions: Iterable[Submission]) -> bool:
     """Tell whether media are to be stored before the jobs can be recorded."""
     requests = [one.request for one in submissions]
     return not all(_is_address(one.video) and _is_address(one.audio) for one in requests)

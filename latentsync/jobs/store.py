@@ -20,8 +20,23 @@ from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webh
 _RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
 # In one statement; the numbers rise in the order of the rows.
 _INSERT_JOBS = jobs.insert().returning(*jobs.c, sort_by_parameter_order=True)
+_COLUMNS = jobs.c.keys()
+_POSITION = "position"
 Alongside = Callable[[sa.Connection, NewJob, int], None]
 Announce = Callable[[sa.Connection, Job], None]
+
+
+def _looking() -> sa.Select[Any]:
+    others = jobs.alias()
+    ahead = sa.select(sa.func.count()).where(
+        others.c.status == JobStatus.QUEUED, others.c.number < jobs.c.number
+    )
+    queued = jobs.c.status == JobStatus.QUEUED
+    position = sa.case((queued, ahead.scalar_subquery())).label(_POSITION)
+    return sa.select(jobs, position).where(jobs.c.id == sa.bindparam("job_id"))
+
+
+_LOOK = _looking()
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,12 @@ class JobStore:
     def get(self, job_id: str) -> Job | None:
         """Return the job, whoever owns it."""
         return self._one(jobs.c.id == job_id)
+
+    def look(self, job_id: str) -> tuple[Job, int | None] | None:
+        """Return the job and its :meth:`position`, both as they are at one moment."""
+        with self.engine.connect() as connection:
+            row = connection.execute(_LOOK, {"job_id": job_id}).mappings().first()
+        return None if row is None else (_job_of(row), row[_POSITION])
 
     def find_submission(self, owner: str, idempotency_key: str) -> Job | None:
         """Return the job that was handed in under this key."""
@@ -361,7 +382,11 @@ def _row_of(job: NewJob) -> dict[str, Any]:
 
 
 def _job(row: sa.Row[Any]) -> Job:
-    values = dict(row._mapping)
+    return _job_of(row._mapping)
+
+
+def _job_of(row: sa.RowMapping) -> Job:
+    values = {name: row[name] for name in _COLUMNS}
     webhook, error = values.pop("webhook"), values.pop("error")
     if webhook is not None:
         webhook = Webhook(webhook["url"], tuple(webhook["events"]))

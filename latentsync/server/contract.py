@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import uuid
 from collections.abc import Callable, Coroutine
@@ -9,7 +10,6 @@ from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -19,7 +19,7 @@ from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
 from latentsync.schema import RunRequest, StrictModel, validate_as
 from latentsync.server.arrivals import Arrivals
-from latentsync.server.body import read_json
+from latentsync.server.body import understand_json
 from latentsync.server.stored_file import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)
@@ -84,13 +84,10 @@ async def submit(
         translate: says in the words of all contracts what they ask for.
     """
     with arrivals.place(request, owner):
-        body = await read_json(request)
-
-        def hand_in() -> Job:
-            run = translate(validate_as(model, body))
-            return desk.submit([Submission(run, _NEVER_REPEATED)], owner)[0]
-
-        return await run_in_threadpool(hand_in)
+        run = await understand_json(request, lambda body: translate(validate_as(model, body)))
+        submitting = desk.begin_submit([Submission(run, _NEVER_REPEATED)], owner)
+        [job] = await asyncio.wrap_future(submitting)
+    return job
 
 
 def result_path(job: Job) -> str | None:

@@ -184,8 +184,7 @@ def _calls(
         base_url = public_url or str(request.base_url)
 
         def look() -> LipsyncStatus:
-            job = desk.job(job_id, owner)
-            return _show(job, desk.store.position(job), base_url.rstrip("/"))
+            return _show(*desk.look(job_id, owner), base_url.rstrip("/"))
 
         return await run_in_threadpool(look)
 

@@ -15,7 +15,7 @@ from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.schema import PredictDetails, parse_request
 from latentsync.server.answer import FinishedRun, PredictAnswer
-from latentsync.server.body import read_json
+from latentsync.server.body import understand_json
 from latentsync.server.error_answers import error_answer
 from latentsync.server.hang_up import unless_gone
 from latentsync.server.places import Places
@@ -43,8 +43,12 @@ class QueuedDoor:
         try:
             counted = await run_in_threadpool(self._desk.store.count)
             with self._places.place(ahead=counted[JobStatus.QUEUED]):
-                body = await read_json(request)
-                submission = Submission(parse_request(body), fingerprint({"body": body}), run_id)
+                submission = await understand_json(
+                    request,
+                    lambda body: Submission(
+                        parse_request(body), fingerprint({"body": body}), run_id
+                    ),
+                )
                 job = await unless_gone(request.receive, self._finish(submission, owner))
             return PredictAnswer(await run_in_threadpool(self._finished, job))
         except Exception as error:
@@ -53,9 +57,7 @@ class QueuedDoor:
     async def _finish(self, submission: Submission, owner: str) -> Job:
         """Return the job when it has ended; one that nobody waits for any more is canceled."""
         # Shielded: a caller who hangs up meanwhile must not leave a job that nobody knows.
-        submitting = asyncio.ensure_future(
-            run_in_threadpool(self._desk.submit, [submission], owner)
-        )
+        submitting = asyncio.wrap_future(self._desk.begin_submit([submission], owner))
         try:
             [job] = await asyncio.shield(submitting)
             return await self._wait(job)

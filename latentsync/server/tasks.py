@@ -150,8 +150,7 @@ def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRo
 
     @router.get("/task/{task_id}", summary="How far a task is", responses=_errors(404))
     def task(task_id: str, owner: str = Depends(auth)) -> Task:
-        job = desk.job(task_id, owner)
-        return _show(job, desk.store.position(job))
+        return _show(*desk.look(task_id, owner))
 
     @router.get("/queue", summary="The line, and one's own tasks in it")
     def queue(owner: str = Depends(auth)) -> TaskQueue:

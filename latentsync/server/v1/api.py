@@ -58,8 +58,18 @@ class NativeApi:
 
     def show(self, job: Job) -> Prediction:
         """Return a job as callers see it."""
-        delivery = find_delivery(self.desk.store.engine, job)
-        return represent(job, self.desk.store.position(job), delivery)
+        return self._represent(job, self.desk.store.position(job))
+
+    async def status(self, job_id: str, owner: str) -> Response:
+        """Return the answer with how far a prediction is."""
+        # Asked for far more often than anything else: in one thread, and not checked once more.
+        return _json(await run_in_threadpool(self._look, job_id, owner), 200)
+
+    def _look(self, job_id: str, owner: str) -> Prediction:
+        return self._represent(*self.desk.look(job_id, owner))
+
+    def _represent(self, job: Job, position: int | None) -> Prediction:
+        return represent(job, position, find_delivery(self.desk.store.engine, job))
 
     async def submit(
         self,
@@ -98,7 +108,8 @@ class NativeApi:
                 handed_in, is_list = taken
                 if only_lists and not is_list:
                     raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
-                return await run_in_threadpool(self.desk.submit, handed_in, owner), is_list
+                submitting = self.desk.begin_submit(handed_in, owner)
+                return await asyncio.wrap_future(submitting), is_list
 
     async def _wait(self, job: Job, timeout_s: int) -> Job:
         """Return the job when it has ended or the time is up, as it is then."""

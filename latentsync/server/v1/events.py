@@ -79,11 +79,12 @@ class EventStream(StreamingResponse):
 
         The job is read first: if it has ended by then, its last event is among those read next.
         """
-        job = self._desk.store.get(self._job.id)
+        found = self._desk.store.look(self._job.id)
         events = self._desk.store.events(self._job.id, self._after)
-        if job is None:  # forgotten meanwhile
+        if found is None:  # forgotten meanwhile
             return events, None, True
-        return events, self._desk.store.position(job), job.status.is_final
+        job, position = found
+        return events, position, job.status.is_final
 
 
 def _message(kind: str, data: dict[str, Any], number: int | None = None) -> str:

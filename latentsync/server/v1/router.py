@@ -88,9 +88,14 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     ) -> PredictionPage:
         return api.page(owner, status, limit, cursor)
 
-    @router.get("/predictions/{job_id}", summary="How far a prediction is", responses=unknown)
-    def prediction(job_id: JobId, owner: str = Depends(auth)) -> Prediction:
-        return api.show(api.find(job_id, owner))
+    @router.get(
+        "/predictions/{job_id}",
+        summary="How far a prediction is",
+        response_model=Prediction,
+        responses=unknown,
+    )
+    async def prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.status(job_id, owner)
 
     @router.post(
         "/predictions/{job_id}/cancel",
