@@ -108,7 +108,7 @@ EVENTS: Responses = {
     200: {
         "description": "status, progress, log and position events until it has ended; "
         "webhook events are told to those who come later",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
 }
