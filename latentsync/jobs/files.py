@@ -70,7 +70,7 @@ class FileStore:
             if self._is_local:
                 _copy_durably(path, Path(target))
                 return
-            with self._answering(missing_is_failure=True):  # the bucket, not the file
+            with self._answering(missing_is_failure=True):
                 self._files.put_file(str(path), target, **self._copying)
 
     def put_patiently(self, path: Path, key: str, *, patience_s: float, canceled: Event) -> None:
@@ -93,7 +93,7 @@ class FileStore:
     def answers(self) -> bool:
         """Tell whether the store can be asked at all."""
         try:
-            self.exists("any")
+            self.size_below("any")
         except StorageUnavailable:
             return False
         return True
@@ -155,7 +155,7 @@ class FileStore:
         """Return the names directly below a folder and when anything in each was last changed."""
         path = self._path(key)
         newest: dict[str, float] = {}
-        with self._answering():
+        with self._answering(missing_is_failure=True):
             for found, entry in self._files.find(path, detail=True).items():
                 name = found[len(path) :].lstrip("/").split("/", 1)[0]
                 newest[name] = max(newest.get(name, 0.0), self._changed_at(found, entry))
@@ -170,7 +170,7 @@ class FileStore:
         """
         # One listing: a file may be gone before a second question about it.
         path = self._path(key)
-        with self._answering():
+        with self._answering(missing_is_failure=True):
             found = self._files.find(path, detail=True)
         return sum(
             int(entry.get("size") or 0)
@@ -202,6 +202,9 @@ class FileStore:
 
         Every client has errors of its own, so whatever is not known to be something else is one
         of the store. The log has the cause; the caller learns neither addresses nor names.
+
+        Args:
+            missing_is_failure: nothing that the block asks for can be missing but the bucket.
         """
         try:
             yield

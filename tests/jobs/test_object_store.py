@@ -142,8 +142,11 @@ def test_a_refusal_is_told_without_any_secret(
 
 
 def test_a_bucket_that_is_not_there_is_a_refusal(store: ObjectStore, source: Path) -> None:
-    with pytest.raises(StorageUnavailable, match="refuses"):
-        FileStore("s3://no-such-bucket/a").put(source, "b")
+    files = FileStore("s3://no-such-bucket/a")
+    for act in (lambda: files.put(source, "b"), lambda: files.size_below("b")):
+        with pytest.raises(StorageUnavailable, match="refuses"):
+            act()
+    assert not files.answers()
 
 
 def check_every_call_fails(files: FileStore, source: Path, message: str) -> None:
