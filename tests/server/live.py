@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -119,6 +120,19 @@ def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
     finally:
         child.kill()
         child.communicate()
+
+
+def calling(url: str, body: dict[str, Any]) -> socket.socket:
+    """Send a whole request over a connection that hangs up when it is closed."""
+    content = json.dumps(body).encode()
+    host, port = url.removeprefix("http://").split(":")
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(head.encode() + content)
+    return connection
 
 
 def wait_until(condition: Any, *, timeout_s: float = 20.0) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +19,8 @@ from latentsync.server.line import Line
 from tests.server.engines import BrokenEngine, GatedEngine, SquareEngine
 from tests.server.live import (
     AUTH,
-    KEY,
     answers,
+    calling,
     files_in,
     free_port,
     process,
@@ -75,19 +73,6 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
 
     monkeypatch.setattr(Line, "run", watched)
     return turns
-
-
-def calling(url: str, body: dict[str, Any]) -> socket.socket:
-    """Send a whole request over a connection that hangs up when it is closed."""
-    content = json.dumps(body).encode()
-    host, port = url.removeprefix("http://").split(":")
-    head = (
-        f"POST /predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {KEY}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
-    connection = socket.create_connection((host, int(port)), timeout=20)
-    connection.sendall(head.encode() + content)
-    return connection
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v4/p-1234abcd/latentsync/predict"])
