@@ -135,8 +135,8 @@ def calling(url: str, body: dict[str, Any]) -> socket.socket:
     return connection
 
 
-def wait_until(condition: Any, *, timeout_s: float = 20.0) -> None:
-    """Poll until ``condition()`` is true."""
+def wait_until(condition: Any, *, timeout_s: float = 60.0) -> None:
+    """Poll until ``condition()`` is true; a busy machine may need long to start a process."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -144,7 +144,7 @@ def test_an_upload_that_stalls_is_cut(strict: tuple[str, Path]) -> None:
         connection.sendall(head("Content-Length: 1000") + b"only this")
         started = time.monotonic()
         assert b" 408 " in connection.recv(65536)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 8
         assert is_closed(connection)
     assert is_clean(folder)
 
@@ -155,8 +155,8 @@ def test_an_upload_that_never_ends_is_cut(strict: tuple[str, Path]) -> None:
         connection.sendall(head("Transfer-Encoding: chunked"))
         started = time.monotonic()
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            drip(connection, seconds=10)
-        assert time.monotonic() - started < 5
+            drip(connection, seconds=30)
+        assert time.monotonic() - started < 20
     wait_until(lambda: is_clean(folder))
 
 
