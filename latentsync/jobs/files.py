@@ -18,25 +18,24 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from latentsync.errors import StorageUnavailable, shorten
+from latentsync.errors import DiskFull, StorageUnavailable, shorten
 from latentsync.workspace import is_disk_full, translate_disk_full
 
 logger = logging.getLogger(__name__)
 
 _PART = ".part"  # ends the name of a local file that is still being written
 _COPY_BYTES = 1024 * 1024
-_REMOTE_BYTES = 8 * 1024 * 1024  # of a file in an object store that lie in memory at once, twice
+_READ_BYTES = 1024 * 1024  # fetched at once where somebody reads a part of it
 _PATTERN = set("*?[]")  # fsspec would take a key with one of these for many keys
 _RETRY_AFTER_S = 5.0
 _TRY_AGAIN_S = 1.0
 
-# What fsspec's own defaults would do: S3 keeps 500 MB of a file in memory.
-_OPENING: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 3}}},
-}
-_COPYING: dict[str, dict[str, Any]] = {
-    "s3": {"chunksize": _REMOTE_BYTES, "max_concurrency": 2},
-}
+# By its own defaults s3fs would keep up to 500 MB of a file in memory, and a call would wait for
+# four minutes on a server that is silent; so it is one, 2 x 2 x 15 s.
+_S3 = "s3"
+_S3_COPYING = {"chunksize": 8 * 1024 * 1024, "max_concurrency": 2}
+_S3_OPENING = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 2}}}
+_S3_RETRIES = 2
 
 
 class FileStore:
@@ -55,7 +54,7 @@ class FileStore:
         self._files, root = _open_store(url)
         self._root = str(root).rstrip("/")
         self._is_local = isinstance(self._files, LocalFileSystem)
-        self._copying = _COPYING.get(_kind(url), {})
+        self._copying = _S3_COPYING if _kind(url) == _S3 else {}
         if self._is_local:
             Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -121,7 +120,7 @@ class FileStore:
     def open(self, key: str) -> IO[bytes]:
         """Open a file for reading at any place of it; raises FileNotFoundError."""
         with self._answering():
-            opened = self._files.open(self._path(key), "rb", block_size=_REMOTE_BYTES)
+            opened = self._files.open(self._path(key), "rb", block_size=_READ_BYTES)
         return cast(IO[bytes], opened)
 
     def size_bytes(self, key: str) -> int:
@@ -215,6 +214,8 @@ class FileStore:
                 raise
             cause = f"{type(error).__name__}: {error}"
             logger.warning("the store of files failed: %s", shorten(cause, 300))
+            if _status_of(error) == DiskFull.status:
+                raise DiskFull("There is no room left in the store of files.") from error
             does = "refuses this server" if _is_refusal(error) else "does not answer"
             raise StorageUnavailable(
                 f"The store of files {does}.", retry_after_s=_RETRY_AFTER_S
@@ -224,19 +225,31 @@ class FileStore:
 def _open_store(url: str) -> tuple[Any, str]:
     """Return fsspec's file system for an address, and the path inside it."""
     # Listings are never kept: other processes write to the store, too.
-    options = {"use_listings_cache": False, **_OPENING.get(_kind(url), {})}
+    options: dict[str, Any] = {"use_listings_cache": False}
+    is_s3 = _kind(url) == _S3
     try:
-        files, root = fsspec.core.url_to_fs(url, **options)
+        files, root = fsspec.core.url_to_fs(url, **options, **(_S3_OPENING if is_s3 else {}))
     except (ImportError, ValueError) as error:
         raise StorageUnavailable(
             f"LATENTSYNC_STORAGE_URL begins with {_kind(url)}://, which is of no use here: "
             f"{shorten(str(error), 200)}. For s3:// install 'latentsync[s3]'."
         ) from error
+    if is_s3:
+        if not root:
+            raise StorageUnavailable("LATENTSYNC_STORAGE_URL is 's3://': it names no bucket.")
+        files.retries = _S3_RETRIES
     return files, root
 
 
 def _kind(url: str) -> str:
     return url.split("://", 1)[0] if "://" in url else ""
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return the HTTP status with which S3 answered, if that is what is behind an error."""
+    response = getattr(error.__cause__, "response", None) or {}
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
 
 
 def _is_refusal(error: Exception) -> bool:

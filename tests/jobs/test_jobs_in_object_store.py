@@ -130,7 +130,7 @@ def test_a_worker_that_is_refused_costs_no_job(
     (ended,) = lent.wait_until_ended([job])
     assert ended.status is JobStatus.SUCCEEDED
     assert "one-that-was-mistyped" not in lent.log()
-    assert store.stored() == {result_key(lent, job)}
+    lent.wait_for(lambda: store.stored() == {result_key(lent, job)})
 
 
 def test_nothing_is_accepted_that_cannot_be_stored(lent: Farm, store: ObjectStore) -> None:
