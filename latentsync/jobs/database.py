@@ -144,5 +144,6 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
         "journal_mode=WAL",  # readers never wait for a writer
         "synchronous=FULL",  # what was answered as accepted survives a power cut
         "foreign_keys=ON",
+        "cache_size=-512",  # kB, of every connection: the system keeps the file in memory, too
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from latentsync.errors import (
-    DiskFull,
     InvalidField,
     JobNotFound,
     LatentSyncError,
@@ -31,7 +30,8 @@ from latentsync.jobs.job import Job, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.recorder import Recorder
 from latentsync.jobs.requests import record_options, record_source, stored_keys
-from latentsync.jobs.retention import INPUTS, remove_media, stored_bytes
+from latentsync.jobs.retention import INPUTS, remove_media
+from latentsync.jobs.room import Room
 from latentsync.jobs.store import JobStore, Load
 from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
 from latentsync.jobs.webhooks import check_webhook
@@ -83,6 +83,7 @@ class JobDesk:
         self._recorder = Recorder(intake.take_in)
         self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.files = FileStore(settings.storage)
+        self._room = Room(self.store, self.files, settings)
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
@@ -149,7 +150,7 @@ class JobDesk:
         Raises:
             LineFull, DiskFull: there is no room for it.
         """
-        self._require_disk(path.stat().st_size)
+        self._room.take(path.stat().st_size)
         return self.uploads.store(path, owner)
 
     def close(self) -> None:
@@ -238,7 +239,7 @@ class JobDesk:
             self._as_file(source, folder, owner) as path,
         ):
             size_bytes = path.stat().st_size
-            self._require_disk(size_bytes)
+            self._room.take(size_bytes)
             _PROBES[medium](path, self._settings, source.name)
             self.files.put(path, key)
         return {"key": key, "name": source.name}, size_bytes
@@ -257,13 +258,6 @@ class JobDesk:
             raise UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
         with self.files.as_local_file(key, folder) as path:
             yield path
-
-    def _require_disk(self, size_bytes: int) -> None:
-        free_bytes = self.files.free_bytes()
-        if free_bytes is not None and free_bytes - size_bytes < self._settings.min_free_bytes:
-            raise DiskFull("The server's disk is nearly full; it takes no new media.")
-        if stored_bytes(self.store, self.files) + size_bytes > self._settings.max_stored_bytes:
-            raise DiskFull("The server keeps as many bytes as it may; it takes no new media.")
 
     def _discard(self, prepared: Iterable[NewJob]) -> None:
         for job in prepared:
