@@ -1,4 +1,4 @@
-"""The line of jobs under load: python benchmarks/jobs.py [--clients N] [--jobs N] [--over SECONDS]
+"""The line of jobs under load: python -m benchmarks.jobs [--clients N] [--jobs N] [--over SECONDS]
 
 Many clients hand in jobs through one desk and ask after them, while one worker works the line off
 with an engine that takes 50 ms and needs no media. First all at once, then spread over time. Prints
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--role", choices=["worker", "device"], help="used internally")
     arguments, rest = parser.parse_known_args()
     if arguments.role == "worker":
-        device = (sys.executable, __file__, "--role", "device")
+        device = (sys.executable, "-m", "benchmarks.jobs", "--role", "device")
         worker.main(Settings(), with_parent=True, device=device)
     if arguments.role == "device":
         work(socket.socket(fileno=int(rest[-1])))
@@ -97,7 +97,7 @@ def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
         "LATENTSYNC_DATA_DIR": str(settings.data_dir),
         "LATENTSYNC_WORK_DIR": str(settings.work_dir),
     }
-    command = [sys.executable, __file__, "--role", "worker"]
+    command = [sys.executable, "-m", "benchmarks.jobs", "--role", "worker"]
     return subprocess.Popen(command, env={**os.environ, **folders}, stdin=subprocess.PIPE)
 
 

@@ -46,6 +46,7 @@ from latentsync.command_line import (
     parse_speaker,
     print_summary,
 )
+from latentsync.errors import LatentSyncError
 from latentsync.schema import (
     MediaSource,
     PathSource,
@@ -124,7 +125,8 @@ def serve(
     from latentsync.server.serve import serve as serve_app
 
     _log_to_stderr()
-    app = build_app(settings, require_key=not no_auth, with_page=ui)
+    with errors_as_one_line():
+        app = build_app(settings, require_key=not no_auth, with_page=ui)
     serve_app(
         app,
         host=host,
@@ -146,7 +148,10 @@ def worker(
     from latentsync.jobs.worker import main as work
 
     _log_to_stderr()
-    work(settings, with_parent=with_parent)
+    try:
+        work(settings, with_parent=with_parent)
+    except LatentSyncError as error:
+        fail(error.message, exit_code=1)
 
 
 @commands.command()

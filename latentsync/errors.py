@@ -36,6 +36,7 @@
     ├── WorkerLost 500              the process that made the video died, as often as is allowed
     ├── CodecFailed 500             FFmpeg refused to encode or to write
     ├── DiskFull 507                no room for the working files or the weights
+    ├── StorageUnavailable 503      the store of the jobs' files does not answer, or refuses
     ├── EngineUnavailable 503       the engine asked for cannot run here
     │   ├── CheckpointUnusable      a file of weights is missing, damaged or something else
     │   ├── CheckpointMismatch      a file of weights is one of another network
@@ -253,6 +254,11 @@ class CodecFailed(LatentSyncError):
 class DiskFull(LatentSyncError):
     code = "DISK_FULL"
     status = 507
+
+
+class StorageUnavailable(LatentSyncError):
+    code = "STORAGE_UNAVAILABLE"
+    status = 503
 
 
 class EngineUnavailable(LatentSyncError):

@@ -76,6 +76,14 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         300.0, gt=0, description="longest time for the arrival of one request body"
     )
+    max_arriving_bodies: int = Field(
+        32, ge=1, description="request bodies with media that may arrive at once; half from one key"
+    )
+    max_arriving_bytes: int = Field(
+        512 * MIB,
+        gt=0,
+        description="JSON bodies that may be held in memory at once; half from one key",
+    )
     fetch_timeout_s: float = Field(60.0, gt=0, description="longest time for one download")
     max_duration_s: float = Field(600.0, gt=0, description="longest video or audio")
     min_audio_s: float = Field(0.1, gt=0, description="shortest audio")
@@ -119,7 +127,9 @@ class Settings(BaseSettings):
     )
     max_jobs_per_key: int = Field(100, ge=1, description="jobs of one key that may wait or run")
     max_job_bytes_per_key: int = Field(
-        8 * 1024 * MIB, gt=0, description="media of one key's jobs that may wait or run"
+        8 * 1024 * MIB,
+        gt=0,
+        description="media of one key's jobs that may wait or run; likewise its uploads",
     )
     max_stored_bytes: int = Field(
         64 * 1024 * MIB,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from grpclib.server import Server, Stream
 from modal_proto import api_pb2
 
 IMAGE_BUILDER = "2025.06"  # version that the workspace of a real account names
+
+_GOODBYE_S = 20  # for clients that are ending
 
 Reply = Callable[[Any], Any]
 
@@ -127,7 +130,9 @@ def control_plane(plane: ControlPlane | None = None) -> Iterator[tuple[ControlPl
     """Serve a control plane from a thread; yields it and its address."""
     plane = plane or ControlPlane()
     listener = socket.create_server(("127.0.0.1", 0))
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    selector = selectors.DefaultSelector()
+    loop, stop = asyncio.SelectorEventLoop(selector), asyncio.Event()
+    idle = len(selector.get_map())  # what a loop listens to without any connection
 
     async def serve() -> None:
         server = Server([plane])
@@ -135,6 +140,9 @@ def control_plane(plane: ControlPlane | None = None) -> Iterator[tuple[ControlPl
         await stop.wait()
         server.close()
         await server.wait_closed()
+        async with asyncio.timeout(_GOODBYE_S):
+            while len(selector.get_map()) > idle:  # connections end when their clients end them
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0)  # in which closed connections let go of their sockets
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))

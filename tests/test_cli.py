@@ -310,6 +310,16 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
     assert "loopback" in one_line(result)
 
 
+@pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
+def test_an_unknown_store_of_files_is_one_line(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTSYNC_STORAGE_URL", "nonsense://bucket")
+    said = CliRunner().invoke(cli.commands, command)
+    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
+    assert "LATENTSYNC_STORAGE_URL begins with nonsense://" in said.stderr
+
+
 def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     result = run("serve", "--ui", "--no-auth")

@@ -24,7 +24,14 @@ from __future__ import annotations
 
 from latentsync.client.asynchronous import AsyncClient
 from latentsync.client.blocking import Client
-from latentsync.client.job import Job, JobError, JobEvent, JobPage, JobStatus
+from latentsync.client.job import (
+    Job,
+    JobError,
+    JobEvent,
+    JobPage,
+    JobStatus,
+    WebhookDelivery,
+)
 from latentsync.client.media import Media
 from latentsync.client.on_modal import ModalClient
 from latentsync.client.patience import Patience
@@ -46,4 +53,5 @@ __all__ = [
     "Patience",
     "Prediction",
     "Segment",
+    "WebhookDelivery",
 ]

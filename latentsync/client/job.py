@@ -21,7 +21,8 @@ class JobEvent:
     """Something that happened to a job.
 
     Attributes:
-        kind: ``status``, ``progress``, ``log``, or ``position`` (a new place in the line).
+        kind: ``status``, ``progress``, ``log``, ``position`` (a new place in the line) or, only for
+            those who ask after the end, ``webhook``.
         data: what is new; see the README's table.
         number: give it as ``after`` to go on from here; None for a place in the line, which is of
             the moment.
@@ -47,6 +48,22 @@ class JobError(BaseModel):
     field: str | None = None
 
 
+class WebhookDelivery(BaseModel):
+    """Whether the receiver of a job's webhook has heard of its end.
+
+    Attributes:
+        status: pending, delivered or, when no further attempt is made, failed.
+        attempts: how often it was sent.
+        reason: why the last attempt failed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str
+    attempts: int
+    reason: str | None = None
+
+
 class Job(BaseModel):
     """One prediction that was handed in, as it was when the server was asked.
 
@@ -62,6 +79,7 @@ class Job(BaseModel):
         error: why it failed.
         output_url: path of the video on the server; None unless it succeeded.
         details: how the video was made; None unless it succeeded.
+        webhook: how far the word of its end is; None if nobody is to be told.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,6 +95,7 @@ class Job(BaseModel):
     error: JobError | None = None
     output_url: str | None = None
     details: PredictDetails | None = None
+    webhook: WebhookDelivery | None = None
 
     @property
     def is_final(self) -> bool:

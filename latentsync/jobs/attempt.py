@@ -7,7 +7,7 @@ import time
 import uuid
 from threading import Event
 
-from latentsync.errors import DiskFull
+from latentsync.errors import DiskFull, StorageUnavailable
 from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobError, JobStatus
@@ -75,7 +75,7 @@ class Attempts:
         return self._store.begin(job_id, self._host)
 
     def _another_is_due(self, job: Job) -> bool:
-        """Make one attempt; True if another is due because the process or the disk failed."""
+        """Make one attempt; True if another is due because of the process, disk or store."""
         key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
         try:
             finished = self._follow(job, key)
@@ -86,6 +86,9 @@ class Attempts:
             return self._is_latest(job)
         if _found_no_room(finished) and job.attempts < self._limits.attempts:
             self._wait_for_room(job)
+            return self._is_latest(job)
+        if _found_no_store(finished) and job.attempts < self._limits.attempts:
+            self._wait_for_store(job)
             return self._is_latest(job)
         if not self._store.finish(job, finished) or finished.result_key is None:
             self._files.remove(key)  # nobody will ever ask for it
@@ -107,6 +110,13 @@ class Attempts:
         self._store.log(job, f"Attempt {job.attempts} found no room on the disk.")
         until = time.monotonic() + self._limits.room_s
         while time.monotonic() < until and self._store.is_wanted(job):
+            if self._stopping.wait(_LOOK_EVERY_S):
+                return
+
+    def _wait_for_store(self, job: Job) -> None:
+        """Wait until the store of files answers, however long: only then an attempt makes sense."""
+        self._store.log(job, f"Attempt {job.attempts} could not reach the store of files.")
+        while self._store.is_wanted(job) and not self._files.answers():
             if self._stopping.wait(_LOOK_EVERY_S):
                 return
 
@@ -135,3 +145,7 @@ def _given_up(attempts: int) -> Finished:
 
 def _found_no_room(finished: Finished) -> bool:
     return finished.error is not None and finished.error.code == DiskFull.code
+
+
+def _found_no_store(finished: Finished) -> bool:
+    return finished.error is not None and finished.error.code == StorageUnavailable.code

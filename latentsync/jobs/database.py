@@ -17,6 +17,7 @@ from latentsync.errors import DiskFull
 _SQLITE = "sqlite"
 _BUSY_MS = 30_000  # how long a writer waits for another one
 _FULL = {sqlite3.SQLITE_FULL, "53100"}  # SQLite's code and Postgres' state
+_INTAKE_LOCK = 0x6C617473796E63  # "latsync": any number that others do not take
 _TRIES, _TRY_AGAIN_S = 10, 0.2
 
 tables = sa.MetaData()
@@ -51,6 +52,7 @@ jobs = sa.Table(
     sa.UniqueConstraint("owner", "idempotency_key"),
     sa.Index("latentsync_jobs_by_status", "status", "number"),
     sa.Index("latentsync_jobs_by_owner", "owner", "number"),
+    sa.Index("latentsync_jobs_by_load", "owner", "status", "input_bytes"),
     sqlite_autoincrement=True,  # numbers are never given twice, not even after a removal
 )
 
@@ -67,9 +69,10 @@ events = sa.Table(
 )
 
 hosts = sa.Table(
-    "latentsync_hosts",
+    "latentsync_workers",
     tables,
     sa.Column("name", sa.String(120), primary_key=True),
+    sa.Column("holder", sa.String(32), nullable=False),
     sa.Column("seen_at", sa.Double, nullable=False),
 )
 
@@ -82,13 +85,31 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
         connections: at most so many at once.
     """
     address = sa.make_url(url)
-    if address.get_backend_name() == _SQLITE and address.database:
+    is_file = address.get_backend_name() == _SQLITE
+    if is_file and address.database:
         Path(address.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = sa.create_engine(address, pool_size=connections, max_overflow=0, pool_pre_ping=True)
-    if engine.dialect.name == _SQLITE:
+    engine = sa.create_engine(
+        address,
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=not is_file,  # a server may have gone and come back
+    )
+    if is_file:
         event.listen(engine, "connect", _prepare_sqlite)
     _make_tables(engine)
     return engine
+
+
+def hold_intake(connection: sa.Connection) -> None:
+    """Begin a transaction that records new jobs; every other one waits until it has ended.
+
+    What is read in it stays true, and jobs can be seen in the order of their numbers.
+    """
+    if connection.dialect.name == _SQLITE:
+        # Python's driver would begin at the first change only, after what was read before.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_INTAKE_LOCK)))
 
 
 @contextmanager
@@ -123,5 +144,6 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
         "journal_mode=WAL",  # readers never wait for a writer
         "synchronous=FULL",  # what was answered as accepted survives a power cut
         "foreign_keys=ON",
+        "cache_size=-512",  # kB, of every connection: the system keeps the file in memory, too
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -10,29 +10,30 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from sqlalchemy.exc import IntegrityError
+from typing import Any, TypeGuard
 
 from latentsync.errors import (
-    DiskFull,
-    IdempotencyConflict,
     InvalidField,
     JobNotFound,
-    LineFull,
+    LatentSyncError,
     UploadNotFound,
     shorten,
 )
 from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.files import FileStore
+from latentsync.jobs.intake import Allowance, Intake, check_repeated
 from latentsync.jobs.job import Job, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.requests import record_request, record_source
-from latentsync.jobs.retention import INPUTS, UPLOADS, remove_media, stored_bytes
-from latentsync.jobs.store import JobStore
+from latentsync.jobs.recorder import Recorder
+from latentsync.jobs.requests import record_request, record_source, stored_keys
+from latentsync.jobs.retention import INPUTS, remove_media
+from latentsync.jobs.room import Room
+from latentsync.jobs.store import JobStore, Load
+from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
 from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
 from latentsync.media.guard import parse_address
@@ -42,8 +43,7 @@ from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
-UPLOAD_SCHEME = "upload://"
-_RETRY_AFTER_S = 30.0
+_STORING_AT_ONCE = 8  # keeps processor and disk busy; more would only get in each other's way
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,13 @@ class JobDesk:
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine, settings.public_url)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
+        self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
+        intake = Intake(self.store, self._entrance.put, self._allowance)
+        self._recorder = Recorder(intake.take_in)
+        self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.files = FileStore(settings.storage)
+        self._room = Room(self.store, self.files, settings)
+        self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
         """Record jobs and put them into the line, all or none.
@@ -92,32 +98,34 @@ class JobDesk:
             UploadNotFound: an upload is not there or not the owner's.
             MediaError, FetchError: a medium cannot be used.
         """
-        known = [self._known(submission, owner) for submission in submissions]
-        new = [one for one, job in zip(submissions, known, strict=True) if job is None]
-        if not new:
-            return [job for job in known if job is not None]
-        self._require_room(owner, len(new))
-        prepared = self._prepare_all(new, owner)
-        try:
-            with translate_database_full():
-                added = iter(self.store.add(prepared, self._entrance.put))
-        except IntegrityError:
-            self._discard(prepared)
-            return self._lost_race(submissions, owner)
-        except DiskFull:
-            self._discard(prepared)
-            raise
-        return [job if job is not None else next(added) for job in known]
+        return self.begin_submit(submissions, owner).result()
+
+    def begin_submit(self, submissions: Sequence[Submission], owner: str) -> Future[list[Job]]:
+        """Do what :meth:`submit` does, without waiting; for an event loop.
+
+        Returns:
+            The jobs when they are on the disk, or what :meth:`submit` raises.
+
+        Raises:
+            InvalidField, ForbiddenAddress: an address cannot be used, and there are no media.
+        """
+        if _brings_files(submissions):
+            return self._storing.submit(self._store_and_record, submissions, owner)
+        return self._recorder.record([self._prepare(one, owner) for one in submissions])
 
     def job(self, job_id: str, owner: str) -> Job:
         """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
+        return self.look(job_id, owner)[0]
+
+    def look(self, job_id: str, owner: str) -> tuple[Job, int | None]:
+        """Return an owner's job and how many are ahead in the line; otherwise like :meth:`job`."""
         try:
-            job = self.store.get(check_job_id(job_id))
+            found = self.store.look(check_job_id(job_id))
         except InvalidField:
-            job = None
-        if job is None or job.owner != owner:
+            found = None
+        if found is None or found[0].owner != owner:
             raise JobNotFound(f"There is no job {shorten(job_id)}.")
-        return job
+        return found
 
     def cancel(self, job_id: str, owner: str, *, running: bool = True) -> Job:
         """Cancel an owner's job: at once while it waits, within two seconds while it runs.
@@ -136,14 +144,18 @@ class JobDesk:
         return canceled
 
     def store_upload(self, path: Path, owner: str) -> str:
-        """Keep an uploaded file; returns the address that requests may use instead of a URL."""
-        self._require_disk(path.stat().st_size)
-        name = uuid.uuid4().hex
-        self.files.put(path, f"{UPLOADS}/{name}/{_folder_of(owner)}")
-        return UPLOAD_SCHEME + name
+        """Keep an uploaded file; returns the address that requests may use instead of a URL.
+
+        Raises:
+            LineFull, DiskFull: there is no room for it.
+        """
+        self._room.take(path.stat().st_size)
+        return self.uploads.store(path, owner)
 
     def close(self) -> None:
         """Let go of the database."""
+        self._storing.shutdown()
+        self._recorder.close()
         self._entrance.close()
         self.store.engine.dispose()
 
@@ -156,18 +168,28 @@ class JobDesk:
             job = self.store.find_submission(owner, submission.idempotency_key)
         if job is None:
             return None
-        if job.owner != owner or job.fingerprint != submission.fingerprint:
-            raise IdempotencyConflict(
-                "This id or idempotency key was used for another request. Take a new one."
-            )
+        check_repeated(job, owner, submission.fingerprint)
         return job
 
-    def _lost_race(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
-        """Return the jobs that somebody recorded at the same moment under the same names."""
+    def _store_and_record(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
+        # The record decides once more: what it would refuse or knows is best not stored before.
         known = [self._known(submission, owner) for submission in submissions]
-        if any(job is None for job in known):
-            raise IdempotencyConflict("An id in this call is taken. Take a new one.")
-        return [job for job in known if job is not None]
+        new = [one for one, job in zip(submissions, known, strict=True) if job is None]
+        added = iter(self._store_new(new, owner) if new else [])
+        return [job if job is not None else next(added) for job in known]
+
+    def _store_new(self, new: Sequence[Submission], owner: str) -> list[Job]:
+        self._allowance.check(self.store.load(owner), Load(len(new), 0))
+        prepared = self._prepare_all(new, owner)
+        try:
+            jobs = self._recorder.record(prepared).result()
+        except LatentSyncError:
+            self._discard(prepared)
+            raise
+        used = {key for job in jobs for key in stored_keys(job.request)}
+        # Not ours where somebody else handed in the same job meanwhile.
+        self._discard(one for one in prepared if used.isdisjoint(stored_keys(one.request)))
+        return jobs
 
     def _prepare_all(self, new: Iterable[Submission], owner: str) -> list[NewJob]:
         prepared: list[NewJob] = []
@@ -186,7 +208,7 @@ class JobDesk:
             check_webhook(submission.webhook, self._settings)
         # Not named for the job: of two calls with one id the loser must not remove the winner's.
         folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
-        with self._discarded_on_error(folder_key):
+        with self._discarded_on_error(folder_key) if _brings_files([submission]) else nullcontext():
             media: dict[str, dict[str, str]] = {}
             total_bytes = 0
             for name, source in request.media.items():
@@ -206,7 +228,7 @@ class JobDesk:
         self, source: MediaSource, medium: str, folder_key: str, owner: str
     ) -> tuple[dict[str, str], int]:
         """Return a medium as it is recorded, and the bytes stored for it."""
-        if isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME):
+        if _is_address(source):
             _check_address(source)
             return record_source(source, None), 0
         key = f"{folder_key}/{medium}"
@@ -215,7 +237,7 @@ class JobDesk:
             self._as_file(source, folder, owner) as path,
         ):
             size_bytes = path.stat().st_size
-            self._require_disk(size_bytes)
+            self._room.take(size_bytes)
             probe = probe_video if medium == "video" else probe_audio
             probe(path, self._settings, source.name)
             self.files.put(path, key)
@@ -230,33 +252,11 @@ class JobDesk:
                 settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
             yield fetch_media(source, folder, settings, monitor)
             return
-        name = source.url.removeprefix(UPLOAD_SCHEME)
-        key = f"{UPLOADS}/{name}/{_folder_of(owner)}"
-        if not name.isalnum() or not self.files.exists(key):
+        key = self.uploads.find(source.url, owner)
+        if key is None:
             raise UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
         with self.files.as_local_file(key, folder) as path:
             yield path
-
-    def _require_room(self, owner: str, more: int) -> None:
-        load, settings = self.store.load(owner), self._settings
-        if load.jobs + more > settings.max_jobs_per_key:
-            raise LineFull(
-                f"{load.jobs} jobs of this key wait or run (allowed: {settings.max_jobs_per_key}).",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-        if load.input_bytes >= settings.max_job_bytes_per_key:
-            raise LineFull(
-                f"{load.input_bytes} bytes of this key's media wait (allowed: "
-                f"{settings.max_job_bytes_per_key}).",
-                retry_after_s=_RETRY_AFTER_S,
-            )
-
-    def _require_disk(self, size_bytes: int) -> None:
-        free_bytes = self.files.free_bytes()
-        if free_bytes is not None and free_bytes - size_bytes < self._settings.min_free_bytes:
-            raise DiskFull("The server's disk is nearly full; it takes no new media.")
-        if stored_bytes(self.store, self.files) + size_bytes > self._settings.max_stored_bytes:
-            raise DiskFull("The server keeps as many bytes as it may; it takes no new media.")
 
     def _discard(self, prepared: Iterable[NewJob]) -> None:
         for job in prepared:
@@ -290,6 +290,16 @@ def fingerprint(asked: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _brings_files(submissions: Iterable[Submission]) -> bool:
+    """Tell whether media are to be stored before the jobs can be recorded."""
+    media = (source for one in submissions for source in one.request.media.values())
+    return not all(_is_address(source) for source in media)
+
+
+def _is_address(source: MediaSource) -> TypeGuard[UrlSource]:
+    return isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME)
+
+
 def _check_address(source: UrlSource) -> None:
     """Refuse what can never be fetched; where an address leads shows when it is."""
     try:
@@ -297,7 +307,3 @@ def _check_address(source: UrlSource) -> None:
     except ValueError as error:
         message = f"{source.name} is {shorten(source.url)}: {error}."
         raise InvalidField(message, field=source.name) from None
-
-
-def _folder_of(owner: str) -> str:
-    return owner[:32]

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from latentsync import runner
 from latentsync.door import as_own_error
 from latentsync.jobs.files import FileStore
-from latentsync.jobs.requests import recall_request, stored_keys
+from latentsync.jobs.requests import recall_request, stored_media
 from latentsync.monitor import Progress
 from latentsync.pipelines.engines import Engines
 from latentsync.settings import Settings
@@ -35,6 +35,7 @@ from latentsync.workspace import working_folder
 
 logger = logging.getLogger(__name__)
 
+_STORE_PATIENCE_S = 120.0  # for a store of files that is away when a video is finished
 _REPORT_EVERY_S = 0.25  # progress beyond this is left out, changes of stage are not
 
 
@@ -88,7 +89,7 @@ class Device:
         with working_folder(self._settings.work_dir) as folder, ExitStack() as lent:
             stored = {
                 name: lent.enter_context(self._files.as_local_file(key, folder))
-                for name, key in stored_keys(recorded).items()
+                for name, key in stored_media(recorded).items()
             }
             request = recall_request(recorded, stored)
             roots = tuple(path.parent for path in stored.values())
@@ -101,7 +102,12 @@ class Device:
                 on_progress=_Thinned(self._send),
                 canceled=self._canceled,
             )
-            self._files.put(result.video_path, order["output_key"])
+            self._files.put_patiently(
+                result.video_path,
+                order["output_key"],
+                patience_s=_STORE_PATIENCE_S,
+                canceled=self._canceled,
+            )
             size_bytes = result.video_path.stat().st_size
         return {"size_bytes": size_bytes, "details": result.details.model_dump(mode="json")}
 

@@ -5,20 +5,37 @@ Keys are paths with forward slashes inside the store. A file appears whole or no
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import IO, Any, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from latentsync.workspace import translate_disk_full
+from latentsync.errors import DiskFull, StorageUnavailable, shorten
+from latentsync.workspace import is_disk_full, translate_disk_full
+
+logger = logging.getLogger(__name__)
 
 _PART = ".part"  # ends the name of a local file that is still being written
 _COPY_BYTES = 1024 * 1024
+_READ_BYTES = 1024 * 1024  # fetched at once where somebody reads a part of it
+_PATTERN = set("*?[]")  # fsspec would take a key with one of these for many keys
+_RETRY_AFTER_S = 5.0
+_TRY_AGAIN_S = 1.0
+
+# By its own defaults s3fs would keep up to 500 MB of a file in memory, and a call would wait for
+# four minutes on a server that is silent; so it is one, 2 x 2 x 15 s.
+_S3 = "s3"
+_S3_COPYING = {"chunksize": 8 * 1024 * 1024, "max_concurrency": 2}
+_S3_OPENING = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 2}}}
+_S3_RETRIES = 2
 
 
 class FileStore:
@@ -26,12 +43,18 @@ class FileStore:
 
     Args:
         url: a folder's path, or an address that fsspec knows, such as ``s3://bucket/folder``.
+
+    Raises:
+        StorageUnavailable: the address is of no known kind, or its package is not installed.
+
+    So do all methods but ``answers`` where an object store does not answer or refuses.
     """
 
     def __init__(self, url: str) -> None:
-        self._files, root = fsspec.core.url_to_fs(url)
+        self._files, root = _open_store(url)
         self._root = str(root).rstrip("/")
         self._is_local = isinstance(self._files, LocalFileSystem)
+        self._copying = _S3_COPYING if _kind(url) == _S3 else {}
         if self._is_local:
             Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -43,10 +66,36 @@ class FileStore:
         """
         target = self._path(key)
         with translate_disk_full():
-            if not self._is_local:
-                self._files.put_file(str(path), target)
+            if self._is_local:
+                _copy_durably(path, Path(target))
                 return
-            _copy_durably(path, Path(target))
+            with self._answering(missing_is_failure=True):
+                self._files.put_file(str(path), target, **self._copying)
+
+    def put_patiently(self, path: Path, key: str, *, patience_s: float, canceled: Event) -> None:
+        """Store a copy of a file that was dear to make: try for a while if the store is away.
+
+        Args:
+            path: of the file.
+            key: its place in the store.
+            patience_s: how long to try, in seconds.
+            canceled: ends the trying early.
+        """
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                return self.put(path, key)
+            except StorageUnavailable:
+                if time.monotonic() > until or canceled.wait(_TRY_AGAIN_S):
+                    raise
+
+    def answers(self) -> bool:
+        """Tell whether the store can be asked at all."""
+        try:
+            self.size_below("any")
+        except StorageUnavailable:
+            return False
+        return True
 
     @contextmanager
     def as_local_file(self, key: str, folder: Path) -> Iterator[Path]:
@@ -61,8 +110,8 @@ class FileStore:
             yield path
             return
         path = folder / Path(key).name
-        with translate_disk_full():
-            self._files.get_file(self._path(key), str(path))
+        with translate_disk_full(), self._answering():
+            self._files.get_file(self._path(key), str(path), **self._copying)
         try:
             yield path
         finally:
@@ -70,35 +119,63 @@ class FileStore:
 
     def open(self, key: str) -> IO[bytes]:
         """Open a file for reading at any place of it; raises FileNotFoundError."""
-        return cast(IO[bytes], self._files.open(self._path(key), "rb"))
+        with self._answering():
+            opened = self._files.open(self._path(key), "rb", block_size=_READ_BYTES)
+        return cast(IO[bytes], opened)
 
     def size_bytes(self, key: str) -> int:
         """Return the file's size; raises FileNotFoundError."""
-        return int(self._files.size(self._path(key)))
+        path = self._path(key)
+        with self._answering():
+            return int(self._files.size(path))
 
     def exists(self, key: str) -> bool:
         """Tell whether there is such a file."""
-        return bool(self._files.isfile(self._path(key)))
+        path = self._path(key)
+        with self._answering():
+            try:  # isfile says False of a store that is away
+                return bool(self._files.info(path)["type"] == "file")
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def remove(self, key: str) -> None:
         """Remove a file, or everything below a folder; one that is not there is no error."""
         path = self._path(key)
-        with suppress(FileNotFoundError):  # another worker may be as far
+        # Another worker may be as far.
+        with self._answering(), suppress(FileNotFoundError):
             self._files.rm(path, recursive=True)
+
+    def discard(self, key: str) -> None:
+        """Remove what nobody needs any more; where the store is away, housekeeping finds it."""
+        with suppress(StorageUnavailable):
+            self.remove(key)
 
     def below(self, key: str) -> dict[str, float]:
         """Return the names directly below a folder and when anything in each was last changed."""
         path = self._path(key)
         newest: dict[str, float] = {}
-        for found, entry in self._files.find(path, detail=True).items():
-            name = found[len(path) :].lstrip("/").split("/", 1)[0]
-            newest[name] = max(newest.get(name, 0.0), self._changed_at(found, entry))
+        with self._answering(missing_is_failure=True):
+            for found, entry in self._files.find(path, detail=True).items():
+                name = found[len(path) :].lstrip("/").split("/", 1)[0]
+                newest[name] = max(newest.get(name, 0.0), self._changed_at(found, entry))
         return newest
 
-    def size_below(self, key: str) -> int:
-        """Return how many bytes all files below a folder take."""
+    def size_below(self, key: str, *, name: str | None = None) -> int:
+        """Return how many bytes all files below a folder take.
+
+        Args:
+            key: of the folder.
+            name: count only files of this name, at whatever depth.
+        """
+        # One listing: a file may be gone before a second question about it.
         path = self._path(key)
-        return int(self._files.du(path)) if self._files.isdir(path) else 0
+        with self._answering(missing_is_failure=True):
+            found = self._files.find(path, detail=True)
+        return sum(
+            int(entry.get("size") or 0)
+            for file, entry in found.items()
+            if name is None or file.rsplit("/", 1)[-1] == name
+        )
 
     def free_bytes(self) -> int | None:
         """Return the room left on the disk; None where there is no telling."""
@@ -106,14 +183,77 @@ class FileStore:
 
     def _changed_at(self, path: str, entry: dict[str, Any]) -> float:
         """Return seconds since 1970; object stores date files, but not folders."""
-        changed = entry["mtime"] if "mtime" in entry else self._files.modified(path)
+        # A folder's files say the first, those of S3 the second; any other store is asked.
+        changed = entry.get("mtime") or entry.get("LastModified") or self._files.modified(path)
         return float(changed.timestamp() if hasattr(changed, "timestamp") else changed)
 
     def _path(self, key: str) -> str:
         parts = key.split("/")
         if not all(parts) or any(part in (".", "..") or "\\" in part for part in parts):
             raise FileNotFoundError(key)
+        if _PATTERN.intersection(key):
+            raise FileNotFoundError(key)
         return f"{self._root}/{key}"
+
+    @contextmanager
+    def _answering(self, *, missing_is_failure: bool = False) -> Iterator[None]:
+        """Turn what the client of an object store raises into StorageUnavailable.
+
+        Every client has errors of its own, so whatever is not known to be something else is one
+        of the store. The log has the cause; the caller learns neither addresses nor names.
+
+        Args:
+            missing_is_failure: nothing that the block asks for can be missing but the bucket.
+        """
+        try:
+            yield
+        except Exception as error:
+            is_missing = isinstance(error, FileNotFoundError) and not missing_is_failure
+            # A full disk is this machine's, which keeps the copy.
+            if self._is_local or is_missing or is_disk_full(error):
+                raise
+            cause = f"{type(error).__name__}: {error}"
+            logger.warning("the store of files failed: %s", shorten(cause, 300))
+            if _status_of(error) == DiskFull.status:
+                raise DiskFull("There is no room left in the store of files.") from error
+            does = "refuses this server" if _is_refusal(error) else "does not answer"
+            raise StorageUnavailable(
+                f"The store of files {does}.", retry_after_s=_RETRY_AFTER_S
+            ) from error
+
+
+def _open_store(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for an address, and the path inside it."""
+    # Listings are never kept: other processes write to the store, too.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    is_s3 = _kind(url) == _S3
+    try:
+        files, root = fsspec.core.url_to_fs(url, **options, **(_S3_OPENING if is_s3 else {}))
+    except (ImportError, ValueError) as error:
+        raise StorageUnavailable(
+            f"LATENTSYNC_STORAGE_URL begins with {_kind(url)}://, which is of no use here: "
+            f"{shorten(str(error), 200)}. For s3:// install 'latentsync[s3]'."
+        ) from error
+    if is_s3:
+        if not root:
+            raise StorageUnavailable("LATENTSYNC_STORAGE_URL is 's3://': it names no bucket.")
+        files.retries = _S3_RETRIES
+    return files, root
+
+
+def _kind(url: str) -> str:
+    return url.split("://", 1)[0] if "://" in url else ""
+
+
+def _status_of(error: Exception) -> int | None:
+    """Return the HTTP status with which S3 answered, if that is what is behind an error."""
+    response = getattr(error.__cause__, "response", None) or {}
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, PermissionError | FileNotFoundError)
 
 
 def _copy_durably(source: Path, target: Path) -> None:

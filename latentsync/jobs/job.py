@@ -45,6 +45,21 @@ class Webhook:
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """How far the word of a job's end is on its way to a webhook's receiver.
+
+    Attributes:
+        status: ``pending``, ``delivered`` or, when no further attempt is made, ``failed``.
+        attempts: how often it was sent.
+        reason: why the last attempt failed, for people.
+    """
+
+    status: str = "pending"
+    attempts: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class NewJob:
     """A job as a door hands it in.
 
@@ -111,7 +126,7 @@ class JobEvent:
 
     Attributes:
         number: rises with every event of every job; a reader goes on after the last one it saw.
-        kind: ``status``, ``progress`` or ``log``.
+        kind: ``status``, ``progress``, ``log`` or, after the end, ``webhook``.
         data: plain JSON.
     """
 

@@ -1,20 +1,27 @@
-"""Waiting for something to happen to a job: one look at the record serves everybody who waits."""
+"""Waiting for something to happen to a job, or to the line before it.
+
+One look at the record serves everybody who waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from latentsync.jobs.database import events
+from latentsync.jobs.database import events, jobs
+from latentsync.jobs.job import Job, JobStatus
 
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.1
+_READ_LINE_EVERY_S = 0.25
 _AFTER_A_FAULT_S = 1.0
 
 
@@ -31,6 +38,9 @@ class JobNews:
         self._engine = engine
         self._bells: dict[str, set[asyncio.Event]] = {}
         self._last: int | None = None  # number of the newest event seen
+        self._line: list[int] = []  # numbers of the jobs that wait, in order
+        self._line_read_at = float("-inf")
+        self._line_has_changed = True
         self._looking: asyncio.Task[None] | None = None
         self.is_closed = False
 
@@ -38,6 +48,14 @@ class JobNews:
         """Ring all bells: who only listens shall go, because the process ends."""
         self.is_closed = True
         self._ring(None)
+
+    def position(self, job: Job) -> int | None:
+        """Return how many jobs were ahead in the line a moment ago; None unless it waited then.
+
+        Costs nothing; known only while somebody holds a bell.
+        """
+        place = bisect_left(self._line, job.number)
+        return place if self._line[place : place + 1] == [job.number] else None
 
     @contextmanager
     def bell(self, job_id: str) -> Iterator[asyncio.Event]:
@@ -72,11 +90,21 @@ class JobNews:
         with self._engine.connect() as connection:
             if self._last is None:
                 newest = connection.execute(sa.select(sa.func.max(events.c.number))).scalar()
-                self._last = newest or 0
-                return None
-            chosen = sa.select(events.c.number, events.c.job_id).where(events.c.number > self._last)
-            rows = connection.execute(chosen).all()
-        self._last = max((row.number for row in rows), default=self._last)
+                self._last, self._line_has_changed = newest or 0, True
+                rung = None
+            else:
+                rung = self._read_events(connection, self._last)
+            age_s = time.monotonic() - self._line_read_at
+            if self._line_has_changed and age_s > _READ_LINE_EVERY_S:
+                self._line, self._line_has_changed = _read_line(connection), False
+                self._line_read_at = time.monotonic()
+        return rung
+
+    def _read_events(self, connection: sa.Connection, after: int) -> set[str]:
+        chosen = sa.select(events.c.number, events.c.job_id, events.c.kind)
+        rows = connection.execute(chosen.where(events.c.number > after)).all()
+        self._last = max((row.number for row in rows), default=after)
+        self._line_has_changed |= any(row.kind == "status" for row in rows)
         return {row.job_id for row in rows}
 
     def _ring(self, job_ids: set[str] | None) -> None:
@@ -84,6 +112,11 @@ class JobNews:
         for job_id in self._bells if job_ids is None else job_ids:
             for bell in self._bells.get(job_id, ()):
                 bell.set()
+
+
+def _read_line(connection: sa.Connection) -> list[int]:
+    waiting = sa.select(jobs.c.number).where(jobs.c.status == JobStatus.QUEUED)
+    return list(connection.execute(waiting.order_by(jobs.c.number)).scalars())
 
 
 async def wait_for(bell: asyncio.Event, timeout_s: float) -> bool:

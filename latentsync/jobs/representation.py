@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.job import Delivery, Job, JobStatus
 
 
 class Progress(BaseModel):
@@ -25,6 +26,16 @@ class PredictionError(BaseModel):
     code: str = Field(description="stable, for programs")
     message: str = Field(description="one sentence, for people")
     field: str | None = None
+
+
+class WebhookDelivery(BaseModel):
+    """Whether the receiver of a webhook has heard of the end."""
+
+    status: Literal["pending", "delivered", "failed"] = Field(
+        description="pending until it is told or, after the last attempt, failed"
+    )
+    attempts: int = Field(description="how often it was sent")
+    reason: str | None = Field(description="why the last attempt failed, for people")
 
 
 class Prediction(BaseModel):
@@ -45,14 +56,18 @@ class Prediction(BaseModel):
     details: dict[str, Any] | None = Field(
         description="of the finished run, as contract A has them: engine, seed, frames, seconds …"
     )
+    webhook: WebhookDelivery | None = Field(
+        None, description="how far the word of its end is; null if nobody is to be told"
+    )
 
 
-def represent(job: Job, queue_position: int | None) -> Prediction:
+def represent(job: Job, queue_position: int | None, delivery: Delivery | None = None) -> Prediction:
     """Return a job as callers see it.
 
     Args:
         job: the job.
         queue_position: how many are ahead of it; None unless it is queued.
+        delivery: how far the word of its end is; None if nobody is to be told.
     """
     error = job.error
     return Prediction(
@@ -74,6 +89,7 @@ def represent(job: Job, queue_position: int | None) -> Prediction:
         else PredictionError(code=error.code, message=error.message, field=error.field),
         output_url=output_url(job) if job.status is JobStatus.SUCCEEDED else None,
         details=job.details,
+        webhook=None if delivery is None else WebhookDelivery.model_validate(asdict(delivery)),
     )
 
 

@@ -113,7 +113,12 @@ def recall_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> RunR
     )
 
 
-def stored_keys(recorded: dict[str, Any]) -> dict[str, str]:
+def stored_keys(recorded: dict[str, Any]) -> list[str]:
+    """Return where a recorded request's media lie in the file store."""
+    return list(stored_media(recorded).values())
+
+
+def stored_media(recorded: dict[str, Any]) -> dict[str, str]:
     """Return where a recorded request's media lie in the file store, by name."""
     media = _media(recorded).items()
     return {name: source["key"] for name, source in media if "key" in source}

@@ -108,9 +108,7 @@ class Retention:
 
     def _folders_in_use(self, _names: Collection[str]) -> set[str]:
         unfinished = self._store.select(sa.select(jobs).where(jobs.c.status.not_in(_FINAL)))
-        return {
-            key.split("/")[1] for job in unfinished for key in stored_keys(job.request).values()
-        }
+        return {key.split("/")[1] for job in unfinished for key in stored_keys(job.request)}
 
     def _known(self, names: Collection[str]) -> set[str]:
         """Return those of the names that are ids of jobs."""
@@ -134,5 +132,5 @@ def stored_bytes(store: JobStore, files: FileStore) -> int:
 
 def remove_media(files: FileStore, job: Job | NewJob) -> None:
     """Remove the media that were stored for a job; once it has ended nobody reads them."""
-    for folder in {key.rsplit("/", 1)[0] for key in stored_keys(job.request).values()}:
-        files.remove(folder)
+    for folder in {key.rsplit("/", 1)[0] for key in stored_keys(job.request)}:
+        files.discard(folder)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
+from latentsync.errors import InternalError
 from latentsync.jobs.database import hosts
 
+logger = logging.getLogger(__name__)
+
 SILENCE_S = 20.0  # after which a worker counts as dead and others take its jobs
+_LOOK_EVERY_S = 0.5  # while waiting for a sign of life from another holder of the name
+
+
+class NameLost(Exception):
+    """This worker was silent for so long that another one has its name now."""
 
 
 class Roster:
@@ -31,18 +41,50 @@ class Roster:
         self._name = name
         self._clock = clock
         self._greeted_at = clock()
+        self._holder = ""
         self._seen: dict[str, tuple[float, float]] = {}  # name: what it wrote, when that changed
 
+    def join(self, holder: str, wait: Callable[[float], bool]) -> bool:
+        """Take this worker's name, which is a dead one's after a long silence of its holder.
+
+        Args:
+            holder: who takes it. The one before, if it is the same, is known to be dead.
+            wait: waits so many seconds, or until this worker shall stop, and returns whether it
+                shall.
+
+        Returns:
+            Whether it was taken: not if this worker shall stop.
+
+        Raises:
+            InternalError: another worker of this name lives.
+        """
+        self._holder = holder
+        before = self._written()
+        if before is not None and before[0] != holder:
+            logger.info("the name %s is another machine's; is it alive?", self._name)
+            until = self._clock() + SILENCE_S
+            while (written := self._written()) is not None and self._clock() < until:
+                if written != before:
+                    raise self._taken()
+                if wait(_LOOK_EVERY_S):
+                    return False
+        self._take(before)
+        return True
+
     def greet(self) -> None:
-        """Show that this worker lives, and look who else does; call it every few seconds."""
+        """Show that this worker lives, and look who else does; call it every few seconds.
+
+        Raises:
+            NameLost: another worker has taken the name, believing this one dead.
+        """
         now, written = self._clock(), time.time()
         if now - self._greeted_at > SILENCE_S / 2:
             self._seen.clear()  # this worker was held up: it cannot tell who was silent meanwhile
         self._greeted_at = now
         with self._engine.begin() as connection:
-            known = hosts.update().where(hosts.c.name == self._name).values(seen_at=written)
-            if not connection.execute(known).rowcount:
-                connection.execute(hosts.insert().values(name=self._name, seen_at=written))
+            mine = hosts.update().where(*self._is_mine()).values(seen_at=written)
+            if not connection.execute(mine).rowcount:
+                raise NameLost
             rows = connection.execute(sa.select(hosts.c.name, hosts.c.seen_at)).all()
         before = self._seen
         self._seen = {
@@ -53,9 +95,37 @@ class Roster:
     def leave(self) -> None:
         """Tell that this worker is gone: others need not wait to take its jobs."""
         with self._engine.begin() as connection:
-            connection.execute(hosts.delete().where(hosts.c.name == self._name))
+            connection.execute(hosts.delete().where(*self._is_mine()))
 
     def living(self) -> set[str]:
         """Return the names of the workers that are not silent."""
         since = self._clock() - SILENCE_S
         return {name for name, (_, changed_at) in self._seen.items() if changed_at >= since}
+
+    def _written(self) -> tuple[str, float] | None:
+        """Return who holds this worker's name, and what that one wrote last."""
+        chosen = sa.select(hosts.c.holder, hosts.c.seen_at).where(hosts.c.name == self._name)
+        with self._engine.connect() as connection:
+            row = connection.execute(chosen).first()
+        return None if row is None else (row.holder, row.seen_at)
+
+    def _take(self, before: tuple[str, float] | None) -> None:
+        """Write this worker over what was written before; of several that try, one may."""
+        try:
+            with self._engine.begin() as connection:
+                if before is not None:
+                    was = (hosts.c.holder == before[0], hosts.c.seen_at == before[1])
+                    connection.execute(hosts.delete().where(hosts.c.name == self._name, *was))
+                own = {"name": self._name, "holder": self._holder, "seen_at": time.time()}
+                connection.execute(hosts.insert().values(own))
+        except IntegrityError:
+            raise self._taken() from None
+
+    def _is_mine(self) -> tuple[sa.ColumnElement[bool], ...]:
+        return hosts.c.name == self._name, hosts.c.holder == self._holder
+
+    def _taken(self) -> InternalError:
+        return InternalError(
+            f"A worker named {self._name!r} works on another machine. Give each its own "
+            "LATENTSYNC_WORKER_NAME."
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +18,25 @@ from latentsync.jobs.database import events, jobs
 from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webhook
 
 _RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
+# In one statement; the numbers rise in the order of the rows.
+_INSERT_JOBS = jobs.insert().returning(*jobs.c, sort_by_parameter_order=True)
+_COLUMNS = jobs.c.keys()
+_POSITION = "position"
 Alongside = Callable[[sa.Connection, NewJob, int], None]
 Announce = Callable[[sa.Connection, Job], None]
+
+
+def _looking() -> sa.Select[Any]:
+    others = jobs.alias()
+    ahead = sa.select(sa.func.count()).where(
+        others.c.status == JobStatus.QUEUED, others.c.number < jobs.c.number
+    )
+    queued = jobs.c.status == JobStatus.QUEUED
+    position = sa.case((queued, ahead.scalar_subquery())).label(_POSITION)
+    return sa.select(jobs, position).where(jobs.c.id == sa.bindparam("job_id"))
+
+
+_LOOK = _looking()
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,9 @@ class Load:
 
     jobs: int
     input_bytes: int
+
+    def __add__(self, more: Load) -> Load:
+        return Load(self.jobs + more.jobs, self.input_bytes + more.input_bytes)
 
 
 class JobStore:
@@ -77,20 +98,41 @@ class JobStore:
         Raises:
             IntegrityError: an id or an owner's idempotency key is taken.
         """
-        now = self._clock()
         with self.engine.begin() as connection:
-            for job in new:
-                added = jobs.insert().values(**_row_of(job), created_at=now)
-                number = connection.execute(added.returning(jobs.c.number)).scalar_one()
-                _tell(connection, job.id, now, "status", {"status": JobStatus.QUEUED})
-                alongside(connection, job, number)
-            rows = connection.execute(sa.select(jobs).where(jobs.c.id.in_([job.id for job in new])))
-            found = {job.id: job for job in map(_job, rows)}
-        return [found[job.id] for job in new]
+            return self.insert(connection, new, alongside)
+
+    def insert(
+        self, connection: sa.Connection, new: Sequence[NewJob], alongside: Alongside
+    ) -> list[Job]:
+        """Record jobs as part of the connection's transaction; otherwise like :meth:`add`."""
+        if not new:
+            return []
+        now = self._clock()
+        rows = [{**_row_of(job), "created_at": now} for job in new]
+        added = [_job(row) for row in connection.execute(_INSERT_JOBS, rows)]
+        for job, recorded in zip(new, added, strict=True):
+            alongside(connection, job, recorded.number)
+        status = {"at": now, "kind": "status", "data": {"status": JobStatus.QUEUED}}
+        connection.execute(events.insert(), [{"job_id": job.id, **status} for job in new])
+        return added
+
+    def named_alike(self, connection: sa.Connection, new: Sequence[NewJob]) -> list[Job]:
+        """Return the jobs that have the id or the owner's idempotency key of one of these."""
+        keys = {(job.owner, job.idempotency_key) for job in new if job.idempotency_key is not None}
+        named = [jobs.c.id.in_([job.id for job in new])]
+        if keys:
+            named.append(sa.tuple_(jobs.c.owner, jobs.c.idempotency_key).in_(sorted(keys)))
+        return [_job(row) for row in connection.execute(sa.select(jobs).where(sa.or_(*named)))]
 
     def get(self, job_id: str) -> Job | None:
         """Return the job, whoever owns it."""
         return self._one(jobs.c.id == job_id)
+
+    def look(self, job_id: str) -> tuple[Job, int | None] | None:
+        """Return the job and its :meth:`position`, both as they are at one moment."""
+        with self.engine.connect() as connection:
+            row = connection.execute(_LOOK, {"job_id": job_id}).mappings().first()
+        return None if row is None else (_job_of(row), row[_POSITION])
 
     def find_submission(self, owner: str, idempotency_key: str) -> Job | None:
         """Return the job that was handed in under this key."""
@@ -148,12 +190,17 @@ class JobStore:
             found = {JobStatus(status): number for status, number in connection.execute(counted)}
         return {status: found.get(status, 0) for status in JobStatus}
 
-    def load(self, owner: str) -> Load:
-        """Return what an owner has waiting or running."""
+    def load(self, owner: str, within: sa.Connection | None = None) -> Load:
+        """Return what an owner has waiting or running.
+
+        Args:
+            owner: whose.
+            within: connection whose transaction shall see it; by default one of its own.
+        """
         summed = sa.select(
             sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.input_bytes), 0)
         ).where(jobs.c.owner == owner, jobs.c.status.in_(_RUNNING))
-        with self.engine.connect() as connection:
+        with nullcontext(within) if within else self.engine.connect() as connection:
             number, size_bytes = connection.execute(summed).one()
         return Load(int(number), int(size_bytes))
 
@@ -214,12 +261,13 @@ class JobStore:
             "result_bytes": finished.result_bytes,
             "details": finished.details,
         }
-        if finished.status is JobStatus.SUCCEEDED:
-            values["fraction"] = 1.0
+        whole = _whole(finished)
         with self.engine.begin() as connection:
-            ended = _current(job).values(**values).returning(*jobs.c)
+            ended = _current(job).values(**values, **whole).returning(*jobs.c)
             row = connection.execute(ended).first()
             if row is not None:
+                if whole:
+                    _tell(connection, job.id, now, "progress", {"stage": row.stage, **whole})
                 data = {"status": finished.status, "error": values["error"]}
                 _tell(connection, job.id, now, "status", data)
                 self._announce(connection, _job(row))
@@ -301,6 +349,14 @@ def _announce_nothing(_connection: sa.Connection, _ended: Job) -> None:
     pass
 
 
+def _whole(finished: Finished) -> dict[str, Any]:
+    """Return the progress of a succeeded job: the last that was reported may be a bit behind."""
+    if finished.status is not JobStatus.SUCCEEDED:
+        return {}
+    frames = (finished.details or {}).get("frames", 0)
+    return {"fraction": 1.0, "frames_done": frames, "frames_total": frames}
+
+
 def _is_current(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         jobs.c.id == job.id,
@@ -321,12 +377,16 @@ def _tell(
 
 
 def _row_of(job: NewJob) -> dict[str, Any]:
-    values = asdict(job)
-    return {**values, "status": JobStatus.QUEUED}
+    webhook = None if job.webhook is None else asdict(job.webhook)
+    return {**vars(job), "webhook": webhook, "status": JobStatus.QUEUED}
 
 
 def _job(row: sa.Row[Any]) -> Job:
-    values = dict(row._mapping)
+    return _job_of(row._mapping)
+
+
+def _job_of(row: sa.RowMapping) -> Job:
+    values = {name: row[name] for name in _COLUMNS}
     webhook, error = values.pop("webhook"), values.pop("error")
     if webhook is not None:
         webhook = Webhook(webhook["url"], tuple(webhook["events"]))

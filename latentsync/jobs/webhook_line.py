@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import sqlalchemy as sa
@@ -84,11 +85,11 @@ def register_sending(send: Send, app_version: str) -> None:
     """
 
     @DBOS.step(name=f"{_WORKFLOW}-once")
-    def send_once(notice: dict[str, str], attempt: int) -> float | None:
+    def send_once(notice: dict[str, Any], attempt: int) -> float | None:
         return send(Notice(**notice), attempt)
 
     @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
-    def send_webhook(notice: dict[str, str], attempt: int) -> None:
+    def send_webhook(notice: dict[str, Any], attempt: int) -> None:
         wait_s = send_once(notice, attempt)
         if wait_s is not None:
             options = _options(Notice(**notice), attempt + 1, app_version)

@@ -10,17 +10,20 @@ import asyncio
 import json
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from ipaddress import ip_address
+from socket import gaierror
 
 import httpx
 import standardwebhooks
 from httpx_secure import SSRFProtectionError
+from sqlalchemy.exc import SQLAlchemyError
 
 from latentsync.errors import ForbiddenAddress, InvalidField, shorten
-from latentsync.jobs.job import Job, Webhook
+from latentsync.jobs.job import Delivery, Job, Webhook
 from latentsync.jobs.representation import represent
 from latentsync.media.guard import (
     is_public,
@@ -33,6 +36,8 @@ from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+Record = Callable[[int, Delivery], None]
+
 _FIELD = "webhook"
 _JITTER = 0.1  # part of a wait, so that notices which failed together do not come back together
 
@@ -42,11 +47,13 @@ class Notice:
     """Word of one job's end for one receiver.
 
     Attributes:
+        job_number: of the job.
         id: the same at every attempt.
         url: the receiver's address.
         body: JSON, ``{"type": "prediction.succeeded", "timestamp": …, "data": the prediction}``.
     """
 
+    job_number: int
     id: str
     url: str
     body: str
@@ -95,7 +102,7 @@ def notice_of(job: Job, public_url: str | None) -> Notice | None:
     webhook = job.webhook
     if webhook is None or job.status not in webhook.events or job.finished_at is None:
         return None
-    prediction = represent(job, queue_position=None)
+    prediction = represent(job, queue_position=None, delivery=Delivery())
     if prediction.output_url is not None and public_url is not None:
         url = public_url.rstrip("/") + prediction.output_url
         prediction = prediction.model_copy(update={"output_url": url})
@@ -105,7 +112,8 @@ def notice_of(job: Job, public_url: str | None) -> Notice | None:
         "data": prediction.model_dump(mode="json"),
     }
     # The number tells apart two jobs that a caller gave one id, after the first was forgotten.
-    return Notice(f"msg_{job.number}_{job.id}_{job.status}", webhook.url, json.dumps(body))
+    message_id = f"msg_{job.number}_{job.id}_{job.status}"
+    return Notice(job.number, message_id, webhook.url, json.dumps(body))
 
 
 class WebhookSender:
@@ -113,10 +121,12 @@ class WebhookSender:
 
     Args:
         settings: the secret, the time limit, the waits between attempts, the address guard.
+        record: hears how each attempt for the job of a number went.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, record: Record) -> None:
         self._settings = settings
+        self._record = record
         secret = settings.webhook_secret
         self._signer = (
             None if secret is None else standardwebhooks.Webhook(secret.get_secret_value())
@@ -132,19 +142,43 @@ class WebhookSender:
         Returns:
             Seconds after which to try again; None if it has arrived or there is no use.
         """
+        reason = self._try(notice)
+        delivery = self._judge(reason, attempt)
+        try:
+            self._record(notice.job_number, delivery)
+        except SQLAlchemyError:  # what was sent is sent: only who asks does not see it
+            logger.exception("webhook %s: its state could not be recorded", notice.id)
+        if delivery.status == "delivered":
+            return None
+        logger.warning("webhook %s: attempt %d: %s", notice.id, attempt + 1, delivery.reason)
+        if delivery.status == "failed":
+            logger.error("webhook %s: given up after %d attempts", notice.id, attempt + 1)
+            return None
+        delay_s = self._settings.webhook_retry_delays_s[attempt]
+        return delay_s * random.uniform(1.0, 1.0 + _JITTER)
+
+    def _try(self, notice: Notice) -> Exception | None:
+        """Send a notice once; returns why it did not arrive."""
         try:
             asyncio.run(self._post(notice))
-        except _NoUse as error:
-            logger.warning("webhook %s: %s; given up", notice.id, error)
-            return None
-        except Exception as error:  # whatever it was: a notice is lost only after all attempts
-            delays_s = self._settings.webhook_retry_delays_s
-            logger.warning("webhook %s: attempt %d: %s", notice.id, attempt + 1, reason_of(error))
-            if attempt >= len(delays_s):
-                logger.error("webhook %s: given up after %d attempts", notice.id, attempt + 1)
-                return None
-            return delays_s[attempt] * random.uniform(1.0, 1.0 + _JITTER)
+        except (_NoUse, _Unsent) as error:
+            return error
+        except (TimeoutError, httpx.TimeoutException):
+            limit_s = self._settings.webhook_timeout_s
+            return _Unsent(f"the receiver did not answer within {limit_s:g} s")
+        except (httpx.HTTPError, gaierror, UnicodeError) as error:  # of the net
+            return _Unsent(reason_of(error))
+        except Exception:  # whatever it was: a notice is lost only after all attempts
+            logger.exception("webhook %s: a defect", notice.id)
+            return _Unsent("sending it failed unexpectedly")
         return None
+
+    def _judge(self, reason: Exception | None, attempt: int) -> Delivery:
+        if reason is None:
+            return Delivery("delivered", attempt + 1)
+        is_last = attempt >= len(self._settings.webhook_retry_delays_s)
+        is_over = is_last or isinstance(reason, _NoUse)
+        return Delivery("failed" if is_over else "pending", attempt + 1, str(reason))
 
     async def _post(self, notice: Notice) -> None:
         """Send the notice and look at the status of the answer, never at its body."""

@@ -13,17 +13,19 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from threading import Event, Lock, Thread
 
 from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
+from latentsync.jobs.deliveries import record_delivery
 from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.name_lock import hold_name
 from latentsync.jobs.rescue import Rescue
 from latentsync.jobs.retention import Retention
-from latentsync.jobs.roster import Roster
+from latentsync.jobs.roster import NameLost, Roster
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from latentsync.jobs.webhooks import WebhookSender
@@ -70,16 +72,19 @@ class Worker:
         self._at_work: set[str] = set()
         self._idle_since = time.monotonic()
         self._tidied_at = float("-inf")
-        self._exit = LineExit(engine, self._name, self._run, WebhookSender(settings).send)
+        sender = WebhookSender(settings, partial(record_delivery, engine))
+        self._exit = LineExit(engine, self._name, self._run, sender.send)
 
     def serve(self) -> None:
         """Work until :meth:`stop`; the process must end right after, with :func:`os._exit`.
 
         Raises:
-            InternalError: a worker of this name runs on this machine already.
+            InternalError: a worker of this name runs already, here or on another machine.
         """
-        hold_name(self._settings.work_dir, self._name)
+        held = hold_name(self._settings.work_dir, self._name)
         sweep(self._settings.work_dir)
+        if not self._roster.join(held.holder, self._stopping.wait):
+            return
         self._roster.greet()
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
@@ -130,6 +135,9 @@ class Worker:
                 self._tidied_at = time.monotonic()
                 self._retention.tidy()
                 self._entrance.webhooks.keep_house(self._settings.keep_results_s)
+        except NameLost:  # its jobs are the other one's now
+            logger.error("another worker has the name %s; this one stops", self._name)
+            self.stop()
         except Exception:  # the next round tries again: work must not end over housekeeping
             logger.exception("housekeeping failed")
 

@@ -16,6 +16,7 @@ from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.news import JobNews
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest, Problem
+from latentsync.server.arrivals import Arrivals
 from latentsync.server.auth import BearerAuth, anonymous
 from latentsync.server.body import BodyLimit
 from latentsync.server.engine import Engine
@@ -101,10 +102,12 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool
     add_health(app, workers_state(desk.store.engine))
     add_metrics(app, desk, auth)
     app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
-    api = NativeApi(desk, news, settings)
+    arrivals = Arrivals(settings)
+    api = NativeApi(desk, news, settings, arrivals)
     app.include_router(build_v1_router(api, auth))
-    app.include_router(build_tasks_router(desk, anonymous if settings.tasks_without_key else auth))
-    app.include_router(build_lipsync_router(desk, auth, settings.public_url))
+    open_to = anonymous if settings.tasks_without_key else auth
+    app.include_router(build_tasks_router(desk, arrivals, open_to))
+    app.include_router(build_lipsync_router(desk, arrivals, auth, settings.public_url))
     if with_page:
         from latentsync.server.page import add_page  # heavy, and not installed everywhere
 

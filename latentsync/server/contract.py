@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import uuid
 from collections.abc import Callable, Coroutine
@@ -9,7 +10,6 @@ from typing import Any, TypeVar
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -18,7 +18,8 @@ from latentsync.errors import JobNotFound, LatentSyncError
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
 from latentsync.schema import RunRequest, StrictModel, validate_as
-from latentsync.server.body import read_json
+from latentsync.server.arrivals import Arrivals
+from latentsync.server.body import understand_json
 from latentsync.server.stored_file import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)
@@ -67,6 +68,7 @@ def describe_body(model: type[BaseModel]) -> dict[str, Any]:
 async def submit(
     request: Request,
     desk: JobDesk,
+    arrivals: Arrivals,
     owner: str,
     model: type[Fields],
     translate: Callable[[Fields], RunRequest],
@@ -76,17 +78,16 @@ async def submit(
     Args:
         request: the call, with its body still to come.
         desk: takes the job.
+        arrivals: has places for bodies.
         owner: who calls.
         model: the contract's fields.
         translate: says in the words of all contracts what they ask for.
     """
-    body = await read_json(request)
-
-    def hand_in() -> Job:
-        run = translate(validate_as(model, body))
-        return desk.submit([Submission(run, _NEVER_REPEATED)], owner)[0]
-
-    return await run_in_threadpool(hand_in)
+    with arrivals.place(request, owner):
+        run = await understand_json(request, lambda body: translate(validate_as(model, body)))
+        submitting = desk.begin_submit([Submission(run, _NEVER_REPEATED)], owner)
+        [job] = await asyncio.wrap_future(submitting)
+    return job
 
 
 def result_path(job: Job) -> str | None:

@@ -30,6 +30,7 @@ from latentsync.schema import (
     build_options,
     validate_as,
 )
+from latentsync.server.arrivals import Arrivals
 from latentsync.server.body import read_json
 from latentsync.server.contract import (
     VIDEO_RESPONSES,
@@ -135,34 +136,41 @@ _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
 
 
 def build_lipsync_router(
-    desk: JobDesk, auth: Callable[..., Any], public_url: str | None = None
+    desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None = None
 ) -> APIRouter:
     """Return the routes of contract C.
 
     Args:
         desk: takes and knows the requests.
+        arrivals: has places for bodies.
         auth: the dependency whose value is the caller as an owner of jobs.
         public_url: what results' addresses begin with; by default the address that was called.
     """
     router = APIRouter(tags=["lipsync"])
-    router.include_router(_calls(desk, auth, public_url))
+    router.include_router(_calls(desk, arrivals, auth, public_url))
     router.include_router(_downloads(desk))
     return router
 
 
-def _calls(desk: JobDesk, auth: Callable[..., Any], public_url: str | None) -> APIRouter:
+def _calls(
+    desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None
+) -> APIRouter:
     router = APIRouter(
-        route_class=route_with_errors(_error), responses=_errors(401, 408, 413, 422, 500)
+        route_class=route_with_errors(_error), responses=_errors(401, 408, 413, 422, 429, 500)
     )
+
+    async def read_name(request: Request, owner: str) -> str:
+        with arrivals.place(request, owner):
+            return validate_as(RequestName, await read_json(request)).request_id
 
     @router.post(
         "/lipsync/submit",
         summary="Hand in a request",
-        responses=_errors(429, 507),
+        responses=_errors(507),
         openapi_extra=describe_body(LipsyncRequest),
     )
     async def hand_in(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
-        job = await submit(request, desk, owner, LipsyncRequest, _translate)
+        job = await submit(request, desk, arrivals, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
 
     @router.post(
@@ -172,12 +180,11 @@ def _calls(desk: JobDesk, auth: Callable[..., Any], public_url: str | None) -> A
         openapi_extra=describe_body(RequestName),
     )
     async def status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
-        named = validate_as(RequestName, await read_json(request))
+        job_id = await read_name(request, owner)
         base_url = public_url or str(request.base_url)
 
         def look() -> LipsyncStatus:
-            job = desk.job(named.request_id, owner)
-            return _show(job, desk.store.position(job), base_url.rstrip("/"))
+            return _show(*desk.look(job_id, owner), base_url.rstrip("/"))
 
         return await run_in_threadpool(look)
 
@@ -189,8 +196,8 @@ def _calls(desk: JobDesk, auth: Callable[..., Any], public_url: str | None) -> A
         openapi_extra=describe_body(RequestName),
     )
     async def cancel(request: Request, owner: str = Depends(auth)) -> Response:
-        named = validate_as(RequestName, await read_json(request))
-        return await run_in_threadpool(_cancel, desk, named.request_id, owner)
+        job_id = await read_name(request, owner)
+        return await run_in_threadpool(_cancel, desk, job_id, owner)
 
     return router
 
@@ -199,6 +206,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
     """Return the route that published clients call without a key."""
     router = APIRouter(route_class=route_with_errors(_error))
 
+    @router.head(_RESULTS + "/{request_id}/{name}", include_in_schema=False)
     @router.get(
         _RESULTS + "/{request_id}/{name}",
         summary="A finished video",

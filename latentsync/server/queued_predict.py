@@ -15,7 +15,7 @@ from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.schema import PredictDetails, parse_request
 from latentsync.server.answer import FinishedRun, PredictAnswer
-from latentsync.server.body import read_json
+from latentsync.server.body import understand_json
 from latentsync.server.error_answers import error_answer
 from latentsync.server.hang_up import unless_gone
 from latentsync.server.places import Places
@@ -43,9 +43,8 @@ class QueuedDoor:
         try:
             counted = await run_in_threadpool(self._desk.store.count)
             with self._places.place(ahead=counted[JobStatus.QUEUED]):
-                body = await read_json(request)
-                submission = Submission(parse_request(body), fingerprint({"body": body}), run_id)
-                job = await unless_gone(request.receive, self._finish(submission, owner))
+                waiting = self._finish(await _read(request, run_id), owner)
+                job = await unless_gone(request.receive, waiting)
             return PredictAnswer(await run_in_threadpool(self._finished, job))
         except Exception as error:
             return error_answer(as_own_error(error, run_id), run_id)
@@ -53,9 +52,8 @@ class QueuedDoor:
     async def _finish(self, submission: Submission, owner: str) -> Job:
         """Return the job when it has ended; one that nobody waits for any more is canceled."""
         # Shielded: a caller who hangs up meanwhile must not leave a job that nobody knows.
-        submitting = asyncio.ensure_future(
-            run_in_threadpool(self._desk.submit, [submission], owner)
-        )
+        submitting = asyncio.wrap_future(self._desk.begin_submit([submission], owner))
+        del submission  # with its media, which are stored: there is no need for them while waiting
         try:
             [job] = await asyncio.shield(submitting)
             return await self._wait(job)
@@ -86,6 +84,13 @@ class QueuedDoor:
             PredictDetails.model_validate(job.details),
             seconds * 1000,
         )
+
+
+async def _read(request: Request, run_id: str) -> Submission:
+    """Return what the body of a call asks for."""
+    return await understand_json(
+        request, lambda body: Submission(parse_request(body), fingerprint({"body": body}), run_id)
+    )
 
 
 def _error_of(job: Job) -> LatentSyncError:

@@ -17,9 +17,10 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> Response:
-    """Return the answer that sends a finished video.
+    """Return the answer that sends a finished video; to HEAD, the one that would and no more.
 
     One range is served (RFC 9110); a call for several gets the whole file, as the standard allows.
+    Ranges are for GET alone.
 
     Args:
         request: the call; its Range, If-Range and If-None-Match headers count.
@@ -43,6 +44,9 @@ def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> 
     }
     if etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
+    if request.method == "HEAD":
+        length = {"Content-Length": str(size_bytes)}
+        return Response(headers=headers | length, media_type=_PartOfFile.media_type)
     wanted = None
     if request.headers.get("if-range", etag) == etag:
         wanted = _RANGE.fullmatch(request.headers.get("range", "").strip())

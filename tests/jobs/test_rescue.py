@@ -55,6 +55,7 @@ class Member:
         self._rescue = Rescue(place.store, place.entrance, self.roster, name)
         self._clock = place.clock
         self._idle_since = place.clock()
+        assert self.roster.join(f"holder of {name}", lambda _: False)
 
     def look(self, *at_work: Job) -> None:
         self.roster.greet()

@@ -19,7 +19,7 @@ from latentsync.jobs.store import Finished, JobStore
 from tests.jobs.farm import REPOSITORY
 from tests.jobs.records import OWNER, Clock, add, new_job
 
-DONE = Finished(JobStatus.SUCCEEDED, result_key="results/x", result_bytes=7, details={"a": 1})
+DONE = Finished(JobStatus.SUCCEEDED, result_key="results/x", result_bytes=7, details={"frames": 2})
 
 
 @pytest.fixture
@@ -129,6 +129,21 @@ def test_only_the_latest_attempt_may_report_and_finish(store: JobStore) -> None:
     assert (ended.status, ended.result_key, ended.fraction) == (JobStatus.SUCCEEDED, "results/x", 1)
 
 
+def test_a_succeeded_job_is_told_to_have_all_its_frames(store: JobStore) -> None:
+    job = begin(store, add(store))
+    store.report(job, "write", 0.9, 1, 2)
+    store.finish(job, DONE)
+    ended = get(store, job)
+    assert (ended.frames_done, ended.frames_total) == (2, 2)
+    *_, progress, _status = store.events(job.id)
+    whole = {"stage": "write", "fraction": 1.0, "frames_done": 2, "frames_total": 2}
+    assert (progress.kind, progress.data) == ("progress", whole)
+    failed = begin(store, add(store))
+    store.report(failed, "write", 0.9, 1, 2)
+    store.finish(failed, Finished(JobStatus.FAILED))
+    assert (get(store, failed).frames_done, get(store, failed).fraction) == (1, 0.9)
+
+
 def test_an_ended_job_never_changes_again(store: JobStore) -> None:
     job = begin(store, add(store))
     error = JobError("NO_FACE", "No face.", 422, "video_url")
@@ -187,7 +202,8 @@ def test_events_are_told_in_order_and_can_be_continued(store: JobStore) -> None:
     store.log(job, "line")
     store.finish(job, DONE)
     events = store.events(job.id)
-    assert [event.kind for event in events] == ["status", "status", "progress", "log", "status"]
+    kinds = ["status", "status", "progress", "log", "progress", "status"]
+    assert [event.kind for event in events] == kinds
     assert store.events(job.id, after=events[2].number) == events[3:]
     assert store.events(job.id, limit=2) == events[:2]
 

@@ -13,10 +13,12 @@ import httpx
 import pytest
 import standardwebhooks
 from dbos import DBOSClient
+from sqlalchemy.exc import OperationalError
 
 from latentsync.errors import ForbiddenAddress, InvalidField, LatentSyncError
 from latentsync.jobs.database import open_database
-from latentsync.jobs.job import Job, JobError, JobStatus, NewJob, Webhook
+from latentsync.jobs.deliveries import find_delivery, record_delivery
+from latentsync.jobs.job import Delivery, Job, JobError, JobStatus, NewJob, Webhook
 from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.webhook_line import WEBHOOKS
@@ -68,6 +70,16 @@ def a_job(url: str = "https://receiver.example/hook", **changes: Any) -> Job:
         webhook=Webhook(url),
     )
     return dataclasses.replace(job, **changes)
+
+
+def a_notice(url: str) -> Notice:
+    return Notice(7, "msg_1", url, "{}")
+
+
+def sender(settings: Settings, told: list[Delivery] | None = None) -> WebhookSender:
+    """Return a sender that tells how each attempt went."""
+    kept = [] if told is None else told
+    return WebhookSender(settings, lambda _number, delivery: kept.append(delivery))
 
 
 def verified(call: Received) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def test_a_notice_is_signed_as_standard_webhooks_says(
 ) -> None:
     notice = notice_of(a_job(receiver.url("hook")), None)
     assert notice is not None
-    assert WebhookSender(signing).send(notice, 0) is None
+    assert sender(signing).send(notice, 0) is None
     (call,) = receiver.received
     assert verified(call)["data"]["id"] == "7f4c"
     assert call.headers["webhook-id"] == notice.id
@@ -172,14 +184,14 @@ def test_a_notice_is_signed_as_standard_webhooks_says(
 def test_any_answer_but_a_success_is_tried_again_later(
     receiver: Receiver, signing: Settings, status: int
 ) -> None:
-    sender, notice = WebhookSender(signing), Notice("msg_1", receiver.url("hook"), "{}")
+    sending, notice = sender(signing), a_notice(receiver.url("hook"))
     receiver.statuses = [status] * 3
-    first, second = sender.send(notice, 0), sender.send(notice, 1)
+    first, second = sending.send(notice, 0), sending.send(notice, 1)
     assert first is not None
     assert second is not None
     assert 10 <= first <= 11
     assert 100 <= second <= 110
-    assert sender.send(notice, 2) is None  # the last one
+    assert sending.send(notice, 2) is None  # the last one
     assert [call.path for call in receiver.received] == ["/hook"] * 3  # no redirect was followed
 
 
@@ -187,13 +199,45 @@ def test_a_receiver_that_is_gone_for_good_is_left_alone(
     receiver: Receiver, signing: Settings
 ) -> None:
     receiver.statuses = [410]
-    assert WebhookSender(signing).send(Notice("msg_1", receiver.url("hook"), "{}"), 0) is None
+    assert sender(signing).send(a_notice(receiver.url("hook")), 0) is None
+
+
+def test_every_attempt_is_told_with_the_reason_of_its_failure(
+    receiver: Receiver, signing: Settings
+) -> None:
+    told: list[Delivery] = []
+    sending, notice = sender(signing, told), a_notice(receiver.url("hook"))
+    receiver.statuses = [500, 503, 404, 410]
+    for attempt in (0, 1, 2, 0, 0):
+        sending.send(notice, attempt)
+    sending.send(a_notice(receiver.url("silent")), 0)
+    assert told == [
+        Delivery("pending", 1, "the receiver answered 500"),
+        Delivery("pending", 2, "the receiver answered 503"),
+        Delivery("failed", 3, "the receiver answered 404"),
+        Delivery("failed", 1, "the receiver wants no more notices (410)"),
+        Delivery("delivered", 1),
+        Delivery("pending", 1, "the receiver did not answer within 1 s"),
+    ]
+
+
+def test_a_notice_is_sent_even_if_its_state_cannot_be_recorded(
+    receiver: Receiver, signing: Settings
+) -> None:
+    def fail(_number: int, _delivery: Delivery) -> None:
+        raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+    receiver.statuses = [500]
+    sending, notice = WebhookSender(signing, fail), a_notice(receiver.url("hook"))
+    assert sending.send(notice, 0) is not None
+    assert sending.send(notice, 1) is None
+    assert len(receiver.received) == 2
 
 
 def test_a_receiver_that_does_not_listen_is_tried_again(signing: Settings) -> None:
     with running_receiver() as closed:
         url = closed.url("hook")
-    assert WebhookSender(signing).send(Notice("msg_1", url, "{}"), 0) is not None
+    assert sender(signing).send(a_notice(url), 0) is not None
 
 
 @pytest.mark.parametrize("path", ["silent", "endless"])
@@ -201,8 +245,8 @@ def test_no_receiver_holds_a_worker_longer_than_the_time_limit(
     receiver: Receiver, signing: Settings, path: str
 ) -> None:
     started = time.monotonic()
-    wait_s = WebhookSender(signing).send(Notice("msg_1", receiver.url(path), "{}"), 0)
-    assert time.monotonic() - started < 3
+    wait_s = sender(signing).send(a_notice(receiver.url(path)), 0)
+    assert time.monotonic() - started < 15  # the receiver would hold it for 30
     assert (wait_s is None) == (path == "endless")  # its status has come, its body is not read
 
 
@@ -211,7 +255,7 @@ def test_private_addresses_are_never_called(
     receiver: Receiver, signing: Settings, host: str
 ) -> None:
     strict = signing.model_copy(update={"allow_private_addresses": False})
-    assert WebhookSender(strict).send(Notice("msg_1", receiver.url("hook", host), "{}"), 0) is None
+    assert sender(strict).send(a_notice(receiver.url("hook", host)), 0) is None
     assert receiver.received == []
 
 
@@ -226,7 +270,7 @@ def test_the_connection_to_a_receiver_is_guarded_too(
     monkeypatch.setattr("latentsync.jobs.webhooks.leads_to_public", looks_public)
     strict = signing.model_copy(update={"allow_private_addresses": False})
     url = receiver.url("hook", "localhost")
-    assert WebhookSender(strict).send(Notice("msg_1", url, "{}"), 0) is None
+    assert sender(strict).send(a_notice(url), 0) is None
     assert receiver.received == []
 
 
@@ -253,6 +297,11 @@ class Office:
     def notices(self) -> list[str]:
         """Return the states of all attempts that the line knows."""
         return [one.status for one in self._client.list_workflows(queue_name=WEBHOOKS)]
+
+    def delivery(self, job_id: str) -> Delivery | None:
+        job = self.store.get(job_id)
+        assert job is not None
+        return find_delivery(self.store.engine, job)
 
     def has_ended(self, job_id: str) -> bool:
         job = self.store.get(job_id)
@@ -293,10 +342,40 @@ def test_a_notice_is_sent_until_the_receiver_takes_it_and_then_forgotten(
     assert len({call.headers["webhook-id"] for call in receiver.received}) == 1
     assert verified(third)["type"] == "prediction.succeeded"
     assert third.at - first.at >= 0.6
+    assert office.delivery("a") == Delivery("delivered", 3)
+    kinds = [(event.kind, event.data.get("attempts")) for event in office.store.events("a")]
+    assert kinds[-3:] == [("webhook", 1), ("webhook", 2), ("webhook", 3)]
     office.keep_house(keep_s=1000.0)
     assert len(office.notices()) == 3
     office.keep_house(keep_s=0.0)
     assert office.notices() == []
+
+
+def test_a_notice_that_nobody_takes_has_failed_in_the_end(
+    receiver: Receiver, signing: Settings, office: Office
+) -> None:
+    receiver.statuses = [503] * 4
+    office.submit("a", receiver.url("hook"))
+    assert office.delivery("a") == Delivery("pending", 0)
+    with worker(signing):
+        wait_until(lambda: office.notices() == ["SUCCESS"] * 4)
+    assert office.delivery("a") == Delivery("failed", 4, "the receiver answered 503")
+
+
+def test_who_wanted_not_to_hear_of_an_end_waits_for_nothing(office: Office) -> None:
+    for job_id, events in (("a", ("succeeded",)), ("b", ("canceled",))):
+        new = NewJob(job_id, "o", {}, "f", webhook=Webhook("https://e.example/", events))
+        office.store.add([new], lambda *_: None)
+        assert office.delivery(job_id) == Delivery("pending", 0)
+        office.store.cancel(job_id)
+    assert office.delivery("a") is None
+    assert office.delivery("b") == Delivery("pending", 0)
+
+
+def test_nothing_is_recorded_of_a_job_that_is_forgotten(office: Office) -> None:
+    (job,) = office.store.add([NewJob("a", "o", {}, "f")], lambda *_: None)
+    record_delivery(office.store.engine, job.number + 1, Delivery("delivered", 1))
+    assert [event.kind for event in office.store.events("a")] == ["status"]
 
 
 def test_silent_receivers_delay_neither_jobs_nor_other_receivers(
@@ -307,8 +386,8 @@ def test_silent_receivers_delay_neither_jobs_nor_other_receivers(
     office.submit("last", receiver.url("hook", "localhost"))
     with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
         assert child.stdout.readline() == "open\n"
-        wait_until(lambda: office.has_ended("last"), timeout_s=10)
-        wait_until(lambda: any(call.path == "/hook" for call in receiver.received), timeout_s=5)
+        wait_until(lambda: office.has_ended("last"))
+        wait_until(lambda: any(call.path == "/hook" for call in receiver.received))
     assert len([call for call in receiver.received if "silent" in call.path]) <= 2
 
 
@@ -360,7 +439,18 @@ def test_what_is_told_is_what_the_api_shows(
         asked = {"webhook": {"url": receiver.url("hook"), "events": ["succeeded"]}, "seed": 0}
         body = small_body(tmp_path, **asked)
         job = httpx.post(f"{server.url}/v1/predictions", json=body, headers=AUTH).json()
-        wait_until(lambda: receiver.received)
-        shown = httpx.get(f"{server.url}/v1/predictions/{job['id']}", headers=AUTH).json()
-    assert shown["status"] == "succeeded"
-    assert verified(receiver.received[0])["data"] == shown
+        url = f"{server.url}/v1/predictions/{job['id']}"
+
+        def shown() -> Any:
+            return httpx.get(url, headers=AUTH).json()
+
+        wait_until(lambda: shown()["webhook"]["status"] != "pending")
+        now = shown()
+        events = httpx.get(f"{url}/events", headers=AUTH).text
+    assert job["webhook"] == {"status": "pending", "attempts": 0, "reason": None}
+    assert now.pop("webhook") == {"status": "delivered", "attempts": 1, "reason": None}
+    assert now["status"] == "succeeded"
+    told = verified(receiver.received[0])["data"]
+    assert told.pop("webhook") == job["webhook"]
+    assert told == now
+    assert "event: webhook" in events

@@ -18,6 +18,9 @@ from tests.jobs.square_device import BROKEN, CRASHES, CRASHES_ONCE, HANGS, PLAIN
 pytestmark = pytest.mark.processes
 
 KILLS = 20
+# Runs that are stopped here would take a minute. That it takes two seconds on a machine with
+# nothing else to do is for the slow tests with the real engine.
+IN_TIME_S = 15.0
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def kill_again_and_again(lent: Farm, kills: int, seed: int) -> None:
     lent.wait_until_ended(jobs)
     check_end(lent, jobs)
     kill(worker)
-    lent.wait_for(lambda: lent.processes() == [], timeout_s=5)
+    lent.wait_for(lambda: lent.processes() == [])
 
 
 def test_a_worker_that_is_killed_loses_nothing(lent: Farm) -> None:
@@ -116,13 +119,13 @@ def test_running_jobs_are_stopped_in_time(lent: Farm) -> None:
         lent.wait_for(lambda job=job: is_at_work(lent, job))
         assert lent.desk.cancel(job.id, OWNER).status is JobStatus.PROCESSING
         taken_s = lent.wait_for(lambda job=job: lent.job(job).status is JobStatus.CANCELED)
-        assert taken_s < 2.0
+        assert taken_s < IN_TIME_S
     (ended,) = lent.wait_until_ended([overdue])
     assert ended.error is not None
     assert ended.error.code == "DEADLINE_EXCEEDED"
     assert ended.finished_at is not None
     at_work_since = max(e.at for e in lent.desk.store.events(overdue.id) if e.kind == "progress")
-    assert ended.finished_at - at_work_since < 1.0 + 2.0
+    assert ended.finished_at - at_work_since < 1.0 + IN_TIME_S
     assert [lent.results(job) for job in (listening, deaf, late, overdue)] == [[]] * 4
     assert lent.media() == []
 
@@ -136,7 +139,7 @@ def test_a_worker_that_is_stopped_costs_its_job_no_attempt(lent: Farm, way: str)
         worker.terminate()
     elif worker.stdin is not None:
         worker.stdin.close()
-    assert worker.wait(5) == 0
+    assert worker.wait(30) == 0
     lent.wait_for(lambda: lent.processes() == [])
     assert lent.working_folders() == []
     lent.start()
@@ -154,7 +157,7 @@ def test_a_power_cut_loses_no_job_that_was_accepted(lent: Farm) -> None:
         for pid in lent.processes():
             os.kill(pid, signal.SIGKILL)
         accepted += submitter.stdout.read().split()
-    lent.wait_for(lambda: lent.processes() == [], timeout_s=5)
+    lent.wait_for(lambda: lent.processes() == [])
     jobs = [lent.desk.job(job_id, OWNER) for job_id in accepted]
     assert len(jobs) >= 12
     lent.start()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from threading import Event
 
 from latentsync.jobs.database import open_database
+from latentsync.jobs.deliveries import record_delivery
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.store import Finished, JobStore
@@ -25,7 +27,8 @@ def main() -> None:
         if job is not None:
             store.finish(job, Finished(JobStatus.SUCCEEDED, result_key=f"results/{job_id}/x.mp4"))
 
-    LineExit(engine, sys.argv[1], run, WebhookSender(settings).send).open()
+    sender = WebhookSender(settings, partial(record_delivery, engine))
+    LineExit(engine, sys.argv[1], run, sender.send).open()
     sys.stdout.write("open\n")
     sys.stdout.flush()
     Event().wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -121,8 +122,21 @@ def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
         child.communicate()
 
 
-def wait_until(condition: Any, *, timeout_s: float = 20.0) -> None:
-    """Poll until ``condition()`` is true."""
+def calling(url: str, body: dict[str, Any]) -> socket.socket:
+    """Send a whole request over a connection that hangs up when it is closed."""
+    content = json.dumps(body).encode()
+    host, port = url.removeprefix("http://").split(":")
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def wait_until(condition: Any, *, timeout_s: float = 60.0) -> None:
+    """Poll until ``condition()`` is true; a busy machine may need long to start a process."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

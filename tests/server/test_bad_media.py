@@ -319,7 +319,7 @@ def test_a_server_that_never_ends_is_cut(
     audio = {"audio_base64": body["audio_base64"]}
     started = time.monotonic()
     error = refused(open_server, {**audio, "video_url": f"{file_host}/never-ends"})
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert (error.status_code, error.code, error.field) == (408, "FETCH_TIMEOUT", "video_url")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import signal
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import av
@@ -15,10 +15,12 @@ import httpx
 import pytest
 
 from latentsync.schema import PredictResponse
+from latentsync.server.line import Line
 from tests.server.engines import BrokenEngine, GatedEngine, SquareEngine
 from tests.server.live import (
     AUTH,
     answers,
+    calling,
     files_in,
     free_port,
     process,
@@ -42,6 +44,35 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(work: Path) -> Iterator[str]:
     with serving_engine(work, SquareEngine()) as url:
         yield url
+
+
+class Turns:
+    """What the line has seen of its callers; each step releases a semaphore.
+
+    Attributes:
+        asked: a caller stands in the line, or runs.
+        left: a caller has gone, with or without having run.
+    """
+
+    def __init__(self) -> None:
+        self.asked = Semaphore(0)
+        self.left = Semaphore(0)
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    """What the lines of this process see."""
+    turns, run = Turns(), Line.run
+
+    async def watched(line: Line, work: Callable[[Event], Any]) -> Any:
+        turns.asked.release()  # nothing else of the loop comes between this and the line
+        try:
+            return await run(line, work)
+        finally:
+            turns.left.release()
+
+    monkeypatch.setattr(Line, "run", watched)
+    return turns
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v4/p-1234abcd/latentsync/predict"])
@@ -98,27 +129,32 @@ def test_a_defect_answers_with_a_reference_and_says_nothing_else(
     assert files_in(tmp_path / "work") == []
 
 
-def test_two_requests_at_once_run_one_after_the_other(tmp_path: Path, body: dict[str, Any]) -> None:
+def test_two_requests_at_once_run_one_after_the_other(
+    tmp_path: Path, body: dict[str, Any], turns: Turns
+) -> None:
     engine = GatedEngine()
     with serving_engine(tmp_path, engine) as url, ThreadPoolExecutor(2) as pool:
         calls = [
             pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=20)
             for _ in range(2)
         ]
-        engine.entered.acquire(timeout=10)
-        time.sleep(0.1)
+        assert turns.asked.acquire(timeout=10)
+        assert turns.asked.acquire(timeout=10)
+        assert engine.entered.acquire(timeout=10)
         assert len(engine.order) == 1
         engine.gate.set()
         assert [call.result().status_code for call in calls] == [200, 200]
     assert engine.most_inside == 1
 
 
-def test_the_line_is_in_order_and_bounded(tmp_path: Path, body: dict[str, Any]) -> None:
+def test_the_line_is_in_order_and_bounded(
+    tmp_path: Path, body: dict[str, Any], turns: Turns
+) -> None:
     engine = GatedEngine()
     with (
         serving_engine(tmp_path, engine, max_waiting=2) as url,
         ThreadPoolExecutor(3) as pool,
-        httpx.Client(headers=AUTH) as client,
+        httpx.Client(headers=AUTH, timeout=20) as client,
     ):
 
         def call(seed: int) -> httpx.Response:
@@ -129,8 +165,7 @@ def test_the_line_is_in_order_and_bounded(tmp_path: Path, body: dict[str, Any]) 
         calls = []
         for seed in (1, 2, 3):
             calls.append(pool.submit(call, seed))
-            time.sleep(0.15)  # each is in line before the next one comes
-        engine.entered.acquire(timeout=10)
+            assert turns.asked.acquire(timeout=10)  # in line before the next one comes
         refused = client.post(f"{url}/predict", json=body)
         assert refused.status_code == 429
         assert refused.json()["code"] == "LINE_FULL"
@@ -146,17 +181,18 @@ def test_hanging_up_stops_the_run_and_frees_the_device(
 ) -> None:
     engine = GatedEngine()
     with serving_engine(tmp_path, engine) as url:
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                f"{url}/predict", json=body, headers=AUTH, timeout=httpx.Timeout(5, read=0.5)
-            )
-        assert engine.stopped.wait(5)
+        with calling(url, body):
+            assert engine.entered.acquire(timeout=10)
+        assert engine.stopped.wait(10)
         wait_until(lambda: files_in(tmp_path / "work") == [])
         engine.gate.set()
-        assert httpx.post(f"{url}/predict", json=body, headers=AUTH).status_code == 200
+        answer = httpx.post(f"{url}/predict", json=body, headers=AUTH, timeout=20)
+        assert answer.status_code == 200
 
 
-def test_hanging_up_while_waiting_leaves_the_line(tmp_path: Path, body: dict[str, Any]) -> None:
+def test_hanging_up_while_waiting_leaves_the_line(
+    tmp_path: Path, body: dict[str, Any], turns: Turns
+) -> None:
     engine = GatedEngine()
     with (
         serving_engine(tmp_path, engine, max_waiting=1) as url,
@@ -165,20 +201,13 @@ def test_hanging_up_while_waiting_leaves_the_line(tmp_path: Path, body: dict[str
         first = pool.submit(
             httpx.post, f"{url}/predict", json={**body, "seed": 1}, headers=AUTH, timeout=20
         )
-        engine.entered.acquire(timeout=10)
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                f"{url}/predict",
-                json={**body, "seed": 2},
-                headers=AUTH,
-                timeout=httpx.Timeout(5, read=0.3),
-            )
-        wait_until(
-            lambda: httpx.get(f"{url}/ready").status_code == 200
-        )  # the loop has seen the hang-up
+        assert turns.asked.acquire(timeout=10)
+        with calling(url, {**body, "seed": 2}):
+            assert turns.asked.acquire(timeout=10)
+        assert turns.left.acquire(timeout=10)
         engine.gate.set()
         assert first.result().status_code == 200
-        third = httpx.post(f"{url}/predict", json={**body, "seed": 3}, headers=AUTH)
+        third = httpx.post(f"{url}/predict", json={**body, "seed": 3}, headers=AUTH, timeout=20)
         assert third.status_code == 200
     assert engine.order == [1, 3]
 

@@ -29,12 +29,9 @@ def start_sending(url: str) -> socket.socket:
 
 def test_a_stranger_who_never_stops_sending_is_cut_off(url: str) -> None:
     with start_sending(url) as connection:
-        started = time.monotonic()
-        assert connection.recv(65536).startswith(b"HTTP/1.1 401")
-        assert time.monotonic() - started < 1
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401")  # while it is sending
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            send_for(connection, seconds=10)
-        assert 1 < time.monotonic() - started < 5
+            send_for(connection, seconds=30)
 
 
 def send_for(connection: socket.socket, seconds: float) -> None:
@@ -44,14 +41,15 @@ def send_for(connection: socket.socket, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_who_ends_its_body_in_time_is_not_kept_waiting(url: str) -> None:
+def test_who_ends_its_body_in_time_is_not_kept_waiting(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentsync.server.unread_body._LINGER_S", 60.0)
     with start_sending(url) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")
-        started = time.monotonic()
         connection.sendall(b"1\r\nx\r\n0\r\n\r\n")
-        while connection.recv(65536):
+        while connection.recv(65536):  # fails after ten seconds without a word
             pass
-        assert time.monotonic() - started < 1
 
 
 def test_a_large_body_that_is_refused_loses_no_answer(url: str) -> None:

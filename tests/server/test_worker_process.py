@@ -42,7 +42,7 @@ def test_stopping_ends_the_worker_and_starts_no_other(tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     worker = WorkerProcess(stand_in(notes, "sys.stdin.read() and 0"))
     worker.start()
-    wait_until(notes.exists)
+    wait_until(lambda: notes.exists() and worker.pid is not None)
     pid = worker.pid
     assert pid is not None
     worker.stop()
@@ -104,13 +104,26 @@ def test_listeners_do_not_hold_up_the_end_of_a_server(tmp_path: Path) -> None:
         wait_until(lambda: answers(url))
         job = httpx.post(f"{url}/v1/predictions", json=media, headers=AUTH).json()
         events = f"{url}/v1/predictions/{job['id']}/events"
-        listening = pool.submit(httpx.get, events, headers=AUTH, timeout=30)
         waiting = {**AUTH, "Prefer": "wait"}
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/v1/predictions", json=media, headers=waiting, timeout=0.5)
-        server.terminate()
-        assert server.wait(timeout=10) == 0
-        assert "queue_position" in listening.result().text
+        answer = pool.submit(
+            httpx.post, f"{url}/v1/predictions", json=media, headers=waiting, timeout=60
+        )
+        wait_until(lambda: len(listed(url)) == 2)
+        with httpx.stream("GET", events, headers=AUTH, timeout=60) as listening:
+            heard = listening.iter_text()
+            said = next(heard)
+            server.terminate()
+            said += "".join(heard)
+        assert server.wait(timeout=30) == 0
+        assert "queue_position" in said
+        assert (answer.result().status_code, answer.result().json()["status"]) == (202, "queued")
+
+
+def listed(url: str) -> list[object]:
+    """Return the predictions that a server has been handed."""
+    answer = httpx.get(f"{url}/v1/predictions", headers=AUTH, timeout=20).json()
+    predictions: list[object] = answer["predictions"]
+    return predictions
 
 
 def children(pid: int) -> list[int]:

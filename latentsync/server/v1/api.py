@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from latentsync.errors import InvalidField, JobNotFound, MalformedBody
+from latentsync.jobs.deliveries import find_delivery
 from latentsync.jobs.desk import JobDesk, check_job_id
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.jobs.representation import Prediction, represent
+from latentsync.server.arrivals import Arrivals
 from latentsync.server.stored_file import stored_video
 from latentsync.server.v1.events import EventStream, parse_last_event_id
 from latentsync.server.v1.representation import PredictionPage, Predictions
@@ -37,12 +39,14 @@ class NativeApi:
         desk: where jobs are handed in.
         news: tells when something happens to them.
         settings: limits.
+        arrivals: has places for bodies.
         heartbeat_s: longest silence of an event stream.
     """
 
     desk: JobDesk
     news: JobNews
     settings: Settings
+    arrivals: Arrivals
     heartbeat_s: float = _HEARTBEAT_S
 
     def find(self, job_id: str, owner: str) -> Job:
@@ -54,7 +58,18 @@ class NativeApi:
 
     def show(self, job: Job) -> Prediction:
         """Return a job as callers see it."""
-        return represent(job, self.desk.store.position(job))
+        return self._represent(job, self.desk.store.position(job))
+
+    async def status(self, job_id: str, owner: str) -> Response:
+        """Return the answer with how far a prediction is."""
+        # Asked for far more often than anything else: in one thread, and not checked once more.
+        return _json(await run_in_threadpool(self._look, job_id, owner), 200)
+
+    def _look(self, job_id: str, owner: str) -> Prediction:
+        return self._represent(*self.desk.look(job_id, owner))
+
+    def _represent(self, job: Job, position: int | None) -> Prediction:
+        return represent(job, position, find_delivery(self.desk.store.engine, job))
 
     async def submit(
         self,
@@ -73,10 +88,7 @@ class NativeApi:
             only_lists: refuse a single one.
         """
         wait_s = _wait_s(request)
-        async with read_submissions(request, self.settings, job_id=job_id) as (handed_in, is_list):
-            if only_lists and not is_list:
-                raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
-            jobs = await run_in_threadpool(self.desk.submit, handed_in, owner)
+        jobs, is_list = await self._take_in(request, owner, job_id, only_lists)
         if is_list:
             shown = await run_in_threadpool(lambda: [self.show(job) for job in jobs])
             return _json(Predictions(predictions=shown), 202)
@@ -86,6 +98,18 @@ class NativeApi:
             headers["Preference-Applied"] = f"wait={wait_s}"
         status_code = 200 if job.status.is_final else 202
         return _json(await run_in_threadpool(self.show, job), status_code, headers)
+
+    async def _take_in(
+        self, request: Request, owner: str, job_id: str | None, only_lists: bool
+    ) -> tuple[list[Job], bool]:
+        """Return the jobs of a call's body, and whether it was a list of them."""
+        with self.arrivals.place(request, owner):
+            async with read_submissions(request, self.settings, job_id=job_id) as taken:
+                handed_in, is_list = taken
+                if only_lists and not is_list:
+                    raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
+                submitting = self.desk.begin_submit(handed_in, owner)
+                return await asyncio.wrap_future(submitting), is_list
 
     async def _wait(self, job: Job, timeout_s: int) -> Job:
         """Return the job when it has ended or the time is up, as it is then."""

@@ -15,7 +15,8 @@ from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.job import Job, JobEvent
 from latentsync.jobs.news import JobNews, wait_for
 
-_LOOK_AT_LEAST_EVERY_S = 1.0  # the place in the line changes without an event of one's own
+_LOOK_EVERY_S = 0.5  # at the place in the line, which changes without an event of one's own
+_READ_AT_LEAST_EVERY_S = 5.0  # bells can be overtaken, see JobNews.bell
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _NUMBER_MAX = 2**62
 
@@ -49,41 +50,50 @@ class EventStream(StreamingResponse):
         self._job = job
         self._after = after
         self._heartbeat_s = heartbeat_s
+        self._position: int | None = None  # the last that was sent
+        self._sent_at = time.monotonic()  # when anything was
         super().__init__(self._messages(), headers=_HEADERS)
 
     async def _messages(self) -> AsyncIterator[str]:
-        sent_at = time.monotonic()
-        known: int | None = None
         with self._news.bell(self._job.id) as bell:
             while True:
                 events, position, is_final = await run_in_threadpool(self._read)
                 for event in events:
-                    self._after = event.number
+                    self._after, self._sent_at = event.number, time.monotonic()
                     yield _message(event.kind, event.data | {"at": event.at}, event.number)
                 if events:
-                    sent_at = time.monotonic()
                     continue  # until there are no more
                 if is_final or self._news.is_closed:
                     return
-                if position is not None and position != known:
-                    sent_at = time.monotonic()
-                    yield _message("position", {"queue_position": position})
-                elif time.monotonic() - sent_at >= self._heartbeat_s:
-                    sent_at = time.monotonic()
-                    yield ": still here\n\n"
-                known = position
-                await wait_for(bell, min(self._heartbeat_s, _LOOK_AT_LEAST_EVERY_S))
+                read_at, has_rung = time.monotonic(), False
+                while not has_rung and time.monotonic() - read_at < _READ_AT_LEAST_EVERY_S:
+                    if (message := self._without_event(position)) is not None:
+                        self._sent_at = time.monotonic()
+                        yield message
+                    has_rung = await wait_for(bell, min(self._heartbeat_s, _LOOK_EVERY_S))
+                    position = self._news.position(self._job)
+
+    def _without_event(self, position: int | None) -> str | None:
+        """Return what is to be said though nothing has happened to the job."""
+        # What the news know may be older than what was read of the job: nobody falls back in line.
+        if position is not None and (self._position is None or position < self._position):
+            self._position = position
+            return _message("position", {"queue_position": position})
+        if time.monotonic() - self._sent_at >= self._heartbeat_s:
+            return ": still here\n\n"
+        return None
 
     def _read(self) -> tuple[list[JobEvent], int | None, bool]:
         """Return the new events, the place in the line, and whether the job has ended.
 
         The job is read first: if it has ended by then, its last event is among those read next.
         """
-        job = self._desk.store.get(self._job.id)
+        found = self._desk.store.look(self._job.id)
         events = self._desk.store.events(self._job.id, self._after)
-        if job is None:  # forgotten meanwhile
+        if found is None:  # forgotten meanwhile
             return events, None, True
-        return events, self._desk.store.position(job), job.status.is_final
+        job, position = found
+        return events, position, job.status.is_final
 
 
 def _message(kind: str, data: dict[str, Any], number: int | None = None) -> str:

@@ -115,8 +115,9 @@ SUBMIT_RESPONSES: Responses = {
 BATCH_RESPONSES: Responses = {202: {"model": Predictions, "description": "All are recorded"}}
 EVENTS: Responses = {
     200: {
-        "description": "status, progress, log and position events until it has ended",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "status, progress, log and position events until it has ended; "
+        "webhook events are told to those who come later",
+        "content": {"text/event-stream": {}},
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
 }
@@ -127,7 +128,7 @@ OUTPUT: Responses = {
     304: {"description": "The caller has it already"},
     416: {"description": "There is nothing in this range"},
 }
-UPLOAD_PROBLEMS = problems(400, 408, 413, 507)
+UPLOAD_PROBLEMS = problems(400, 408, 413, 429, 507)
 UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,

@@ -88,9 +88,14 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     ) -> PredictionPage:
         return api.page(owner, status, limit, cursor)
 
-    @router.get("/predictions/{job_id}", summary="How far a prediction is", responses=unknown)
-    def prediction(job_id: JobId, owner: str = Depends(auth)) -> Prediction:
-        return api.show(api.find(job_id, owner))
+    @router.get(
+        "/predictions/{job_id}",
+        summary="How far a prediction is",
+        response_model=Prediction,
+        responses=unknown,
+    )
+    async def prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.status(job_id, owner)
 
     @router.post(
         "/predictions/{job_id}/cancel",
@@ -109,6 +114,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     def events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
         return api.events(request, job_id, owner)
 
+    @router.head("/predictions/{job_id}/output", include_in_schema=False)
     @router.get(
         "/predictions/{job_id}/output",
         summary="The finished video",
@@ -133,7 +139,8 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
         openapi_extra=documented.UPLOAD,
     )
     async def upload(request: Request, owner: str = Depends(auth)) -> Upload:
-        return await receive_upload(request, api.desk, api.settings, owner)
+        with api.arrivals.place(request, owner, is_streamed=True):
+            return await receive_upload(request, api.desk, api.settings, owner)
 
     @router.get("/models", tags=["models"], summary="The engines to choose from")
     def models(_owner: str = Depends(auth)) -> Models:

@@ -16,7 +16,7 @@ from latentsync.errors import InvalidField, MalformedBody, shorten
 from latentsync.jobs.desk import Submission, fingerprint
 from latentsync.jobs.job import Webhook
 from latentsync.schema import RunRequest, parse_request, validate_fields
-from latentsync.server.body import read_json
+from latentsync.server.body import understand_json
 from latentsync.server.v1.form import open_form, read_form, take_files, with_stand_ins
 from latentsync.server.v1.webhook import parse_webhook
 from latentsync.settings import Settings
@@ -62,23 +62,22 @@ async def read_submissions(
         The submissions, and whether the body was a list of them.
 
     Raises:
-        InvalidRequest: and what :func:`latentsync.server.body.read_json` raises.
+        InvalidRequest: and what :func:`latentsync.server.body.understand_json` raises.
     """
     names = _Names(job_id, idempotency_key(request))
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "multipart/form-data":
-        yield await _read_json(request, names)
+        yield await understand_json(request, lambda body: _from_json(body, names))
         return
     with working_folder(settings.work_dir) as folder, translate_disk_full():
         async with open_form(request) as form:
             yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
 
 
-async def _read_json(request: Request, names: _Names) -> tuple[list[Submission], bool]:
-    body = await read_json(request)
+def _from_json(body: object, names: _Names) -> tuple[list[Submission], bool]:
     entries = body["predictions"] if _wraps_list(body) else body
     if not isinstance(entries, list):
-        return [await run_in_threadpool(_submission, body, names)], False
+        return [_submission(body, names)], False
     if names.id is not None:
         raise MalformedBody("The body must be a JSON object: the address names one prediction.")
     if not 1 <= len(entries) <= BATCH_MAX:
@@ -86,7 +85,7 @@ async def _read_json(request: Request, names: _Names) -> tuple[list[Submission],
             f"predictions has {len(entries)} entries. Allowed: 1 to {BATCH_MAX}.",
             field="predictions",
         )
-    return await run_in_threadpool(list, _of_batch(entries, names)), True
+    return list(_of_batch(entries, names)), True
 
 
 def _wraps_list(body: object) -> TypeGuard[dict[str, object]]:

@@ -8,7 +8,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from latentsync.errors import Canceled, EmptyMedia, MalformedBody, TooManyBytes
-from latentsync.jobs.desk import UPLOAD_SCHEME, JobDesk
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.uploads import UPLOAD_SCHEME
+from latentsync.server.body import declared_bytes
 from latentsync.server.v1.representation import Upload
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
@@ -25,10 +27,13 @@ async def receive_upload(request: Request, desk: JobDesk, settings: Settings, ow
         FetchTimeout: it takes too long.
         EmptyMedia: there is nothing in it.
         MalformedBody: it is a form.
+        LineFull: its owner has as many bytes here as allowed.
         DiskFull: there is no room for it.
     """
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise MalformedBody("Send the file itself as the body, not a form.")
+    expected_bytes = min(declared_bytes(request.scope), settings.max_media_bytes)
+    await run_in_threadpool(desk.uploads.require_room, owner, expected_bytes)
     with working_folder(settings.work_dir) as folder, translate_disk_full():
         path = folder / "upload"
         size_bytes = await _receive(request, path, settings.max_media_bytes)

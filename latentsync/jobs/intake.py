@@ -1,0 +1,149 @@
+"""What may enter the record: no name twice, and no more of an owner than allowed.
+
+Looking and writing are one transaction that nobody else's can come between, so all of it holds
+exactly, however many callers, threads and processes hand in jobs at the same moment. For the same
+reason jobs are numbered in the order in which they can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from latentsync.errors import IdempotencyConflict, LatentSyncError, LineFull
+from latentsync.jobs.database import hold_intake, translate_database_full
+from latentsync.jobs.job import Job, NewJob
+from latentsync.jobs.recorder import Outcome
+from latentsync.jobs.store import Alongside, JobStore, Load
+
+_RETRY_AFTER_S = 30.0
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What an owner may have waiting or running.
+
+    Attributes:
+        jobs: so many.
+        input_bytes: of all their media; a job alone is taken whatever its size.
+    """
+
+    jobs: int
+    input_bytes: int
+
+    def check(self, load: Load, more: Load) -> None:
+        """Raise LineFull unless so much more may come to what there is."""
+        if load.jobs + more.jobs > self.jobs:
+            raise LineFull(
+                f"{load.jobs} jobs of this key wait or run (allowed: {self.jobs}).",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        if load.input_bytes > 0 and load.input_bytes + more.input_bytes > self.input_bytes:
+            raise LineFull(
+                f"{load.input_bytes} bytes of this key's media wait (allowed: {self.input_bytes}).",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+
+class Intake:
+    """Records the jobs of several calls; each call is taken in whole or refused.
+
+    Args:
+        store: the record.
+        alongside: see :meth:`latentsync.jobs.store.JobStore.add`.
+        allowance: of every owner.
+    """
+
+    def __init__(self, store: JobStore, alongside: Alongside, allowance: Allowance) -> None:
+        self._store = store
+        self._alongside = alongside
+        self._allowance = allowance
+
+    def take_in(self, calls: Sequence[Sequence[NewJob]]) -> list[Outcome]:
+        """Return for each call its jobs, in its order, or why it is refused.
+
+        A job whose id or idempotency key is known is the one that has it.
+
+        Args:
+            calls: their jobs, all of one owner.
+
+        Raises:
+            DiskFull: nothing was recorded.
+        """
+        with translate_database_full(), self._store.engine.begin() as connection:
+            hold_intake(connection)
+            ledger = _Ledger(connection, self._store, self._allowance, calls)
+            entered = [ledger.enter(call) for call in calls]
+            added = self._store.insert(connection, ledger.new, self._alongside)
+        jobs = ledger.recorded | {job.id: job for job in added}
+        return [
+            names if isinstance(names, Exception) else [jobs[name] for name in names]
+            for names in entered
+        ]
+
+
+class _Ledger:
+    """Decides on calls one after the other, within the transaction."""
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        store: JobStore,
+        allowance: Allowance,
+        calls: Sequence[Sequence[NewJob]],
+    ) -> None:
+        self._connection = connection
+        self._store = store
+        self._allowance = allowance
+        self._loads: dict[str, Load] = {}
+        self._named: dict[str | tuple[str, str], Job | NewJob] = {}
+        found = store.named_alike(connection, [job for call in calls for job in call])
+        self.recorded = {job.id: job for job in found}
+        self.new: list[NewJob] = []
+        for job in found:
+            self._name(job)
+
+    def enter(self, call: Sequence[NewJob]) -> list[str] | LatentSyncError:
+        """Return the ids of a call's jobs, or why it is refused."""
+        try:
+            known = [self._known(job) for job in call]
+            new = [job for job, other in zip(call, known, strict=True) if other is None]
+            if new:
+                self._count(new)
+        except LatentSyncError as refused:
+            return refused
+        for job in new:
+            self._name(job)
+        self.new += new
+        return [(other or job).id for job, other in zip(call, known, strict=True)]
+
+    def _known(self, job: NewJob) -> Job | NewJob | None:
+        """Return what was handed in before under one of the job's names."""
+        other = self._named.get(job.id)
+        if other is None and job.idempotency_key is not None:
+            other = self._named.get((job.owner, job.idempotency_key))
+        if other is not None:
+            check_repeated(other, job.owner, job.fingerprint)
+        return other
+
+    def _count(self, new: Sequence[NewJob]) -> None:
+        owner = new[0].owner
+        load = self._loads.get(owner) or self._store.load(owner, self._connection)
+        more = Load(len(new), sum(job.input_bytes for job in new))
+        self._allowance.check(load, more)
+        self._loads[owner] = load + more
+
+    def _name(self, job: Job | NewJob) -> None:
+        self._named[job.id] = job
+        if job.idempotency_key is not None:
+            self._named[job.owner, job.idempotency_key] = job
+
+
+def check_repeated(known: Job | NewJob, owner: str, fingerprint: str) -> None:
+    """Raise IdempotencyConflict unless a call under a known name asks for the same again."""
+    if known.owner != owner or known.fingerprint != fingerprint:
+        raise IdempotencyConflict(
+            "This id or idempotency key was used for another request. Take a new one."
+        )

@@ -1,0 +1,84 @@
+"""Files that callers bring before they hand in jobs, and how much of each caller's is kept."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from latentsync.errors import LineFull
+from latentsync.jobs.files import FileStore
+from latentsync.jobs.retention import UPLOADS
+
+UPLOAD_SCHEME = "upload://"
+_NAME = re.compile(r"[0-9a-f]{32}")
+_RETRY_AFTER_S = 30.0
+
+
+class Uploads:
+    """Keeps uploads by drawn names, each for its owner alone; safe to call from many threads.
+
+    Args:
+        files: where they are kept.
+        max_bytes_per_owner: uploads of one owner, together.
+    """
+
+    def __init__(self, files: FileStore, max_bytes_per_owner: int) -> None:
+        self._files = files
+        self._max_bytes = max_bytes_per_owner
+        self._counting = Lock()
+        self._coming: Counter[str] = Counter()  # bytes that this process is about to store
+
+    def store(self, path: Path, owner: str) -> str:
+        """Keep a copy of a file; returns the address by which requests name it.
+
+        Raises:
+            LineFull: the owner has as many bytes here as allowed.
+            DiskFull: there is no room.
+        """
+        name = uuid.uuid4().hex
+        with self._room(owner, path.stat().st_size):
+            self._files.put(path, _key(name, owner))
+        return UPLOAD_SCHEME + name
+
+    def require_room(self, owner: str, size_bytes: int) -> None:
+        """Raise LineFull if an upload of this size would be too much for its owner."""
+        kept = self._files.size_below(UPLOADS, name=_folder_of(owner)) + self._coming[owner]
+        if kept + size_bytes > self._max_bytes:
+            raise LineFull(
+                f"{kept} bytes of this key's uploads are kept, and {size_bytes} more are too many "
+                f"(allowed: {self._max_bytes}).",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    def find(self, address: str, owner: str) -> str | None:
+        """Return the key of an owner's upload in the file store; None if there is none."""
+        name = address.removeprefix(UPLOAD_SCHEME)
+        if _NAME.fullmatch(name) is None:
+            return None
+        key = _key(name, owner)
+        return key if self._files.exists(key) else None
+
+    @contextmanager
+    def _room(self, owner: str, size_bytes: int) -> Iterator[None]:
+        """Hold room for bytes that are being stored."""
+        with self._counting:
+            self.require_room(owner, size_bytes)
+            self._coming[owner] += size_bytes
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._coming[owner] -= size_bytes
+
+
+def _key(name: str, owner: str) -> str:
+    return f"{UPLOADS}/{name}/{_folder_of(owner)}"
+
+
+def _folder_of(owner: str) -> str:
+    return owner[:32]

@@ -1,0 +1,106 @@
+"""A name is one living worker's, on whichever machine; a dead one's is free after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+import sqlalchemy as sa
+
+from latentsync.errors import InternalError
+from latentsync.jobs.database import open_database
+from latentsync.jobs.roster import SILENCE_S, NameLost, Roster
+from tests.jobs.records import Clock
+
+HERE, THERE = "lock file here", "lock file there"
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    engine = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(0.0)
+
+
+def waiting(clock: Clock, meanwhile: Callable[[], None] = lambda: None) -> Callable[[float], bool]:
+    """Return a wait that moves the clock while something happens."""
+
+    def wait(seconds: float) -> bool:
+        clock.now += seconds
+        meanwhile()
+        return False
+
+    return wait
+
+
+def joined(engine: sa.Engine, clock: Clock, holder: str) -> Roster:
+    roster = Roster(engine, "w", clock)
+    assert roster.join(holder, waiting(clock))
+    return roster
+
+
+def test_a_worker_that_comes_back_to_its_machine_has_its_name_at_once(
+    engine: sa.Engine, clock: Clock
+) -> None:
+    joined(engine, clock, HERE)
+    again = joined(engine, clock, HERE)
+    assert clock.now == 0
+    again.greet()
+    assert again.living() == {"w"}
+
+
+def test_a_living_workers_name_is_refused_on_another_machine(
+    engine: sa.Engine, clock: Clock
+) -> None:
+    alive = joined(engine, clock, HERE)
+    with pytest.raises(InternalError, match="named 'w' works on another machine") as refused:
+        Roster(engine, "w", clock).join(THERE, waiting(clock, alive.greet))
+    assert "LATENTSYNC_WORKER_NAME" in refused.value.message
+    assert clock.now < SILENCE_S
+    alive.greet()
+
+
+def test_a_crashed_workers_name_is_free_after_its_silence(engine: sa.Engine, clock: Clock) -> None:
+    crashed = joined(engine, clock, HERE)
+    joined(engine, clock, THERE).greet()
+    assert SILENCE_S <= clock.now < SILENCE_S + 2
+    with pytest.raises(NameLost):  # it was only held up
+        crashed.greet()
+    crashed.leave()  # which takes nothing from the one who has the name now
+    joined(engine, clock, THERE).greet()
+
+
+def test_the_name_of_a_worker_that_leaves_is_free_at_once(engine: sa.Engine, clock: Clock) -> None:
+    alive = joined(engine, clock, HERE)
+    newcomer = Roster(engine, "w", clock)
+    assert newcomer.join(THERE, waiting(clock, alive.leave))
+    assert clock.now < 2
+    newcomer.greet()
+
+
+def test_a_worker_that_shall_stop_waits_no_longer(engine: sa.Engine, clock: Clock) -> None:
+    alive = joined(engine, clock, HERE)
+    assert not Roster(engine, "w", clock).join(THERE, lambda _: True)
+    alive.greet()
+
+
+def test_of_many_that_take_a_name_at_once_one_may(engine: sa.Engine) -> None:
+    together = Barrier(4)
+
+    def join(number: int) -> bool:
+        together.wait()
+        try:
+            return Roster(engine, "w", Clock(0.0)).join(f"holder {number}", lambda _: True)
+        except InternalError:
+            return False
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(join, range(4))) == 1

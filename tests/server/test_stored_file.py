@@ -1,0 +1,56 @@
+"""Finished videos are asked for by HEAD as by GET, at the address of every contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from latentsync.jobs.job import JobStatus
+from latentsync.jobs.store import Finished
+from latentsync.server.auth import ANONYMOUS
+from tests.server.queues import queue_server
+
+CONTENT = bytes(range(256)) * 4
+NAME = "a1b2c3.mp4"
+
+
+@pytest.fixture(scope="module")
+def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Addresses of one finished video, by contract."""
+    folder: Path = tmp_path_factory.mktemp("server")
+    with queue_server(folder, require_key=False) as server:
+        desk = server.farm.desk
+        [job] = desk.submit([server.farm.submission()], ANONYMOUS)
+        key = f"results/{job.id}/{NAME}"
+        (folder / "video").write_bytes(CONTENT)
+        desk.files.put(folder / "video", key)
+        begun = desk.store.begin(job.id, "w")
+        assert begun is not None
+        desk.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
+        yield {
+            "v1": f"{server.url}/v1/predictions/{job.id}/output",
+            "tasks": f"{server.url}/outputs/{job.id}/{NAME}",
+            "lipsync": f"{server.url}/static/results/{job.id}/{NAME}",
+        }
+
+
+@pytest.mark.parametrize("contract", ["v1", "tasks", "lipsync"])
+def test_head_answers_like_get_without_the_video(urls: dict[str, str], contract: str) -> None:
+    got, head = httpx.get(urls[contract]), httpx.head(urls[contract])
+    assert (got.status_code, got.content) == (200, CONTENT)
+    assert (head.status_code, head.content) == (200, b"")
+    assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
+    assert head.headers["content-length"] == str(len(CONTENT))
+    part = httpx.head(urls[contract], headers={"Range": "bytes=0-9"})
+    assert (part.status_code, part.headers["content-length"]) == (200, str(len(CONTENT)))
+    known = httpx.head(urls[contract], headers={"If-None-Match": head.headers["etag"]})
+    assert known.status_code == 304
+
+
+@pytest.mark.parametrize("contract", ["v1", "tasks", "lipsync"])
+def test_head_of_what_is_not_there_is_answered_so(urls: dict[str, str], contract: str) -> None:
+    url = urls[contract].replace("-", "0")
+    assert (httpx.get(url).status_code, httpx.head(url).status_code) == (404, 404)
