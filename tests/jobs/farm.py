@@ -20,6 +20,7 @@ from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
 from latentsync.schema import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
+from tests.jobs.square_device import gate_of
 from tests.server.clips import write_clip, write_speech
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -90,6 +91,10 @@ class Farm:
         finally:
             process.kill()
             process.communicate()
+
+    def open_gate(self) -> None:
+        """Let the runs go on that wait for it, and all that come."""
+        gate_of(self.settings.data_dir).touch()
 
     def job(self, job: Job) -> Job:
         """Return the job as it is now."""

@@ -11,7 +11,7 @@ import pytest
 from latentsync.jobs.job import Job, JobStatus
 from tests.jobs.farm import OWNER, Farm, farm, kill
 from tests.jobs.postgres import postgres
-from tests.jobs.square_device import HANGS, PLAIN, SLOW
+from tests.jobs.square_device import GATED, HANGS, PLAIN, SLOW
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -46,13 +46,14 @@ def test_the_job_of_a_dead_machine_is_finished_by_another(lent: Farm) -> None:
 
 def test_a_machine_that_leaves_is_not_waited_for(lent: Farm) -> None:
     first = lent.start("a")
-    job = lent.submit(SLOW + 3000)
+    job = lent.submit(GATED)
     lent.wait_for(lambda: worker_of(lent, job) == "a")
     lent.start("b")
     lent.wait_for(lambda: "worker b takes jobs" in lent.log())
     first.terminate()
-    assert first.wait(5) == 0
-    (ended,) = lent.wait_until_ended([job], timeout_s=20)
+    assert first.wait(30) == 0
+    lent.open_gate()
+    (ended,) = lent.wait_until_ended([job])
     assert (ended.status, ended.host, ended.attempts) == (JobStatus.SUCCEEDED, "b", 1)
 
 
@@ -80,13 +81,14 @@ def test_a_running_job_is_stopped_in_time(lent: Farm) -> None:
 def test_a_name_is_one_machines_until_its_worker_has_been_silent(lent: Farm) -> None:
     here, there = lent.folder / "here", lent.folder / "there"
     first = lent.start("a", work_dir=here)
-    job = lent.submit(SLOW + 8000)
+    job = lent.submit(GATED)
     lent.wait_for(lambda: worker_of(lent, job) == "a")
     second = lent.start("a", work_dir=there)
     assert second.wait(30) != 0
     assert "A worker named 'a' works on another machine" in lent.log()
     assert (lent.job(job).status, lent.job(job).attempts) == (JobStatus.PROCESSING, 1)
     kill(first)
+    lent.open_gate()
     lent.start("a", work_dir=there)
     (ended,) = lent.wait_until_ended([job])
     assert (ended.status, ended.host, ended.attempts) == (JobStatus.SUCCEEDED, "a", 2)

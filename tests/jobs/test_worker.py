@@ -13,7 +13,7 @@ import pytest
 
 from latentsync.jobs.job import Job, JobStatus
 from tests.jobs.farm import OWNER, Farm, farm, kill, kill_group
-from tests.jobs.square_device import BROKEN, CRASHES, CRASHES_ONCE, HANGS, PLAIN, SLOW
+from tests.jobs.square_device import BROKEN, CRASHES, CRASHES_ONCE, GATED, HANGS, PLAIN, SLOW
 
 pytestmark = pytest.mark.processes
 
@@ -132,7 +132,7 @@ def test_running_jobs_are_stopped_in_time(lent: Farm) -> None:
 
 @pytest.mark.parametrize("way", ["signal", pytest.param("parent", marks=pytest.mark.slow)])
 def test_a_worker_that_is_stopped_costs_its_job_no_attempt(lent: Farm, way: str) -> None:
-    job, later = lent.submit(SLOW + 1500), lent.submit(PLAIN)
+    job, later = lent.submit(GATED), lent.submit(PLAIN)
     worker = lent.start()
     lent.wait_for(lambda: is_at_work(lent, job))
     if way == "signal":
@@ -142,6 +142,7 @@ def test_a_worker_that_is_stopped_costs_its_job_no_attempt(lent: Farm, way: str)
     assert worker.wait(30) == 0
     lent.wait_for(lambda: lent.processes() == [])
     assert lent.working_folders() == []
+    lent.open_gate()
     lent.start()
     ended, after = lent.wait_until_ended([job, later])
     assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from latentsync.jobs.job import JobError, JobStatus
 from latentsync.jobs.store import Finished
-from tests.jobs.square_device import SLOW
+from tests.jobs.square_device import GATED, SLOW
 from tests.server.clips import as_base64, write_clip, write_speech
 from tests.server.live import AUTH, KEY
 from tests.server.queues import (
@@ -130,7 +130,7 @@ def test_success_is_told_as_the_contract_says(working: Server, body: dict[str, A
 
 
 def test_a_running_request_is_not_cancelled(working: Server, body: dict[str, Any]) -> None:
-    request_id = submitted(working, body, seed=SLOW + 1500)
+    request_id = submitted(working, body, seed=GATED)
     working.farm.wait_for(lambda: working.job(request_id).status is JobStatus.PROCESSING)
     assert status(working, request_id)["status"] == "InProgress"
     assert status(working, request_id)["queue_position"] is None
@@ -138,6 +138,7 @@ def test_a_running_request_is_not_cancelled(working: Server, body: dict[str, Any
     assert answer.status_code == 400
     assert answer.json()["status"] == "Failed"
     assert "InProgress" in answer.json()["reason"]
+    working.farm.open_gate()
     working.wait_for_end(request_id)
     assert status(working, request_id)["status"] == "Succeed"
 

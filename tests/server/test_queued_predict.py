@@ -125,7 +125,7 @@ def test_a_call_that_waits_holds_no_media_in_memory(url: str, call: Any) -> None
         answer = pool.submit(call, FOR_EVER)
         wait_until(lambda: len(jobs(url, "processing")) == 1)
         gc.collect()
-        held = [one for one in gc.get_objects() if isinstance(one, InlineSource | PredictRequest)]
+        held = [one for one in gc.get_objects() if type(one) in (InlineSource, PredictRequest)]
         cancel(url, jobs(url, "processing")[0])
         assert answer.result().status_code == 499
     assert held == []

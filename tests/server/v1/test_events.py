@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from latentsync.jobs.news import JobNews
 from latentsync.schema import RunRequest, UrlSource
 from latentsync.server.v1.events import EventStream
 from tests.jobs.square_device import BROKEN, SLOW
-from tests.server.live import AUTH, settings_for, wait_until
+from tests.server.live import AUTH, settings_for
 from tests.server.v1.conftest import Submit
 
 pytestmark = pytest.mark.processes
@@ -83,16 +82,18 @@ def test_the_reason_of_a_failure_is_in_the_last_event(client: httpx.Client, subm
 
 def test_who_waits_hears_of_every_new_place_in_line(client: httpx.Client, submit: Submit) -> None:
     first, second, third = submit(SLOW + 60_000), submit(SLOW + 60_000), submit()
-    with ThreadPoolExecutor(1) as pool:
-        heard = pool.submit(follow, client, third)
-        wait_until(lambda: client.get(f"/predictions/{first['id']}").json()["attempts"] == 1)
-        for job in (second, first):
-            asyncio.run(asyncio.sleep(1.1))
-            client.post(f"/predictions/{job['id']}/cancel")
-        events = heard.result()
-    places = [event["data"]["queue_position"] for event in events if event["event"] == "position"]
-    assert places[-2:] == [1, 0]
-    assert events[-1]["data"]["status"] == "succeeded"
+    with client.stream("GET", f"/predictions/{third['id']}/events") as answer:
+        lines = answer.iter_lines()
+        for place, in_the_way in ((1, second), (0, first)):
+            wait_for_line(lines, f'"queue_position": {place}')
+            client.post(f"/predictions/{in_the_way['id']}/cancel")
+        wait_for_line(lines, '"status": "succeeded"')
+        assert [line for line in lines if line] == []
+
+
+def wait_for_line(lines: Iterator[str], part: str) -> None:
+    """Read until a line holds something; fails at the end of the stream."""
+    assert any(part in line for line in lines), part
 
 
 def test_a_hundred_listeners_hear_the_same(url: str, client: httpx.Client, submit: Submit) -> None:
