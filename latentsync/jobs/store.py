@@ -36,7 +36,11 @@ def _looking() -> sa.Select[Any]:
     return sa.select(jobs, position).where(jobs.c.id == sa.bindparam("job_id"))
 
 
+# Put together once: that takes longer than to run them.
 _LOOK = _looking()
+_LOAD = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.input_bytes), 0)).where(
+    jobs.c.owner == sa.bindparam("owner"), jobs.c.status.in_(_RUNNING)
+)
 
 
 @dataclass(frozen=True)
@@ -197,11 +201,8 @@ class JobStore:
             owner: whose.
             within: connection whose transaction shall see it; by default one of its own.
         """
-        summed = sa.select(
-            sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.input_bytes), 0)
-        ).where(jobs.c.owner == owner, jobs.c.status.in_(_RUNNING))
         with nullcontext(within) if within else self.engine.connect() as connection:
-            number, size_bytes = connection.execute(summed).one()
+            number, size_bytes = connection.execute(_LOAD, {"owner": owner}).one()
         return Load(int(number), int(size_bytes))
 
     def begin(self, job_id: str, host: str) -> Job | None:
