@@ -45,7 +45,7 @@ from tests.server.clips import as_base64, write_clip, write_speech
 
 IN_TURN = "in turn"
 KEY = "key-of-the-benchmark"
-ARRIVAL_S = 2.0  # in which the clients come that hand in one job after the other
+ARRIVAL_S = 2.0  # in which listeners come, and the clients that hand in one job after the other
 ASK_EVERY_S = 1.0
 LISTENERS = 100
 PREDICTIONS = "/v1/predictions"
@@ -181,6 +181,7 @@ async def listeners(port: int, seen: Round, number: int) -> AsyncIterator[None]:
     """Keep so many event streams open, each on a job of the round and then on the next."""
 
     async def listen() -> None:
+        await asyncio.sleep(random.uniform(0, ARRIVAL_S))
         while True:
             if not seen.handed_in:
                 await asyncio.sleep(0.05)
