@@ -15,32 +15,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from latentsync.jobs.database import events, jobs
-from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob, Webhook
+from latentsync.jobs.job import Job, JobError, JobEvent, JobStatus, NewJob
+from latentsync.jobs.rows import INSERT, LOAD, LOOK, POSITION, RUNNING, job_of, row_of
 
-_RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
-# In one statement; the numbers rise in the order of the rows.
-_INSERT_JOBS = jobs.insert().returning(*jobs.c, sort_by_parameter_order=True)
-_COLUMNS = jobs.c.keys()
-_POSITION = "position"
 Alongside = Callable[[sa.Connection, NewJob, int], None]
 Announce = Callable[[sa.Connection, Job], None]
-
-
-def _looking() -> sa.Select[Any]:
-    others = jobs.alias()
-    ahead = sa.select(sa.func.count()).where(
-        others.c.status == JobStatus.QUEUED, others.c.number < jobs.c.number
-    )
-    queued = jobs.c.status == JobStatus.QUEUED
-    position = sa.case((queued, ahead.scalar_subquery())).label(_POSITION)
-    return sa.select(jobs, position).where(jobs.c.id == sa.bindparam("job_id"))
-
-
-# Put together once: that takes longer than to run them.
-_LOOK = _looking()
-_LOAD = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.input_bytes), 0)).where(
-    jobs.c.owner == sa.bindparam("owner"), jobs.c.status.in_(_RUNNING)
-)
 
 
 @dataclass(frozen=True)
@@ -112,8 +91,8 @@ class JobStore:
         if not new:
             return []
         now = self._clock()
-        rows = [{**_row_of(job), "created_at": now} for job in new]
-        added = [_job(row) for row in connection.execute(_INSERT_JOBS, rows)]
+        rows = [row_of(job, now) for job in new]
+        added = [job_of(row) for row in connection.execute(INSERT, rows)]
         for job, recorded in zip(new, added, strict=True):
             alongside(connection, job, recorded.number)
         status = {"at": now, "kind": "status", "data": {"status": JobStatus.QUEUED}}
@@ -126,7 +105,7 @@ class JobStore:
         named = [jobs.c.id.in_([job.id for job in new])]
         if keys:
             named.append(sa.tuple_(jobs.c.owner, jobs.c.idempotency_key).in_(sorted(keys)))
-        return [_job(row) for row in connection.execute(sa.select(jobs).where(sa.or_(*named)))]
+        return [job_of(row) for row in connection.execute(sa.select(jobs).where(sa.or_(*named)))]
 
     def get(self, job_id: str) -> Job | None:
         """Return the job, whoever owns it."""
@@ -135,8 +114,8 @@ class JobStore:
     def look(self, job_id: str) -> tuple[Job, int | None] | None:
         """Return the job and its :meth:`position`, both as they are at one moment."""
         with self.engine.connect() as connection:
-            row = connection.execute(_LOOK, {"job_id": job_id}).mappings().first()
-        return None if row is None else (_job_of(row), row[_POSITION])
+            row = connection.execute(LOOK, {"job_id": job_id}).first()
+        return None if row is None else (job_of(row), row._mapping[POSITION])
 
     def find_submission(self, owner: str, idempotency_key: str) -> Job | None:
         """Return the job that was handed in under this key."""
@@ -202,7 +181,7 @@ class JobStore:
             within: connection whose transaction shall see it; by default one of its own.
         """
         with nullcontext(within) if within else self.engine.connect() as connection:
-            number, size_bytes = connection.execute(_LOAD, {"owner": owner}).one()
+            number, size_bytes = connection.execute(LOAD, {"owner": owner}).one()
         return Load(int(number), int(size_bytes))
 
     def begin(self, job_id: str, host: str) -> Job | None:
@@ -211,7 +190,7 @@ class JobStore:
         with self.engine.begin() as connection:
             row = connection.execute(
                 jobs.update()
-                .where(jobs.c.id == job_id, jobs.c.status.in_(_RUNNING))
+                .where(jobs.c.id == job_id, jobs.c.status.in_(RUNNING))
                 .values(
                     status=JobStatus.PROCESSING,
                     attempts=jobs.c.attempts + 1,
@@ -228,7 +207,7 @@ class JobStore:
                 return None
             data = {"status": JobStatus.PROCESSING, "attempt": row.attempts}
             _tell(connection, job_id, now, "status", data)
-        return _job(row)
+        return job_of(row)
 
     def report(
         self, job: Job, stage: str, fraction: float, frames_done: int, frames_total: int
@@ -271,7 +250,7 @@ class JobStore:
                     _tell(connection, job.id, now, "progress", {"stage": row.stage, **whole})
                 data = {"status": finished.status, "error": values["error"]}
                 _tell(connection, job.id, now, "status", data)
-                self._announce(connection, _job(row))
+                self._announce(connection, job_of(row))
         return row is not None
 
     def cancel(self, job_id: str, *, running: bool = True) -> Job | None:
@@ -291,7 +270,7 @@ class JobStore:
             ).first()
             if row is not None:
                 _tell(connection, job_id, now, "status", {"status": JobStatus.CANCELED})
-                self._announce(connection, _job(row))
+                self._announce(connection, job_of(row))
             elif running:
                 connection.execute(
                     jobs.update()
@@ -338,12 +317,12 @@ class JobStore:
     def _one(self, *conditions: sa.ColumnElement[bool]) -> Job | None:
         with self.engine.connect() as connection:
             row = connection.execute(sa.select(jobs).where(*conditions)).first()
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     def select(self, chosen: sa.Select[Any]) -> list[Job]:
         """Return the jobs that a query for whole rows of jobs finds."""
         with self.engine.connect() as connection:
-            return [_job(row) for row in connection.execute(chosen)]
+            return [job_of(row) for row in connection.execute(chosen)]
 
 
 def _announce_nothing(_connection: sa.Connection, _ended: Job) -> None:
@@ -375,24 +354,3 @@ def _tell(
     connection: sa.Connection, job_id: str, at: float, kind: str, data: dict[str, Any]
 ) -> None:
     connection.execute(events.insert().values(job_id=job_id, at=at, kind=kind, data=data))
-
-
-def _row_of(job: NewJob) -> dict[str, Any]:
-    webhook = None if job.webhook is None else asdict(job.webhook)
-    return {**vars(job), "webhook": webhook, "status": JobStatus.QUEUED}
-
-
-def _job(row: sa.Row[Any]) -> Job:
-    return _job_of(row._mapping)
-
-
-def _job_of(row: sa.RowMapping) -> Job:
-    values = {name: row[name] for name in _COLUMNS}
-    webhook, error = values.pop("webhook"), values.pop("error")
-    if webhook is not None:
-        webhook = Webhook(webhook["url"], tuple(webhook["events"]))
-    return Job(
-        **{**values, "status": JobStatus(values["status"])},
-        webhook=webhook,
-        error=None if error is None else JobError(**error),
-    )

@@ -16,6 +16,7 @@ from latentsync.jobs.intake import Allowance, Intake
 from latentsync.jobs.job import Job, NewJob
 from latentsync.jobs.recorder import Outcome
 from latentsync.jobs.store import JobStore, Load
+from tests.jobs.postgres import postgres
 from tests.jobs.records import OWNER, new_job
 
 Open = Callable[..., Intake]
@@ -26,8 +27,8 @@ def open_intake(tmp_path: Path) -> Iterator[Open]:
     """Open intakes as different processes would: each with connections of its own."""
     engines: list[sa.Engine] = []
 
-    def intake(jobs: int = 1000, input_bytes: int = 2**40) -> Intake:
-        engines.append(open_database(f"sqlite:///{tmp_path / 'jobs.db'}"))
+    def intake(jobs: int = 1000, input_bytes: int = 2**40, url: str | None = None) -> Intake:
+        engines.append(open_database(url or f"sqlite:///{tmp_path / 'jobs.db'}"))
         return Intake(JobStore(engines[-1]), lambda *_: None, Allowance(jobs, input_bytes))
 
     yield intake
@@ -75,33 +76,37 @@ def test_a_call_is_taken_in_whole_or_not_at_all(open_intake: Open) -> None:
     assert [isinstance(one, list) for one in outcomes] == [True, False, True]
 
 
-def test_of_calls_at_the_same_moment_so_many_are_taken_as_allowed(open_intake: Open) -> None:
-    everybody = 8
-    intakes = [open_intake(jobs=5) for _ in range(everybody)]
-    together = Barrier(everybody)
+def hand_in_at_once(intakes: list[Intake], calls: list[list[NewJob]]) -> list[list[Outcome]]:
+    together = Barrier(len(intakes))
 
     def hand_in(intake: Intake) -> list[Outcome]:
         together.wait(10)
-        return intake.take_in([[new_job()], [new_job()]])
+        return intake.take_in(calls)
 
-    with ThreadPoolExecutor(everybody) as threads:
-        outcomes = [one for some in threads.map(hand_in, intakes) for one in some]
-    assert sum(isinstance(one, list) for one in outcomes) == 5
+    with ThreadPoolExecutor(len(intakes)) as threads:
+        return list(threads.map(hand_in, intakes))
+
+
+def check_limits_and_names(open_intake: Open, url: str | None = None) -> None:
+    """Let eight intakes take in the same two calls, then calls of their own."""
+    intakes = [open_intake(jobs=5, url=url) for _ in range(8)]
+    same = [[new_job(idempotency_key="a")], [new_job(idempotency_key="b")]]
+    ids = {taken(one)[0].id for some in hand_in_at_once(intakes, same) for one in some}
+    assert ids == {job.id for call in same for job in call}
+    own = [[new_job(id=f"{number}")] for number in range(8)]
+    outcomes = [one for some in hand_in_at_once(intakes, own) for one in some]
+    assert len({one[0].number for one in outcomes if isinstance(one, list)}) == 3
     assert all(isinstance(one, list | LineFull) for one in outcomes)
 
 
-def test_of_equal_calls_at_the_same_moment_one_is_made(open_intake: Open) -> None:
-    everybody = 8
-    asked: NewJob = new_job(idempotency_key="key")
-    together = Barrier(everybody)
+def test_limits_and_names_hold_at_the_same_moment(open_intake: Open) -> None:
+    check_limits_and_names(open_intake)
 
-    def hand_in(intake: Intake) -> Job:
-        together.wait(10)
-        return taken(intake.take_in([[asked]])[0])[0]
 
-    with ThreadPoolExecutor(everybody) as threads:
-        jobs = list(threads.map(hand_in, [open_intake() for _ in range(everybody)]))
-    assert {job.number for job in jobs} == {1}
+@pytest.mark.slow
+def test_limits_and_names_hold_at_the_same_moment_in_postgres(open_intake: Open) -> None:
+    with postgres() as url:
+        check_limits_and_names(open_intake, url)
 
 
 def test_an_owner_has_so_many_bytes_waiting_and_one_job_whatever_its_size() -> None:
