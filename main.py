@@ -19,6 +19,7 @@ if _VOLUME.is_dir():
     _os.environ.setdefault("TORCH_HOME", str(_VOLUME / "torch"))  # holds VGG16
 
 from latentsync import door as _door  # noqa: E402  (settings read the environment set above)
+from latentsync import request as _request  # noqa: E402
 from latentsync import schema as _schema  # noqa: E402
 from latentsync import workspace as _workspace  # noqa: E402
 from latentsync.pipelines import engines as _pipelines  # noqa: E402
@@ -54,7 +55,7 @@ def predict(
     segments: _Sequence[dict[str, object]] = (),
     keep_sound: bool = True,
     run_id: str | None = None,
-) -> _schema.RunRequest:
+) -> _request.RunRequest:
     """Make the lips of a video say a speech recording.
 
     The body only names the fields of the request; the decorator runs it and returns

@@ -54,7 +54,7 @@ image = (
 )
 
 with image.imports():
-    from latentsync import door, schema
+    from latentsync import door, request, schema
     from latentsync.pipelines import base
     from latentsync.pipelines.engines import Engines
     from latentsync.server.app import build_app
@@ -98,7 +98,7 @@ class LatentSync:
         engines.get()
 
         @door.cloud_door(partial(door.run_inline, settings=settings, engines=engines))
-        def predict(fields: dict[str, object], run_id: str | None) -> schema.RunRequest:
+        def predict(fields: dict[str, object], run_id: str | None) -> request.RunRequest:
             return schema.parse_request(fields)
 
         self._answer = predict

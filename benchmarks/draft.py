@@ -29,8 +29,8 @@ from latentsync.media.probe import probe_audio
 from latentsync.media.sound import read_waveform
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.draft_pipeline import DraftPipeline
+from latentsync.request import PathSource, RunRequest
 from latentsync.runner import Result, run
-from latentsync.schema import PathSource, RunRequest
 from latentsync.settings import Settings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

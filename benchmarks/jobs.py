@@ -23,7 +23,7 @@ from latentsync.jobs import worker
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobStatus
-from latentsync.schema import RunOptions, RunRequest, UrlSource
+from latentsync.request import RunOptions, RunRequest, UrlSource
 from latentsync.settings import Settings
 
 ENGINE_S = 0.05

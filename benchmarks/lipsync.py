@@ -32,8 +32,8 @@ from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
 from latentsync.lipsync.posteriors import PosteriorCache
 from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
+from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.runner import run
-from latentsync.schema import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 from tests.pipelines.tiny_lipsync import build_tiny_lipsync

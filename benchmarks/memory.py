@@ -20,8 +20,8 @@ import numpy as np
 
 from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.pipelines.base import Pipeline, build_pipeline
+from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.runner import run
-from latentsync.schema import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 
 ASSETS = Path(__file__).parents[1] / "assets"

@@ -22,6 +22,7 @@ import typer
 from pydantic import ValidationError
 
 from latentsync import __version__, jobs_commands, weights_commands
+from latentsync.answers import PredictDetails
 from latentsync.command_line import (
     Audio,
     CacheInterval,
@@ -47,18 +48,9 @@ from latentsync.command_line import (
     print_summary,
 )
 from latentsync.errors import LatentSyncError
-from latentsync.schema import (
-    MediaSource,
-    PathSource,
-    PredictDetails,
-    RunRequest,
-    SyncMode,
-    UrlSource,
-    build_options,
-    build_segments,
-    segment_recording,
-    validate_fields,
-)
+from latentsync.fields import SyncMode
+from latentsync.request import MediaSource, PathSource, RunRequest, UrlSource, segment_recording
+from latentsync.schema import build_options, build_segments, validate_fields
 from latentsync.settings import Settings, explain
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Never
 
 import typer
 
+from latentsync.answers import PredictDetails
 from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
-from latentsync.schema import PredictDetails, SyncMode
+from latentsync.fields import SyncMode
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from latentsync import runner
+from latentsync.answers import PredictResult
 from latentsync.errors import InternalError, LatentSyncError
 from latentsync.pipelines.engines import Engines
-from latentsync.schema import PredictResult, RunRequest, unknown_field
+from latentsync.request import RunRequest
+from latentsync.schema import unknown_field
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 

@@ -30,7 +30,7 @@
     ├── JobNotFound 404             no such job, or somebody else's
     │   └── UploadNotFound          no such upload, or somebody else's
     ├── IdempotencyConflict 409     an id or key that was used for another request
-    ├── LineFull 429                too many predictions waiting
+    ├── LineFull 429                too much waits, arrives or is kept already
     ├── Canceled 499                the caller asked to stop
     ├── DeadlineExceeded 504        the run did not end in the time allowed
     ├── WorkerLost 500              the process that made the video died, as often as is allowed

@@ -38,7 +38,7 @@ from latentsync.command_line import (
     errors_as_one_line,
     parse_speaker,
 )
-from latentsync.schema import SyncMode
+from latentsync.fields import SyncMode
 
 if TYPE_CHECKING:
     from latentsync.client import Client, Job

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, get_ident
 
+from latentsync.answers import PredictDetails
 from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.media.fetch import fetch_media
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
@@ -24,7 +25,7 @@ from latentsync.media.reader import VideoReader
 from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, Pipeline
-from latentsync.schema import PredictDetails, RunRequest
+from latentsync.request import RunRequest
 from latentsync.script import Recording, Script, write_script
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder

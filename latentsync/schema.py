@@ -1,27 +1,16 @@
 """What a caller may ask for, checked once for every door (contract A and its additions).
 
 A door hands its JSON object to :func:`parse_request`; everything behind the door works with the
-frozen :class:`RunRequest`, which no longer knows which contract it came from.
+frozen :class:`latentsync.request.RunRequest`, which no longer knows which contract it came from.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from latentsync.errors import (
     ConflictingFields,
@@ -32,101 +21,37 @@ from latentsync.errors import (
     UnknownField,
     shorten,
 )
-
-GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
-INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
-SEED_RANDOM = -1  # asks the server to draw a seed and report it
-SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
-CACHE_INTERVAL_MAX = 10
-SEGMENTS_MAX = 100
-FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
-SECONDS_MAX = 1e6  # likewise
-
-
-class SyncMode(StrEnum):
-    """What happens when the audio and the video have different lengths."""
-
-    BOUNCE = "bounce"  # the video plays forwards and backwards until the audio ends
-    LOOP = "loop"  # the video starts again until the audio ends
-    CUT_OFF = "cut_off"  # both end with the shorter one
-    SILENCE = "silence"  # both end with the longer one: silence, or the last picture held
-    REMAP = "remap"  # the video is slowed down or sped up to the audio's length
-
-
-class StrictModel(BaseModel):
-    """Fields of a call: each checked as it is, none that the contract does not have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _whole_unicode(text: str) -> str:
-    """Refuse halves of surrogate pairs, which JSON can spell but nothing can send or store."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise ValueError("the text is not valid Unicode") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_whole_unicode)]
-Coordinate = Annotated[float, Field(strict=True, ge=0)]
-FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX)]
-Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
-
-
-class SpeakerPoint(StrictModel):
-    """The face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
-
-    frame: FrameIndex = 0
-    point: tuple[Coordinate, Coordinate]
-
-
-class SpeakerBox(StrictModel):
-    """The face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
-
-    frame: FrameIndex = 0
-    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
-
-    @model_validator(mode="after")
-    def _corners_in_order(self) -> SpeakerBox:
-        x1, y1, x2, y2 = self.box
-        if x2 <= x1 or y2 <= y1:
-            raise ValueError("the box must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-        return self
-
-
-Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
-EngineName = Literal["auto", "latentsync-1.6", "latentsync-1.5", "draft"]
-SchedulerName = Literal["ddim", "dpm-solver++"]
-Share = Annotated[float, Field(strict=True, ge=0, le=1)]
-GuidanceScale = Annotated[
-    float,
-    Field(
-        strict=True,
-        ge=GUIDANCE_SCALE_MIN,
-        le=GUIDANCE_SCALE_MAX,
-        description="strength of classifier-free guidance; 1.0 means none (diffusion engines)",
-    ),
-]
-InferenceSteps = Annotated[
-    int,
-    Field(
-        strict=True,
-        ge=INFERENCE_STEPS_MIN,
-        le=INFERENCE_STEPS_MAX,
-        description="denoising steps (diffusion engines)",
-    ),
-]
-Seed = Annotated[
-    int,
-    Field(
-        strict=True,
-        ge=SEED_RANDOM,
-        le=SEED_MAX,
-        description="seed of the run; -1 draws a random one and reports it",
-    ),
-]
+from latentsync.fields import (
+    CACHE_INTERVAL_MAX,
+    GUIDANCE_SCALE_MAX,
+    GUIDANCE_SCALE_MIN,
+    INFERENCE_STEPS_MAX,
+    INFERENCE_STEPS_MIN,
+    SEED_MAX,
+    SEED_RANDOM,
+    SEGMENTS_MAX,
+    EngineName,
+    GuidanceScale,
+    InferenceSteps,
+    SchedulerName,
+    Seconds,
+    Seed,
+    Share,
+    Speaker,
+    StrictModel,
+    SyncMode,
+    Text,
+    WholeNumber,
+)
+from latentsync.request import (
+    InlineSource,
+    MediaSource,
+    RunOptions,
+    RunRequest,
+    Segment,
+    UrlSource,
+    segment_recording,
+)
 
 
 def _exactly_one_source(schema: dict[str, Any]) -> None:
@@ -190,7 +115,7 @@ class PredictRequest(StrictModel):
     scheduler: SchedulerName = Field(
         "ddim", description="how a step is taken; dpm-solver++ needs fewer steps, approximately"
     )
-    feature_cache_interval: int = Field(
+    feature_cache_interval: WholeNumber = Field(
         1,
         strict=True,
         ge=1,
@@ -220,172 +145,6 @@ class PredictRequest(StrictModel):
         if interval[0] >= interval[1]:
             raise ValueError("the start must lie before the end")
         return interval
-
-
-class SegmentDetails(BaseModel):
-    """Where a segment was spoken: what was asked for, on the grid of 25 frames per second."""
-
-    start_s: float
-    end_s: float
-
-
-class PredictDetails(BaseModel):
-    """How the answer was made. Doors of later engines add fields, none is ever renamed."""
-
-    guidance_scale: float
-    inference_steps: int
-    seed: int
-    engine: str = Field(description="which engine made the lips; draft is the embedded default")
-    model_version: str
-    scheduler: SchedulerName = "ddim"
-    feature_cache_interval: int = 1
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    sync_mode: SyncMode
-    frames: int
-    frames_without_face: int
-    faces_found: int
-    fps: float
-    width: int
-    height: int
-    duration_s: float
-    segments: list[SegmentDetails] = []
-    seconds: dict[str, float] = Field(
-        description="seconds of each stage; a name with a dot is a part of the stage before it"
-    )
-
-
-class PredictResult(BaseModel):
-    """The inner object of contract A's answer."""
-
-    video_base64: str = Field(description="the finished MP4")
-    details: PredictDetails
-
-
-class PredictResponse(BaseModel):
-    """Contract A's envelope."""
-
-    run_id: str
-    result: PredictResult
-    run_time_ms: float
-
-
-class ErrorResponse(BaseModel):
-    """Every error of every door."""
-
-    status_code: int
-    code: str = Field(description="stable, for programs")
-    message: str = Field(description="one sentence, for people")
-    field: str | None = None
-    run_id: str | None = None
-
-
-class Problem(BaseModel):
-    """Every error of the native API: problem details as RFC 9457 defines them."""
-
-    type: str = Field(description="a URN that ends with the code")
-    title: str = Field(description="what the HTTP status means")
-    status: int
-    detail: str = Field(description="one sentence, for people")
-    code: str = Field(description="stable, for programs")
-    field: str | None = None
-    run_id: str | None = None
-
-
-@dataclass(frozen=True)
-class UrlSource:
-    """Media behind an http or https address; ``name`` is the request field, for messages."""
-
-    url: str
-    name: str
-
-
-@dataclass(frozen=True)
-class InlineSource:
-    """Media inside the request as base64 text, with or without a ``data:`` prefix."""
-
-    base64: str = field(repr=False)
-    name: str
-
-
-@dataclass(frozen=True)
-class PathSource:
-    """Media that already lies on this machine, inside an allowed root."""
-
-    path: Path
-    name: str
-
-
-MediaSource = UrlSource | InlineSource | PathSource
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of one run, every value final (the seed is drawn)."""
-
-    guidance_scale: float = 1.5
-    inference_steps: int = 20
-    seed: int = 1247
-    sync_mode: SyncMode = SyncMode.BOUNCE
-    speaker: Speaker = "auto"
-    deadline_s: float | None = None
-    engine: EngineName | None = None
-    scheduler: SchedulerName = "ddim"
-    feature_cache_interval: int = 1
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    keep_sound: bool = True
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of the video that one speaker says.
-
-    Attributes:
-        audio: its own recording; None stands for the request's.
-        start_s: where in the video it begins.
-        end_s: where in the video it ends; None where its recording does.
-        audio_start_s: where in the recording it begins.
-        speaker: whose lips move.
-    """
-
-    audio: MediaSource | None
-    start_s: float = 0.0
-    end_s: float | None = None
-    audio_start_s: float = 0.0
-    speaker: Speaker = "auto"
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """One job for the runner, whatever door it came through.
-
-    Attributes:
-        video: the source video.
-        audio: the speech; None if every segment brings its own.
-        options: of the run.
-        segments: what is said where and by whom; none: the speech, from start to end.
-    """
-
-    video: MediaSource
-    audio: MediaSource | None
-    options: RunOptions = RunOptions()
-    segments: tuple[Segment, ...] = ()
-
-    @property
-    def recordings(self) -> dict[str, MediaSource]:
-        """Return the speech by name: ``audio``, ``segments.0.audio``, …"""
-        named = {"audio": self.audio} if self.audio is not None else {}
-        own = ((segment_recording(i), segment.audio) for i, segment in enumerate(self.segments))
-        return named | {name: source for name, source in own if source is not None}
-
-    @property
-    def media(self) -> dict[str, MediaSource]:
-        """Return everything that must be brought here, by name: ``video`` and the recordings."""
-        return {"video": self.video} | self.recordings
-
-
-def segment_recording(index: int) -> str:
-    """Return the name of a segment's own recording."""
-    return f"segments.{index}.audio"
 
 
 def validate_fields(body: object) -> PredictRequest:

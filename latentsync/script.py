@@ -16,6 +16,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.answers import SegmentDetails
 from latentsync.errors import NoAudio
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
 from latentsync.media.lengths import plan_frames
@@ -26,7 +27,7 @@ from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio
 from latentsync.media.sound import Block, Sound, read_sound, read_waveform, sound_lead_s
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import Utterance
-from latentsync.schema import RunRequest, Segment, SegmentDetails, segment_recording
+from latentsync.request import RunRequest, Segment, segment_recording
 from latentsync.settings import Settings
 
 
@@ -69,7 +70,7 @@ def write_script(
         request: what was asked for.
         video_path: the source video, whose own sound may go on.
         video: what its probe found.
-        recordings: by the names of :attr:`latentsync.schema.RunRequest.recordings`.
+        recordings: by the names of :attr:`latentsync.request.RunRequest.recordings`.
         settings: limits.
         monitor: asked between packets whether to stop.
 

@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from latentsync.errors import shorten
-from latentsync.schema import EngineName
+from latentsync.fields import EngineName
 
 MIB = 1024 * 1024
 

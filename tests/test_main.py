@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from latentsync.answers import PredictResult
 from latentsync.pipelines import base
 from latentsync.pipelines.engines import Engines
-from latentsync.schema import PredictRequest, PredictResult
+from latentsync.schema import PredictRequest
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG
 from latentsync.weights.places import path_of

@@ -20,8 +20,9 @@ import pytest
 from modal_proto import api_pb2
 
 from latentsync import Client
+from latentsync.answers import PredictDetails, PredictResult
 from latentsync.pipelines import base
-from latentsync.schema import PredictDetails, PredictRequest, PredictResult
+from latentsync.schema import PredictRequest
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG
 from tests.demo_media import DEMO_VIDEO

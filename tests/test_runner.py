@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from latentsync import errors
+from latentsync.fields import SyncMode
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
+from latentsync.request import InlineSource, PathSource, RunOptions, RunRequest
 from latentsync.runner import Result, run
-from latentsync.schema import InlineSource, PathSource, RunOptions, RunRequest, SyncMode
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, make_video, read_number, tone
 

@@ -15,16 +15,9 @@ from latentsync.errors import (
     MissingField,
     UnknownField,
 )
-from latentsync.schema import (
-    InlineSource,
-    PredictRequest,
-    RunOptions,
-    SpeakerBox,
-    SpeakerPoint,
-    UrlSource,
-    parse_request,
-    validate_fields,
-)
+from latentsync.fields import SpeakerBox, SpeakerPoint
+from latentsync.request import InlineSource, RunOptions, UrlSource
+from latentsync.schema import PredictRequest, parse_request, validate_fields
 
 URLS = {"video_url": "https://a.example/v.mp4", "audio_url": "https://a.example/a.wav"}
 
@@ -71,6 +64,13 @@ def test_the_ends_of_the_ranges_are_allowed(fields: dict[str, Any]) -> None:
         assert getattr(options, name) == value
 
 
+def test_whole_numbers_may_have_a_decimal_point() -> None:
+    request = parse_request({**URLS, "inference_steps": 8.0, "seed": 3.0})
+    assert request.options.inference_steps == 8
+    assert isinstance(request.options.inference_steps, int)
+    assert isinstance(request.options.seed, int)
+
+
 def test_a_random_seed_is_drawn_once_per_request() -> None:
     seeds = {parse_request({**URLS, "seed": -1}).options.seed for _ in range(5)}
     assert len(seeds) == 5
@@ -104,7 +104,7 @@ def test_every_way_to_choose_a_speaker(given: Any, speaker: object) -> None:
         {"point": [1, 2], "box": [1, 2, 3, 4]},
         {"frame": -1, "point": [1, 2]},
         {"frame": 2**31, "point": [1, 2]},
-        {"frame": 1.0, "point": [1, 2]},
+        {"frame": 1.5, "point": [1, 2]},
         {"box": [3, 2, 1, 4]},
         {"box": [1, 2, 3, float("inf")]},
         {"point": [1, 2], "frames": 1},

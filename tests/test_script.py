@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from latentsync.errors import AudioTooShort, InvalidField, MediaTooLong
+from latentsync.fields import SpeakerPoint, SyncMode
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
+from latentsync.request import PathSource, RunOptions, RunRequest, Segment
 from latentsync.runner import Result, run
-from latentsync.schema import PathSource, RunOptions, RunRequest, Segment, SpeakerPoint, SyncMode
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, make_video, read_number, tone
 

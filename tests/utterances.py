@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from latentsync.fields import Speaker
 from latentsync.formats import Waveform
 from latentsync.pipelines.base import Utterance
-from latentsync.schema import Speaker
 
 
 def whole(waveform: Waveform, num_frames: int, speaker: Speaker = "auto") -> list[Utterance]:

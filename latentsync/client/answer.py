@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
+from latentsync.answers import PredictResponse
 from latentsync.client.job import Job, JobPage
 from latentsync.client.prediction import Prediction
 from latentsync.errors import ServerError
-from latentsync.schema import PredictResponse
 
 _UNKNOWN = "UNKNOWN"
 

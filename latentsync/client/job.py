@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from latentsync.answers import PredictDetails
 from latentsync.errors import Canceled, ServerError, recall_error
 from latentsync.monitor import Progress
-from latentsync.schema import PredictDetails
 
 JobStatus = Literal["queued", "processing", "succeeded", "failed", "canceled"]
 _RUNNING = ("queued", "processing")

@@ -16,6 +16,7 @@ from typing import Any, Self, Unpack
 
 from pydantic import ValidationError
 
+from latentsync.answers import PredictResult
 from latentsync.client.answer import is_error
 from latentsync.client.calls import OnProgress, job_id
 from latentsync.client.download import OnBytes
@@ -38,7 +39,6 @@ from latentsync.errors import (
     WorkerLost,
 )
 from latentsync.monitor import Progress
-from latentsync.schema import PredictResult
 
 _LOOK_EVERY_S = 30.0  # how long one question to Modal waits for the end of a job
 

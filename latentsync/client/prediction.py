@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentsync.schema import PredictDetails
+from latentsync.answers import PredictDetails
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,9 @@ from typing import Any, BinaryIO, TypedDict
 from latentsync.client.media import Media, as_address, as_text, open_file
 from latentsync.client.segment import Segment, check_speech, named_media, segment_fields
 from latentsync.errors import InvalidField, shorten
-from latentsync.schema import (
-    EngineName,
-    SchedulerName,
-    Speaker,
-    SyncMode,
-    build_segments,
-    segment_recording,
-    validate_fields,
-)
+from latentsync.fields import EngineName, SchedulerName, Speaker, SyncMode
+from latentsync.request import segment_recording
+from latentsync.schema import build_segments, validate_fields
 
 _KEY_CHARACTERS_MAX = 200
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from latentsync.client.media import Media
 from latentsync.errors import ConflictingFields, InvalidField, MissingField, shorten
-from latentsync.schema import Speaker, segment_recording
+from latentsync.fields import Speaker
+from latentsync.request import segment_recording
 
 
 @dataclass(frozen=True)

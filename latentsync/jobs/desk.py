@@ -39,7 +39,7 @@ from latentsync.media.fetch import fetch_media
 from latentsync.media.guard import parse_address
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.monitor import RunMonitor
-from latentsync.schema import MediaSource, PathSource, RunRequest, UrlSource
+from latentsync.request import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from latentsync.errors import InternalError
-from latentsync.schema import (
+from latentsync.fields import Speaker, SpeakerBox, SpeakerPoint, SyncMode
+from latentsync.request import (
     MediaSource,
     PathSource,
     RunOptions,
     RunRequest,
     Segment,
-    Speaker,
-    SpeakerBox,
-    SpeakerPoint,
-    SyncMode,
     UrlSource,
     segment_recording,
 )

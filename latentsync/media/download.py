@@ -29,7 +29,7 @@ from latentsync.media.guard import (
     reason_of,
 )
 from latentsync.monitor import RunMonitor
-from latentsync.schema import UrlSource
+from latentsync.request import UrlSource
 from latentsync.settings import Settings
 
 _MAX_REDIRECTS = 5

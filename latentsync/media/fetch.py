@@ -26,7 +26,7 @@ from latentsync.errors import (
 )
 from latentsync.media.download import download
 from latentsync.monitor import RunMonitor
-from latentsync.schema import InlineSource, MediaSource, PathSource, UrlSource
+from latentsync.request import InlineSource, MediaSource, PathSource, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.fields import SyncMode
 from latentsync.formats import VIDEO_FPS
-from latentsync.schema import SyncMode
 
 _ROUNDING = 1e-6  # shares of a frame; keeps 1.2 s x 25 at 30 frames, not 31
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.errors import InvalidField
+from latentsync.fields import SyncMode
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
 from latentsync.media.lengths import extend_frames
 from latentsync.media.limits import check_length
-from latentsync.schema import Segment, SyncMode
+from latentsync.request import Segment
 from latentsync.settings import Settings
 
 SPEAKERS_AT_ONCE_MAX = 4  # each costs its waveform and a pass of the engine

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from latentsync.device import has_cuda
 from latentsync.errors import EngineUnavailable
+from latentsync.fields import Speaker
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor, never
-from latentsync.schema import RunOptions, Speaker
+from latentsync.request import RunOptions
 from latentsync.settings import Settings
 
 
@@ -142,7 +143,7 @@ def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = ne
     """Build the engine called ``name``.
 
     Args:
-        name: a name of :data:`latentsync.schema.EngineName`.
+        name: a name of :data:`latentsync.fields.EngineName`.
         settings: device, type of numbers, weights.
         check: called while weights are fetched; may raise to stop.
 

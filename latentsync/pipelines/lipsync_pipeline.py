@@ -63,7 +63,7 @@ from latentsync.pipelines.chorus import (
     num_frames_searched,
     put_together,
 )
-from latentsync.schema import RunOptions
+from latentsync.request import RunOptions
 from latentsync.settings import Settings
 from latentsync.weights.cold_start import prepare
 

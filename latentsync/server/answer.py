@@ -11,7 +11,7 @@ from typing import IO
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from latentsync.schema import PredictDetails
+from latentsync.answers import PredictDetails
 
 _SLICE_BYTES = 3 * 64 * 1024  # a multiple of 3, so that slices of base64 join without padding
 

@@ -12,10 +12,11 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from latentsync import __version__
+from latentsync.answers import Problem
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.news import JobNews
 from latentsync.pipelines.engines import Engines
-from latentsync.schema import PredictRequest, Problem
+from latentsync.schema import PredictRequest
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.auth import BearerAuth, anonymous
 from latentsync.server.body import BodyLimit

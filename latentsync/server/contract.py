@@ -15,9 +15,11 @@ from starlette.responses import JSONResponse, Response
 
 from latentsync.door import as_own_error
 from latentsync.errors import JobNotFound, LatentSyncError
+from latentsync.fields import StrictModel
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
-from latentsync.schema import RunRequest, StrictModel, validate_as
+from latentsync.request import RunRequest
+from latentsync.schema import validate_as
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.body import understand_json
 from latentsync.server.stored_file import stored_video

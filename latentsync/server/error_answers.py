@@ -1,7 +1,7 @@
 """Errors in the shape of the contract that a call belongs to.
 
-The native API answers problem details, :class:`latentsync.schema.Problem`; everything else answers
-:class:`latentsync.schema.ErrorResponse`.
+The native API answers problem details, :class:`latentsync.answers.Problem`; everything else answers
+:class:`latentsync.answers.ErrorResponse`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from latentsync.answers import ErrorResponse, Problem
 from latentsync.door import as_own_error
 from latentsync.errors import (
     Canceled,
@@ -24,7 +25,6 @@ from latentsync.errors import (
     LatentSyncError,
     NotAuthorized,
 )
-from latentsync.schema import ErrorResponse, Problem
 
 NATIVE_PATHS = "/v1/"
 PROBLEM_TYPE = "application/problem+json"

@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Response
 
+from latentsync.answers import ErrorResponse
 from latentsync.errors import EngineUnavailable
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.figures import living_workers
-from latentsync.schema import ErrorResponse
 from latentsync.server.engine import Engine
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
 

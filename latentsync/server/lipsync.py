@@ -16,20 +16,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
 from latentsync.errors import InvalidRequest, LatentSyncError
+from latentsync.fields import GuidanceScale, InferenceSteps, Seed, StrictModel, Text
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.job import Job, JobStatus
-from latentsync.schema import (
-    GuidanceScale,
-    InferenceSteps,
-    InlineSource,
-    PredictRequest,
-    RunRequest,
-    Seed,
-    StrictModel,
-    Text,
-    build_options,
-    validate_as,
-)
+from latentsync.request import InlineSource, RunRequest
+from latentsync.schema import PredictRequest, build_options, validate_as
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.body import read_json
 from latentsync.server.contract import (

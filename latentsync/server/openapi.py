@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from latentsync.schema import ErrorResponse
+from latentsync.answers import ErrorResponse
 
 REFERENCE = "#/components/schemas/{model}"
 

@@ -13,9 +13,11 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.types import Receive
 
 from latentsync import runner
+from latentsync.answers import PredictResponse
 from latentsync.door import as_own_error
 from latentsync.errors import Canceled
-from latentsync.schema import PredictResponse, RunRequest, parse_request
+from latentsync.request import RunRequest
+from latentsync.schema import parse_request
 from latentsync.server.answer import FinishedRun, PredictAnswer
 from latentsync.server.body import read_json
 from latentsync.server.engine import Engine

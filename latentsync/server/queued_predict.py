@@ -8,12 +8,13 @@ import uuid
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from latentsync.answers import PredictDetails
 from latentsync.door import as_own_error
 from latentsync.errors import Canceled, LatentSyncError, recall_error
 from latentsync.jobs.desk import JobDesk, Submission, fingerprint
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
-from latentsync.schema import PredictDetails, parse_request
+from latentsync.schema import parse_request
 from latentsync.server.answer import FinishedRun, PredictAnswer
 from latentsync.server.body import understand_json
 from latentsync.server.error_answers import error_answer

@@ -14,20 +14,12 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
+from latentsync.answers import ErrorResponse
 from latentsync.errors import InvalidField, LatentSyncError, shorten
+from latentsync.fields import EngineName, GuidanceScale, InferenceSteps, StrictModel, Text
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.job import Job, JobStatus
-from latentsync.schema import (
-    EngineName,
-    ErrorResponse,
-    GuidanceScale,
-    InferenceSteps,
-    RunOptions,
-    RunRequest,
-    StrictModel,
-    Text,
-    UrlSource,
-)
+from latentsync.request import RunOptions, RunRequest, UrlSource
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.contract import (
     VIDEO_RESPONSES,

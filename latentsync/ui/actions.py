@@ -13,7 +13,7 @@ from PIL import Image
 
 from latentsync.client import AsyncClient, Job
 from latentsync.errors import LatentSyncError, MissingField, ServerError
-from latentsync.schema import EngineName, SyncMode
+from latentsync.fields import EngineName, SyncMode
 from latentsync.settings import Settings
 from latentsync.ui import words
 from latentsync.ui.curve import measure_curve

@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from latentsync.schema import (
+from latentsync.fields import (
     GUIDANCE_SCALE_MAX,
     GUIDANCE_SCALE_MIN,
     INFERENCE_STEPS_MAX,
     INFERENCE_STEPS_MIN,
-    PredictRequest,
 )
+from latentsync.schema import PredictRequest
 from latentsync.settings import Settings
 from latentsync.ui import words
 from latentsync.ui.actions import AUTO_FACE, Actions

@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 from urllib.parse import quote
 
-from latentsync.schema import SyncMode
+from latentsync.fields import SyncMode
 from latentsync.ui.curve import Curve
 from latentsync.ui.words import note
 

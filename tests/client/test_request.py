@@ -14,7 +14,8 @@ import pytest
 from latentsync.client import Media, Segment
 from latentsync.client.request import Asked, Options, inline_body, open_submission
 from latentsync.errors import ConflictingFields, InvalidField, LatentSyncError, MissingField
-from latentsync.schema import SEGMENTS_MAX, parse_request
+from latentsync.fields import SEGMENTS_MAX
+from latentsync.schema import parse_request
 
 MIB = 1024 * 1024
 LEFT = {"frame": 1, "point": [3, 4]}

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
-from latentsync.schema import PathSource, RunOptions, RunRequest
+from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.jobs.square_device import gate_of
 from tests.server.clips import write_clip, write_speech

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from latentsync.jobs.job import Job, NewJob
 from latentsync.jobs.requests import record_options
 from latentsync.jobs.store import JobStore
-from latentsync.schema import RunOptions
+from latentsync.request import RunOptions
 
 OWNER = "owner"
 

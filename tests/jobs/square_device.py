@@ -18,7 +18,7 @@ from latentsync.jobs import device
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, Utterance
 from latentsync.pipelines.engines import Engines
-from latentsync.schema import RunOptions
+from latentsync.request import RunOptions
 from latentsync.settings import Settings
 from tests.server.engines import SquareEngine
 

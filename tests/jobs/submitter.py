@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 from latentsync.jobs.desk import JobDesk, Submission
-from latentsync.schema import PathSource, RunOptions, RunRequest
+from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.jobs.farm import OWNER
 

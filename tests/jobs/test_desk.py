@@ -23,7 +23,7 @@ from latentsync.errors import (
 from latentsync.jobs.desk import JobDesk, Submission, check_job_id, fingerprint, owner_of
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.store import Finished
-from latentsync.schema import InlineSource, MediaSource, PathSource, RunRequest, UrlSource
+from latentsync.request import InlineSource, MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from tests.server.clips import as_base64, write_clip, write_speech
 

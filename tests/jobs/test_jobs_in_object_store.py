@@ -12,7 +12,7 @@ import pytest
 from latentsync.errors import StorageUnavailable
 from latentsync.jobs.desk import Submission
 from latentsync.jobs.job import Job, JobStatus
-from latentsync.schema import RunOptions, RunRequest, UrlSource
+from latentsync.request import RunOptions, RunRequest, UrlSource
 from tests.jobs.farm import OWNER, Farm, farm, free_port, kill
 from tests.jobs.object_store import BUCKET, ObjectStore, forget_clients, object_store
 from tests.jobs.square_device import PLAIN

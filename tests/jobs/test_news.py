@@ -13,7 +13,7 @@ from latentsync.jobs.figures import ended_after, newest_event
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.jobs.store import Finished
-from latentsync.schema import RunRequest, UrlSource
+from latentsync.request import RunRequest, UrlSource
 from latentsync.settings import Settings
 
 

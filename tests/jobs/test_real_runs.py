@@ -14,7 +14,7 @@ import pytest
 
 from latentsync.jobs.desk import Submission
 from latentsync.jobs.job import Job, JobStatus
-from latentsync.schema import PathSource, RunOptions, RunRequest
+from latentsync.request import PathSource, RunOptions, RunRequest
 from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm, free_port, kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from latentsync.errors import InternalError
+from latentsync.fields import SpeakerBox, SpeakerPoint, SyncMode
 from latentsync.jobs.requests import (
     recall_options,
     recall_request,
@@ -18,17 +19,7 @@ from latentsync.jobs.requests import (
     stored_keys,
     stored_media,
 )
-from latentsync.schema import (
-    InlineSource,
-    PathSource,
-    RunOptions,
-    RunRequest,
-    Segment,
-    SpeakerBox,
-    SpeakerPoint,
-    SyncMode,
-    UrlSource,
-)
+from latentsync.request import InlineSource, PathSource, RunOptions, RunRequest, Segment, UrlSource
 
 URL = UrlSource("https://example.com/face.mp4", "video_url")
 

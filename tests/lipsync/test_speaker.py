@@ -13,6 +13,7 @@ from latentsync.face.alignment_points import points3, round_landmarks
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.scrfd import DetectedFaces
 from latentsync.face.speaker import Choice
+from latentsync.fields import Speaker, SpeakerPoint
 from latentsync.formats import Frame
 from latentsync.lipsync.speaker import (
     FoundSpeakers,
@@ -20,7 +21,6 @@ from latentsync.lipsync.speaker import (
     TrainedFinder,
     align_speaker,
 )
-from latentsync.schema import Speaker, SpeakerPoint
 from tests.face.pictures import astronaut, blank, paste, stranger
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "detector"

@@ -14,7 +14,7 @@ from latentsync import errors
 from latentsync.media.fetch import fetch_media
 from latentsync.media.guard import is_public
 from latentsync.monitor import RunMonitor
-from latentsync.schema import InlineSource, MediaSource, PathSource, UrlSource
+from latentsync.request import InlineSource, MediaSource, PathSource, UrlSource
 from latentsync.settings import Settings
 from tests.media.senders import CONTENT, Sender, running_sender
 

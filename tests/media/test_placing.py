@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from latentsync.errors import InvalidField, MediaTooLong
+from latentsync.fields import SyncMode
 from latentsync.media.placing import Place, cut_waveform, place_segment, plan_segment_frames
-from latentsync.schema import Segment, SyncMode
+from latentsync.request import Segment
 from latentsync.settings import Settings
 
 SETTINGS = Settings(max_duration_s=10)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from latentsync.errors import InvalidField, NoFace
+from latentsync.fields import SpeakerPoint
 from latentsync.formats import Frame
 from latentsync.pipelines.base import GenerationReport, Utterance
 from latentsync.pipelines.chorus import (
@@ -18,7 +19,6 @@ from latentsync.pipelines.chorus import (
     num_frames_searched,
     put_together,
 )
-from latentsync.schema import SpeakerPoint
 from tests.demo_media import FramesInMemory
 
 NUM_FRAMES = 20

@@ -28,6 +28,7 @@ from latentsync.errors import (
     WeightsMissing,
 )
 from latentsync.face.speaker import Choice
+from latentsync.fields import Speaker, SpeakerPoint
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.lipsync import face_maker
 from latentsync.lipsync.networks import LipsyncNetworks
@@ -38,7 +39,7 @@ from latentsync.models.config import LatentSyncConfig
 from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import Utterance, build_pipeline
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
-from latentsync.schema import PathSource, RunOptions, RunRequest, Speaker, SpeakerPoint
+from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory
 from tests.lipsync.tiny import tiny_config, tiny_networks

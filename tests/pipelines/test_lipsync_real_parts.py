@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 
+from latentsync.answers import PredictResponse
 from latentsync.audio.mel import LogMel
 from latentsync.face.bilinear import invert
 from latentsync.face.boxes import Floats
@@ -33,7 +34,7 @@ from latentsync.media.reader import VideoReader
 from latentsync.models.whisper import load_whisper
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
-from latentsync.schema import PredictResponse, RunOptions
+from latentsync.request import RunOptions
 from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory, demo_frames, demo_speech
 from tests.media.makers import make_sound, make_video

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
-from latentsync.schema import RunOptions
+from latentsync.request import RunOptions
 
 _HOP = SAMPLE_RATE // VIDEO_FPS
 

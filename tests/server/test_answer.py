@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from starlette.types import Message
 
-from latentsync.schema import PredictDetails, PredictResponse, SyncMode
+from latentsync.answers import PredictDetails, PredictResponse
+from latentsync.fields import SyncMode
 from latentsync.server.answer import FinishedRun, PredictAnswer
 
 DETAILS = PredictDetails(

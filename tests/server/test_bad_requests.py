@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from latentsync.schema import ErrorResponse
+from latentsync.answers import ErrorResponse
 from tests.server.engines import SquareEngine
 from tests.server.live import AUTH, KEY, serving_engine, small_body
 

@@ -14,7 +14,7 @@ import av
 import httpx
 import pytest
 
-from latentsync.schema import PredictResponse
+from latentsync.answers import PredictResponse
 from latentsync.server.line import Line
 from tests.server.engines import BrokenEngine, GatedEngine, SquareEngine
 from tests.server.live import (

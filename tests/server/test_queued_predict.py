@@ -13,7 +13,9 @@ import av
 import httpx
 import pytest
 
-from latentsync.schema import InlineSource, PredictRequest, PredictResponse
+from latentsync.answers import PredictResponse
+from latentsync.request import InlineSource
+from latentsync.schema import PredictRequest
 from latentsync.server.app import build_app
 from tests.jobs.square_device import BROKEN, CRASHES, SLOW
 from tests.server.live import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from latentsync.schema import SyncMode
+from latentsync.fields import SyncMode
 from latentsync.ui.curve import Curve
 from latentsync.ui.player import build_player, draw_curve
 

@@ -8,8 +8,8 @@ import pytest
 
 from latentsync.client import Job, JobError
 from latentsync.errors import MissingField, ServerError, every_error
+from latentsync.fields import EngineName, SyncMode
 from latentsync.monitor import Progress
-from latentsync.schema import EngineName, SyncMode
 from latentsync.ui import words
 
 

@@ -26,7 +26,8 @@ from latentsync.errors import (
     UnknownField,
     shorten,
 )
-from latentsync.schema import SEGMENTS_MAX, PathSource, RunRequest, segment_recording
+from latentsync.fields import SEGMENTS_MAX
+from latentsync.request import PathSource, RunRequest, segment_recording
 from latentsync.server.body import parse_json
 
 _OF_SEGMENT = {segment_recording(index): index for index in range(SEGMENTS_MAX)}

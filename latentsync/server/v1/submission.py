@@ -15,7 +15,8 @@ from starlette.requests import Request
 from latentsync.errors import InvalidField, MalformedBody, shorten
 from latentsync.jobs.desk import Submission, fingerprint
 from latentsync.jobs.job import Webhook
-from latentsync.schema import RunRequest, parse_request, validate_fields
+from latentsync.request import RunRequest
+from latentsync.schema import parse_request, validate_fields
 from latentsync.server.body import understand_json
 from latentsync.server.v1.form import open_form, read_form, take_files, with_stand_ins
 from latentsync.server.v1.webhook import parse_webhook

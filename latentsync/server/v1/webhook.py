@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from latentsync.errors import InvalidField, shorten
+from latentsync.fields import Text
 from latentsync.jobs.job import Webhook
-from latentsync.schema import Text
 
 _URL_CHARACTERS_MAX = 2000
 _ALLOWED = 'an http(s) address, or {"url": …, "events": [succeeded, failed, canceled]}'

@@ -13,7 +13,7 @@ import pytest
 
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.news import JobNews
-from latentsync.schema import RunRequest, UrlSource
+from latentsync.request import RunRequest, UrlSource
 from latentsync.server.v1.events import EventStream
 from tests.jobs.square_device import BROKEN, SLOW
 from tests.server.live import AUTH, settings_for

@@ -22,8 +22,9 @@ from latentsync.errors import (
     TooManyBytes,
     UnknownField,
 )
+from latentsync.fields import SEGMENTS_MAX
 from latentsync.jobs.desk import Submission
-from latentsync.schema import SEGMENTS_MAX, MediaSource, PathSource
+from latentsync.request import MediaSource, PathSource
 from latentsync.server.v1.submission import read_submissions
 from tests.server.live import settings_for
 

@@ -1,0 +1,109 @@
+"""The kinds of values that callers give: ranges, choices, and who speaks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
+INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
+SEED_RANDOM = -1  # asks the server to draw a seed and report it
+SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
+CACHE_INTERVAL_MAX = 10
+SEGMENTS_MAX = 100
+FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
+SECONDS_MAX = 1e6  # likewise
+
+
+class SyncMode(StrEnum):
+    """What happens when the audio and the video have different lengths."""
+
+    BOUNCE = "bounce"  # the video plays forwards and backwards until the audio ends
+    LOOP = "loop"  # the video starts again until the audio ends
+    CUT_OFF = "cut_off"  # both end with the shorter one
+    SILENCE = "silence"  # both end with the longer one: silence, or the last picture held
+    REMAP = "remap"  # the video is slowed down or sped up to the audio's length
+
+
+class StrictModel(BaseModel):
+    """Fields of a call: each checked as it is, none that the contract does not have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _whole_unicode(text: str) -> str:
+    """Refuse halves of surrogate pairs, which JSON can spell but nothing can send or store."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the text is not valid Unicode") from None
+    return text
+
+
+def _whole_number(value: object) -> object:
+    """Return 20 for 20.0: JSON does not tell them apart, and some languages write the latter."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Text = Annotated[str, AfterValidator(_whole_unicode)]
+Coordinate = Annotated[float, Field(strict=True, ge=0)]
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+FrameIndex = Annotated[WholeNumber, Field(strict=True, ge=0, le=FRAME_INDEX_MAX)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
+
+
+class SpeakerPoint(StrictModel):
+    """The face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
+
+    frame: FrameIndex = 0
+    point: tuple[Coordinate, Coordinate]
+
+
+class SpeakerBox(StrictModel):
+    """The face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
+
+    frame: FrameIndex = 0
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+
+    @model_validator(mode="after")
+    def _corners_in_order(self) -> SpeakerBox:
+        x1, y1, x2, y2 = self.box
+        if x2 <= x1 or y2 <= y1:
+            raise ValueError("the box must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+        return self
+
+
+Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
+EngineName = Literal["auto", "latentsync-1.6", "latentsync-1.5", "draft"]
+SchedulerName = Literal["ddim", "dpm-solver++"]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+GuidanceScale = Annotated[
+    float,
+    Field(
+        strict=True,
+        ge=GUIDANCE_SCALE_MIN,
+        le=GUIDANCE_SCALE_MAX,
+        description="strength of classifier-free guidance; 1.0 means none (diffusion engines)",
+    ),
+]
+InferenceSteps = Annotated[
+    WholeNumber,
+    Field(
+        strict=True,
+        ge=INFERENCE_STEPS_MIN,
+        le=INFERENCE_STEPS_MAX,
+        description="denoising steps (diffusion engines)",
+    ),
+]
+Seed = Annotated[
+    WholeNumber,
+    Field(
+        strict=True,
+        ge=SEED_RANDOM,
+        le=SEED_MAX,
+        description="seed of the run; -1 draws a random one and reports it",
+    ),
+]
