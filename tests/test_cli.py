@@ -327,6 +327,7 @@ def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None
     assert "pip install 'latentsync[ui]'" in one_line(result)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -> None:
     port = free_port()
@@ -342,6 +343,7 @@ def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -
         assert "Traceback" not in server.stdout.read()
 
 
+@pytest.mark.processes
 def test_serve_without_auth_asks_for_no_key() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -350,6 +352,7 @@ def test_serve_without_auth_asks_for_no_key() -> None:
         assert httpx.post(f"{url}/predict", json={}).status_code == 422
 
 
+@pytest.mark.processes
 def test_a_port_in_use_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

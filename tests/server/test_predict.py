@@ -229,6 +229,7 @@ def _start_and_post(server: Any, url: str, body: dict[str, Any], pool: ThreadPoo
     raise AssertionError("the server ended before the run began")
 
 
+@pytest.mark.processes
 def test_a_stop_signal_ends_the_run_and_removes_its_folder(
     tmp_path: Path, body: dict[str, Any]
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_stop_signal_ends_the_run_and_removes_its_folder(
         assert response.json()["code"] == "ENGINE_UNAVAILABLE"
 
 
+@pytest.mark.processes
 def test_what_a_killed_server_left_is_gone_after_the_next_start(
     tmp_path: Path, body: dict[str, Any]
 ) -> None:
