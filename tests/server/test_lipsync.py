@@ -119,14 +119,15 @@ def test_success_is_told_as_the_contract_says(working: Server, body: dict[str, A
         "queue_position": None,
         "results": {"video": [{"url": url}], "timings": {"inference": seconds}},
     }
-    assert 0.3 <= seconds < 5
+    assert 0.3 <= seconds < 60
     assert url.startswith(f"{working.url}/static/results/")
     video = httpx.get(url)  # without a key
     assert video.headers["content-type"] == "video/mp4"
     assert video.headers["x-content-type-options"] == "nosniff"
     assert video.headers["content-disposition"].startswith("attachment")
     assert httpx.get(url, headers={"Range": "bytes=4-7"}).content == b"ftyp"
-    assert httpx.get(url[:-5] + "0.mp4").json()["status"] == "Failed"
+    other = "1" if url.endswith("0.mp4") else "0"
+    assert httpx.get(f"{url[:-5]}{other}.mp4").json()["status"] == "Failed"
 
 
 def test_a_running_request_is_not_cancelled(working: Server, body: dict[str, Any]) -> None:
