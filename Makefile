@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test processes browser parity check serve bench clean
+.PHONY: install demo test processes gates browser parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -16,6 +16,9 @@ test: $(VENV)/.test  ## install what the tests need and run them
 
 processes: $(VENV)/.test  ## whole servers, workers, hubs and platforms, some of them killed
 	$(RUN) -m pytest -n auto --dist worksteal -m "processes and not slow"
+
+gates: $(VENV)/.test  ## kills, power cuts, two hosts on Postgres, the Compose file: one after the other
+	$(RUN) -m pytest -m slow tests/jobs tests/test_compose.py --deselect tests/jobs/test_load.py
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) -m pytest -m browser tests/ui

@@ -2,7 +2,7 @@
 
 Every operation of every contract is drawn from. Every other case is aimed: its ids are those of a
 finished job and its media are real ones, so that it comes further than to "there is no such thing".
-``LATENTSYNC_FUZZ_CASES`` sets how many cases are sent in all (default 800).
+``LATENTSYNC_FUZZ_CASES`` sets how many cases are sent in all (default 2000).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.server.live import AUTH, app_with, serving, settings_for, worker_comm
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
-CASES = int(os.environ.get("LATENTSYNC_FUZZ_CASES", "800"))
+CASES = int(os.environ.get("LATENTSYNC_FUZZ_CASES", "2000"))
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 PREDICT = [("/predict", "POST"), ("/v4/{project}/{app}/predict", "POST")]
 HEALTH = [("/health", "GET"), ("/ready", "GET")]
