@@ -1,4 +1,4 @@
-"""``latentsync submit | status | watch | cancel | list | download``: jobs of a server.
+"""``latentsync submit | status | watch | log | cancel | list | download``: jobs of a server.
 
 What a program may want goes to standard output, what is for people alone to standard error.
 """
@@ -156,6 +156,15 @@ def watch(
         typer.echo(_state(job))
         if output is not None:
             _download(client, job.id, output)
+
+
+@commands.command()
+def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
+    """Print what the server says of a job's stages and attempts, until it has ended."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), _client(url, token) as client:
+        for event in client.events(job_id):
+            if event.kind == "log":
+                typer.echo(event.data["line"])
 
 
 @commands.command()

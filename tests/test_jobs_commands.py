@@ -80,6 +80,14 @@ def test_a_job_from_its_submission_to_the_file(service: Service, tmp_path: Path)
     assert state == "succeeded"
     assert made == "0.40 s, 10 frames, 96x64, engine square 1, seed 1400"
     assert "generate" in stages
+    logged = run("log", job_id).stdout.splitlines()
+    assert [line.split(":")[0] for line in logged] == [
+        "fetch",
+        "probe",
+        "read",
+        "generate",
+        "write",
+    ]
     again = tmp_path / "again.mp4"
     assert run("download", job_id, "--output", str(again)).exit_code == 0
     assert again.read_bytes() == output.read_bytes()

@@ -54,13 +54,13 @@ class Attempts:
         Raises:
             Stopping: the worker stops; the job is as it was before this attempt.
         """
-        while (job := self._begin(job_id)) is not None:
-            if not self._another_is_due(job):
-                break
+        job = self._begin(job_id, is_taken_up=True)
+        while job is not None and self._another_is_due(job):
+            job = self._begin(job_id)
         self._clear(job_id)
 
-    def _begin(self, job_id: str) -> Job | None:
-        """Begin the next attempt; None if none is due."""
+    def _begin(self, job_id: str, *, is_taken_up: bool = False) -> Job | None:
+        """Begin the next attempt, perhaps of a job somebody else had begun; None if none is due."""
         if self._stopping.is_set():
             raise Stopping
         job = self._store.get(job_id)
@@ -72,6 +72,8 @@ class Attempts:
         if job.attempts >= self._limits.attempts:
             self._store.finish(job, _given_up(job.attempts))
             return None
+        if is_taken_up and job.status is JobStatus.PROCESSING:
+            self._store.log(job, "An attempt was broken off with its worker; another one begins.")
         return self._store.begin(job_id, self._host)
 
     def _another_is_due(self, job: Job) -> bool:

@@ -4,7 +4,7 @@ Started by :mod:`latentsync.jobs.device_process`, in a process group of its own.
 of JSON over the socket whose number is the last argument::
 
     to here    {"run": {"id": …, "request": …, "output_key": …}}, {"cancel": true}
-    from here  {"ready": true}, {"progress": …}, {"done": …} or {"error": …}
+    from here  {"ready": true}, {"progress": …}, {"log": line}, {"done": …} or {"error": …}
 
 A crash of CUDA or of a codec ends this process and costs one attempt of one job, no more.
 """
@@ -28,6 +28,7 @@ from latentsync import runner
 from latentsync.door import as_own_error
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.requests import recall_request, stored_media
+from latentsync.jobs.run_log import telling_lines
 from latentsync.monitor import Progress
 from latentsync.pipelines.engines import Engines
 from latentsync.settings import Settings
@@ -94,14 +95,15 @@ class Device:
             request = recall_request(recorded, stored)
             roots = tuple(path.parent for path in stored.values())
             settings = self._settings.model_copy(update={"allowed_roots": roots})
-            result = runner.run(
-                request,
-                folder / "result.mp4",
-                settings=settings,
-                pipeline=self._engines.get(request.options.engine),
-                on_progress=_Thinned(self._send),
-                canceled=self._canceled,
-            )
+            with telling_lines(self._tell):
+                result = runner.run(
+                    request,
+                    folder / "result.mp4",
+                    settings=settings,
+                    pipeline=self._engines.get(request.options.engine),
+                    on_progress=_Thinned(self._send),
+                    canceled=self._canceled,
+                )
             self._files.put_patiently(
                 result.video_path,
                 order["output_key"],
@@ -110,6 +112,9 @@ class Device:
             )
             size_bytes = result.video_path.stat().st_size
         return {"size_bytes": size_bytes, "details": result.details.model_dump(mode="json")}
+
+    def _tell(self, line: str) -> None:
+        self._send({"log": line})
 
     def _send(self, message: dict[str, Any]) -> None:
         line = json.dumps(message).encode() + b"\n"

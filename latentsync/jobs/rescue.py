@@ -63,6 +63,7 @@ class Rescue:
         for job in running:
             if job.host not in living and self._store.adopt(job, self._name):
                 logger.warning("job %s: its worker %s is silent", job.id, job.host)
+                self._store.log(job, "Its worker is silent: the job goes to another one.")
                 self._entrance.put_again(job.id)
 
     def _find_mine(self, running: Collection[Job], at_work: Collection[str]) -> None:

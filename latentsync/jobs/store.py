@@ -225,10 +225,14 @@ class JobStore:
                 _tell(connection, job.id, self._clock(), "progress", values)
         return bool(changed)
 
-    def log(self, job: Job, line: str) -> None:
-        """Add a line to the job's log."""
+    def log(self, job: Job, *lines: str) -> None:
+        """Add lines to the job's log; not if it has ended or its next attempt has begun."""
+        running = (jobs.c.status.in_(RUNNING), jobs.c.attempts == job.attempts)
+        counts = sa.select(jobs.c.id).where(jobs.c.id == job.id, *running).with_for_update()
         with self.engine.begin() as connection:
-            _tell(connection, job.id, self._clock(), "log", {"line": line})
+            if connection.execute(counts).first() is not None:
+                for line in lines:
+                    _tell(connection, job.id, self._clock(), "log", {"line": line})
 
     def finish(self, job: Job, finished: Finished) -> bool:
         """End a job; returns False if another attempt has begun or it has ended already."""

@@ -1,4 +1,4 @@
-"""Following one attempt while a device works on it: progress, wishes to stop, limits of time."""
+"""Following one attempt while a device works on it: what is told of it, and when it must stop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
-from latentsync.jobs.device_process import DeviceProcess
+from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.job import Job, JobError, JobStatus
 from latentsync.jobs.store import Finished, JobStore
 
@@ -66,6 +66,7 @@ class Watch:
         self._run_s = min(asked_s, limits.run_s)
         self._loading_s = limits.loading_s
         self._progress: dict[str, Any] | None = None  # heard, not yet written
+        self._lines: list[str] = []  # likewise
         self._run_began_at: float | None = None
         self._asked_at: float | None = None  # when the run was asked to stop
 
@@ -80,8 +81,9 @@ class Watch:
         self._device.run({"id": job.id, "request": job.request, "output_key": self._key})
         began_at = looked_at = time.monotonic()
         while True:
-            message = self._device.receive(_LOOK_EVERY_S)
+            message = self._receive()
             if message is not None and (finished := self._hear(message)) is not None:
+                self._write_lines()  # nobody listens any more once the end is written
                 return finished if self._asked_at is None else _CANCELED
             now = time.monotonic()
             if now - looked_at >= _LOOK_EVERY_S:
@@ -89,13 +91,23 @@ class Watch:
                 self._look(now)
             if (finished := self._cut(now, began_at)) is not None:
                 self._device.kill()
+                self._write_lines()
                 return finished
+
+    def _receive(self) -> dict[str, Any] | None:
+        try:
+            return self._device.receive(_LOOK_EVERY_S)
+        except DeviceLost:
+            self._write_lines()  # its last words
+            raise
 
     def _hear(self, message: dict[str, Any]) -> Finished | None:
         if "progress" in message:
             self._progress = message["progress"]
             if self._run_began_at is None:
                 self._run_began_at = time.monotonic()
+        if "log" in message:
+            self._lines.append(message["log"])
         if "done" in message:
             done = message["done"]
             return Finished(
@@ -109,16 +121,23 @@ class Watch:
         return None
 
     def _look(self, now: float) -> None:
-        """Pass progress on, and the wish to stop."""
+        """Pass progress and lines on, and the wish to stop."""
         if self._stopping.is_set():
             raise Stopping
         if (told := self._progress) is not None:
             self._progress = None
             done, total = told["frames_done"], told["frames_total"]
             self._store.report(self._job, told["stage"], told["fraction"], done, total)
+        self._write_lines()
         if self._asked_at is None and not self._store.is_wanted(self._job):
             self._asked_at = now
             self._device.cancel()
+
+    def _write_lines(self) -> None:
+        """Write what was heard since the last time, all at once: a run says most of it together."""
+        if self._lines:
+            self._store.log(self._job, *self._lines)
+            self._lines.clear()
 
     def _cut(self, now: float, began_at: float) -> Finished | None:
         """Return how the attempt ends if its process must be killed now."""

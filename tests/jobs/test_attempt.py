@@ -29,6 +29,7 @@ lines = connection.makefile("r")
 def say(message): connection.sendall(json.dumps(message).encode() + b"\\n")
 def tell(stage): say({"progress": {"stage": stage, "fraction": .5, "frames_done": 1,
                                    "frames_total": 2}})
+def log(line): say({"log": line})
 def put(key):
     path = pathlib.Path(sys.argv[1]) / key
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,11 @@ class Bench:
         found = self.store.get(job.id)
         assert found is not None
         return found
+
+    def lines(self, job: Job) -> list[str]:
+        """Return the lines of the job's log."""
+        events = self.store.events(job.id)
+        return [event.data["line"] for event in events if event.kind == "log"]
 
     def results(self) -> list[str]:
         return sorted(
@@ -157,8 +163,28 @@ def test_lost_processes_use_the_attempts_up_and_leave_no_file(bench: Bench) -> N
     ended = bench.run(DIE, add(bench.store))
     assert (code_of(ended), ended.attempts) == ("WORKER_LOST", 2)
     assert bench.results() == []
-    lines = [event.data["line"] for event in bench.store.events(ended.id) if event.kind == "log"]
-    assert lines == ["Attempt 1 lost its process.", "Attempt 2 lost its process."]
+    assert bench.lines(ended) == ["Attempt 1 lost its process.", "Attempt 2 lost its process."]
+
+
+@pytest.mark.parametrize("end", [SUCCEED, FAIL])
+def test_what_a_device_logs_is_in_the_jobs_log_before_its_end(bench: Bench, end: str) -> None:
+    script = "    tell('generate'); log('probe: 96x64'); log('write: done')\n"
+    ended = bench.run(script + end, add(bench.store))
+    assert bench.lines(ended) == ["probe: 96x64", "write: done"]
+    assert bench.store.events(ended.id)[-1].kind == "status"
+
+
+def test_the_last_words_of_a_lost_process_are_kept(bench: Bench) -> None:
+    ended = bench.run("    log('probe: 96x64'); os._exit(1)", add(bench.store))
+    assert bench.lines(ended)[:2] == ["probe: 96x64", "Attempt 1 lost its process."]
+
+
+def test_an_attempt_after_a_lost_worker_is_told_of(bench: Bench) -> None:
+    job = add(bench.store)
+    bench.store.begin(job.id, "dead")
+    ended = bench.run(SUCCEED, job)
+    assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 2)
+    assert bench.lines(job) == ["An attempt was broken off with its worker; another one begins."]
 
 
 def test_what_lost_attempts_left_goes_when_the_job_ends(bench: Bench) -> None:

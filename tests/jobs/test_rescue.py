@@ -121,6 +121,8 @@ def test_the_job_of_a_silent_worker_is_put_into_the_line_once(place: Place) -> N
     place.take(job, "one")
     pass_time(place, 60, one, two, at_work=job)
     assert not place.is_in_line(job)
+    lines = [event.data["line"] for event in place.store.events(job.id) if event.kind == "log"]
+    assert lines == ["Its worker is silent: the job goes to another one."]
 
 
 def test_the_job_of_an_unknown_worker_is_put_into_the_line_at_once(place: Place) -> None:

@@ -208,6 +208,20 @@ def test_events_are_told_in_order_and_can_be_continued(store: JobStore) -> None:
     assert store.events(job.id, limit=2) == events[:2]
 
 
+def test_lines_of_what_counts_no_more_are_left_out(store: JobStore) -> None:
+    job = add(store)
+    store.log(job, "waits")
+    first = begin(store, job)
+    store.log(job, "waited")
+    second = begin(store, job)
+    store.log(first, "was overtaken")
+    store.log(second, "one", "two")
+    assert store.finish(second, DONE)
+    store.log(second, "has ended")
+    lines = [event.data["line"] for event in store.events(job.id) if event.kind == "log"]
+    assert lines == ["waits", "one", "two"]
+
+
 def test_a_full_database_refuses_and_keeps_what_it_has(store: JobStore) -> None:
     kept = add(store)
     with store.engine.connect() as connection:
