@@ -18,8 +18,10 @@ value, and an HTTP status. Made from `latentsync/errors.py` by `docs/make_errors
 
 The native API (`/v1`) answers problem details (RFC 9457): `type` is `urn:latentsync:error:` and the
 code in small letters with hyphens, `detail` is the sentence, and `code`, `field` and `run_id` are
-added. `POST /predict` answers `status_code`, `code`, `message`, `field` and `run_id`. A prediction
-that failed carries `code`, `message` and `field` in its `error`.
+added. `POST /predict` answers `status_code`, `code`, `message`, `field` and `run_id`; `/sync`,
+`/task`, `/queue` and `/outputs` add `detail`, the sentence again. `/lipsync` and `/static/results`
+answer `status` (always `Failed`), `reason` and `code`, and 422 for `BODY_MALFORMED`, too. A
+prediction that failed carries `code`, `message` and `field` in its `error`.
 
 | code | status | what it means |
 |---|---|---|

@@ -27,9 +27,12 @@
     │   ├── TooManyFrames           more frames, or more of them a second, than allowed
     │   └── NoFace                  no usable face in any frame
     ├── NotAuthorized 401           missing or wrong token
+    ├── NoSuchPath 404              nothing is answered at this path
+    ├── MethodNotAllowed 405        this path is for other methods
     ├── JobNotFound 404             no such job, or somebody else's
     │   └── UploadNotFound          no such upload, or somebody else's
     ├── IdempotencyConflict 409     an id or key that was used for another request
+    ├── NotInQueue 400              only what waits can be cancelled at this address
     ├── LineFull 429                too much waits, arrives or is kept already
     ├── Canceled 499                the caller asked to stop
     ├── DeadlineExceeded 504        the run did not end in the time allowed
@@ -37,6 +40,7 @@
     ├── CodecFailed 500             FFmpeg refused to encode or to write
     ├── DiskFull 507                no room for the working files or the weights
     ├── StorageUnavailable 503      the store of the jobs' files does not answer, or refuses
+    ├── RecordUnavailable 503       the database of jobs does not answer
     ├── EngineUnavailable 503       the engine asked for cannot run here
     │   ├── CheckpointUnusable      a file of weights is missing, damaged or something else
     │   ├── CheckpointMismatch      a file of weights is one of another network
@@ -212,6 +216,16 @@ class NotAuthorized(LatentSyncError):
     status = 401
 
 
+class NoSuchPath(LatentSyncError):
+    code = "NOT_FOUND"
+    status = 404
+
+
+class MethodNotAllowed(LatentSyncError):
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+
+
 class JobNotFound(LatentSyncError):
     code = "JOB_NOT_FOUND"
     status = 404
@@ -224,6 +238,11 @@ class UploadNotFound(JobNotFound):
 class IdempotencyConflict(LatentSyncError):
     code = "IDEMPOTENCY_CONFLICT"
     status = 409
+
+
+class NotInQueue(LatentSyncError):
+    code = "NOT_IN_QUEUE"
+    status = 400
 
 
 class LineFull(LatentSyncError):
@@ -258,6 +277,11 @@ class DiskFull(LatentSyncError):
 
 class StorageUnavailable(LatentSyncError):
     code = "STORAGE_UNAVAILABLE"
+    status = 503
+
+
+class RecordUnavailable(LatentSyncError):
+    code = "RECORD_UNAVAILABLE"
     status = 503
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -150,7 +151,7 @@ class Job(BaseModel):
 
 @dataclass(frozen=True)
 class JobPage:
-    """Some of one's jobs, latest first.
+    """Some of one's jobs, latest first: ``for job in page``, ``len(page)``.
 
     Attributes:
         jobs: the jobs.
@@ -159,3 +160,9 @@ class JobPage:
 
     jobs: tuple[Job, ...]
     next_cursor: str | None
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        return len(self.jobs)

@@ -24,6 +24,7 @@ from latentsync.errors import (
     shorten,
 )
 from latentsync.jobs.database import open_database, translate_database_full
+from latentsync.jobs.entry import naming_entry
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.intake import Allowance, Intake, check_repeated
 from latentsync.jobs.job import Job, NewJob, Webhook
@@ -56,6 +57,7 @@ class Submission:
         id: the caller's own id, or None for a new one.
         idempotency_key: the caller's name for this submission; a repeated one returns the first.
         webhook: whom to tell.
+        entry: what the caller calls it if it is one of several; its errors say so.
     """
 
     request: RunRequest
@@ -63,6 +65,7 @@ class Submission:
     id: str | None = None
     idempotency_key: str | None = None
     webhook: Webhook | None = None
+    entry: str | None = None
 
 
 class JobDesk:
@@ -78,11 +81,12 @@ class JobDesk:
         self._entrance = LineEntrance(engine, settings.public_url)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
-        intake = Intake(self.store, self._entrance.put, self._allowance)
-        self._recorder = Recorder(intake.take_in)
-        self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.files = FileStore(settings.storage)
         self._room = Room(self.store, self.files, settings)
+        self.reserve = self._room.reserve
+        intake = Intake(self.store, self._entrance.put, self._allowance, self.reserve.require)
+        self._recorder = Recorder(intake.take_in)
+        self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
@@ -93,7 +97,7 @@ class JobDesk:
 
         Raises:
             LineFull: the owner has as many jobs or bytes waiting as allowed.
-            DiskFull: there is no room for the media.
+            DiskFull: there is no room for the media, or for anything new.
             IdempotencyConflict: the id or key was used for another request.
             UploadNotFound: an upload is not there or not the owner's.
             MediaError, FetchError: a medium cannot be used.
@@ -180,6 +184,7 @@ class JobDesk:
 
     def _store_new(self, new: Sequence[Submission], owner: str) -> list[Job]:
         self._allowance.check(self.store.load(owner), Load(len(new), 0))
+        self.reserve.require()
         prepared = self._prepare_all(new, owner)
         try:
             jobs = self._recorder.record(prepared).result()
@@ -203,6 +208,10 @@ class JobDesk:
 
     def _prepare(self, submission: Submission, owner: str) -> NewJob:
         """Check and store a submission's media."""
+        with naming_entry(submission.entry):
+            return self._prepare_one(submission, owner)
+
+    def _prepare_one(self, submission: Submission, owner: str) -> NewJob:
         request = submission.request
         if submission.webhook is not None:
             check_webhook(submission.webhook, self._settings)

@@ -21,15 +21,20 @@ from latentsync.server.arrivals import Arrivals
 from latentsync.server.auth import BearerAuth, anonymous
 from latentsync.server.body import BodyLimit
 from latentsync.server.engine import Engine
-from latentsync.server.error_answers import add_error_handlers
+from latentsync.server.error_answers import (
+    NATIVE_PATHS,
+    ErrorShape,
+    add_error_handlers,
+    problem_answer,
+)
 from latentsync.server.health import add_health, add_metrics, engine_state, workers_state
 from latentsync.server.line import Line
-from latentsync.server.lipsync import build_lipsync_router
+from latentsync.server.lipsync import LIPSYNC_PATHS, build_lipsync_router, lipsync_error
 from latentsync.server.openapi import add_openapi
 from latentsync.server.places import Places
 from latentsync.server.predict import DirectDoor, build_predict_router
 from latentsync.server.queued_predict import QueuedDoor
-from latentsync.server.tasks import build_tasks_router
+from latentsync.server.tasks import TASK_PATHS, build_tasks_router, task_error
 from latentsync.server.unread_body import UnreadBodyClose
 from latentsync.server.v1.api import NativeApi
 from latentsync.server.v1.openapi import PredictionRequest
@@ -39,6 +44,11 @@ from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
 
 _FORM_BYTES = MIB  # of a form, beside its files
+_ERROR_SHAPES: dict[str, ErrorShape] = {
+    NATIVE_PATHS: problem_answer,
+    **dict.fromkeys(TASK_PATHS, task_error),
+    **dict.fromkeys(LIPSYNC_PATHS, lipsync_error),
+}
 
 
 def build_app(
@@ -135,6 +145,6 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
         streamed_paths=(UPLOADS_PATH,),
     )
     app.add_middleware(UnreadBodyClose)  # added last, so it is the outermost
-    add_error_handlers(app)
+    add_error_handlers(app, _ERROR_SHAPES)
     add_openapi(app, *models)
     return app

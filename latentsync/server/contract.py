@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from latentsync.door import as_own_error
-from latentsync.errors import JobNotFound, LatentSyncError
+from latentsync.errors import JobNotFound
 from latentsync.fields import StrictModel
 from latentsync.jobs.desk import JobDesk, Submission
 from latentsync.jobs.job import Job
@@ -22,10 +22,10 @@ from latentsync.request import RunRequest
 from latentsync.schema import validate_as
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.body import understand_json
+from latentsync.server.error_answers import ErrorShape
 from latentsync.server.stored_file import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)
-ErrorShape = Callable[[LatentSyncError, str], JSONResponse]
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _NEVER_REPEATED = ""  # fingerprint: these contracts have no name by which to repeat a call

@@ -1,14 +1,13 @@
 """Errors in the shape of the contract that a call belongs to.
 
-The native API answers problem details, :class:`latentsync.answers.Problem`; everything else answers
-:class:`latentsync.answers.ErrorResponse`.
+Those of a path that no contract knows are told as contract A tells them.
 """
 
 from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -23,12 +22,16 @@ from latentsync.errors import (
     Canceled,
     InvalidRequest,
     LatentSyncError,
+    MethodNotAllowed,
+    NoSuchPath,
     NotAuthorized,
 )
 
-NATIVE_PATHS = "/v1/"
-PROBLEM_TYPE = "application/problem+json"
+ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: the log's reference
+NATIVE_PATHS = "/v1"
+_PROBLEM_TYPE = "application/problem+json"
 _URN = "urn:latentsync:error:"
+_OF_ROUTING = {kind.status: kind for kind in (NoSuchPath, MethodNotAllowed)}
 
 
 def error_answer(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
@@ -37,17 +40,15 @@ def error_answer(error: LatentSyncError, run_id: str | None = None) -> JSONRespo
     return JSONResponse(body.model_dump(), status_code=error.status, headers=error_headers(error))
 
 
-def _answer(
-    request: Request, body: ErrorResponse, headers: Mapping[str, str] | None
-) -> JSONResponse:
-    if not request.url.path.startswith(NATIVE_PATHS):
-        return JSONResponse(body.model_dump(), body.status_code, headers)
-    problem = as_problem(body)
-    return JSONResponse(problem.model_dump(), body.status_code, headers, media_type=PROBLEM_TYPE)
+def problem_answer(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
+    """Return an error as the native API tells it."""
+    problem = as_problem(ErrorResponse(**error.to_dict(), run_id=run_id))
+    headers = error_headers(error)
+    return JSONResponse(problem.model_dump(), error.status, headers, media_type=_PROBLEM_TYPE)
 
 
 def as_problem(error: ErrorResponse) -> Problem:
-    """Return an error as the native API tells it."""
+    """Return an error as a problem document."""
     return Problem(
         type=_URN + error.code.lower().replace("_", "-"),
         title=_title(error.status_code),
@@ -75,12 +76,16 @@ def error_headers(error: LatentSyncError) -> dict[str, str]:
     return headers
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer our own errors, those of the framework and defects alike."""
+def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
+    """Answer our own errors, those of the framework and defects alike.
+
+    Args:
+        app: the application.
+        shapes: how errors are told below paths; contract A's way everywhere else.
+    """
 
     def answer(request: Request, error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
-        body = ErrorResponse(**error.to_dict(), run_id=run_id)
-        return _answer(request, body, error_headers(error))
+        return _shape_at(request.url.path, shapes)(error, run_id)
 
     @app.exception_handler(LatentSyncError)
     async def own(request: Request, error: LatentSyncError) -> JSONResponse:
@@ -88,10 +93,13 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_routing(request: Request, error: HTTPException) -> JSONResponse:
-        status = HTTPStatus(error.status_code)
-        message = f"{status.phrase}: {request.method} {request.url.path[:80]}."
-        body = ErrorResponse(status_code=status, code=status.name, message=message)
-        return _answer(request, body, error.headers)
+        kind = _OF_ROUTING.get(error.status_code)
+        if kind is None:
+            return await defect(request, error)
+        phrase = HTTPStatus(error.status_code).phrase
+        told = answer(request, kind(f"{phrase}: {request.method} {request.url.path[:80]}."))
+        told.headers.update(error.headers or {})
+        return told
 
     @app.exception_handler(RequestValidationError)
     async def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -103,3 +111,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def defect(request: Request, error: Exception) -> JSONResponse:
         reference = str(uuid.uuid4())
         return answer(request, as_own_error(error, reference), reference)
+
+
+def _shape_at(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
+    for beginning, shape in shapes.items():
+        if path == beginning or path.startswith(f"{beginning}/"):
+            return shape
+    return error_answer

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 
-from latentsync.errors import InvalidRequest, LatentSyncError
+from latentsync.errors import InvalidRequest, LatentSyncError, NotInQueue
 from latentsync.fields import GuidanceScale, InferenceSteps, Seed, StrictModel, Text
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.job import Job, JobStatus
@@ -34,7 +34,8 @@ from latentsync.server.contract import (
 from latentsync.server.error_answers import error_headers
 from latentsync.server.openapi import MEANINGS
 
-_RESULTS = "/static/results"
+RESULTS = "/static/results"
+LIPSYNC_PATHS = ("/lipsync", RESULTS)
 
 
 class LipsyncRequest(StrictModel):
@@ -147,7 +148,8 @@ def _calls(
     desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None
 ) -> APIRouter:
     router = APIRouter(
-        route_class=route_with_errors(_error), responses=_errors(401, 408, 413, 422, 429, 500)
+        route_class=route_with_errors(lipsync_error),
+        responses=_errors(401, 408, 413, 422, 429, 500),
     )
 
     async def read_name(request: Request, owner: str) -> str:
@@ -182,11 +184,10 @@ def _calls(
     @router.post(
         "/lipsync/cancel",
         summary="Cancel a request that waits",
-        response_model=LipsyncCanceled,
         responses=_errors(404) | _NOT_IN_QUEUE,
         openapi_extra=describe_body(RequestName),
     )
-    async def cancel(request: Request, owner: str = Depends(auth)) -> Response:
+    async def cancel(request: Request, owner: str = Depends(auth)) -> LipsyncCanceled:
         job_id = await read_name(request, owner)
         return await run_in_threadpool(_cancel, desk, job_id, owner)
 
@@ -195,11 +196,11 @@ def _calls(
 
 def _downloads(desk: JobDesk) -> APIRouter:
     """Return the route that published clients call without a key."""
-    router = APIRouter(route_class=route_with_errors(_error))
+    router = APIRouter(route_class=route_with_errors(lipsync_error))
 
-    @router.head(_RESULTS + "/{request_id}/{name}", include_in_schema=False)
+    @router.head(RESULTS + "/{request_id}/{name}", include_in_schema=False)
     @router.get(
-        _RESULTS + "/{request_id}/{name}",
+        RESULTS + "/{request_id}/{name}",
         summary="A finished video",
         response_class=Response,
         responses=VIDEO_RESPONSES | _errors(404, 500),
@@ -238,23 +239,29 @@ def _results(job: Job, base_url: str) -> Results | None:
     if path is None or job.details is None:
         return None
     return Results(
-        video=[Video(url=f"{base_url}{_RESULTS}/{path}")],
+        video=[Video(url=f"{base_url}{RESULTS}/{path}")],
         timings=Timings(inference=job.details["seconds"]["generate"]),
     )
 
 
-def _cancel(desk: JobDesk, job_id: str, owner: str) -> JSONResponse:
-    """Cancel a job unless it has begun; this contract leaves running ones alone."""
+def _cancel(desk: JobDesk, job_id: str, owner: str) -> LipsyncCanceled:
+    """Cancel a job unless it has begun; this contract leaves running ones alone.
+
+    Raises:
+        JobNotFound: there is no such job, or it is somebody else's.
+        NotInQueue: it does not wait any more.
+    """
     found = desk.job(job_id, owner)
     job = desk.cancel(job_id, owner, running=False)
     if found.status is JobStatus.QUEUED and job.status is JobStatus.CANCELED:
-        return JSONResponse(LipsyncCanceled(reason="The request was cancelled.").model_dump())
-    reason = f"The request is {_STATUS[job.status]}; only one that is InQueue can be cancelled."
-    failure = LipsyncFailure(reason=reason, code="NOT_IN_QUEUE")
-    return JSONResponse(failure.model_dump(), HTTPStatus.BAD_REQUEST)
+        return LipsyncCanceled(reason="The request was cancelled.")
+    raise NotInQueue(
+        f"The request is {_STATUS[job.status]}; only one that is InQueue can be cancelled."
+    )
 
 
-def _error(error: LatentSyncError, _reference: str) -> JSONResponse:
+def lipsync_error(error: LatentSyncError, _reference: str | None) -> JSONResponse:
+    """Return an error as this contract tells it."""
     # Of all that is wrong with a request, published clients know one status.
     status = HTTPStatus.UNPROCESSABLE_ENTITY if isinstance(error, InvalidRequest) else error.status
     failure = LipsyncFailure(reason=error.message, code=error.code)

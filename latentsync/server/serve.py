@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from latentsync.server.access_log import log_config
 from latentsync.server.worker_process import running_worker
 
 # Longer than proxies keep an unused connection (60 s), so that it is they who let go of it: the
@@ -30,6 +31,7 @@ class _Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                log_config=log_config(),
                 server_header=False,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=limit_s,

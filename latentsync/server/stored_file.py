@@ -47,17 +47,30 @@ def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> 
     if request.method == "HEAD":
         length = {"Content-Length": str(size_bytes)}
         return Response(headers=headers | length, media_type=_PartOfFile.media_type)
-    wanted = None
-    if request.headers.get("if-range", etag) == etag:
-        wanted = _RANGE.fullmatch(request.headers.get("range", "").strip())
-    if wanted is None or wanted.group(1, 2) == ("", ""):
+    wanted = _wanted(request.headers.get("range", ""))
+    if wanted is None or request.headers.get("if-range", etag) != etag:
         return _answer(files, key, 0, size_bytes, headers, status_code=200)
-    start, end = _borders(wanted[1], wanted[2], size_bytes)
+    start, end = _borders(*wanted, size_bytes)
     if start >= end:
         headers["Content-Range"] = f"bytes */{size_bytes}"
         return Response(status_code=416, headers=headers)
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
     return _answer(files, key, start, end, headers, status_code=206)
+
+
+def _wanted(header: str) -> tuple[str, str] | None:
+    """Return first and last byte of the one range asked for; None if the header is to be ignored.
+
+    That is how RFC 9110 (14.1.1 and 14.2) has what is no range treated, such as one whose last byte
+    comes before its first.
+    """
+    found = _RANGE.fullmatch(header.strip())
+    if found is None:
+        return None
+    first, last = found.group(1, 2)
+    if not (first or last) or (first and last and int(last) < int(first)):
+        return None
+    return first, last
 
 
 def _borders(first: str, last: str, size_bytes: int) -> tuple[int, int]:

@@ -32,7 +32,8 @@ from latentsync.server.contract import (
 from latentsync.server.error_answers import error_headers
 from latentsync.server.openapi import MEANINGS
 
-_OUTPUTS = "/outputs"
+OUTPUTS = "/outputs"
+TASK_PATHS = ("/sync", "/task", "/queue", OUTPUTS)
 
 # What clients may call the checkpoints: their places in the weights folder, and the name that the
 # latest one has where only one is installed. Looked up here, never opened.
@@ -127,7 +128,7 @@ def build_tasks_router(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., An
 
 
 def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRouter:
-    router = APIRouter(route_class=route_with_errors(_error), responses=_errors(401, 500))
+    router = APIRouter(route_class=route_with_errors(task_error), responses=_errors(401, 500))
 
     @router.post(
         "/sync",
@@ -160,11 +161,11 @@ def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRo
 
 def _downloads(desk: JobDesk) -> APIRouter:
     """Return the route that published clients call without a key."""
-    router = APIRouter(route_class=route_with_errors(_error))
+    router = APIRouter(route_class=route_with_errors(task_error))
 
-    @router.head(_OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
+    @router.head(OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
     @router.get(
-        _OUTPUTS + "/{task_id}/{name}",
+        OUTPUTS + "/{task_id}/{name}",
         summary="A finished video",
         response_class=Response,
         responses=VIDEO_RESPONSES | _errors(404, 500),
@@ -204,7 +205,7 @@ def _show(job: Job, position: int | None) -> Task:
         status=_STATUS[job.status],
         progress=job.fraction,
         message=_message(job, position),
-        output_video_url=None if path is None else f"{_OUTPUTS}/{path}",
+        output_video_url=None if path is None else f"{OUTPUTS}/{path}",
         output_mask_url=None,
     )
 
@@ -221,7 +222,8 @@ def _message(job: Job, position: int | None) -> str:
     }[job.status]
 
 
-def _error(error: LatentSyncError, reference: str) -> JSONResponse:
+def task_error(error: LatentSyncError, reference: str | None) -> JSONResponse:
+    """Return an error as this contract tells it."""
     body = TaskErrorResponse(**error.to_dict(), run_id=reference, detail=error.message)
     return JSONResponse(body.model_dump(), error.status, error_headers(error))
 

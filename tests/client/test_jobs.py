@@ -185,7 +185,8 @@ def test_the_same_key_is_the_same_job(client: Any, service: Service) -> None:
 def test_the_list_comes_in_pages(client: Any, service: Service) -> None:
     jobs = [client.submit(*service.media).id for _ in range(3)]
     page = client.list(limit=2)
-    assert [job.id for job in page.jobs] == jobs[:0:-1]
+    assert [job.id for job in page] == [job.id for job in page.jobs] == jobs[:0:-1]
+    assert len(page) == 2
     assert client.list(limit=1, cursor=page.next_cursor).jobs[0].id == jobs[0]
     for job in jobs:
         client.wait(job)

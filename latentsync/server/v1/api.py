@@ -6,15 +6,17 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from latentsync.errors import InvalidField, JobNotFound, MalformedBody
+from latentsync.errors import InvalidField, JobNotFound, MalformedBody, shorten
 from latentsync.jobs.deliveries import find_delivery
 from latentsync.jobs.desk import JobDesk, check_job_id
+from latentsync.jobs.figures import newest_event
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.jobs.representation import Prediction, represent
@@ -28,6 +30,7 @@ from latentsync.settings import Settings
 WAIT_MAX_S = 60
 _HEARTBEAT_S = 15.0
 _LOOK_AT_LEAST_EVERY_S = 1.0
+_CURSOR = re.compile(r"[0-9]{1,18}")
 _WAIT = re.compile(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])")
 
 
@@ -104,8 +107,8 @@ class NativeApi:
     ) -> tuple[list[Job], bool]:
         """Return the jobs of a call's body, and whether it was a list of them."""
         with self.arrivals.place(request, owner):
-            async with read_submissions(request, self.settings, job_id=job_id) as taken:
-                handed_in, is_list = taken
+            reading = read_submissions(request, self.settings, self.desk.reserve, job_id=job_id)
+            async with reading as (handed_in, is_list):
                 if only_lists and not is_list:
                     raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
                 submitting = self.desk.begin_submit(handed_in, owner)
@@ -127,21 +130,15 @@ class NativeApi:
     def page(
         self, owner: str, status: JobStatus | None, limit: int, cursor: str | None
     ) -> PredictionPage:
-        """Return some of an owner's predictions; the cursor is the id of the last one seen."""
-        before = None if cursor is None else self._number_of(cursor, owner)
+        """Return some of an owner's predictions; the cursor is the number of the last one seen.
+
+        It leads on from there even if that one has been forgotten since.
+        """
+        before = None if cursor is None else _parse_cursor(cursor)
         jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
         shown = [self.show(job) for job in jobs[:limit]]
         more = len(jobs) > limit
-        return PredictionPage(predictions=shown, next_cursor=shown[-1].id if more else None)
-
-    def _number_of(self, cursor: str, owner: str) -> int:
-        try:
-            return self.find(cursor, owner).number
-        except JobNotFound:
-            raise InvalidField(
-                f"cursor is {cursor[:80]!r}. Allowed: a next_cursor that was answered before.",
-                field="cursor",
-            ) from None
+        return PredictionPage(predictions=shown, next_cursor=str(jobs[limit - 1].number) if more else None)
 
     def output(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the answer with a prediction's video."""
@@ -156,10 +153,21 @@ class NativeApi:
     def events(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the stream of what happens to a prediction, from where the caller was."""
         job = self.find(job_id, owner)
-        after = parse_last_event_id(request.headers.get("last-event-id"))
+        after = parse_last_event_id(
+            request.headers.get("last-event-id"), partial(newest_event, self.desk.store.engine)
+        )
         if job.status.is_final and not self.desk.store.events(job.id, after, limit=1):
             return Response(status_code=204)  # tells an EventSource to stop connecting again
         return EventStream(self.desk, self.news, job, after=after, heartbeat_s=self.heartbeat_s)
+
+
+def _parse_cursor(cursor: str) -> int:
+    if _CURSOR.fullmatch(cursor) is None:
+        raise InvalidField(
+            f"cursor is {shorten(cursor)}. Allowed: a next_cursor that was answered before.",
+            field="cursor",
+        )
+    return int(cursor)
 
 
 def _wait_s(request: Request) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -21,15 +21,24 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _NUMBER_MAX = 2**62
 
 
-def parse_last_event_id(text: str | None) -> int:
-    """Return the number after which to go on; raises InvalidField."""
+def parse_last_event_id(text: str | None, newest: Callable[[], int]) -> int:
+    """Return the number after which to go on.
+
+    Args:
+        text: the header, if there is one.
+        newest: tells the number of the newest event. Nobody goes on after a later one: a caller
+            whose number is from elsewhere would hear nothing of what happens, not even the end.
+
+    Raises:
+        InvalidField: it is no number.
+    """
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or int(text[:20]) > _NUMBER_MAX:
         raise InvalidField(
             f"Last-Event-ID is {shorten(text)}. Allowed: the id of an event.", field="Last-Event-ID"
         )
-    return int(text)
+    return min(int(text), newest())
 
 
 class EventStream(StreamingResponse):

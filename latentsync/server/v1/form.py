@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,8 +29,9 @@ from latentsync.errors import (
     shorten,
 )
 from latentsync.fields import SEGMENTS_MAX
+from latentsync.jobs.room import Reserve
 from latentsync.request import PathSource, RunRequest, segment_recording
-from latentsync.server.body import parse_json
+from latentsync.server.body import asking_for_room, parse_json
 
 _OF_SEGMENT = {segment_recording(index): index for index in range(SEGMENTS_MAX)}
 _FILES = ("video", "audio", *_OF_SEGMENT)
@@ -53,15 +56,21 @@ class Form:
 
 
 @asynccontextmanager
-async def open_form(request: Request) -> AsyncIterator[FormData]:
+async def open_form(request: Request, reserve: Reserve) -> AsyncIterator[FormData]:
     """Read a form; its files lie in nameless files of the system's temporary folder.
 
+    Args:
+        request: with its body still to come.
+        reserve: what must stay free on the disk.
+
     Raises:
+        DiskFull: there is no room for it; noticed before it is read, if its size is declared.
         MalformedBody: it is no form, or has too many parts or too large fields.
         Canceled: the caller hung up.
     """
+    require = partial(reserve.require_for_body, spooled_in=Path(tempfile.gettempdir()))
     try:
-        form = await request.form(
+        form = await asking_for_room(request, require).form(
             max_files=len(_FILES), max_fields=_FIELDS_MAX, max_part_size=_FIELD_BYTES_MAX
         )
     except HTTPException as error:
@@ -147,7 +156,8 @@ def _file_name(name: str) -> str:
         )
     if name not in _FILES:
         raise UnknownField(
-            f"Unknown file {shorten(name)}. Allowed: {_FILES_SHOWN}.", field=shorten(name)
+            f"Unknown file {shorten(name)}. Allowed: {_FILES_SHOWN}.",
+            field=shorten(name).strip("'\""),
         )
     return name
 

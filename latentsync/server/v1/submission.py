@@ -14,9 +14,11 @@ from starlette.requests import Request
 
 from latentsync.errors import InvalidField, MalformedBody, shorten
 from latentsync.jobs.desk import Submission, fingerprint
+from latentsync.jobs.entry import naming_entry
 from latentsync.jobs.job import Webhook
+from latentsync.jobs.room import Reserve
 from latentsync.request import RunRequest
-from latentsync.schema import parse_request, validate_fields
+from latentsync.schema import PredictRequest, parse_request, unknown_field, validate_fields
 from latentsync.server.body import understand_json
 from latentsync.server.v1.form import open_form, read_form, take_files, with_stand_ins
 from latentsync.server.v1.webhook import parse_webhook
@@ -25,6 +27,7 @@ from latentsync.workspace import translate_disk_full, working_folder
 
 BATCH_MAX = 100
 _KEY_CHARACTERS_MAX = 200
+_FIELDS = (*PredictRequest.model_fields, "webhook")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class _Names:
 
     id: str | None
     idempotency_key: str | None
+    entry: str | None = None
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -50,19 +54,21 @@ def idempotency_key(request: Request) -> str | None:
 
 @asynccontextmanager
 async def read_submissions(
-    request: Request, settings: Settings, *, job_id: str | None = None
+    request: Request, settings: Settings, reserve: Reserve, *, job_id: str | None = None
 ) -> AsyncIterator[tuple[list[Submission], bool]]:
     """Read a call's body; files of a form exist only inside the block.
 
     Args:
         request: the call, with its body still to come.
         settings: limits and the root of the working folders.
+        reserve: what must stay free on the disk.
         job_id: the caller's own id of the one prediction.
 
     Yields:
         The submissions, and whether the body was a list of them.
 
     Raises:
+        DiskFull: there is no room for the files of a form.
         InvalidRequest: and what :func:`latentsync.server.body.understand_json` raises.
     """
     names = _Names(job_id, idempotency_key(request))
@@ -71,14 +77,15 @@ async def read_submissions(
         yield await understand_json(request, lambda body: _from_json(body, names))
         return
     with working_folder(settings.work_dir) as folder, translate_disk_full():
-        async with open_form(request) as form:
+        async with open_form(request, reserve) as form:
             yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
 
 
 def _from_json(body: object, names: _Names) -> tuple[list[Submission], bool]:
     entries = body["predictions"] if _wraps_list(body) else body
     if not isinstance(entries, list):
-        return [_submission(body, names)], False
+        request, webhook = _understand(body)
+        return [_named(request, fingerprint({"body": body}), webhook, names)], False
     if names.id is not None:
         raise MalformedBody("The body must be a JSON object: the address names one prediction.")
     if not 1 <= len(entries) <= BATCH_MAX:
@@ -94,20 +101,37 @@ def _wraps_list(body: object) -> TypeGuard[dict[str, object]]:
 
 
 def _of_batch(entries: list[object], names: _Names) -> Iterator[Submission]:
-    """Yield an entry after the other; a repeated call finds each under the key and its number."""
-    for number, entry in enumerate(entries):
+    """Yield an entry after the other; each is known again only in the same place of the same list.
+
+    The first one has the caller's own key, so that a key is for a list or for a single prediction.
+    """
+    understood = [_understand_entry(entry, f"predictions.{n}") for n, entry in enumerate(entries)]
+    asked = fingerprint({"predictions": entries})
+    for number, (request, webhook) in enumerate(understood):
         key = names.idempotency_key
-        own = replace(names, idempotency_key=None if key is None else f"{key}/{number}")
-        yield _submission(entry, own)
+        if key is not None and number > 0:
+            key = f"{key}\n{number}"  # which no header can hold
+        own = replace(names, idempotency_key=key, entry=f"predictions.{number}")
+        yield _named(request, asked, webhook, own)
 
 
-def _submission(body: object, names: _Names) -> Submission:
+def _understand_entry(entry: object, name: str) -> tuple[RunRequest, Webhook | None]:
+    if not isinstance(entry, dict):
+        raise InvalidField(f"{name} is {shorten(entry)}: it must be an object.", field=name)
+    with naming_entry(name):
+        return _understand(entry)
+
+
+def _understand(body: object) -> tuple[RunRequest, Webhook | None]:
     webhook, fields = _take_webhook(body) if isinstance(body, dict) else (None, body)
-    return _named(parse_request(fields), fingerprint({"body": body}), webhook, names)
+    return parse_request(fields), webhook
 
 
 def _take_webhook(body: dict[str, Any]) -> tuple[Webhook | None, dict[str, Any]]:
-    """Split off the one field that is no option of the run."""
+    """Split off the one field that is no option of the run; raises UnknownField, InvalidField."""
+    for name in body:
+        if name not in _FIELDS:
+            raise unknown_field(name, _FIELDS)
     if "webhook" not in body:
         return None, body
     fields = {name: value for name, value in body.items() if name != "webhook"}
@@ -115,7 +139,7 @@ def _take_webhook(body: dict[str, Any]) -> tuple[Webhook | None, dict[str, Any]]
 
 
 def _named(request: RunRequest, asked: str, webhook: Webhook | None, names: _Names) -> Submission:
-    return Submission(request, asked, names.id, names.idempotency_key, webhook)
+    return Submission(request, asked, names.id, names.idempotency_key, webhook, names.entry)
 
 
 def _from_form(parts: FormData, folder: Path, settings: Settings, names: _Names) -> Submission:

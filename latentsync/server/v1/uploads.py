@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from latentsync.errors import Canceled, EmptyMedia, MalformedBody, TooManyBytes
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.uploads import UPLOAD_SCHEME
-from latentsync.server.body import declared_bytes
+from latentsync.server.body import asking_for_room, declared_bytes
 from latentsync.server.v1.representation import Upload
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
@@ -36,7 +36,8 @@ async def receive_upload(request: Request, desk: JobDesk, settings: Settings, ow
     await run_in_threadpool(desk.uploads.require_room, owner, expected_bytes)
     with working_folder(settings.work_dir) as folder, translate_disk_full():
         path = folder / "upload"
-        size_bytes = await _receive(request, path, settings.max_media_bytes)
+        bounded = asking_for_room(request, desk.reserve.require_for_body)
+        size_bytes = await _receive(bounded, path, settings.max_media_bytes)
         if size_bytes == 0:
             raise EmptyMedia("The upload is empty.")
         url = await run_in_threadpool(desk.store_upload, path, owner)

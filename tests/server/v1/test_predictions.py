@@ -163,7 +163,7 @@ def test_several_predictions_are_taken_in_their_order_or_none_at_all(
 ) -> None:
     before = len(client.get("/predictions?limit=100").json()["predictions"])
     wrong = client.post("/predictions/batch", json=[body, {**body, "seed": "x"}])
-    assert (wrong.status_code, wrong.json()["field"]) == (422, "seed")
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "predictions.1.seed")
     assert len(client.get("/predictions?limit=100").json()["predictions"]) == before
     key = {"Idempotency-Key": uuid.uuid4().hex}
     bodies = [{**body, "seed": 10}, {**body, "seed": 11}]
@@ -294,10 +294,10 @@ def test_the_output_is_a_video_in_whole_or_in_part(
         assert part.status_code == 206
         assert part.content == whole.content[start:stop]
         assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{end}"
-    for given in (f"bytes={end}-", "bytes=9-3", "bytes=-0"):
+    for given in (f"bytes={end}-", "bytes=-0"):
         none = client.get(path, headers={"Range": given})
         assert (none.status_code, none.headers["content-range"]) == (416, f"bytes */{end}")
-    for given in ("bytes=0-1,5-6", "lines=1-2", "bytes=-"):
+    for given in ("bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=9-3"):
         assert client.get(path, headers={"Range": given}).content == whole.content
     etag = whole.headers["etag"]
     assert client.get(path, headers={"If-None-Match": etag}).status_code == 304

@@ -26,6 +26,7 @@ WAYS = [
     ("GET", "/events"),
     ("GET", "/output"),
 ]
+# PUT is none of them: an id is used once, whoever used it. What it tells is in test_submission.py.
 
 
 @pytest.mark.parametrize(("method", "rest"), WAYS)
