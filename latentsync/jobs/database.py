@@ -69,11 +69,13 @@ events = sa.Table(
 )
 
 hosts = sa.Table(
-    "latentsync_workers",
+    "latentsync_roster",
     tables,
     sa.Column("name", sa.String(120), primary_key=True),
     sa.Column("holder", sa.String(32), nullable=False),
     sa.Column("seen_at", sa.Double, nullable=False),
+    sa.Column("memory_used_bytes", sa.BigInteger),  # of its device; null without a GPU
+    sa.Column("memory_total_bytes", sa.BigInteger),
 )
 
 

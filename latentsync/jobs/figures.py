@@ -1,4 +1,4 @@
-"""Figures about the whole: which workers live, how long jobs wait, which have ended."""
+"""Figures about the whole: which workers live on what, how long jobs wait, which have ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from latentsync.jobs.database import events, hosts, jobs
+from latentsync.jobs.gpu_memory import DeviceMemory
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.roster import SILENCE_S
 
@@ -30,12 +31,25 @@ class EndedJob:
     stage_s: dict[str, float]
 
 
-def living_workers(engine: sa.Engine, *, now: float | None = None) -> list[str]:
-    """Return the names of the workers that were heard of lately."""
-    since = (time.time() if now is None else now) - SILENCE_S
-    chosen = sa.select(hosts.c.name).where(hosts.c.seen_at >= since).order_by(hosts.c.name)
+@dataclass(frozen=True)
+class LivingWorker:
+    """A worker that was heard of lately.
+
+    Attributes:
+        name: unique among those that live.
+        memory: of its device, as it said last; None without a GPU.
+    """
+
+    name: str
+    memory: DeviceMemory | None
+
+
+def living_workers(engine: sa.Engine) -> list[LivingWorker]:
+    """Return the workers that were heard of lately, by name."""
+    since = time.time() - SILENCE_S
+    chosen = sa.select(hosts).where(hosts.c.seen_at >= since).order_by(hosts.c.name)
     with engine.connect() as connection:
-        return list(connection.execute(chosen).scalars())
+        return [_living(row) for row in connection.execute(chosen)]
 
 
 def oldest_waiting_s(engine: sa.Engine) -> float:
@@ -69,6 +83,11 @@ def ended_after(engine: sa.Engine, number: int) -> tuple[list[EndedJob], int]:
     )
     with engine.connect() as connection:
         return [_ended(row) for row in connection.execute(chosen)], newest
+
+
+def _living(row: sa.Row[Any]) -> LivingWorker:
+    used, total = row.memory_used_bytes, row.memory_total_bytes
+    return LivingWorker(row.name, None if total is None else DeviceMemory(used, total))
 
 
 def _ended(row: sa.Row[Any]) -> EndedJob:

@@ -1,4 +1,4 @@
-"""Which workers live."""
+"""Which workers live, and how full their devices are."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from sqlalchemy.exc import IntegrityError
 
 from latentsync.errors import InternalError
 from latentsync.jobs.database import hosts
+from latentsync.jobs.gpu_memory import DeviceMemory
 
 logger = logging.getLogger(__name__)
 
 SILENCE_S = 20.0  # after which a worker counts as dead and others take its jobs
+_FORGET_S = 86_400.0  # after which a dead worker's name is nobody's any more
 _LOOK_EVERY_S = 0.5  # while waiting for a sign of life from another holder of the name
 
 
@@ -25,8 +27,8 @@ class NameLost(Exception):
 class Roster:
     """A worker's view of all workers; for one thread.
 
-    Clocks of different machines are never compared: a worker lives as long as what it writes
-    changes before the eyes of the one who looks.
+    Whether a worker lives is not told by comparing clocks of different machines: it lives as long
+    as what it writes changes before the eyes of the one who looks.
 
     Args:
         engine: the database of jobs.
@@ -71,8 +73,11 @@ class Roster:
         self._take(before)
         return True
 
-    def greet(self) -> None:
+    def greet(self, memory: DeviceMemory | None = None) -> None:
         """Show that this worker lives, and look who else does; call it every few seconds.
+
+        Args:
+            memory: of its device; None without a GPU.
 
         Raises:
             NameLost: another worker has taken the name, believing this one dead.
@@ -82,7 +87,8 @@ class Roster:
             self._seen.clear()  # this worker was held up: it cannot tell who was silent meanwhile
         self._greeted_at = now
         with self._engine.begin() as connection:
-            mine = hosts.update().where(*self._is_mine()).values(seen_at=written)
+            own = {"seen_at": written, **_columns(memory)}
+            mine = hosts.update().where(*self._is_mine()).values(own)
             if not connection.execute(mine).rowcount:
                 raise NameLost
             rows = connection.execute(sa.select(hosts.c.name, hosts.c.seen_at)).all()
@@ -91,6 +97,7 @@ class Roster:
             name: before[name] if name in before and before[name][0] == seen_at else (seen_at, now)
             for name, seen_at in rows
         }
+        self._forget(written)
 
     def leave(self) -> None:
         """Tell that this worker is gone: others need not wait to take its jobs."""
@@ -101,6 +108,15 @@ class Roster:
         """Return the names of the workers that are not silent."""
         since = self._clock() - SILENCE_S
         return {name for name, (_, changed_at) in self._seen.items() if changed_at >= since}
+
+    def _forget(self, now: float) -> None:
+        """Remove who is silent and wrote a day ago; no two clocks are that far apart."""
+        living = self.living()
+        for name, (seen_at, _) in self._seen.items():
+            if name not in living and seen_at < now - _FORGET_S:
+                silent = hosts.c.name == name, hosts.c.seen_at == seen_at
+                with self._engine.begin() as connection:
+                    connection.execute(hosts.delete().where(*silent))
 
     def _written(self) -> tuple[str, float] | None:
         """Return who holds this worker's name, and what that one wrote last."""
@@ -129,3 +145,9 @@ class Roster:
             f"A worker named {self._name!r} works on another machine. Give each its own "
             "LATENTSYNC_WORKER_NAME."
         )
+
+
+def _columns(memory: DeviceMemory | None) -> dict[str, int | None]:
+    if memory is None:
+        return {"memory_used_bytes": None, "memory_total_bytes": None}
+    return {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}

@@ -21,6 +21,7 @@ from latentsync.jobs.database import open_database
 from latentsync.jobs.deliveries import record_delivery
 from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.files import FileStore
+from latentsync.jobs.gpu_memory import GpuMemory
 from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.name_lock import hold_name
 from latentsync.jobs.rescue import Rescue
@@ -57,6 +58,7 @@ class Worker:
         self._store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self._files = FileStore(settings.storage)
         self._roster = Roster(engine, self._name)
+        self._gpu = GpuMemory(settings.device)
         self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
         self._retention = Retention(self._store, self._entrance, self._files, settings)
         self._stopping = Event()
@@ -85,7 +87,7 @@ class Worker:
         sweep(self._settings.work_dir)
         if not self._roster.join(held.holder, self._stopping.wait):
             return
-        self._roster.greet()
+        self._roster.greet(self._gpu.read())
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
         while not self._stopping.wait(_GREET_EVERY_S):
@@ -127,7 +129,7 @@ class Worker:
 
     def _keep_house(self) -> None:
         try:
-            self._roster.greet()
+            self._roster.greet(self._gpu.read())
             idle_s = 0.0 if self._at_work else time.monotonic() - self._idle_since
             self._rescue.look(self._at_work.copy(), idle_s)
             sweep(self._settings.work_dir)

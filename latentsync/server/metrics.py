@@ -7,6 +7,7 @@ processes one is enough to scrape.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,9 +15,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
 from latentsync.jobs import figures
 from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.figures import LivingWorker
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.retention import stored_bytes
-from latentsync.server.gpu_memory import GpuMemory
 
 __all__ = ["CONTENT_TYPE", "JobMetrics"]
 
@@ -35,7 +36,6 @@ class JobMetrics:
         self._registry = CollectorRegistry()
         self._turn = Lock()  # two scrapes at once must not count a job twice
         self._counted_to = figures.newest_event(desk.store.engine)
-        self._gpu = GpuMemory(self._registry)
         self._add_gauges()
         self._add_counters()
 
@@ -44,7 +44,6 @@ class JobMetrics:
         with self._turn:
             self._read_state()
             self._count_ended()
-            self._gpu.read()
             return generate_latest(self._registry)
 
     def _add_gauges(self) -> None:
@@ -55,6 +54,9 @@ class JobMetrics:
         self._depth = gauge("queue_depth", "Jobs that wait for a worker")
         self._oldest = gauge("queue_oldest_seconds", "How long the first job in line has waited")
         self._workers = gauge("workers", "Workers heard of lately")
+        self._memory = gauge(
+            "device_memory_bytes", "Memory of each living worker's GPU", "worker", "kind"
+        )
         self._stored = gauge("stored_bytes", "Bytes of media, uploads and results")
         self._free = gauge("disk_free_bytes", "Room left where jobs' files are kept; -1 if unknown")
 
@@ -81,10 +83,18 @@ class JobMetrics:
             self._jobs.labels(status).set(number)
         self._depth.set(counted[JobStatus.QUEUED])
         self._oldest.set(figures.oldest_waiting_s(engine))
-        self._workers.set(len(figures.living_workers(engine)))
+        self._read_workers(figures.living_workers(engine))
         self._stored.set(stored_bytes(self._desk.store, self._desk.files))
         free_bytes = self._desk.files.free_bytes()
         self._free.set(-1 if free_bytes is None else free_bytes)
+
+    def _read_workers(self, living: Sequence[LivingWorker]) -> None:
+        self._workers.set(len(living))
+        self._memory.clear()  # of workers that are gone
+        for worker in living:
+            if worker.memory is not None:
+                self._memory.labels(worker.name, "used").set(worker.memory.used_bytes)
+                self._memory.labels(worker.name, "total").set(worker.memory.total_bytes)
 
     def _count_ended(self) -> None:
         engine = self._desk.store.engine

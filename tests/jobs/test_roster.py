@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from latentsync.errors import InternalError
-from latentsync.jobs.database import open_database
+from latentsync.jobs.database import hosts, open_database
+from latentsync.jobs.figures import LivingWorker, living_workers
+from latentsync.jobs.gpu_memory import DeviceMemory
 from latentsync.jobs.roster import SILENCE_S, NameLost, Roster
 from tests.jobs.records import Clock
 
@@ -104,3 +107,53 @@ def test_of_many_that_take_a_name_at_once_one_may(engine: sa.Engine) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         assert sum(threads.map(join, range(4))) == 1
+
+
+def test_a_worker_tells_how_full_its_device_is(engine: sa.Engine, clock: Clock) -> None:
+    alive = joined(engine, clock, HERE)
+    for memory in (None, DeviceMemory(1 << 30, 80 << 30), DeviceMemory(2 << 30, 80 << 30), None):
+        alive.greet(memory)
+        assert living_workers(engine) == [LivingWorker("w", memory)]
+
+
+def test_a_worker_that_crashed_long_ago_is_forgotten(engine: sa.Engine, clock: Clock) -> None:
+    for name, days in (("long ago", 1.1), ("lately", 0.9)):
+        assert Roster(engine, name, clock).join(name, waiting(clock))
+        with engine.begin() as connection:
+            silent = hosts.update().where(hosts.c.name == name)
+            connection.execute(silent.values(seen_at=time.time() - days * 86_400))
+    alive = joined(engine, clock, HERE)
+    alive.greet()
+    assert names(engine) == ["lately", "long ago", "w"]  # it may be alive, with a wrong clock
+    pass_silence(clock, alive)
+    assert names(engine) == ["lately", "w"]
+
+
+def test_a_worker_with_a_wrong_clock_is_not_forgotten(
+    engine: sa.Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive, wrong = joined(engine, clock, HERE), Roster(engine, "wrong", clock)
+    assert wrong.join(THERE, waiting(clock))
+    now = time.time()
+
+    def greet_wrongly() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("time.time", lambda: now - 3 * 86_400 + clock.now)
+            wrong.greet()
+
+    pass_silence(clock, alive, greet_wrongly)
+    assert names(engine) == ["w", "wrong"]
+    wrong.greet()
+
+
+def pass_silence(clock: Clock, alive: Roster, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Let a worker look around for longer than a silence."""
+    for _ in range(round(SILENCE_S / 5) + 1):
+        clock.now += 5
+        meanwhile()
+        alive.greet()
+
+
+def names(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        return list(connection.execute(sa.select(hosts.c.name).order_by(hosts.c.name)).scalars())

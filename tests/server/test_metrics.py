@@ -1,0 +1,60 @@
+"""Figures that need no worker at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.gpu_memory import DeviceMemory
+from latentsync.jobs.roster import Roster
+from latentsync.server.metrics import JobMetrics
+from latentsync.settings import Settings
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[JobDesk]:
+    one = JobDesk(Settings(data_dir=tmp_path / "data", work_dir=tmp_path / "work"))
+    yield one
+    one.close()
+
+
+def worker(desk: JobDesk, name: str, memory: DeviceMemory | None) -> Roster:
+    roster = Roster(desk.store.engine, name)
+    assert roster.join(f"holder of {name}", lambda _: True)
+    roster.greet(memory)
+    return roster
+
+
+def samples(metrics: JobMetrics, name: str) -> dict[tuple[Any, ...], float]:
+    """Return the values of one figure by its labels' values."""
+    return {
+        tuple(label for _, label in sorted(sample.labels.items(), reverse=True)): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_device_memory_is_that_of_the_living_workers(desk: JobDesk) -> None:
+    metrics = JobMetrics(desk)
+    assert samples(metrics, "latentsync_device_memory_bytes") == {}
+    worker(desk, "on a CPU", None)
+    one = worker(desk, "one", DeviceMemory(3 << 30, 24 << 30))
+    worker(desk, "two", DeviceMemory(5 << 30, 80 << 30))
+    assert samples(metrics, "latentsync_workers") == {(): 3}
+    assert samples(metrics, "latentsync_device_memory_bytes") == {
+        ("one", "used"): 3 << 30,
+        ("one", "total"): 24 << 30,
+        ("two", "used"): 5 << 30,
+        ("two", "total"): 80 << 30,
+    }
+    one.leave()
+    assert samples(metrics, "latentsync_device_memory_bytes") == {
+        ("two", "used"): 5 << 30,
+        ("two", "total"): 80 << 30,
+    }
