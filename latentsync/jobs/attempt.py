@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from dataclasses import replace
 from threading import Event
 
 from latentsync.errors import DiskFull, StorageUnavailable
@@ -12,6 +13,7 @@ from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobError, JobStatus
 from latentsync.jobs.retention import RESULTS, remove_media
+from latentsync.jobs.room import Reserve
 from latentsync.jobs.store import Finished, JobStore
 from latentsync.jobs.watch import Limits, Stopping, Watch
 
@@ -27,6 +29,7 @@ class Attempts:
         store: the record.
         files: where results go.
         device: makes them; only one thread may call :meth:`run` at a time.
+        reserve: what must be free on this machine's disks before an attempt begins.
         host: name of this worker.
         limits: how much patience a job gets.
         stopping: set when the worker shall stop; the job at work is handed back then.
@@ -37,6 +40,7 @@ class Attempts:
         store: JobStore,
         files: FileStore,
         device: DeviceProcess,
+        reserve: Reserve,
         host: str,
         limits: Limits,
         stopping: Event,
@@ -44,6 +48,7 @@ class Attempts:
         self._store = store
         self._files = files
         self._device = device
+        self._reserve = reserve
         self._host = host
         self._limits = limits
         self._stopping = stopping
@@ -54,8 +59,11 @@ class Attempts:
         Raises:
             Stopping: the worker stops; the job is as it was before this attempt.
         """
+        full_until = time.monotonic() + self._limits.full_disk_s
+        self._wait_for_reserve(job_id, full_until)
         job = self._begin(job_id, is_taken_up=True)
-        while job is not None and self._another_is_due(job):
+        while job is not None and self._another_is_due(job, full_until):
+            self._wait_for_reserve(job_id, full_until)
             job = self._begin(job_id)
         self._clear(job_id)
 
@@ -76,7 +84,7 @@ class Attempts:
             self._store.log(job, "An attempt was broken off with its worker; another one begins.")
         return self._store.begin(job_id, self._host)
 
-    def _another_is_due(self, job: Job) -> bool:
+    def _another_is_due(self, job: Job, full_until: float) -> bool:
         """Make one attempt; True if another is due because of the process, disk or store."""
         key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
         try:
@@ -86,9 +94,11 @@ class Attempts:
             logger.warning("job %s: attempt %d lost its process", job.id, job.attempts)
             self._store.log(job, f"Attempt {job.attempts} lost its process.")
             return self._is_latest(job)
-        if _found_no_room(finished) and job.attempts < self._limits.attempts:
-            self._wait_for_room(job)
-            return self._is_latest(job)
+        if _found_no_room(finished):
+            job = self._excuse(job, full_until)
+            if job.attempts < self._limits.attempts:
+                self._wait_for_room(job)
+                return self._is_latest(job)
         if _found_no_store(finished) and job.attempts < self._limits.attempts:
             self._wait_for_store(job)
             return self._is_latest(job)
@@ -107,9 +117,34 @@ class Attempts:
                 self._store.hand_back(job)
             raise
 
-    def _wait_for_room(self, job: Job) -> None:
-        """Give housekeeping time to make room on the disk: what was accepted is not lost for it."""
+    def _wait_for_reserve(self, job_id: str, full_until: float) -> None:
+        """Wait while the disk is full: what was accepted is not lost for it, nor an attempt."""
+        told = False
+        while self._reserve.is_short() and time.monotonic() < full_until:
+            job = self._store.get(job_id)
+            if job is None or job.status.is_final or job.cancel_requested:
+                return
+            if not told:
+                told = True
+                logger.warning("job %s waits: the disk is full", job_id)
+                self._store.log(job, "The disk is full: the job waits for room.")
+            if self._stopping.wait(_LOOK_EVERY_S):
+                return
+
+    def _excuse(self, job: Job, full_until: float) -> Job:
+        """Return the job as it is after an attempt that found no room.
+
+        Where others filled the disk the attempt does not count; where the job is too large for
+        the disk it does, or the job would be tried for ever.
+        """
         self._store.log(job, f"Attempt {job.attempts} found no room on the disk.")
+        if not self._reserve.is_short() or time.monotonic() > full_until:
+            return job
+        self._store.hand_back(job)
+        return replace(job, attempts=job.attempts - 1)
+
+    def _wait_for_room(self, job: Job) -> None:
+        """Give housekeeping time to make room on the disk."""
         until = time.monotonic() + self._limits.room_s
         while time.monotonic() < until and self._store.is_wanted(job):
             if self._stopping.wait(_LOOK_EVERY_S):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from latentsync.errors import DiskFull
+from latentsync.record_faults import record_fault
 
 _SQLITE = "sqlite"
 _BUSY_MS = 30_000  # how long a writer waits for another one
-_FULL = {sqlite3.SQLITE_FULL, "53100"}  # SQLite's code and Postgres' state
 _INTAKE_LOCK = 0x6C617473796E63  # "latsync": any number that others do not take
 _TRIES, _TRY_AGAIN_S = 10, 0.2
 
@@ -120,9 +119,8 @@ def translate_database_full() -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        codes = [getattr(error.orig, name, None) for name in ("sqlite_errorcode", "sqlstate")]
-        if _FULL.intersection(codes):
-            raise DiskFull("There is no room left on the disk for the record of jobs.") from error
+        if isinstance(fault := record_fault(error), DiskFull):
+            raise fault from error
         raise
 
 

@@ -28,6 +28,7 @@ from latentsync import runner
 from latentsync.door import as_own_error
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.requests import recall_request, stored_media
+from latentsync.jobs.room import Reserve
 from latentsync.jobs.run_log import telling_lines
 from latentsync.monitor import Progress
 from latentsync.pipelines.engines import Engines
@@ -37,6 +38,7 @@ from latentsync.workspace import working_folder
 logger = logging.getLogger(__name__)
 
 _STORE_PATIENCE_S = 120.0  # for a store of files that is away when a video is finished
+_ROOM_PATIENCE_S = 30.0  # for room in it; then the job waits for that before it is begun again
 _REPORT_EVERY_S = 0.25  # progress beyond this is left out, changes of stage are not
 
 
@@ -54,6 +56,7 @@ class Device:
         self._settings = settings
         self._engines = engines
         self._files = FileStore(settings.storage)
+        self._reserve = Reserve(settings, self._files)
         self._orders: Queue[dict[str, Any]] = Queue()
         self._canceled = Event()
         self._sending = Lock()
@@ -104,13 +107,16 @@ class Device:
                     on_progress=_Thinned(self._send),
                     canceled=self._canceled,
                 )
+            size_bytes = result.video_path.stat().st_size
+            self._reserve.wait_to_store(
+                size_bytes, patience_s=_ROOM_PATIENCE_S, canceled=self._canceled
+            )
             self._files.put_patiently(
                 result.video_path,
                 order["output_key"],
                 patience_s=_STORE_PATIENCE_S,
                 canceled=self._canceled,
             )
-            size_bytes = result.video_path.stat().st_size
         return {"size_bytes": size_bytes, "details": result.details.model_dump(mode="json")}
 
     def _tell(self, line: str) -> None:

@@ -181,6 +181,11 @@ class FileStore:
         """Return the room left on the disk; None where there is no telling."""
         return shutil.disk_usage(self._root).free if self._is_local else None
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the files lie if that is a folder of this machine, else None."""
+        return Path(self._root) if self._is_local else None
+
     def _changed_at(self, path: str, entry: dict[str, Any]) -> float:
         """Return seconds since 1970; object stores date files, but not folders."""
         # A folder's files say the first, those of S3 the second; any other store is asked.

@@ -7,7 +7,7 @@ reason jobs are numbered in the order in which they can be seen.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -52,14 +52,23 @@ class Intake:
 
     Args:
         store: the record.
-        alongside: see :meth:`latentsync.jobs.store.JobStore.add`.
+        alongside: see :meth:`latentsync.jobs.store.JobStore.insert`.
         allowance: of every owner.
+        require_room: raises DiskFull if no new job may be taken; asked while others wait, so it
+            must be quick.
     """
 
-    def __init__(self, store: JobStore, alongside: Alongside, allowance: Allowance) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        alongside: Alongside,
+        allowance: Allowance,
+        require_room: Callable[[], None],
+    ) -> None:
         self._store = store
         self._alongside = alongside
         self._allowance = allowance
+        self._require_room = require_room
 
     def take_in(self, calls: Sequence[Sequence[NewJob]]) -> list[Outcome]:
         """Return for each call its jobs, in its order, or why it is refused.
@@ -74,7 +83,7 @@ class Intake:
         """
         with translate_database_full(), self._store.engine.begin() as connection:
             hold_intake(connection)
-            ledger = _Ledger(connection, self._store, self._allowance, calls)
+            ledger = _Ledger(connection, self._store, self._check, calls)
             entered = [ledger.enter(call) for call in calls]
             added = self._store.insert(connection, ledger.new, self._alongside)
         jobs = ledger.recorded | {job.id: job for job in added}
@@ -82,6 +91,10 @@ class Intake:
             names if isinstance(names, Exception) else [jobs[name] for name in names]
             for names in entered
         ]
+
+    def _check(self, load: Load, more: Load) -> None:
+        self._require_room()
+        self._allowance.check(load, more)
 
 
 class _Ledger:
@@ -91,12 +104,12 @@ class _Ledger:
         self,
         connection: sa.Connection,
         store: JobStore,
-        allowance: Allowance,
+        check: Callable[[Load, Load], None],
         calls: Sequence[Sequence[NewJob]],
     ) -> None:
         self._connection = connection
         self._store = store
-        self._allowance = allowance
+        self._check = check  # of what an owner has, and of what is to come to it
         self._loads: dict[str, Load] = {}
         self._named: dict[str | tuple[str, str], Job | NewJob] = {}
         found = store.named_alike(connection, [job for call in calls for job in call])
@@ -132,7 +145,7 @@ class _Ledger:
         owner = new[0].owner
         load = self._loads.get(owner) or self._store.load(owner, self._connection)
         more = Load(len(new), sum(job.input_bytes for job in new))
-        self._allowance.check(load, more)
+        self._check(load, more)
         self._loads[owner] = load + more
 
     def _name(self, job: Job | NewJob) -> None:

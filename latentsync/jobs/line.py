@@ -40,7 +40,10 @@ class LineEntrance:
 
     def __init__(self, engine: sa.Engine, public_url: str | None = None) -> None:
         prepare_line(engine)
-        self._client = DBOSClient(system_database_engine=engine)
+        self._client = DBOSClient(
+            system_database_engine=engine,
+            retry_connection_errors=False,  # callers hear at once that the database is away
+        )
         self.webhooks = WebhookEntrance(self._client, _WORKFLOW_VERSION, public_url)
 
     def put(self, connection: sa.Connection, job: NewJob, number: int) -> None:

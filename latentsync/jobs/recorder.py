@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from latentsync.jobs.job import Job, NewJob
+from latentsync.record_faults import record_fault
 
 _CALLS_AT_ONCE = 100  # others write, too: nobody shall hold the database for long
 
@@ -53,11 +54,15 @@ class Recorder:
         calls = [call for call in taken if call.outcome.set_running_or_notify_cancel()]
         if not calls:
             return
+        outcomes: Sequence[Outcome]
         try:
             outcomes = self._write([call.new for call in calls])
-        except Exception:
-            # One call may have spoilt it for all: each gets an outcome of its own.
-            outcomes = [self._record_alone(call) for call in calls]
+        except Exception as error:
+            if record_fault(error) is not None:  # each of them would wait for it once more
+                outcomes = [error] * len(calls)
+            else:
+                # One call may have spoilt it for all: each gets an outcome of its own.
+                outcomes = [self._record_alone(call) for call in calls]
         for call, outcome in zip(calls, outcomes, strict=True):
             call.settle(outcome)
 

@@ -70,10 +70,13 @@ class JobStore:
         self._clock = clock
         self._announce = announce or _announce_nothing
 
-    def add(self, new: Sequence[NewJob], alongside: Alongside) -> list[Job]:
-        """Record jobs, all or none.
+    def insert(
+        self, connection: sa.Connection, new: Sequence[NewJob], alongside: Alongside
+    ) -> list[Job]:
+        """Record jobs, all or none, as part of the connection's transaction.
 
         Args:
+            connection: with a transaction of :attr:`engine`.
             new: the jobs.
             alongside: called for each, with its number, within the same transaction: what it
                 writes there holds exactly when the record does.
@@ -81,13 +84,6 @@ class JobStore:
         Raises:
             IntegrityError: an id or an owner's idempotency key is taken.
         """
-        with self.engine.begin() as connection:
-            return self.insert(connection, new, alongside)
-
-    def insert(
-        self, connection: sa.Connection, new: Sequence[NewJob], alongside: Alongside
-    ) -> list[Job]:
-        """Record jobs as part of the connection's transaction; otherwise like :meth:`add`."""
         if not new:
             return []
         now = self._clock()
@@ -120,6 +116,11 @@ class JobStore:
     def find_submission(self, owner: str, idempotency_key: str) -> Job | None:
         """Return the job that was handed in under this key."""
         return self._one(jobs.c.owner == owner, jobs.c.idempotency_key == idempotency_key)
+
+    def select(self, chosen: sa.Select[Any]) -> list[Job]:
+        """Return the jobs that a query for whole rows of jobs finds."""
+        with self.engine.connect() as connection:
+            return [job_of(row) for row in connection.execute(chosen)]
 
     def list_of(
         self,
@@ -322,11 +323,6 @@ class JobStore:
         with self.engine.connect() as connection:
             row = connection.execute(sa.select(jobs).where(*conditions)).first()
         return None if row is None else job_of(row)
-
-    def select(self, chosen: sa.Select[Any]) -> list[Job]:
-        """Return the jobs that a query for whole rows of jobs finds."""
-        with self.engine.connect() as connection:
-            return [job_of(row) for row in connection.execute(chosen)]
 
 
 def _announce_nothing(_connection: sa.Connection, _ended: Job) -> None:

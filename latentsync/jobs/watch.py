@@ -27,13 +27,15 @@ class Limits:
         attempts: how often a job is begun at most.
         run_s: how long a run may take from its first sign of life; a job may ask for less.
         loading_s: how long a device may take until that sign: starting, bringing weights, loading.
-        room_s: how long to wait for room on a full disk before the next attempt.
+        room_s: how long to wait before the next attempt after one that found no room.
+        full_disk_s: how long a job may wait here, in all, for a disk that others have filled.
     """
 
     attempts: int
     run_s: float
     loading_s: float
     room_s: float = 30.0
+    full_disk_s: float = 86_400.0
 
 
 class Watch:

@@ -26,6 +26,7 @@ from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.name_lock import hold_name
 from latentsync.jobs.rescue import Rescue
 from latentsync.jobs.retention import Retention
+from latentsync.jobs.room import Reserve
 from latentsync.jobs.roster import NameLost, Roster
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
@@ -66,8 +67,15 @@ class Worker:
             self._store,
             self._files,
             DeviceProcess(device),
+            Reserve(settings, self._files),
             self._name,
-            Limits(settings.max_attempts, settings.deadline_s, _LOADING_S),
+            Limits(
+                settings.max_attempts,
+                settings.deadline_s,
+                _LOADING_S,
+                # By then every result that fills the disk now has been removed.
+                full_disk_s=settings.keep_results_s,
+            ),
             self._stopping,
         )
         self._turn = Lock()

@@ -20,6 +20,7 @@ from latentsync.errors import Canceled, FetchTimeout, MalformedBody, TooManyByte
 
 Meaning = TypeVar("Meaning")
 
+_LOOK_EVERY_BYTES = 4 * 1024 * 1024  # of a body on its way to the disk
 _SMALL_BYTES = 64 * 1024  # read faster than a thread is asked to
 _MAX_DIGITS = 4000  # of one number; Python itself refuses to read more than 4300
 
@@ -99,6 +100,32 @@ class _GuardedBody:
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
             raise TooManyBytes(f"The request body is larger than {self._max_bytes} bytes.")
+
+
+def asking_for_room(
+    request: Request, require: Callable[[int, int], None], max_bytes: int
+) -> Request:
+    """Return the request with a body that is broken off where the disk has no room for it.
+
+    Args:
+        request: with its body still to come.
+        require: raises DiskFull; called before the first read and every few MiB, with the bytes
+            that the body is declared to have (0 if it is not) and those that have come.
+        max_bytes: what a body may have; one that declares more is refused for that when it is read.
+    """
+    declared = min(declared_bytes(request.scope), max_bytes)
+    received, looked_at = 0, -_LOOK_EVERY_BYTES
+
+    async def receive() -> Message:
+        nonlocal received, looked_at
+        if received - looked_at >= _LOOK_EVERY_BYTES:
+            looked_at = received
+            await run_in_threadpool(require, declared, received)
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        return message
+
+    return Request(request.scope, receive)
 
 
 def declared_bytes(scope: Scope) -> int:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from latentsync.jobs.job import Job, NewJob
 from latentsync.jobs.requests import record_options
-from latentsync.jobs.store import JobStore
+from latentsync.jobs.store import Alongside, JobStore
 from latentsync.request import RunOptions
 
 OWNER = "owner"
@@ -38,7 +38,13 @@ def new_job(owner: str = OWNER, **changes: Any) -> NewJob:
 
 def add(store: JobStore, owner: str = OWNER, **changes: Any) -> Job:
     """Record a job, and do not put it into any line."""
-    return store.add([new_job(owner, **changes)], _nothing)[0]
+    return record(store, new_job(owner, **changes))[0]
+
+
+def record(store: JobStore, *new: NewJob, alongside: Alongside | None = None) -> list[Job]:
+    """Record jobs, all or none, and do with each what is to be done alongside."""
+    with store.engine.begin() as connection:
+        return store.insert(connection, new, alongside or _nothing)
 
 
 def _nothing(_connection: sa.Connection, _job: NewJob, _number: int) -> None:

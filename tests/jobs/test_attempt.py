@@ -16,9 +16,11 @@ from latentsync.jobs.database import open_database
 from latentsync.jobs.device_process import DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.room import Reserve
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
-from tests.jobs.records import add, new_job
+from latentsync.settings import Settings
+from tests.jobs.records import add, new_job, record
 
 pytestmark = pytest.mark.processes
 
@@ -58,6 +60,13 @@ class Bench:
         self.files = FileStore(str(self.root))
         self.stopping = Event()
         self._devices: list[DeviceProcess] = []
+        self._folder = folder
+
+    def reserve(self, min_free_bytes: int) -> Reserve:
+        settings = Settings(
+            data_dir=self._folder, work_dir=self._folder, min_free_bytes=min_free_bytes
+        )
+        return Reserve(settings, self.files)
 
     def attempts(
         self,
@@ -67,11 +76,14 @@ class Bench:
         run_s: float = 60.0,
         loading_s: float = 60.0,
         room_s: float = 60.0,
+        full_disk_s: float = 60.0,
+        min_free_bytes: int = 0,
     ) -> Attempts:
         command = [sys.executable, "-c", TALK + script, str(self.root)]
         self._devices.append(DeviceProcess(command))
-        limits = Limits(2, run_s, loading_s, room_s)
-        return Attempts(self.store, self.files, self._devices[-1], host, limits, self.stopping)
+        limits = Limits(2, run_s, loading_s, room_s, full_disk_s)
+        device, reserve = self._devices[-1], self.reserve(min_free_bytes)
+        return Attempts(self.store, self.files, device, reserve, host, limits, self.stopping)
 
     def run(self, script: str, job: Job, **limits: float) -> Job:
         self.attempts(script, **limits).run(job.id)  # type: ignore[arg-type]
@@ -201,7 +213,7 @@ def test_the_media_go_when_the_job_ends(bench: Bench) -> None:
     new.request["audio"] = {"key": "inputs/abc/audio", "name": "audio"}
     (bench.root / "inputs" / "abc").mkdir(parents=True)
     (bench.root / "inputs" / "abc" / "audio").write_bytes(b"media")
-    (job,) = bench.store.add([new], lambda *_: None)
+    (job,) = record(bench.store, new)
     bench.run(FAIL, job)
     assert bench.results() == []
 

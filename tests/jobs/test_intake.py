@@ -29,11 +29,15 @@ def open_intake(tmp_path: Path) -> Iterator[Open]:
 
     def intake(jobs: int = 1000, input_bytes: int = 2**40, url: str | None = None) -> Intake:
         engines.append(open_database(url or f"sqlite:///{tmp_path / 'jobs.db'}"))
-        return Intake(JobStore(engines[-1]), lambda *_: None, Allowance(jobs, input_bytes))
+        return Intake(JobStore(engines[-1]), lambda *_: None, Allowance(jobs, input_bytes), _roomy)
 
     yield intake
     for engine in engines:
         engine.dispose()
+
+
+def _roomy() -> None:
+    pass
 
 
 def taken(outcome: Outcome) -> list[Job]:
@@ -124,6 +128,6 @@ def test_what_fails_alongside_takes_the_jobs_with_it(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
     store = JobStore(engine)
     with pytest.raises(OSError, match="no line"):
-        Intake(store, fail, Allowance(10, 10)).take_in([[new_job()]])
+        Intake(store, fail, Allowance(10, 10), _roomy).take_in([[new_job()]])
     assert store.list_of(OWNER) == []
     engine.dispose()

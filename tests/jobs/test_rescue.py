@@ -14,7 +14,7 @@ from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.rescue import IDLE_S, Rescue
 from latentsync.jobs.roster import SILENCE_S, Roster
 from latentsync.jobs.store import JobStore
-from tests.jobs.records import Clock, new_job
+from tests.jobs.records import Clock, new_job, record
 
 
 class Place:
@@ -27,7 +27,7 @@ class Place:
         self.store = JobStore(self.engine, self.clock)
 
     def add(self) -> Job:
-        return self.store.add([new_job()], self.entrance.put)[0]
+        return record(self.store, new_job(), alongside=self.entrance.put)[0]
 
     def take(self, job: Job, worker: str, *, begin: bool = True) -> None:
         """Take a job from the line as a worker does."""

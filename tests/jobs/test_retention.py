@@ -17,7 +17,7 @@ from latentsync.jobs.line import LineEntrance
 from latentsync.jobs.retention import INPUTS, RESULTS, STRAY_S, UPLOADS, Retention, stored_bytes
 from latentsync.jobs.store import Finished, JobStore
 from latentsync.settings import Settings
-from tests.jobs.records import Clock, new_job
+from tests.jobs.records import Clock, new_job, record
 
 KEEP_S = 86_400.0
 
@@ -50,7 +50,7 @@ class House:
         new = new_job(input_bytes=size_bytes)
         new.request["video"] = {"key": f"{INPUTS}/in-{new.id}/video", "name": "video_url"}
         self.put(new.request["video"]["key"], size_bytes)
-        return self.store.add([new], self.entrance.put)[0]
+        return record(self.store, new, alongside=self.entrance.put)[0]
 
     def finish(self, job: Job, size_bytes: int = 10) -> Job:
         """End a job with a result; its media stay, as if the worker had died right after."""

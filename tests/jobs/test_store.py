@@ -17,7 +17,7 @@ from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.job import Job, JobError, JobStatus, NewJob, Webhook
 from latentsync.jobs.store import Finished, JobStore
 from tests.jobs.farm import REPOSITORY
-from tests.jobs.records import OWNER, Clock, add, new_job
+from tests.jobs.records import OWNER, Clock, add, new_job, record
 
 DONE = Finished(JobStatus.SUCCEEDED, result_key="results/x", result_bytes=7, details={"frames": 2})
 
@@ -58,14 +58,14 @@ def test_a_job_is_read_as_it_was_recorded(store: JobStore, clock: Clock) -> None
 def test_jobs_are_recorded_all_or_none_with_what_is_written_alongside(store: JobStore) -> None:
     one = new_job(idempotency_key="key")
     with pytest.raises(IntegrityError):
-        store.add([one, new_job(idempotency_key="key")], lambda *_: None)
+        record(store, one, new_job(idempotency_key="key"))
     assert store.get(one.id) is None
 
     def fail(_connection: sa.Connection, _job: NewJob, _number: int) -> None:
         raise RuntimeError("no line")
 
     with pytest.raises(RuntimeError):
-        store.add([one], fail)
+        record(store, one, alongside=fail)
     assert store.get(one.id) is None
 
 
@@ -75,7 +75,9 @@ def test_the_same_idempotency_key_may_serve_two_owners(store: JobStore) -> None:
 
 def test_numbers_rise_and_are_told_alongside(store: JobStore) -> None:
     told: list[int] = []
-    jobs = store.add([new_job(), new_job()], lambda _c, _job, number: told.append(number))
+    jobs = record(
+        store, new_job(), new_job(), alongside=lambda _c, _job, number: told.append(number)
+    )
     assert [job.number for job in jobs] == told == sorted(told)
 
 

@@ -25,6 +25,7 @@ from latentsync.jobs.webhook_line import WEBHOOKS
 from latentsync.jobs.webhooks import Notice, WebhookSender, check_webhook, notice_of
 from latentsync.settings import Settings
 from tests.jobs.receiver import Received, Receiver, running_receiver
+from tests.jobs.records import record
 from tests.server.live import AUTH, process, small_body, wait_until
 from tests.server.queues import queue_server
 
@@ -288,7 +289,7 @@ class Office:
 
     def submit(self, job_id: str, url: str) -> Job:
         new = NewJob(job_id, "o", {}, "f", webhook=Webhook(url))
-        (job,) = self.store.add([new], self._entrance.put)
+        (job,) = record(self.store, new, alongside=self._entrance.put)
         return job
 
     def keep_house(self, keep_s: float = 1000.0, lost_s: float = 1000.0) -> None:
@@ -365,7 +366,7 @@ def test_a_notice_that_nobody_takes_has_failed_in_the_end(
 def test_who_wanted_not_to_hear_of_an_end_waits_for_nothing(office: Office) -> None:
     for job_id, events in (("a", ("succeeded",)), ("b", ("canceled",))):
         new = NewJob(job_id, "o", {}, "f", webhook=Webhook("https://e.example/", events))
-        office.store.add([new], lambda *_: None)
+        record(office.store, new)
         assert office.delivery(job_id) == Delivery("pending", 0)
         office.store.cancel(job_id)
     assert office.delivery("a") is None
@@ -373,7 +374,7 @@ def test_who_wanted_not_to_hear_of_an_end_waits_for_nothing(office: Office) -> N
 
 
 def test_nothing_is_recorded_of_a_job_that_is_forgotten(office: Office) -> None:
-    (job,) = office.store.add([NewJob("a", "o", {}, "f")], lambda *_: None)
+    (job,) = record(office.store, NewJob("a", "o", {}, "f"))
     record_delivery(office.store.engine, job.number + 1, Delivery("delivered", 1))
     assert [event.kind for event in office.store.events("a")] == ["status"]
 

@@ -138,7 +138,8 @@ class NativeApi:
         jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
         shown = [self.show(job) for job in jobs[:limit]]
         more = len(jobs) > limit
-        return PredictionPage(predictions=shown, next_cursor=str(jobs[limit - 1].number) if more else None)
+        next_cursor = str(jobs[limit - 1].number) if more else None
+        return PredictionPage(predictions=shown, next_cursor=next_cursor)
 
     def output(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the answer with a prediction's video."""

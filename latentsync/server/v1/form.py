@@ -56,12 +56,13 @@ class Form:
 
 
 @asynccontextmanager
-async def open_form(request: Request, reserve: Reserve) -> AsyncIterator[FormData]:
+async def open_form(request: Request, reserve: Reserve, max_bytes: int) -> AsyncIterator[FormData]:
     """Read a form; its files lie in nameless files of the system's temporary folder.
 
     Args:
         request: with its body still to come.
         reserve: what must stay free on the disk.
+        max_bytes: of all files together.
 
     Raises:
         DiskFull: there is no room for it; noticed before it is read, if its size is declared.
@@ -70,7 +71,7 @@ async def open_form(request: Request, reserve: Reserve) -> AsyncIterator[FormDat
     """
     require = partial(reserve.require_for_body, spooled_in=Path(tempfile.gettempdir()))
     try:
-        form = await asking_for_room(request, require).form(
+        form = await asking_for_room(request, require, max_bytes).form(
             max_files=len(_FILES), max_fields=_FIELDS_MAX, max_part_size=_FIELD_BYTES_MAX
         )
     except HTTPException as error:

@@ -77,7 +77,7 @@ async def read_submissions(
         yield await understand_json(request, lambda body: _from_json(body, names))
         return
     with working_folder(settings.work_dir) as folder, translate_disk_full():
-        async with open_form(request, reserve) as form:
+        async with open_form(request, reserve, 2 * settings.max_media_bytes) as form:
             yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
 
 

@@ -36,7 +36,7 @@ async def receive_upload(request: Request, desk: JobDesk, settings: Settings, ow
     await run_in_threadpool(desk.uploads.require_room, owner, expected_bytes)
     with working_folder(settings.work_dir) as folder, translate_disk_full():
         path = folder / "upload"
-        bounded = asking_for_room(request, desk.reserve.require_for_body)
+        bounded = asking_for_room(request, desk.reserve.require_for_body, settings.max_media_bytes)
         size_bytes = await _receive(bounded, path, settings.max_media_bytes)
         if size_bytes == 0:
             raise EmptyMedia("The upload is empty.")

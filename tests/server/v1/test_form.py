@@ -24,6 +24,8 @@ from latentsync.errors import (
 )
 from latentsync.fields import SEGMENTS_MAX
 from latentsync.jobs.desk import Submission
+from latentsync.jobs.files import FileStore
+from latentsync.jobs.room import Reserve
 from latentsync.request import MediaSource, PathSource
 from latentsync.server.v1.submission import read_submissions
 from tests.server.live import settings_for
@@ -47,6 +49,7 @@ def read(tmp_path: Path) -> Read:
         files: dict[str, bytes], *, max_media_bytes: int = 1000, **fields: object
     ) -> tuple[Submission, Contents]:
         settings = settings_for(tmp_path, max_media_bytes=max_media_bytes)
+        reserve = Reserve(settings, FileStore(settings.storage))
         data = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()
@@ -61,7 +64,7 @@ def read(tmp_path: Path) -> Read:
         async def take() -> tuple[Submission, Contents]:
             # Inside an application Starlette tells of a bad form as an HTTP error.
             request = Request({"type": "http", "headers": head, "app": None}, receive)
-            async with read_submissions(request, settings) as ((one,), is_list):
+            async with read_submissions(request, settings, reserve) as ((one,), is_list):
                 assert not is_list
                 media = one.request.media.items()
                 return one, {
