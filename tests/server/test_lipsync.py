@@ -137,7 +137,7 @@ def test_a_running_request_is_not_cancelled(working: Server, body: dict[str, Any
     assert status(working, request_id)["queue_position"] is None
     answer = post(working, "cancel", {"request_id": request_id})
     assert answer.status_code == 400
-    assert answer.json()["status"] == "Failed"
+    assert (answer.json()["status"], answer.json()["code"]) == ("Failed", "NOT_IN_QUEUE")
     assert "InProgress" in answer.json()["reason"]
     working.farm.open_gate()
     working.wait_for_end(request_id)

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from latentsync.errors import every_error
 from tests.server.live import KEY, OTHER_KEY, serving_jobs, settings_for
 
 A: dict[str, Any] = {"video_url": "http://a.example/v", "audio_url": "http://a.example/a"}
@@ -208,6 +209,7 @@ def test_wrong_paths_and_methods_are_told_as_their_contract_tells_errors(
     answer = httpx.request(method, url + path)
     told = answer.json()
     assert (answer.status_code, told["code"]) == (status, code)
+    assert every_error()[code].status == status
     assert ("allow" in answer.headers) == (status == 405)
     keys = {"status_code", "code", "message", "field", "run_id"}
     first = path.split("/")[1]
