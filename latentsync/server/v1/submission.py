@@ -84,6 +84,9 @@ async def read_submissions(
 def _from_json(body: object, names: _Names) -> tuple[list[Submission], bool]:
     entries = body["predictions"] if _wraps_list(body) else body
     if not isinstance(entries, list):
+        if entries is not body:
+            message = f"predictions is {shorten(entries)}: it must be a list."
+            raise InvalidField(message, field="predictions")
         request, webhook = _understand(body)
         return [_named(request, fingerprint({"body": body}), webhook, names)], False
     if names.id is not None:

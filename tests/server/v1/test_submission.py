@@ -127,6 +127,13 @@ def test_what_is_wrong_with_a_list_says_with_which_entry(
     assert recorded(client) == before
 
 
+@pytest.mark.parametrize("entries", [None, {}, "x"])
+def test_what_should_be_a_list_and_is_none_is_named(client: httpx.Client, entries: object) -> None:
+    answer = client.post("/predictions", json={"predictions": entries}).json()
+    assert (answer["code"], answer["field"]) == ("FIELD_INVALID", "predictions")
+    assert answer["detail"].startswith(f"predictions is {entries!r}")
+
+
 def test_of_several_wrong_entries_the_first_is_told(client: httpx.Client) -> None:
     entries = [{**A, "seed": number} for number in (1, "x", "y")]
     answer = client.post("/predictions", json=entries).json()
