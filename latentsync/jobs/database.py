@@ -93,6 +93,7 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
         address,
         pool_size=connections,
         max_overflow=0,
+        hide_parameters=True,  # errors are logged, and requests may hold secrets
         pool_pre_ping=not is_file,  # a server may have gone and come back
     )
     if is_file:

@@ -171,6 +171,32 @@ def test_a_job_that_waits_for_room_can_be_canceled(
     assert running.result(2).status is JobStatus.CANCELED
 
 
+def test_a_job_waits_for_a_full_disk_before_it_is_begun(
+    bench: Bench, thread: ThreadPoolExecutor
+) -> None:
+    job = add(bench.store)
+    running = thread.submit(bench.run, SUCCEED, job, min_free_bytes=2**62)
+    until = time.monotonic() + 20
+    while not any(event.kind == "log" for event in bench.store.events(job.id)):
+        assert time.monotonic() < until
+    bench.store.cancel(job.id)
+    ended = running.result(20)
+    assert (ended.status, ended.attempts) == (JobStatus.CANCELED, 0)
+    waited = bench.run(SUCCEED, add(bench.store), min_free_bytes=2**62, full_disk_s=0.1)
+    assert (waited.status, waited.attempts) == (JobStatus.SUCCEEDED, 1)
+
+
+def test_attempts_that_found_the_disk_filled_by_others_do_not_count(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Room before each of three attempts, none after the first two.
+    short = iter([False, True, False, True, False, False, False, False])
+    monkeypatch.setattr(Reserve, "is_short", lambda _: next(short))
+    ended = bench.run(FULL, add(bench.store), room_s=0.1)
+    begun = [event for event in bench.store.events(ended.id) if "attempt" in event.data]
+    assert (code_of(ended), ended.attempts, len(begun)) == ("DISK_FULL", 2, 4)
+
+
 def test_lost_processes_use_the_attempts_up_and_leave_no_file(bench: Bench) -> None:
     ended = bench.run(DIE, add(bench.store))
     assert (code_of(ended), ended.attempts) == ("WORKER_LOST", 2)

@@ -203,6 +203,19 @@ def test_a_full_disk_takes_no_media_and_loses_none(tmp_path: Path, limit: dict[s
         office.desk.close()
 
 
+def test_a_full_disk_takes_no_new_job_and_still_knows_the_old_ones(tmp_path: Path) -> None:
+    roomy, full = Office(tmp_path), Office(tmp_path, min_free_bytes=2**62)
+    names = {"idempotency_key": "key"}
+    jobs = roomy.desk.submit([roomy.ask(**names)], ME)
+    with pytest.raises(DiskFull):
+        full.desk.submit([full.ask()], ME)
+    with pytest.raises(DiskFull):
+        full.desk.submit([full.ask(**names), full.ask()], ME)
+    assert full.desk.submit([full.ask(**names)], ME) == jobs == full.desk.store.list_of(ME)
+    for office in (roomy, full):
+        office.desk.close()
+
+
 def test_ids_are_uuids() -> None:
     own = uuid.uuid4()
     assert check_job_id(str(own).upper()) == str(own)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 import sqlalchemy as sa
@@ -11,7 +13,7 @@ import sqlalchemy as sa
 from latentsync.errors import DiskFull
 from latentsync.jobs.database import open_database
 from latentsync.jobs.files import FileStore
-from latentsync.jobs.room import Room
+from latentsync.jobs.room import Reserve, Room
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 from tests.jobs.records import Clock, add
@@ -57,3 +59,50 @@ def test_what_others_stored_or_removed_is_counted_soon(build: Build, engine: sa.
 def test_so_much_of_the_disk_stays_free(build: Build) -> None:
     with pytest.raises(DiskFull, match="nearly full"):
         build(Clock(), min_free_bytes=2**62).take(1)
+
+
+def reserve_in(folder: Path, min_free_bytes: int = 0, **settings: str) -> Reserve:
+    own = {"data_dir": folder / "data", "work_dir": folder / "work"}
+    chosen = Settings(**{**own, "min_free_bytes": min_free_bytes, **settings})
+    return Reserve(chosen, FileStore(chosen.storage))
+
+
+def test_a_reserve_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert not reserve_in(tmp_path).is_short()
+    short = reserve_in(tmp_path, 2**62)
+    assert short.is_short()
+    with pytest.raises(DiskFull):
+        short.require()
+
+
+def test_the_work_folder_counts_wherever_the_files_are(tmp_path: Path) -> None:
+    elsewhere = {"storage_url": "memory://bucket", "database_url": "postgresql+psycopg://host/db"}
+    assert reserve_in(tmp_path, 2**62, **elsewhere).is_short()
+    roomy = reserve_in(tmp_path, **elsewhere)
+    roomy.require_to_store(2**62)  # not on a disk of this machine
+    with pytest.raises(DiskFull):
+        roomy.require_for_body(2**62, 0)
+
+
+def test_copies_on_the_same_disk_are_added_up(tmp_path: Path) -> None:
+    reserve = reserve_in(tmp_path)
+    most_of_it = shutil.disk_usage(tmp_path).free * 7 // 10
+    reserve.require_to_store(most_of_it)
+    with pytest.raises(DiskFull):  # in the work folder and in the store
+        reserve.require_for_body(most_of_it, 0)
+    with pytest.raises(DiskFull):  # three copies
+        reserve.require_for_body(most_of_it // 2, 0, spooled_in=tmp_path)
+    reserve.require_for_body(most_of_it, most_of_it)  # the first one is there already
+    with pytest.raises(DiskFull):  # more came than was declared
+        reserve.require_for_body(0, 2**62)
+
+
+def test_a_result_waits_for_room_until_its_time_is_up_or_nobody_wants_it(tmp_path: Path) -> None:
+    canceled = Event()
+    reserve_in(tmp_path).wait_to_store(1, patience_s=0, canceled=canceled)
+    short = reserve_in(tmp_path, 2**62)
+    with pytest.raises(DiskFull):
+        short.wait_to_store(1, patience_s=-1, canceled=canceled)
+    canceled.set()
+    with pytest.raises(DiskFull):
+        short.wait_to_store(1, patience_s=3600, canceled=canceled)

@@ -197,7 +197,8 @@ def test_the_list_has_pages_and_a_filter(client: httpx.Client, submit: Submit) -
         cursor = page["next_cursor"]
     assert seen[:3] == wanted[::-1]
     assert len(set(seen)) == len(seen)
-    assert client.get("/predictions?cursor=nonsense").json()["field"] == "cursor"
+    for bad in ("nonsense", "-1", "1" * 19, wanted[0]):
+        assert client.get("/predictions", params={"cursor": bad}).json()["field"] == "cursor"
 
 
 def test_places_in_line_are_exact_and_a_waiting_job_is_canceled_at_once(

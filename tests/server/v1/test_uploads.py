@@ -138,6 +138,17 @@ def test_a_declared_size_beyond_the_limit_is_refused_unread(strict: tuple[str, P
         assert is_closed(connection)
 
 
+def test_a_full_disk_refuses_uploads_and_forms_unread(tmp_path: Path) -> None:
+    with serving_jobs(settings_for(tmp_path, min_free_bytes=2**60), workers=0) as url:
+        form = head("Content-Length: 1000").replace(b"uploads", b"predictions")
+        form = form.replace(b"video/mp4", b"multipart/form-data; boundary=b")
+        for sent in (head("Content-Length: 1000"), head("Transfer-Encoding: chunked"), form):
+            with connected(url) as connection:
+                connection.sendall(sent)
+                assert b" 507 " in connection.recv(65536)
+    assert is_clean(tmp_path)
+
+
 def test_an_upload_that_stalls_is_cut(strict: tuple[str, Path]) -> None:
     url, folder = strict
     with connected(url) as connection:
