@@ -149,7 +149,7 @@ def _calls(
 ) -> APIRouter:
     router = APIRouter(
         route_class=route_with_errors(lipsync_error),
-        responses=_errors(401, 408, 413, 422, 429, 500),
+        responses=_errors(401, 408, 413, 422, 429, 500, 503),
     )
 
     async def read_name(request: Request, owner: str) -> str:
@@ -203,7 +203,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
         RESULTS + "/{request_id}/{name}",
         summary="A finished video",
         response_class=Response,
-        responses=VIDEO_RESPONSES | _errors(404, 500),
+        responses=VIDEO_RESPONSES | _errors(404, 500, 503),
     )
     def result(request: Request, request_id: str, name: str) -> Response:
         return send_result(request, desk, request_id, name)

@@ -28,7 +28,7 @@ MEANINGS = {
     422: "A field or a medium cannot be used",
     429: "The line is full; Retry-After says when to try again",
     500: "A defect of the server or a codec failure",
-    503: "The engine is not ready",
+    503: "The engine, the store of files or the record of jobs is not ready",
     504: "The run did not end before its deadline",
     507: "The server's disk is full",
 }

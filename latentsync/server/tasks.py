@@ -128,7 +128,7 @@ def build_tasks_router(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., An
 
 
 def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRouter:
-    router = APIRouter(route_class=route_with_errors(task_error), responses=_errors(401, 500))
+    router = APIRouter(route_class=route_with_errors(task_error), responses=_errors(401, 500, 503))
 
     @router.post(
         "/sync",
@@ -168,7 +168,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
         OUTPUTS + "/{task_id}/{name}",
         summary="A finished video",
         response_class=Response,
-        responses=VIDEO_RESPONSES | _errors(404, 500),
+        responses=VIDEO_RESPONSES | _errors(404, 500, 503),
     )
     def output(request: Request, task_id: str, name: str) -> Response:
         return send_result(request, desk, task_id, name)

@@ -32,7 +32,7 @@ def build_v1_router(api: NativeApi, auth: Auth) -> APIRouter:
         api: what answers.
         auth: the dependency whose value is the caller as an owner of jobs.
     """
-    router = APIRouter(prefix="/v1", responses=documented.problems(401, 422, 500))
+    router = APIRouter(prefix="/v1", responses=documented.problems(401, 422, 500, 503))
     router.include_router(_submitting(api, auth))
     router.include_router(_asking(api, auth))
     router.include_router(_media_and_models(api, auth))
