@@ -137,7 +137,9 @@ class Settings(BaseSettings):
         description="media, uploads and results kept at most; the oldest results make room",
     )
     min_free_bytes: int = Field(
-        1024 * MIB, ge=0, description="room on every disk below which nothing new is taken and jobs wait"
+        1024 * MIB,
+        ge=0,
+        description="room on every disk below which nothing new is taken and jobs wait",
     )
     keep_results_s: float = Field(
         86_400.0, gt=0, description="how long finished jobs and their files are kept"
