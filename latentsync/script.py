@@ -22,7 +22,13 @@ from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
 from latentsync.media.lengths import plan_frames
 from latentsync.media.limits import check_audio_length
 from latentsync.media.mix import Heard, mix
-from latentsync.media.placing import Place, cut_waveform, place_segment, plan_segment_frames
+from latentsync.media.placing import (
+    Place,
+    cut_waveform,
+    end_of,
+    place_segment,
+    plan_segment_frames,
+)
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio
 from latentsync.media.sound import Block, Sound, read_sound, read_waveform, sound_lead_s
 from latentsync.monitor import RunMonitor
@@ -201,13 +207,11 @@ class _Segments:
         self, segment: Segment, recording: Recording, sample_rate: int, layout: str
     ) -> Heard:
         sound = read_sound(recording.path, recording.info, self._monitor, sample_rate, layout)
-        left_s = recording.info.duration_s - segment.audio_start_s
-        end_s = segment.start_s + left_s if segment.end_s is None else segment.end_s
         return Heard(
             sound.blocks,
             skip=round(segment.audio_start_s * sample_rate),
             start=round(segment.start_s * sample_rate),
-            stop=round(end_s * sample_rate),
+            stop=round(end_of(segment, recording.info.duration_s) * sample_rate),
         )
 
 

@@ -19,6 +19,7 @@ from latentsync.request import PathSource, RunOptions, RunRequest, Segment
 from latentsync.runner import Result, run
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, make_video, read_number, tone
+from tests.utterances import is_loud
 
 STEP = SAMPLE_RATE // VIDEO_FPS
 LEFT, RIGHT = SpeakerPoint(frame=0, point=(1, 1)), SpeakerPoint(frame=0, point=(90, 1))
@@ -45,15 +46,11 @@ class LampPipeline:
             for index, frame in enumerate(source.read(frame_indices.tolist())):
                 frame[32:] = 0
                 for one in utterances:
-                    if one.start <= index < one.stop and _is_loud(one, index - one.start):
+                    if is_loud(one, index):
                         frame[32:, slice(48) if one.speaker == LEFT else slice(48, 96)] = 255
                 yield frame
 
         return Generation(frames(), GenerationReport(faces_found=2))
-
-
-def _is_loud(one: Utterance, number: int) -> bool:
-    return bool(np.abs(one.waveform[number * STEP : (number + 1) * STEP]).mean() > 0.1)
 
 
 @pytest.fixture

@@ -46,10 +46,17 @@ class Place:
         """Where it begins, in seconds of the finished video."""
         return self.start / VIDEO_FPS
 
-    @property
-    def stop_s(self) -> float:
-        """Where it ends, in seconds of the finished video."""
-        return self.stop / VIDEO_FPS
+
+def end_of(segment: Segment, recording_s: float) -> float:
+    """Return where a segment ends, in seconds of the finished video.
+
+    Args:
+        segment: what was asked for.
+        recording_s: length of its recording.
+    """
+    if segment.end_s is not None:
+        return segment.end_s
+    return segment.start_s + recording_s - segment.audio_start_s
 
 
 def place_segment(index: int, segment: Segment, recording_s: float) -> Place:
@@ -64,14 +71,13 @@ def place_segment(index: int, segment: Segment, recording_s: float) -> Place:
         InvalidField: it begins behind the end of its recording.
     """
     name = f"segments.{index}"
-    left_s = recording_s - segment.audio_start_s
-    if left_s < _LEAST_S:
+    if recording_s - segment.audio_start_s < _LEAST_S:
         raise InvalidField(
             f"{name}.audio_start_s is {segment.audio_start_s:g}, but the recording lasts "
             f"{recording_s:.2f} s.",
             field=f"{name}.audio_start_s",
         )
-    end_s = segment.start_s + left_s if segment.end_s is None else segment.end_s
+    end_s = end_of(segment, recording_s)
     start = round(segment.start_s * VIDEO_FPS)
     stop = max(start + 1, round(end_s * VIDEO_FPS))
     return Place(name, start, stop, segment.audio_start_s + start / VIDEO_FPS - segment.start_s)

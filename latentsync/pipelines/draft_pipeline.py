@@ -79,6 +79,7 @@ class DraftPipeline:
         }
 
         def begin(number: int) -> Touches:
+            """Begin an utterance; see :func:`latentsync.pipelines.chorus.put_together`."""
             one = utterances[number]
             indices = frame_indices[one.start : one.stop]
             return _draw(source, indices, tracks[number], writers[faces[number]], motions[number])

@@ -130,6 +130,7 @@ class LipsyncPipeline:
         check_mouths(utterances, faces)
 
         def begin(number: int) -> Touches:
+            """Begin an utterance; see :func:`latentsync.pipelines.chorus.put_together`."""
             one = utterances[number]
             num_frames = one.stop - one.start
             # 2. Listen: features come window by window, as they are needed

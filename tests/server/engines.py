@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
+from latentsync.formats import Frame
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
 from latentsync.request import RunOptions
-
-_HOP = SAMPLE_RATE // VIDEO_FPS
+from tests.utterances import is_loud
 
 
 class SquareEngine:
@@ -35,18 +34,11 @@ class SquareEngine:
             for number, frame in enumerate(source.read(frame_indices.tolist())):
                 monitor.check()
                 painted = frame.copy()
-                if any(_is_loud(one, number) for one in utterances):
+                if any(is_loud(one, number) for one in utterances):
                     painted[:16, :16] = 255
                 yield painted
 
         return Generation(frames(), GenerationReport(faces_found=1))
-
-
-def _is_loud(one: Utterance, number: int) -> bool:
-    if not one.start <= number < one.stop:
-        return False
-    sound = one.waveform[(number - one.start) * _HOP : (number - one.start + 1) * _HOP]
-    return sound.size > 0 and bool(np.abs(sound).mean() > 0.1)
 
 
 class GatedEngine(SquareEngine):
