@@ -40,7 +40,7 @@ from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
-from tests.jobs.farm import free_port
+from tests.ports import free_port
 from tests.server.clips import as_base64, write_clip, write_speech
 
 IN_TURN = "in turn"

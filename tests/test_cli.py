@@ -22,18 +22,10 @@ from latentsync.errors import InvalidField
 from latentsync.pipelines import base
 from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO
+from tests.ports import free_port
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
-from tests.server.live import (
-    AUTH,
-    KEY,
-    REPOSITORY,
-    answers,
-    free_port,
-    process,
-    serving_engine,
-    wait_until,
-)
+from tests.server.live import AUTH, KEY, REPOSITORY, answers, process, serving_engine, wait_until
 
 
 def square_engine(_name: str, _settings: Settings, _check: object) -> SquareEngine:

@@ -22,9 +22,10 @@ import pytest
 import yaml
 
 from tests.demo_media import DEMO_VIDEO
-from tests.jobs.farm import REPOSITORY, free_port
+from tests.jobs.farm import REPOSITORY
 from tests.jobs.object_store import ObjectStore, object_store
 from tests.jobs.postgres import postgres
+from tests.ports import free_port
 from tests.server.clips import write_speech
 from tests.server.live import wait_until
 from tests.server.queues import plays

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from latentsync.door import as_own_error
 from latentsync.errors import DiskFull, InternalError, RecordUnavailable
 from latentsync.record_faults import record_fault
-from tests.server.live import free_port
+from tests.ports import free_port
 
 
 @contextmanager

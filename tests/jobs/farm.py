@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -172,14 +171,6 @@ def kill_group(worker: subprocess.Popen[bytes]) -> None:
     """kill -9 everything in the worker's group."""
     os.killpg(worker.pid, signal.SIGKILL)
     worker.wait()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _set(settings: Settings) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
-from tests.jobs.farm import REPOSITORY, free_port
+from tests.jobs.farm import REPOSITORY
+from tests.ports import free_port
 
 KEY, SECRET = "key-of-the-tests", "secret-of-the-tests/+=0123456789"
 BUCKET = "bucket"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.farm import free_port
+from tests.ports import free_port
 
 _USER = "postgres"  # who runs it where the tests run as root, whom Postgres refuses
 

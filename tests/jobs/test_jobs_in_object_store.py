@@ -13,9 +13,10 @@ from latentsync.errors import StorageUnavailable
 from latentsync.jobs.desk import Submission
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.request import RunOptions, RunRequest, UrlSource
-from tests.jobs.farm import OWNER, Farm, farm, free_port, kill
+from tests.jobs.farm import OWNER, Farm, farm, kill
 from tests.jobs.object_store import BUCKET, ObjectStore, forget_clients, object_store
 from tests.jobs.square_device import PLAIN
+from tests.ports import free_port
 from tests.server.live import answers
 from tests.server.queues import offering, plays
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from benchmarks.load import BY_ADDRESS, Visit, at_once, faults, in_turn, play, running, split
-from tests.jobs.farm import free_port
+from tests.ports import free_port
 
 CLIENTS, JOBS = 200, 1000
 

@@ -15,7 +15,8 @@ import pytest
 from latentsync.jobs.desk import Submission
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.request import PathSource, RunOptions, RunRequest
-from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm, free_port, kill
+from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm, kill
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ASSETS = REPOSITORY / "assets"

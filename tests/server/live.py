@@ -45,14 +45,6 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
     return Settings(**{"api_keys": (KEY,), **own, **changes})
 
 
-def free_port() -> int:
-    """Return a port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """Serve ``app`` from a thread of this process; yields its address."""

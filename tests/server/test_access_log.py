@@ -11,7 +11,8 @@ from latentsync.jobs.job import JobStatus
 from latentsync.jobs.store import Finished
 from latentsync.server.auth import ANONYMOUS
 from tests.jobs.farm import farm
-from tests.server.live import answers, free_port, process, wait_until
+from tests.ports import free_port
+from tests.server.live import answers, process, wait_until
 
 pytestmark = pytest.mark.processes
 

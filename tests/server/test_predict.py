@@ -16,13 +16,13 @@ import pytest
 
 from latentsync.answers import PredictResponse
 from latentsync.server.line import Line
+from tests.ports import free_port
 from tests.server.engines import BrokenEngine, GatedEngine, SquareEngine
 from tests.server.live import (
     AUTH,
     answers,
     calling,
     files_in,
-    free_port,
     process,
     serving_engine,
     small_body,

@@ -16,7 +16,8 @@ from latentsync.errors import ServerError
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
 from tests.demo_media import demo_frames, demo_speech
 from tests.media.makers import make_sound, make_video
-from tests.server.live import KEY, answers, free_port, process, wait_until
+from tests.ports import free_port
+from tests.server.live import KEY, answers, process, wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from latentsync.server.worker_process import WorkerProcess, running_worker
-from tests.server.live import AUTH, KEY, answers, free_port, process, wait_until
+from tests.ports import free_port
+from tests.server.live import AUTH, KEY, answers, process, wait_until
 
 pytestmark = pytest.mark.processes
 

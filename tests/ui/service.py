@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.live import KEY, OTHER_KEY, REPOSITORY, answers, free_port, wait_until
+from tests.ports import free_port
+from tests.server.live import KEY, OTHER_KEY, REPOSITORY, answers, wait_until
 
 _START_TIMEOUT_S = 60.0
 
