@@ -15,11 +15,12 @@ from latentsync.jobs.job import Job, JobError, JobStatus
 from latentsync.jobs.retention import RESULTS, remove_media
 from latentsync.jobs.room import Reserve
 from latentsync.jobs.store import Finished, JobStore
-from latentsync.jobs.watch import Limits, Stopping, Watch
+from latentsync.jobs.watch import Limits, Stopping, Watch, surviving_record_faults
 
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2  # while waiting for room: whether the job is still wanted
+_TRY_AGAIN_S = 1.0  # to record an end
 
 
 class Attempts:
@@ -80,7 +81,7 @@ class Attempts:
         if job.attempts >= self._limits.attempts:
             self._store.finish(job, _given_up(job.attempts))
             return None
-        if is_taken_up and job.status is JobStatus.PROCESSING:
+        if is_taken_up and job.status is JobStatus.PROCESSING and job.started_at is not None:
             self._store.log(job, "An attempt was broken off with its worker; another one begins.")
         return self._store.begin(job_id, self._host)
 
@@ -102,9 +103,20 @@ class Attempts:
         if _found_no_store(finished) and job.attempts < self._limits.attempts:
             self._wait_for_store(job)
             return self._is_latest(job)
-        if not self._store.finish(job, finished) or finished.result_key is None:
-            self._files.remove(key)  # nobody will ever ask for it
+        self._end(job, finished, key)
         return False
+
+    def _end(self, job: Job, finished: Finished, key: str) -> None:
+        """Record how a job ended, however long the record is away: what was made is dear."""
+        while True:
+            with surviving_record_faults(job):
+                self._store.finish(job, finished)
+                now = self._store.get(job.id)  # tells, too, of a try that came through unheard
+                break
+            if self._stopping.wait(_TRY_AGAIN_S):
+                raise Stopping
+        if now is None or now.result_key != key:
+            self._files.remove(key)  # nobody will ever ask for it
 
     def _follow(self, job: Job, key: str) -> Finished:
         watch = Watch(job, key, self._device, self._store, self._limits, self._stopping)
@@ -114,6 +126,7 @@ class Attempts:
             self._device.kill()  # what it still says of this attempt must not be taken for the next
             if isinstance(error, Stopping):
                 self._files.remove(key)
+                self._store.log(job, "The worker was stopped: this attempt does not count.")
                 self._store.hand_back(job)
             raise
 

@@ -88,6 +88,7 @@ class Job:
 
     Attributes:
         number: in the order of arrival.
+        started_at: when the latest attempt began; None after one that was handed back.
         stage, fraction, frames_done, frames_total: how far the running attempt is.
         attempts: how often it was begun.
         cancel_requested: somebody wants it to stop.

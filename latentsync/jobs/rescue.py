@@ -62,9 +62,16 @@ class Rescue:
         living = self._roster.living()
         for job in running:
             if job.host not in living and self._store.adopt(job, self._name):
-                logger.warning("job %s: its worker %s is silent", job.id, job.host)
-                self._store.log(job, "Its worker is silent: the job goes to another one.")
+                self._tell(job)
                 self._entrance.put_again(job.id)
+
+    def _tell(self, job: Job) -> None:
+        """Say why a job goes to another worker."""
+        if job.started_at is None:  # it was handed back
+            logger.info("job %s: its worker %s was stopped", job.id, job.host)
+            return
+        logger.warning("job %s: its worker %s is silent", job.id, job.host)
+        self._store.log(job, "Its worker is silent: the job goes to another one.")
 
     def _find_mine(self, running: Collection[Job], at_work: Collection[str]) -> None:
         """Find jobs under this worker's name that it has not had in its hands for two looks."""

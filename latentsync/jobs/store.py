@@ -317,7 +317,7 @@ class JobStore:
     def hand_back(self, job: Job) -> None:
         """Undo the beginning of an attempt that was stopped for reasons that are not the job's."""
         with self.engine.begin() as connection:
-            connection.execute(_current(job).values(attempts=job.attempts - 1))
+            connection.execute(_current(job).values(attempts=job.attempts - 1, started_at=None))
 
     def _one(self, *conditions: sa.ColumnElement[bool]) -> Job | None:
         with self.engine.connect() as connection:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.job import Job, JobError, JobStatus
 from latentsync.jobs.store import Finished, JobStore
+from latentsync.record_faults import record_fault
+
+logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2  # whether the job is still wanted; progress is written as often
 _STOPPING_S = 1.0  # for a run to stop by itself once it is asked to; then its process is killed
@@ -126,20 +134,22 @@ class Watch:
         """Pass progress and lines on, and the wish to stop."""
         if self._stopping.is_set():
             raise Stopping
-        if (told := self._progress) is not None:
-            self._progress = None
-            done, total = told["frames_done"], told["frames_total"]
-            self._store.report(self._job, told["stage"], told["fraction"], done, total)
-        self._write_lines()
-        if self._asked_at is None and not self._store.is_wanted(self._job):
-            self._asked_at = now
-            self._device.cancel()
+        with surviving_record_faults(self._job):
+            if (told := self._progress) is not None:
+                done, total = told["frames_done"], told["frames_total"]
+                self._store.report(self._job, told["stage"], told["fraction"], done, total)
+                self._progress = None
+            self._write_lines()
+            if self._asked_at is None and not self._store.is_wanted(self._job):
+                self._asked_at = now
+                self._device.cancel()
 
     def _write_lines(self) -> None:
         """Write what was heard since the last time, all at once: a run says most of it together."""
         if self._lines:
-            self._store.log(self._job, *self._lines)
-            self._lines.clear()
+            with surviving_record_faults(self._job):
+                self._store.log(self._job, *self._lines)
+                self._lines.clear()
 
     def _cut(self, now: float, began_at: float) -> Finished | None:
         """Return how the attempt ends if its process must be killed now."""
@@ -153,6 +163,18 @@ class Watch:
 
 
 _CANCELED = Finished(JobStatus.CANCELED)
+
+
+@contextmanager
+def surviving_record_faults(job: Job) -> Iterator[None]:
+    """Let a record that is away or full for a while cost a job at work nothing."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        fault = record_fault(error)
+        if fault is None:
+            raise
+        logger.warning("job %s goes on meanwhile: %s", job.id, fault.message)
 
 
 def _job_error(error: dict[str, Any]) -> JobError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -63,7 +64,7 @@ class WorkerProcess:
                 return
             if time.monotonic() - started > _HEALTHY_S:
                 pause_s = _FIRST_PAUSE_S
-            logger.warning("the worker ended (%d); it starts again in %g s", status, pause_s)
+            logger.warning("the worker %s; it starts again in %g s", _end(status), pause_s)
             self._stopping.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -76,6 +77,13 @@ class WorkerProcess:
             if self._stopping.is_set() and process.stdin is not None:
                 process.stdin.close()  # stop() came between and saw no process
             return process.wait()
+
+
+def _end(status: int) -> str:
+    """Say how a process came to its end."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    return f"was killed by {signal.Signals(-status).name}"
 
 
 @contextmanager

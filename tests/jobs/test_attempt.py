@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
@@ -21,6 +25,7 @@ from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from latentsync.settings import Settings
 from tests.jobs.records import add, new_job, record
+from tests.server.live import wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -36,6 +41,8 @@ def put(key):
     path = pathlib.Path(sys.argv[1]) / key
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"result")
+def wait_for(gate):
+    while not os.path.exists(sys.argv[1] + "/" + gate): time.sleep(.01)
 for line in lines:
     run = json.loads(line).get("run")
     if run is None: continue
@@ -104,16 +111,33 @@ class Bench:
             str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file()
         )
 
+    @contextmanager
+    def locked_record(self) -> Iterator[None]:
+        """Let nobody write to the record, nor wait for it."""
+        event.listen(self.engine, "checkout", _do_not_wait)
+        with closing(sqlite3.connect(self.engine.url.database or "")) as holder:
+            holder.execute("BEGIN IMMEDIATE")
+            yield
+        event.remove(self.engine, "checkout", _do_not_wait)
+
+    def open_gate(self, name: str) -> None:
+        """Let a device go on that waits for it."""
+        (self.root / name).touch()
+
     def wait_for_stage(self, job: Job) -> None:
-        until = time.monotonic() + 20
-        while self.job(job).stage != "generate":
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: self.job(job).stage == "generate")
+
+    def wait_for_line(self, job: Job) -> None:
+        wait_until(lambda: bool(self.lines(job)))
 
     def close(self) -> None:
         for device in self._devices:
             device.kill()
         self.engine.dispose()
+
+
+def _do_not_wait(connection: Any, _record: object, _proxy: object) -> None:
+    connection.execute("PRAGMA busy_timeout=0")
 
 
 @pytest.fixture
@@ -164,11 +188,9 @@ def test_a_job_that_waits_for_room_can_be_canceled(
 ) -> None:
     job = add(bench.store)
     running = thread.submit(bench.run, FULL, job)
-    until = time.monotonic() + 20
-    while not any(event.kind == "log" for event in bench.store.events(job.id)):
-        assert time.monotonic() < until
+    bench.wait_for_line(job)
     bench.store.cancel(job.id)
-    assert running.result(2).status is JobStatus.CANCELED
+    assert running.result(50).status is JobStatus.CANCELED
 
 
 def test_a_job_waits_for_a_full_disk_before_it_is_begun(
@@ -176,11 +198,9 @@ def test_a_job_waits_for_a_full_disk_before_it_is_begun(
 ) -> None:
     job = add(bench.store)
     running = thread.submit(bench.run, SUCCEED, job, min_free_bytes=2**62)
-    until = time.monotonic() + 20
-    while not any(event.kind == "log" for event in bench.store.events(job.id)):
-        assert time.monotonic() < until
+    bench.wait_for_line(job)
     bench.store.cancel(job.id)
-    ended = running.result(20)
+    ended = running.result(50)
     assert (ended.status, ended.attempts) == (JobStatus.CANCELED, 0)
     waited = bench.run(SUCCEED, add(bench.store), min_free_bytes=2**62, full_disk_s=0.1)
     assert (waited.status, waited.attempts) == (JobStatus.SUCCEEDED, 1)
@@ -267,7 +287,7 @@ def test_a_canceled_run_ends_as_canceled_even_if_it_succeeds_meanwhile(
     running = thread.submit(bench.run, script, job)
     bench.wait_for_stage(job)
     bench.store.cancel(job.id)
-    assert running.result(20).status is JobStatus.CANCELED  # WAIT would take a minute
+    assert running.result(50).status is JobStatus.CANCELED  # WAIT would take a minute
     assert bench.results() == []
 
 
@@ -289,12 +309,46 @@ def test_a_stop_hands_the_job_back(bench: Bench, thread: ThreadPoolExecutor) -> 
     bench.wait_for_stage(job)
     bench.stopping.set()
     with pytest.raises(Stopping):
-        running.result(10)
+        running.result(60)
     assert (bench.job(job).status, bench.job(job).attempts) == (JobStatus.PROCESSING, 0)
+    assert bench.job(job).started_at is None
     with pytest.raises(Stopping):
         bench.run(SUCCEED, job)
     bench.stopping.clear()
     assert bench.run(SUCCEED, job).attempts == 1
+    # Nothing of a worker that was lost.
+    assert bench.lines(job) == ["The worker was stopped: this attempt does not count."]
+
+
+def test_a_record_that_is_away_costs_neither_the_attempt_nor_its_result(
+    bench: Bench, thread: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = add(bench.store)
+    script = "    tell('generate'); wait_for('one'); log('made'); wait_for('two')\n" + SUCCEED
+    running = thread.submit(bench.run, script, job)
+    bench.wait_for_stage(job)
+    with bench.locked_record():
+        bench.open_gate("one")
+        wait_until(lambda: "goes on meanwhile" in caplog.text)  # its line cannot be written
+        bench.open_gate("two")
+        wait_until(lambda: any(name.startswith("results") for name in bench.results()))
+    ended = running.result(60)
+    assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 1)
+    assert ended.result_key in bench.results()
+
+
+def test_the_end_of_a_job_waits_for_the_record_unless_the_worker_is_stopped(
+    bench: Bench, thread: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = add(bench.store)
+    running = thread.submit(bench.run, "    tell('generate'); wait_for('one')\n" + FAIL, job)
+    bench.wait_for_stage(job)
+    with bench.locked_record():
+        bench.open_gate("one")
+        wait_until(lambda: caplog.text.count("goes on meanwhile") > 1)
+        bench.stopping.set()
+        with pytest.raises(Stopping):
+            running.result(60)
 
 
 def test_what_a_broken_off_attempt_says_is_not_taken_for_the_next(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,23 @@ def test_the_job_of_a_silent_worker_is_put_into_the_line_once(place: Place) -> N
     assert not place.is_in_line(job)
     lines = [event.data["line"] for event in place.store.events(job.id) if event.kind == "log"]
     assert lines == ["Its worker is silent: the job goes to another one."]
+
+
+def test_a_job_that_was_handed_back_is_not_told_to_be_of_a_silent_worker(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, one, gone = place.add(), Member(place, "one"), Member(place, "gone")
+    pass_time(place, 5, one, gone)
+    place.take(job, "gone")
+    begun = place.store.get(job.id)
+    assert begun is not None
+    place.store.hand_back(begun)
+    gone.roster.leave()
+    with caplog.at_level(logging.INFO):
+        pass_time(place, 5, one)
+    assert place.is_in_line(job)
+    assert "its worker gone was stopped" in caplog.text
+    assert not [event for event in place.store.events(job.id) if event.kind == "log"]
 
 
 def test_the_job_of_an_unknown_worker_is_put_into_the_line_at_once(place: Place) -> None:

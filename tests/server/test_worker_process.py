@@ -19,23 +19,34 @@ from tests.server.live import AUTH, KEY, answers, process, wait_until
 pytestmark = pytest.mark.processes
 
 # Stands for a worker: notes that it began, and ends with its standard input.
-STAND_IN = "import sys; open(sys.argv[1], 'a').write('x'); sys.exit({exit})"
+STAND_IN = """
+import os, sys
+with open(sys.argv[1], "a") as notes: notes.write("x")
+sys.exit({exit})
+"""
 
 
 def stand_in(path: Path, exit_with: str) -> list[str]:
     return [sys.executable, "-S", "-c", STAND_IN.format(exit=exit_with), str(path)]
 
 
+@pytest.mark.parametrize(
+    ("exit_with", "told"),
+    [
+        ("7", "ended with exit code 7"),
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+    ],
+)
 def test_a_worker_that_dies_is_started_again_after_longer_and_longer_pauses(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    exit_with: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes = tmp_path / "notes"
-    with running_worker(stand_in(notes, "7")):
+    with running_worker(stand_in(notes, exit_with)):
         wait_until(lambda: notes.exists() and len(notes.read_text()) == 3)
     pauses = [record.getMessage() for record in caplog.records]
     assert pauses[:2] == [
-        "the worker ended (7); it starts again in 0.5 s",
-        "the worker ended (7); it starts again in 1 s",
+        f"the worker {told}; it starts again in 0.5 s",
+        f"the worker {told}; it starts again in 1 s",
     ]
 
 
