@@ -4,7 +4,7 @@ Jobs of a server are in :mod:`latentsync.jobs_commands`, weights in
 :mod:`latentsync.weights_commands`.
 
 Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 the command was wrong,
-3 the server could not start.
+3 the server or worker could not start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,7 +118,7 @@ def serve(
     from latentsync.server.serve import serve as serve_app
 
     _log_to_stderr()
-    with errors_as_one_line():
+    with _failing_to_start():
         app = build_app(settings, require_key=not no_auth, with_page=ui)
     serve_app(
         app,
@@ -140,10 +141,8 @@ def worker(
     from latentsync.jobs.worker import main as work
 
     _log_to_stderr()
-    try:
+    with _failing_to_start():
         work(settings, with_parent=with_parent)
-    except LatentSyncError as error:
-        fail(error.message, exit_code=1)
 
 
 @commands.command()
@@ -301,6 +300,22 @@ def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
     """Allow the folders of the given files: whoever types a path here may read it anyway."""
     folders = tuple(Path(os.path.realpath(path)).parent for path in _files_of(request))
     return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
+
+
+@contextmanager
+def _failing_to_start() -> Iterator[None]:
+    """End the command with one line where a folder, the files or the record cannot be used."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except LatentSyncError as error:
+        fail(error.message, exit_code=3)
+    except DBAPIError as error:
+        said = " ".join(str(error.orig).split())
+        fail(f"The record of jobs cannot be used: {said}", exit_code=3)
+    except OSError as error:
+        fail(f"{error.filename or 'A folder'} cannot be used: {error.strerror}.", exit_code=3)
 
 
 def _load_settings() -> Settings:

@@ -20,7 +20,7 @@ from latentsync.fields import EngineName
 MIB = 1024 * 1024
 
 Wait = Annotated[float, Field(ge=0)]
-_SECRETS = {"api_keys", "webhook_secret"}
+_SECRETS = {"api_keys", "database_url", "webhook_secret"}  # or they hold one
 
 
 class Settings(BaseSettings):
@@ -114,7 +114,9 @@ class Settings(BaseSettings):
         description="folder of the jobs' record and files, unless the next two say otherwise",
     )
     database_url: str | None = Field(
-        None, description="where jobs are recorded: postgresql+psycopg://…; by default SQLite"
+        None,
+        pattern=r"^(postgresql\+psycopg://|sqlite:///)\S+$",
+        description="where jobs are recorded: postgresql+psycopg://…; by default SQLite",
     )
     storage_url: str | None = Field(
         None, description="where jobs' files are kept, for example s3://bucket/folder"

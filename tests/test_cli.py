@@ -303,13 +303,26 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
 
 
 @pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
-def test_an_unknown_store_of_files_is_one_line(
-    command: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("STORAGE_URL", "nonsense://bucket", "LATENTSYNC_STORAGE_URL begins with nonsense://"),
+        ("DATABASE_URL", "sqlite:////proc/none/jobs.db", "/proc/none cannot be used: No such file"),
+        (
+            "DATABASE_URL",
+            "postgresql+psycopg://me:secret@127.0.0.1:1/jobs",
+            "The record of jobs cannot be used: connection failed",
+        ),
+    ],
+)
+def test_what_keeps_a_process_from_starting_is_one_line(
+    command: list[str], name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LATENTSYNC_STORAGE_URL", "nonsense://bucket")
-    said = CliRunner().invoke(cli.commands, command)
-    assert (said.exit_code, said.stderr.count("\n")) == (1, 1)
-    assert "LATENTSYNC_STORAGE_URL begins with nonsense://" in said.stderr
+    monkeypatch.setenv(f"LATENTSYNC_{name}", value)
+    result = CliRunner().invoke(cli.commands, command)
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+    assert said in result.stderr
+    assert "secret" not in result.stderr
 
 
 def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None:

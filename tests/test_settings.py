@@ -64,6 +64,18 @@ def test_a_webhook_secret_that_is_refused_is_not_shown(
     )
 
 
+@pytest.mark.parametrize(
+    "url", ["jobs.db", "mysql://me:hunter2@host/jobs", "postgresql://me:hunter2@host/jobs"]
+)
+def test_a_database_that_is_refused_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("LATENTSYNC_DATABASE_URL", url)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    assert explain(caught.value).startswith("LATENTSYNC_DATABASE_URL is not usable: ")
+    assert "postgresql\\+psycopg://" in explain(caught.value)
+    assert "hunter2" not in explain(caught.value)
+
+
 @pytest.mark.parametrize("delays", ["5,-1", "nan", "5,,x"])
 def test_waits_between_attempts_are_numbers(monkeypatch: pytest.MonkeyPatch, delays: str) -> None:
     monkeypatch.setenv("LATENTSYNC_WEBHOOK_RETRY_DELAYS_S", delays)

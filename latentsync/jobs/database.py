@@ -15,7 +15,15 @@ from latentsync.errors import DiskFull
 from latentsync.record_faults import record_fault
 
 _SQLITE = "sqlite"
-_BUSY_MS = 30_000  # how long a writer waits for another one
+_BUSY_MS = 10_000  # how long a writer waits for another one
+# For libpq: a server that drops packets is found out in seconds, not in a quarter of an hour.
+_POSTGRES_PATIENCE = {
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "2",
+    "tcp_user_timeout": "10000",  # ms
+}
 _INTAKE_LOCK = 0x6C617473796E63  # "latsync": any number that others do not take
 _TRIES, _TRY_AGAIN_S = 10, 0.2
 
@@ -82,12 +90,17 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
     """Open the database and make its tables if they are missing.
 
     Args:
-        url: ``sqlite:///path`` or ``postgresql+psycopg://…``.
+        url: ``sqlite:///path`` or ``postgresql+psycopg://…``; what it says of patience counts.
         connections: at most so many at once.
+
+    Raises:
+        DBAPIError: it cannot be opened.
     """
     address = sa.make_url(url)
     is_file = address.get_backend_name() == _SQLITE
-    if is_file and address.database:
+    if not is_file:
+        address = address.set(query={**_POSTGRES_PATIENCE, **address.query})
+    elif address.database:
         Path(address.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = sa.create_engine(
         address,
@@ -130,8 +143,10 @@ def _make_tables(engine: sa.Engine) -> None:
     for number in range(_TRIES):
         try:
             tables.create_all(engine)
-        except sa.exc.DBAPIError:  # another process made a table after this one had looked
-            if number == _TRIES - 1:
+        except sa.exc.DBAPIError as error:
+            is_away = isinstance(error, sa.exc.OperationalError) and engine.name != _SQLITE
+            # Otherwise another process made a table after this one had looked.
+            if is_away or number == _TRIES - 1:
                 raise
             time.sleep(_TRY_AGAIN_S)
         else:

@@ -30,11 +30,17 @@ _PATTERN = set("*?[]")  # fsspec would take a key with one of these for many key
 _RETRY_AFTER_S = 5.0
 _TRY_AGAIN_S = 1.0
 
-# By its own defaults s3fs would keep up to 500 MB of a file in memory, and a call would wait for
-# four minutes on a server that is silent; so it is one, 2 x 2 x 15 s.
+# By its own defaults s3fs would keep up to 500 MB of a file in memory, and a call would hold its
+# thread for four minutes on a server that is silent; so it is half a minute, 2 x 2 x 8 s.
 _S3 = "s3"
 _S3_COPYING = {"chunksize": 8 * 1024 * 1024, "max_concurrency": 2}
-_S3_OPENING = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 2}}}
+_S3_OPENING = {
+    "config_kwargs": {
+        "connect_timeout": 3,
+        "read_timeout": 8,
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    }
+}
 _S3_RETRIES = 2
 
 
