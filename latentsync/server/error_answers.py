@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Match
 
 from latentsync.answers import ErrorResponse, Problem
 from latentsync.door import as_own_error
@@ -31,6 +32,7 @@ ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: t
 NATIVE_PATHS = "/v1"
 _PROBLEM_TYPE = "application/problem+json"
 _URN = "urn:latentsync:error:"
+_METHODS = ("GET", "HEAD", "POST", "PUT")
 _OF_ROUTING = {kind.status: kind for kind in (NoSuchPath, MethodNotAllowed)}
 
 
@@ -98,7 +100,8 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
             return await defect(request, error)
         phrase = HTTPStatus(error.status_code).phrase
         told = answer(request, kind(f"{phrase}: {request.method} {request.url.path[:80]}."))
-        told.headers.update(error.headers or {})
+        if kind is MethodNotAllowed:
+            told.headers["Allow"] = _allowed(request)
         return told
 
     @app.exception_handler(RequestValidationError)
@@ -111,6 +114,17 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
     async def defect(request: Request, error: Exception) -> JSONResponse:
         reference = str(uuid.uuid4())
         return answer(request, as_own_error(error, reference), reference)
+
+
+def _allowed(request: Request) -> str:
+    """Return the methods of a request's path; each route knows only its own."""
+    routes: list[BaseRoute] = request.app.routes
+    kinds = [{**request.scope, "method": method} for method in _METHODS]
+    return ", ".join(
+        scope["method"]
+        for scope in kinds
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )
 
 
 def _shape_at(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:

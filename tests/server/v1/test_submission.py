@@ -231,3 +231,18 @@ def test_wrong_paths_and_methods_are_told_as_their_contract_tells_errors(
         assert told["detail"] == told["message"]
     else:
         assert told.keys() == keys
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/predictions", "GET, POST"),
+        ("DELETE", f"/v1/predictions/{uuid.uuid5(uuid.NAMESPACE_URL, 'x')}", "GET, PUT"),
+        ("POST", "/static/results/a/b", "GET, HEAD"),
+        ("GET", "/predict", "POST"),
+    ],
+)
+def test_a_wrong_method_is_told_all_the_right_ones(
+    url: str, method: str, path: str, allowed: str
+) -> None:
+    assert httpx.request(method, url + path).headers["allow"] == allowed
