@@ -26,30 +26,18 @@ from latentsync import __version__, jobs_commands, weights_commands
 from latentsync.answers import PredictDetails
 from latentsync.command_line import (
     Audio,
-    CacheInterval,
-    DeadlineS,
-    Engine,
-    GuidanceScale,
-    InferenceSteps,
-    Interval,
-    KeepSound,
-    Mode,
     Output,
-    Scheduler,
-    Seed,
     SegmentsPath,
-    SpeakerText,
     Token,
     Url,
     Video,
     check_output,
     errors_as_one_line,
     fail,
-    parse_speaker,
     print_summary,
+    with_run_options,
 )
 from latentsync.errors import LatentSyncError
-from latentsync.fields import SyncMode
 from latentsync.request import MediaSource, PathSource, RunRequest, UrlSource, segment_recording
 from latentsync.schema import build_options, build_segments, validate_fields
 from latentsync.settings import Settings, explain
@@ -146,41 +134,19 @@ def worker(
 
 
 @commands.command()
+@with_run_options
 def run(
     *,
     video: Video,
     audio: Audio = None,
     segments: SegmentsPath = None,
     output: Output,
-    guidance_scale: GuidanceScale = 1.5,
-    inference_steps: InferenceSteps = 20,
-    seed: Seed = 1247,
-    sync_mode: Mode = SyncMode.BOUNCE,
-    speaker: SpeakerText = "auto",
-    deadline_s: DeadlineS = None,
-    engine: Engine = None,
-    scheduler: Scheduler = "ddim",
-    feature_cache_interval: CacheInterval = 1,
-    guidance_interval: Interval = (0.0, 1.0),
-    keep_sound: KeepSound = True,
+    options: dict[str, Any],
 ) -> None:
     """Make the video on this machine."""
     with errors_as_one_line():
         from latentsync.segments_file import read_speech
 
-        options = {
-            "guidance_scale": guidance_scale,
-            "inference_steps": inference_steps,
-            "seed": seed,
-            "sync_mode": sync_mode.value,
-            "speaker": parse_speaker(speaker),
-            "deadline_s": deadline_s,
-            "engine": engine,
-            "scheduler": scheduler,
-            "feature_cache_interval": feature_cache_interval,
-            "guidance_interval": guidance_interval,
-            "keep_sound": keep_sound,
-        }
         request = _request_here(video, audio, read_speech(audio, segments), options)
         check_output(output, *_files_of(request))
         details = _run_here(request, output)
@@ -188,6 +154,7 @@ def run(
 
 
 @commands.command()
+@with_run_options
 def predict(
     *,
     url: Url,
@@ -196,17 +163,7 @@ def predict(
     segments: SegmentsPath = None,
     output: Output,
     token: Token = "",
-    guidance_scale: GuidanceScale = 1.5,
-    inference_steps: InferenceSteps = 20,
-    seed: Seed = 1247,
-    sync_mode: Mode = SyncMode.BOUNCE,
-    speaker: SpeakerText = "auto",
-    deadline_s: DeadlineS = None,
-    engine: Engine = None,
-    scheduler: Scheduler = "ddim",
-    feature_cache_interval: CacheInterval = 1,
-    guidance_interval: Interval = (0.0, 1.0),
-    keep_sound: KeepSound = True,
+    options: dict[str, Any],
     timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
 ) -> None:
     """Ask a server, local or on Cerebrium, to make the video."""
@@ -215,19 +172,6 @@ def predict(
         from latentsync.client.segment import named_media
         from latentsync.segments_file import read_speech
 
-        options: dict[str, Any] = {
-            "guidance_scale": guidance_scale,
-            "inference_steps": inference_steps,
-            "seed": seed,
-            "sync_mode": sync_mode,
-            "speaker": parse_speaker(speaker),
-            "deadline_s": deadline_s,
-            "engine": engine,
-            "scheduler": scheduler,
-            "feature_cache_interval": feature_cache_interval,
-            "guidance_interval": guidance_interval,
-            "keep_sound": keep_sound,
-        }
         spoken = read_speech(audio, segments)
         check_output(output, *map(str, named_media(video, audio, spoken).values()))
         with Client(url, token or None, timeout_s=timeout_s) as client:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Never
 
@@ -61,6 +63,43 @@ SpeakerText = Annotated[
 ]
 Url = Annotated[str, typer.Option(envvar="LATENTSYNC_URL", help="Address of the server.")]
 Token = Annotated[str, typer.Option(envvar=_TOKEN_VARIABLES, help="Bearer token.")]
+
+
+def run_options(
+    *,
+    guidance_scale: GuidanceScale = 1.5,
+    inference_steps: InferenceSteps = 20,
+    seed: Seed = 1247,
+    sync_mode: Mode = SyncMode.BOUNCE,
+    speaker: SpeakerText = "auto",
+    deadline_s: DeadlineS = None,
+    engine: Engine = None,
+    scheduler: Scheduler = "ddim",
+    feature_cache_interval: CacheInterval = 1,
+    guidance_interval: Interval = (0.0, 1.0),
+    keep_sound: KeepSound = True,
+) -> dict[str, Any]:
+    """Return the options of a run as fields of a request; raises InvalidField."""
+    return {**locals(), "speaker": parse_speaker(speaker)}
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the parameters of :func:`run_options`, whose value it gets as ``options``."""
+    own = inspect.signature(command, eval_str=True)
+    shared = inspect.signature(run_options, eval_str=True).parameters
+    parameters = [one for name, one in own.parameters.items() if name != "options"]
+
+    @wraps(command)
+    def wrapped(**given: Any) -> None:
+        with errors_as_one_line():
+            options = run_options(**{name: given.pop(name) for name in shared})
+        command(**given, options=options)
+
+    # Where Typer looks for what to ask on the command line.
+    together = own.replace(parameters=[*parameters, *shared.values()])
+    wrapped.__signature__ = together  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {one.name: one.annotation for one in together.parameters.values()}
+    return wrapped
 
 
 def parse_speaker(text: str) -> str | dict[str, Any]:

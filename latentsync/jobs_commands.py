@@ -15,19 +15,8 @@ import typer
 
 from latentsync.command_line import (
     Audio,
-    CacheInterval,
-    DeadlineS,
-    Engine,
-    GuidanceScale,
-    InferenceSteps,
-    Interval,
-    KeepSound,
-    Mode,
     Output,
-    Scheduler,
-    Seed,
     SegmentsPath,
-    SpeakerText,
     Token,
     Url,
     Video,
@@ -36,9 +25,8 @@ from latentsync.command_line import (
     describe_segments,
     describe_stages,
     errors_as_one_line,
-    parse_speaker,
+    with_run_options,
 )
-from latentsync.fields import SyncMode
 
 if TYPE_CHECKING:
     from latentsync.client import Client, Job
@@ -63,7 +51,9 @@ class StatusName(StrEnum):
 
 
 @commands.command()
+@with_run_options
 def submit(
+    *,
     video: Video,
     audio: Audio = None,
     segments: SegmentsPath = None,
@@ -75,35 +65,12 @@ def submit(
     webhook_url: Annotated[
         str | None, typer.Option(help="Address that the server calls at the job's end.")
     ] = None,
-    guidance_scale: GuidanceScale = 1.5,
-    inference_steps: InferenceSteps = 20,
-    seed: Seed = 1247,
-    sync_mode: Mode = SyncMode.BOUNCE,
-    speaker: SpeakerText = "auto",
-    deadline_s: DeadlineS = None,
-    engine: Engine = None,
-    scheduler: Scheduler = "ddim",
-    feature_cache_interval: CacheInterval = 1,
-    guidance_interval: Interval = (0.0, 1.0),
-    keep_sound: KeepSound = True,
+    options: dict[str, Any],
 ) -> None:
     """Hand in a job and print its id; nobody has to wait for it."""
     with errors_as_one_line(when_stopped="Stopped; see `latentsync list` for what arrived."):
         from latentsync.segments_file import read_speech
 
-        options: dict[str, Any] = {
-            "guidance_scale": guidance_scale,
-            "inference_steps": inference_steps,
-            "seed": seed,
-            "sync_mode": sync_mode,
-            "speaker": parse_speaker(speaker),
-            "deadline_s": deadline_s,
-            "engine": engine,
-            "scheduler": scheduler,
-            "feature_cache_interval": feature_cache_interval,
-            "guidance_interval": guidance_interval,
-            "keep_sound": keep_sound,
-        }
         spoken = read_speech(audio, segments)
         with _client(url, token) as client:
             job = client.submit(
