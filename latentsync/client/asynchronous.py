@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -91,7 +91,7 @@ class AsyncClient:
         """Return the job when it has ended, well or not."""
         return await self._calls.wait(job, on_progress, timeout_s)
 
-    def events(self, job: Job | str, after: int = 0) -> AsyncIterator[JobEvent]:
+    def events(self, job: Job | str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         """Yield what happens to the job until it has ended."""
         return self._calls.events(job, after)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from html import escape
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 from fastapi import APIRouter, Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,12 +24,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentsync.errors import DiskFull, NotAuthorized, TooManyBytes
+from latentsync.errors import NotAuthorized, TooManyBytes
+from latentsync.jobs.room import Reserve
 from latentsync.server.auth import ANONYMOUS
+from latentsync.server.body import declared_bytes
 from latentsync.server.v1.api import NativeApi
 from latentsync.settings import Settings
 from latentsync.ui.page import STYLE, build_page, theme
-from latentsync.ui.visit import KEY_COOKIE, read_key, write_key
+from latentsync.ui.visit import KEY_COOKIE, TELL_ZONE, read_key, write_key
 from latentsync.workspace import working_folder
 
 OwnerOf = Callable[[bytes], str]  # of a key; raises NotAuthorized
@@ -60,14 +62,17 @@ _KEY_FORM_BYTES = 4096
 _ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>latentsync</title><style>
 * {{ font: inherit; box-sizing: border-box; }}
+:root {{ color-scheme: light dark; }}
 body {{ font: 18px/1.5 system-ui, sans-serif; max-width: 26em; margin: 15vh auto; padding: 0 1em; }}
 h1 {{ font-size: 1.6em; font-weight: bold; }}
 input, button {{ width: 100%; padding: .6em; margin: .4em 0; }}
-.wrong {{ color: #b42318; }}</style></head><body><h1>latentsync</h1>
+.wrong {{ color: light-dark(#b42318, #fda29b); }}</style></head><body><h1>latentsync</h1>
 <form method="post" action="{action}"><label for="key">Your key for this server</label>
-<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus
+aria-describedby="about">
 {wrong}<button>Open the page</button></form>
-<p>It stays in this browser until you close it.</p></body></html>"""
+<p id="about">Whoever runs the server gives you one.
+It stays in this browser until you close it.</p></body></html>"""
 
 
 def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
@@ -94,11 +99,12 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
         mcp_server=False,
         theme=theme(),
         css=STYLE,
+        head=TELL_ZONE,
     )
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
     gradio: Any = mounted.app
-    mounted.app = PageDoor(gradio, owner_of, settings)
+    mounted.app = PageDoor(gradio, owner_of, api.desk.reserve, settings.max_media_bytes)
     tell_others = app.state.dismiss_listeners
 
     def dismiss_listeners() -> None:
@@ -125,13 +131,17 @@ class PageDoor:
     Args:
         page: Gradio's application.
         owner_of: says whose a key is; None lets everybody in.
-        settings: how much room the disk must have for an upload.
+        reserve: asked for room for an upload, and for the copies that its job will have.
+        max_media_bytes: of an upload.
     """
 
-    def __init__(self, page: ASGIApp, owner_of: OwnerOf | None, settings: Settings) -> None:
+    def __init__(
+        self, page: ASGIApp, owner_of: OwnerOf | None, reserve: Reserve, max_media_bytes: int
+    ) -> None:
         self._page = page
         self._owner_of = owner_of
-        self._settings = settings
+        self._reserve = reserve
+        self._max_media_bytes = max_media_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through; raises HTTPException (404), NotAuthorized and DiskFull."""
@@ -147,14 +157,10 @@ class PageDoor:
                 await ask_for_key("page/key")(scope, receive, send)
                 return
         if path.rstrip("/") == _UPLOAD:
-            self._require_room()
+            size_bytes = min(declared_bytes(scope), self._max_media_bytes)
+            await run_in_threadpool(self._reserve.require_for_body, size_bytes, 0)
         headers = _FILE_HEADERS if path.startswith(_FILES) else _HEADERS
         await self._page(scope, receive, _adding(headers, send))
-
-    def _require_room(self) -> None:
-        free_bytes = shutil.disk_usage(self._settings.work_dir).free
-        if free_bytes < self._settings.min_free_bytes:
-            raise DiskFull("The server's disk is full. Try again later.")
 
 
 def ask_for_key(action: str, wrong: str = "") -> Response:

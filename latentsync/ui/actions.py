@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +14,14 @@ import gradio as gr
 from PIL import Image
 
 from latentsync.client import AsyncClient, Job
-from latentsync.errors import LatentSyncError, MissingField, ServerError
+from latentsync.errors import LatentSyncError, ServerError
 from latentsync.fields import EngineName, SyncMode
 from latentsync.settings import Settings
 from latentsync.ui import words
 from latentsync.ui.curve import measure_curve
 from latentsync.ui.player import build_player, draw_curve
 from latentsync.ui.still import Still, take_still
-from latentsync.ui.visit import client_of
+from latentsync.ui.visit import client_of, zone_of
 from latentsync.workspace import working_folder
 
 AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
@@ -49,13 +51,14 @@ class Actions:
         visit: gr.Request,
     ) -> tuple[Any, Any, Sources]:
         """Hand in a job; return status, list of jobs, sources."""
+        if not video or not audio:
+            missing = "the speech" if video else "a video"
+            return words.hint(f"Choose or record {missing} first."), gr.skip(), sources
         try:
-            _require(video, "Choose or record a video first.", "video")
-            _require(audio, "Choose or record the speech first.", "audio")
             async with client_of(visit) as client:
                 job = await client.submit(
-                    Path(str(video)),
-                    Path(str(audio)),
+                    Path(video),
+                    Path(audio),
                     speaker=json.loads(face) if face != "auto" else "auto",
                     engine=None if engine == "server" else engine,
                     sync_mode=sync_mode,
@@ -63,10 +66,10 @@ class Actions:
                     guidance_scale=float(guidance),
                     seed=round(seed),
                 )
-                jobs = await _list(client, job.id)
+                jobs = await _list(client, job.id, zone_of(visit.request))
         except LatentSyncError as error:
             return words.alert_of(error), gr.skip(), sources
-        return words.describe(job), jobs, {**sources, job.id: (str(video), sync_mode)}
+        return words.describe(job), jobs, {**sources, job.id: (video, sync_mode)}
 
     async def watch(
         self, job_id: str | None, seen: str, visit: gr.Request
@@ -83,7 +86,7 @@ class Actions:
             async with client_of(visit) as client:
                 job = await client.get(job_id)
                 changed = f"{job.id} {job.status}" != seen
-                jobs = await _list(client, job.id) if changed else gr.skip()
+                jobs = await _list(client, job.id, zone_of(visit.request)) if changed else gr.skip()
         except LatentSyncError as error:
             gone = isinstance(error, ServerError) and error.server_status < 500
             timer = gr.Timer(active=not gone)
@@ -91,8 +94,8 @@ class Actions:
         ready = job.id if job.status == "succeeded" else ""
         return (
             words.describe(job),
-            gr.Button(interactive=not job.is_final),
-            gr.Button(interactive=bool(ready), link=video_url(ready) if ready else None),
+            gr.Button(visible=not job.is_final),
+            gr.Button(visible=bool(ready), link=video_url(ready) if ready else None),
             gr.Timer(active=not job.is_final),
             ready,
             f"{job.id} {job.status}",
@@ -109,11 +112,31 @@ class Actions:
         except LatentSyncError as error:
             return words.alert_of(error)
 
+    async def tell(self, job_id: str | None, visit: gr.Request) -> AsyncIterator[tuple[Any, str]]:
+        """Yield what the chosen job has said of itself, more and more until it has ended.
+
+        With it the frame around it, which is there when a job is chosen.
+        """
+        lines: list[str] = []
+        yield gr.Accordion(visible=bool(job_id)), words.story(lines)
+        if not job_id:
+            return
+        try:
+            async with client_of(visit) as client, aclosing(client.events(job_id)) as events:
+                async for event in events:
+                    if event.kind == "log":
+                        lines.append(event.data["line"])
+                        yield gr.skip(), words.story(lines)
+                job = await client.get(job_id)
+                yield gr.skip(), words.story(lines, job.details)
+        except LatentSyncError as error:
+            yield gr.skip(), words.alert_of(error)
+
     async def open_page(self, visit: gr.Request) -> tuple[Any, Any]:
         """Return status and list of jobs; one that still goes on is chosen."""
         try:
             async with client_of(visit) as client:
-                return gr.skip(), await _list(client, None)
+                return gr.skip(), await _list(client, None, zone_of(visit.request))
         except LatentSyncError as error:
             return words.alert_of(error), gr.skip()
 
@@ -138,22 +161,21 @@ class Actions:
 
     async def show_faces(self, video: str | None, percent: float) -> tuple[Any, Any, Any, Any]:
         """Return a picture of the video, the faces to choose from, the still, and a message."""
+        if not video:
+            return gr.skip(), gr.skip(), None, words.hint("Choose or record a video first.")
         try:
-            _require(video, "Choose or record a video first.", "video")
             with working_folder(self.settings.work_dir) as folder:
                 target = folder / "still.jpg"
-                still = await take_still(Path(str(video)), percent / 100, target)
+                still = await take_still(Path(video), percent / 100, target)
                 with Image.open(target) as picture:
                     picture.load()
         except LatentSyncError as error:
             return gr.skip(), gr.skip(), None, words.alert_of(error)
-        found = f"{len(still.faces) or 'No'} face{'s' * (len(still.faces) != 1)} found here."
-        hint = " Click the one that shall speak, or choose it in the list."
         return (
             gr.Image(picture, visible=True),
             gr.Radio(choices=[AUTO_FACE, *_face_choices(still)], value="auto"),
             still,
-            words.note(found + hint, "status"),
+            words.note(words.found_faces(len(still.faces)), "status"),
         )
 
     def choose_face(self, still: Still | None, click: gr.SelectData) -> Any:
@@ -182,12 +204,7 @@ def _face_choices(still: Still) -> list[tuple[str, str]]:
     ]
 
 
-def _require(value: str | None, message: str, field: str) -> None:
-    if not value:
-        raise MissingField(message, field=field)
-
-
-async def _list(client: AsyncClient, chosen: str | None) -> Any:
+async def _list(client: AsyncClient, chosen: str | None, zone: tzinfo) -> Any:
     """Return the list of jobs, with one chosen: the given one, or the latest that goes on."""
     shown: list[Job] = list((await client.list(limit=_JOBS_SHOWN)).jobs)
     if chosen is None:
@@ -195,4 +212,6 @@ async def _list(client: AsyncClient, chosen: str | None) -> Any:
     elif chosen not in {job.id for job in shown}:
         shown.append(await client.get(chosen))
     info = None if shown else "None yet. They appear here and stay for a while."
-    return gr.Radio(choices=[(words.label(job), job.id) for job in shown], value=chosen, info=info)
+    return gr.Radio(
+        choices=[(words.label(job, zone), job.id) for job in shown], value=chosen, info=info
+    )

@@ -27,6 +27,12 @@ _CLEAN_EVERY_S, _UPLOADS_KEPT_S = 600, 7200  # the jobs have their own copies
 _FORGET_KEY = (
     '<form method="post" action="page/forget"><button type="submit">Forget my key</button></form>'
 )
+# The button may be far below what it sets going, or just above it at the end of a small screen.
+_LOOK_AT_STATUS = """() => {
+  const status = document.querySelector("#status");
+  const { top, bottom } = status.getBoundingClientRect();
+  if (top < 0 || bottom > window.innerHeight * 0.7) status.scrollIntoView();
+}"""
 # Events run side by side, are not an API, and do not veil what they change.
 _QUIET: dict[str, Any] = {
     "api_visibility": "private",
@@ -41,7 +47,7 @@ class _Inputs:
     audio: gr.Audio
     faces: _Faces
     engine: gr.Radio
-    sync_mode: gr.Dropdown
+    sync_mode: gr.Radio
     steps: gr.Slider
     guidance: gr.Slider
     seed: gr.Number
@@ -64,6 +70,8 @@ class _Outcome:
     download: gr.Button
     player: gr.HTML
     curve: gr.HTML
+    frame: gr.Accordion
+    story: gr.HTML
     jobs: gr.Radio
     refresh: gr.Button
 
@@ -71,7 +79,21 @@ class _Outcome:
 def theme() -> gr.themes.Base:
     """Return the look, with the fonts that every system has: none is fetched from anywhere."""
     return gr.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+        text_size="lg",
+    ).set(  # Gradio's own are too pale to be read by everybody
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
+        color_accent="*primary_600",
     )
 
 
@@ -101,14 +123,14 @@ def build_page(settings: Settings, *, asks_for_key: bool) -> gr.Blocks:
 
 def _draw_inputs() -> _Inputs:
     video = gr.Video(
-        label="Video of somebody who faces you",
+        label="Video that shows a face",
         sources=["upload", "webcam"],
         webcam_options=gr.WebcamOptions(mirror=False),
         buttons=[],
         elem_id="video",
     )
     audio = gr.Audio(
-        label="Speech that they shall say",
+        label="Speech for them to say",
         sources=["upload", "microphone"],
         type="filepath",
         buttons=[],
@@ -118,11 +140,10 @@ def _draw_inputs() -> _Inputs:
     default = PredictRequest.model_fields
     with gr.Accordion("Options", open=False, elem_id="options"):
         engine = gr.Radio(words.ENGINES, value=words.SERVERS_ENGINE, label="What makes the lips")
-        sync_mode = gr.Dropdown(
+        sync_mode = gr.Radio(
             words.SYNC_MODES,
             value=default["sync_mode"].default.value,
             label="If the video is shorter or longer than the speech",
-            filterable=False,
         )
         steps = gr.Slider(
             *(INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX),
@@ -144,7 +165,7 @@ def _draw_inputs() -> _Inputs:
             value=default["seed"].default,
             precision=0,
             label="Seed",
-            info="The same number makes the same video; -1 draws one.",
+            info="LatentSync only. The same number makes the same video; -1 picks one by chance.",
         )
     make = gr.Button("Make the video", variant="primary", size="lg", elem_id="make")
     return _Inputs(video, audio, faces, engine, sync_mode, steps, guidance, seed, make)
@@ -155,7 +176,7 @@ def _draw_faces() -> _Faces:
         percent = gr.Slider(
             0, 100, value=0, step=1, label="Where in the video to look, in percent", buttons=[]
         )
-        show = gr.Button("Show the faces there", size="sm")
+        show = gr.Button("Show the faces there", size="md")
         message = gr.HTML()
         picture = gr.Image(
             label="Click a face",
@@ -174,15 +195,18 @@ def _draw_outcome() -> _Outcome:
         words.note("Choose a video and a speech, then press “Make the video”."), elem_id="status"
     )
     with gr.Row():
-        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
-        download = gr.Button("Download", interactive=False, elem_id="download")
+        cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
+        download = gr.Button("Download", visible=False, elem_id="download")
     player = gr.HTML(js_on_load=SCRIPT, elem_id="player")
     curve = gr.HTML(elem_id="curve")
+    detail = "What happens in detail"
+    with gr.Accordion(detail, open=False, visible=False, elem_id="story") as frame:
+        story = gr.HTML(words.story([]))
     jobs = gr.Radio(
         choices=[], label="Your videos: choose one to watch, download or cancel it", elem_id="jobs"
     )
-    refresh = gr.Button("Refresh the list", size="sm")
-    return _Outcome(status, cancel, download, player, curve, jobs, refresh)
+    refresh = gr.Button("Refresh the list", size="md")
+    return _Outcome(status, cancel, download, player, curve, frame, story, jobs, refresh)
 
 
 def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome) -> None:
@@ -197,10 +221,14 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
         ],
         [outcome.status, outcome.jobs, sources],
         **{**_QUIET, "show_progress": "minimal"},
-    )
+    ).then(js=_LOOK_AT_STATUS)
     watched = [outcome.status, outcome.cancel, outcome.download, timer, ready, seen, outcome.jobs]
     for watch in (outcome.jobs.change, timer.tick):
         watch(actions.watch, [outcome.jobs, seen], watched, **_QUIET)
+    telling = outcome.jobs.change(
+        actions.tell, [outcome.jobs], [outcome.frame, outcome.story], **_QUIET
+    )
+    outcome.jobs.change(cancels=[telling])
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
     ready.change(actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET)
     for list_jobs in (page.load, outcome.refresh.click):

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from datetime import timedelta, timezone
+from typing import TYPE_CHECKING
 
-import gradio as gr
 from starlette.requests import HTTPConnection
 
 from latentsync.client import AsyncClient
 
+if TYPE_CHECKING:
+    import gradio as gr
+
 KEY_COOKIE = "latentsync_key"  # lives as long as the browser's session; scripts cannot read it
+
+_ZONE_COOKIE = "latentsync_zone"  # minutes by which the browser's clock is before UTC
+TELL_ZONE = (
+    f"<script>document.cookie = `{_ZONE_COOKIE}=${{-new Date().getTimezoneOffset()}}; "
+    "samesite=strict`</script>"
+)
 
 _ANSWER_TIMEOUT_S = 60.0
 
@@ -26,6 +37,13 @@ def read_key(connection: HTTPConnection) -> bytes:
         return base64.b64decode(connection.cookies.get(KEY_COOKIE, ""), b"-_", validate=True)
     except (binascii.Error, ValueError):
         return b""
+
+
+def zone_of(connection: HTTPConnection) -> timezone:
+    """Return the zone of the browser's clock; UTC if it does not tell."""
+    said = connection.cookies.get(_ZONE_COOKIE, "")
+    minutes = int(said) if re.fullmatch(r"-?[0-9]{1,3}", said) else 0
+    return timezone(timedelta(minutes=minutes))
 
 
 def client_of(visit: gr.Request) -> AsyncClient:

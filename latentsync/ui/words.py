@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
+from datetime import UTC, tzinfo
 from typing import Literal
 
+from latentsync.answers import PredictDetails
 from latentsync.client import Job
 from latentsync.errors import LatentSyncError, ServerError
 
@@ -35,6 +38,15 @@ ENGINES = [
     ("Draft: moves the mouth in the picture; quick, runs anywhere", "draft"),
 ]
 
+# Parts of a stage that are not stages of their own, as they stand in a run's seconds.
+PARTS = {
+    "align": "turning the face upright",
+    "encode": "packing the pictures for the network",
+    "denoise": "drawing the lips with the network",
+    "decode": "unpacking the pictures",
+    "restore": "putting the face back",
+}
+
 SYNC_MODES = [
     ("Play it to and fro until the speech ends", "bounce"),
     ("Start it again until the speech ends", "loop"),
@@ -57,6 +69,8 @@ ADVICE = {
     "URL_UNREACHABLE": "Look at the connection, then try again.",
     "WEIGHTS_MISSING": "Choose another engine under Options, or ask whoever runs the server.",
 }
+ADVICE["DISK_FULL"] = ADVICE["STORAGE_UNAVAILABLE"] = "Your files are fine. Try again later."
+ADVICE["CODEC_FAILED"] = ADVICE["MEDIA_UNREADABLE"]
 ADVICE["WEIGHTS_UNREACHABLE"] = ADVICE["WEIGHTS_MISSING"]
 ADVICE["OUT_OF_DEVICE_MEMORY"] = ADVICE["ENGINE_UNAVAILABLE"]
 
@@ -72,7 +86,7 @@ def describe(job: Job) -> str:
         return _status(f"{_stage(job)} …", job.progress.fraction)
     if job.status == "canceled":
         return _status("Canceled. Nothing more happens to this video.")
-    return _status(f"Ready.{_facts(job)}")
+    return _status(f"Ready. {_summary(job.details)}" if job.details else "Ready.")
 
 
 def alert(message: str, code: str = "") -> str:
@@ -85,16 +99,36 @@ def alert(message: str, code: str = "") -> str:
     )
 
 
+def hint(text: str) -> str:
+    """Return what is missing as HTML that screen readers announce: nothing has gone wrong."""
+    return f'<p class="ls-hint" role="alert">{html.escape(text)}</p>'
+
+
 def alert_of(error: LatentSyncError) -> str:
     """Return an error that the client raised as HTML."""
     return alert(error.message, error.server_code if isinstance(error, ServerError) else error.code)
 
 
-def label(job: Job) -> str:
-    """Return one line about a job for the list."""
-    when = f"{job.created_at:%d %b %H:%M:%S} UTC" if job.created_at else job.id
+def label(job: Job, zone: tzinfo = UTC) -> str:
+    """Return one line about a job for the list, with the time in the reader's zone."""
+    when = f"{job.created_at.astimezone(zone):%d %b %H:%M:%S}" if job.created_at else job.id
     length = f", {job.details.duration_s:.1f} s" if job.details else ""
     return f"{when}: {STATES[job.status]}{length}"
+
+
+def found_faces(number: int) -> str:
+    """Return what to do with a picture in which so many faces were found."""
+    if number == 0:
+        return "No face found here. Look somewhere else in the video, or click where one is."
+    plural = "s" if number > 1 else ""
+    return f"{number} face{plural} found here. Click the one that shall speak, or choose it below."
+
+
+def story(lines: Sequence[str], made: PredictDetails | None = None) -> str:
+    """Return what a run said of itself and, once it has succeeded, what it made and how long."""
+    said = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    log = f'<ol class="ls-log">{said}</ol>' if said else note("Nothing yet.")
+    return log if made is None else _facts(made) + "<h2>What the server noted</h2>" + log
 
 
 def note(text: str, kind: Literal["status", "note"] = "note") -> str:
@@ -125,11 +159,43 @@ def _stage(job: Job) -> str:
     return STAGES.get(progress.stage, progress.stage.replace("_", " ")) + frames + again
 
 
-def _facts(job: Job) -> str:
-    made = job.details
-    if made is None:
-        return ""
-    missing = f" {made.frames_without_face} pictures show no face." * bool(made.frames_without_face)
+def _summary(made: PredictDetails) -> str:
+    said = f"{made.duration_s:.1f} s, {made.width} x {made.height}, made with {_engine(made)}."
+    missing = f" {made.frames_without_face} pictures show no face."
+    return said + missing * bool(made.frames_without_face)
+
+
+def _engine(made: PredictDetails) -> str:
+    names = {engine: text.partition(":")[0] for text, engine in ENGINES}
+    return names.get(made.engine, made.engine)
+
+
+def _facts(made: PredictDetails) -> str:
+    """Return a table of what was made, by what, and how long each step of it took."""
+    whole = {name: spent for name, spent in made.seconds.items() if "." not in name}
+    rows = [
+        ("Made with", f"{_engine(made)}, version {made.model_version}", ""),
+        ("Length", f"{made.duration_s:.2f} s: {made.frames} pictures, {made.fps:g} a second", ""),
+        ("Pictures without a face", str(made.frames_without_face), ""),
+        ("Seed", str(made.seed), ""),
+        ("Time it took", f"{sum(whole.values()):.1f} s", ""),
+    ]
+    for stage, spent in whole.items():
+        rows.append((_plain(stage), f"{spent:.1f} s", "ls-step"))
+        parts = [name for name in made.seconds if name.startswith(f"{stage}.")]
+        rows += [(_plain(name), f"{made.seconds[name]:.1f} s", "ls-part") for name in parts]
+    return f'<table class="ls-facts">{"".join(_row(*row) for row in rows)}</table>'
+
+
+def _row(name: str, value: str, kind: str) -> str:
     return (
-        f" {made.duration_s:.1f} s, {made.width} x {made.height}, made by {made.engine}.{missing}"
+        f'<tr class="{kind}"><th scope="row">{html.escape(name)}</th>'
+        f"<td>{html.escape(value)}</td></tr>"
     )
+
+
+def _plain(stage: str) -> str:
+    """Return the name of a stage, or of a part of one, without its number."""
+    name = stage.rpartition(".")[2]
+    said = STAGES.get(name, "").partition(": ")[2] or PARTS.get(name) or name.replace("_", " ")
+    return f"of it {said}" if "." in stage else said

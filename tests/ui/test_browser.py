@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,25 @@ import pytest
 from tests.server.live import KEY
 from tests.ui.service import page_server
 
-pytestmark = pytest.mark.browser
+# A browser, a server and a worker share what machine there is, so nothing here is in a hurry.
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 VIDEO, AUDIO = ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"
 _DESKTOP, _PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-_RUN_TIMEOUT_MS = 90_000
+_TIMEOUT_MS = 120_000
+_MAKING = re.compile(r"Step 5 of 6: making the lips, picture \d+ of 161")
+# Done in the page itself, which may be ahead of whoever drives it.
+_PAUSED_AFTER_A_SECOND = """() => {
+  if (document.querySelector("#player [data-part=result]").currentTime <= 1) return false;
+  document.querySelector("#player [data-part=play]").click();
+  return true;
+}"""
+_BOTH_REST_AT_THE_SAME_PICTURE = """() => {
+  const [source, result] = document.querySelectorAll("#player video");
+  const stand = source.paused && result.paused && !source.seeking && result.currentTime > 1;
+  return stand && Math.abs(source.currentTime - result.currentTime) < 0.1;
+}"""
 _READY = "#player video[data-part=result]"
 
 
@@ -76,6 +90,7 @@ class Visit:
         self.page = page
         self.outside: list[str] = []
         self.faults: list[str] = []
+        page.set_default_timeout(_TIMEOUT_MS)
         page.on("request", lambda sent: self._note(sent.url, url))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.goto(url)
@@ -97,7 +112,7 @@ class Visit:
 
     def wait_for(self, words: str) -> str:
         """Wait until the status says so; return all of it."""
-        self.page.get_by_text(re.compile(words)).first.wait_for(timeout=_RUN_TIMEOUT_MS)
+        self.page.get_by_text(re.compile(words)).first.wait_for()
         said: str = self.page.inner_text("#status")
         return said
 
@@ -123,21 +138,14 @@ def test_a_video_is_made_watched_and_downloaded(
     visit.give_key()
     visit.choose(VIDEO)
     page.click("#make")
-    visit.wait_for("Step 5 of 6: making the lips, picture \\d+ of 161")
-    assert page.locator("#status progress").get_attribute("value") not in ("0", "100")
-    visit.wait_for("Ready. 6.4 s, 512 x 512, made by draft")
-    page.wait_for_selector("#curve svg >> nth=1", timeout=60_000)
+    making = page.locator("#status .ls-status", has_text=_MAKING)
+    making.locator("progress:not([value='0']):not([value='100'])").wait_for()
+    visit.wait_for("Ready. 6.4 s, 512 x 512, made with Draft")
+    page.wait_for_selector("#curve svg >> nth=1")
 
     page.get_by_role("button", name="Play both").click()
-    page.wait_for_function("document.querySelector('[data-part=result]').currentTime > 1")
-    source_s, result_s = page.eval_on_selector_all(
-        "#player video", "videos => videos.map(video => video.currentTime)"
-    )
-    assert abs(source_s - result_s) < 0.4
-    page.get_by_role("button", name="Pause", exact=True).click()
-    page.wait_for_function(
-        "[...document.querySelectorAll('#player video')].every(video => video.paused)"
-    )
+    page.wait_for_function(_PAUSED_AFTER_A_SECOND)
+    page.wait_for_function(_BOTH_REST_AT_THE_SAME_PICTURE)
     with page.expect_download() as download:
         page.click("#download")
     download.value.save_as(tmp_path / "result.mp4")
@@ -158,6 +166,7 @@ def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
     page.get_by_role("button", name="Show the faces there").click()
     visit.wait_for("1 face found here")
     picture = page.locator("#still img")
+    page.wait_for_function("document.querySelector('#still img')?.naturalWidth > 0")
     box = picture.bounding_box()
     assert box is not None
     picture.click(position={"x": box["width"] / 2, "y": box["height"] * 0.55})
@@ -175,30 +184,42 @@ def test_video_and_speech_may_be_recorded(visit: Visit) -> None:
     page.click("#video [aria-label='Capture from camera']")
     page.get_by_text("Click to Access Webcam").click()
     page.locator("#video").get_by_text("Record", exact=True).click()
-    page.wait_for_timeout(2000)
-    page.locator("#video").get_by_text("Stop", exact=True).click()
+    page.wait_for_timeout(2000)  # as long as is recorded
+    with page.expect_response("**/gradio_api/upload*"):
+        page.locator("#video").get_by_text("Stop", exact=True).click()
     page.click("#audio [aria-label='Record audio']")
     page.locator("#audio").get_by_text("Record", exact=True).click()
-    page.wait_for_timeout(1500)
-    page.locator("#audio button", has_text="Stop").locator("visible=true").click()
+    page.wait_for_timeout(1500)  # as long as is recorded
+    with page.expect_response("**/gradio_api/upload*"):
+        page.locator("#audio button", has_text="Stop").locator("visible=true").click()
     page.wait_for_selector("#audio button[aria-label=Play]")
     page.click("#make")
-    assert "512 x 512, made by draft" in visit.wait_for("Ready")
+    assert "512 x 512, made with Draft" in visit.wait_for("Ready")
 
 
-def test_a_running_video_is_canceled(visit: Visit) -> None:
-    visit.choose(VIDEO)
+@pytest.fixture
+def long_speech(tmp_path: Path) -> Path:
+    """Speech that is said long after the page was told to do something else meanwhile."""
+    target = tmp_path / "long.wav"
+    with wave.open(str(AUDIO)) as speech, wave.open(str(target), "wb") as written:
+        written.setparams(speech.getparams())
+        written.writeframes(speech.readframes(speech.getnframes()) * 5)
+    return target
+
+
+def test_a_running_video_is_canceled(visit: Visit, long_speech: Path) -> None:
+    visit.choose(VIDEO, long_speech)
     visit.page.click("#make")
     visit.wait_for("Step \\d of 6")
     visit.page.click("#cancel")
     visit.wait_for("Canceled. Nothing more happens")
-    assert visit.page.locator("#jobs label.selected").inner_text().endswith(": canceled")
-    assert visit.page.locator("#cancel").is_disabled()
+    visit.page.locator("#jobs label.selected", has_text=": canceled").wait_for()
+    visit.page.locator("#cancel").wait_for(state="hidden")
 
 
 def test_what_is_wrong_is_said_in_plain_words(visit: Visit, tmp_path: Path) -> None:
     visit.page.click("#make")
-    assert "Choose or record a video first." in visit.wait_for("That did not work")
+    visit.wait_for("Choose or record a video first")
     text = tmp_path / "letter.mp4"
     text.write_text("Dear Sir or Madam")
     visit.choose(text)
@@ -208,43 +229,43 @@ def test_what_is_wrong_is_said_in_plain_words(visit: Visit, tmp_path: Path) -> N
     assert "Traceback" not in said
 
 
-def test_jobs_are_found_again_after_a_reload(visit: Visit) -> None:
-    visit.choose(VIDEO)
+def test_jobs_are_found_again_after_a_reload(visit: Visit, long_speech: Path) -> None:
+    visit.choose(VIDEO, long_speech)
     visit.page.click("#make")
     visit.wait_for("Step \\d of 6")
     visit.page.reload()
     visit.wait_for("Step \\d of 6")  # it is chosen, for it goes on
+    visit.page.get_by_text("What happens in detail").click()
+    visit.page.locator("#story li", has_text="probe: video 512x512").wait_for()
     visit.wait_for("Ready")
     visit.page.wait_for_selector(_READY)
-    assert visit.page.get_by_role("button", name="Play", exact=True).is_visible()
+    visit.page.locator("#player").get_by_role("button", name="Play", exact=True).wait_for()
+    visit.page.locator("#story tr", has_text="making the lips").wait_for()
 
 
 def test_everything_is_reached_with_the_keyboard(visit: Visit) -> None:
     page = visit.page
-    reached = set()
-    for _ in range(40):
+    names = ["Forget my key", "Several people?", "Options", "Make the video", "Refresh the list"]
+    reached = []
+    for _ in range(60):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.innerText || document.activeElement.id"))
-    reached_text = " ".join(sorted(reached))
-    for name in (
-        "Make the video",
-        "Options",
-        "Several people?",
-        "Refresh the list",
-        "Forget my key",
-    ):
-        assert name in reached_text
+        text = page.evaluate("document.activeElement.innerText")
+        reached += [name for name in names if text.startswith(name)]
+        if len(reached) == len(names):
+            break
+    assert reached == names
     page.get_by_role("button", name="Make the video").focus()
     page.keyboard.press("Enter")
     visit.wait_for("Choose or record a video first")
 
 
 def test_an_open_page_does_not_hold_up_the_end_of_the_server(chromium: Any, tmp_path: Path) -> None:
-    with page_server(tmp_path, "--no-worker") as url:
+    grace = {"LATENTSYNC_SHUTDOWN_GRACE_S": "120"}
+    with page_server(tmp_path, "--no-worker", **grace) as url:
         context = chromium.new_context()
         visit = Visit(context.new_page(), f"{url}/")
-        visit.give_key()
-        visit.page.wait_for_timeout(1000)  # until its stream is open
+        with visit.page.expect_response("**/gradio_api/heartbeat/*"):  # its stream is open
+            visit.give_key()
         ends_at = time.monotonic()
-    assert time.monotonic() - ends_at < 10
+    assert time.monotonic() - ends_at < 40
     context.close()

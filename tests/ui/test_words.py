@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ElementTree
+from datetime import timedelta, timezone
 from typing import get_args
 
 import pytest
 
+from latentsync.answers import PredictDetails
 from latentsync.client import Job, JobError
 from latentsync.errors import MissingField, ServerError, every_error
 from latentsync.fields import EngineName, SyncMode
@@ -30,6 +33,59 @@ def test_progress_names_stage_and_pictures_and_fills_the_bar() -> None:
 
 def test_a_stage_of_another_engine_is_told_by_its_name() -> None:
     assert "warm up" in words.describe(job(progress=Progress("warm_up", 0.1)))
+
+
+MADE = PredictDetails(
+    guidance_scale=1.5,
+    inference_steps=20,
+    seed=7,
+    engine="latentsync-1.6",
+    model_version="1.6",
+    sync_mode=SyncMode.BOUNCE,
+    frames=161,
+    frames_without_face=3,
+    faces_found=1,
+    fps=25.0,
+    width=512,
+    height=288,
+    duration_s=6.44,
+    seconds={"fetch": 0.5, "generate.denoise": 30.25, "generate.cool_down": 1.0, "generate": 40.0},
+)
+
+
+def test_a_finished_video_is_told_in_one_sentence() -> None:
+    said = words.describe(job(status="succeeded", details=MADE))
+    assert "Ready. 6.4 s, 512 x 288, made with LatentSync 1.6. 3 pictures show no face." in said
+
+
+def test_the_story_has_what_was_said_and_how_long_each_step_took() -> None:
+    page = ElementTree.fromstring(f"<div>{words.story(['probe: <b>', 'done'], MADE)}</div>")
+    assert [line.text for line in page.iter("li")] == ["probe: <b>", "done"]
+    rows = [tuple(cell.text for cell in row) for row in page.iter("tr")]
+    assert ("Made with", "LatentSync 1.6, version 1.6") in rows
+    assert rows[-5:] == [
+        ("Time it took", "40.5 s"),
+        ("bringing the video and the speech", "0.5 s"),
+        ("making the lips", "40.0 s"),
+        ("of it drawing the lips with the network", "30.2 s"),
+        ("of it cool down", "1.0 s"),
+    ]
+
+
+def test_a_job_that_has_not_begun_has_no_story() -> None:
+    assert "Nothing yet" in words.story([])
+
+
+def test_the_list_tells_the_time_of_the_readers_clock() -> None:
+    there = timezone(timedelta(hours=5, minutes=30))
+    said = words.label(job(created_at="2026-01-31T20:00:05Z", details=MADE), there)
+    assert said == "01 Feb 01:30:05: being made, 6.4 s"
+
+
+def test_faces_are_counted_and_none_is_no_dead_end() -> None:
+    assert words.found_faces(1).startswith("1 face found")
+    assert words.found_faces(2).startswith("2 faces found")
+    assert "Look somewhere else" in words.found_faces(0)
 
 
 def test_a_failure_is_told_with_advice_and_code() -> None:
