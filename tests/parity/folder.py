@@ -14,6 +14,7 @@ fails.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -59,7 +60,9 @@ class Folder:
 
     def lines(self, *, skip_slow: bool = False) -> Iterator[Line]:
         """Yield a line for every array and every other file."""
-        files = [path for path in self.root.rglob("*") if path.is_file()]
+        # Unlike Path.rglob this looks into folders that are links.
+        walk = os.walk(self.root, followlinks=True)
+        files = [Path(folder, name) for folder, _, names in walk for name in names]
         for path in sorted(files, key=_reading_order):
             title = path.relative_to(self.root).as_posix()
             if "__pycache__" in path.parts or path.suffix == _PROSE or title == _RULE:
@@ -87,6 +90,8 @@ class Folder:
         except UnfitArray as error:
             yield Line(title, "(all)", verdict="FAIL", remark=str(error))
             return
+        if not recorded.names:
+            yield Line(title, "(all)", verdict="FAIL", remark="holds no array")
         compared = set()
         try:
             for output in check(recorded, self):

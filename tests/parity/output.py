@@ -83,17 +83,17 @@ def judge(output: Output, recorded: RecordedFile) -> Line:
     except UnfitArray as error:
         return line("-", "FAIL", str(error))
     ways = output.make if isinstance(output.make, Reproduction) else Reproduction({"": output.make})
-    tried = []
+    tried = {}
     for way, make in ways.attempts.items():
         worst, reason = _compare(make, wanted, output.tolerance)
         if reason is None:
             return line(worst, "ok", way)
-        tried.append((worst, f"{way}: {reason}" if way else reason))
+        tried[way] = worst, reason
     if ways.exact and ways.open_by:
         worst, reason = _compare(ways.exact, wanted, output.tolerance, ways.open_by)
         if reason is None:
             return line(worst, "ok", "float64, within the recording's own rounding")
-    return line(tried[0][0], "FAIL", "; ".join(reason for _, reason in tried))
+    return line(next(iter(tried.values()))[0], "FAIL", _reasons(tried))
 
 
 def _compare(
@@ -110,6 +110,14 @@ def _compare(
     except Exception as error:  # one check that breaks must not end the others
         return "-", f"{type(error).__name__}: {error}".splitlines()[0]
     return measure.worst, None if measure.ok else f"differs by {measure.worst}"
+
+
+def _reasons(tried: Mapping[str, tuple[str, str]]) -> str:
+    """Return why each way failed; a reason that all share is said once."""
+    reasons = {reason for _, reason in tried.values()}
+    if len(reasons) == 1:
+        return reasons.pop()
+    return "; ".join(f"{way}: {reason}" for way, (_, reason) in tried.items())
 
 
 def _kind(array: Array) -> str:

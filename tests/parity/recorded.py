@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+NUMBERS = ("float64", "float32", "int")  # a setting that may be whole
 
 # What numpy raises over a file that is damaged, or that would have to be run to be read.
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)

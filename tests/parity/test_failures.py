@@ -174,7 +174,7 @@ def test_input_that_is_not_finite_is_named(
     root = take(*_VAE)
     edit(root / "golden/vae_tiny.npz", image=spoilt)
     failed = failures(root)
-    assert "image holds values that are not finite" in failed["mean"].remark
+    assert failed["mean"].remark == "UnfitArray: image holds values that are not finite"
     assert "decoded" not in failed
 
 
@@ -265,6 +265,24 @@ def test_a_cut_off_file_fails(
     path.write_bytes(path.read_bytes()[:size_bytes])
     (line,) = failures(root).values()
     assert "is no .npz file" in line.remark
+
+
+def test_a_file_without_arrays_fails(
+    take: Callable[..., Path], failures: Callable[[Path], dict[str, Line]]
+) -> None:
+    root = take("golden/audio_slicing.npz")
+    np.savez(root / "golden/audio_slicing.npz")
+    assert failures(root)["(all)"].remark == "holds no array"
+
+
+def test_folders_that_are_links_are_checked_too(
+    take: Callable[..., Path], failures: Callable[[Path], dict[str, Line]]
+) -> None:
+    root = take("golden/audio_slicing.npz")
+    (root / "golden").rename(root.parent / "elsewhere")
+    (root / "golden").symlink_to(root.parent / "elsewhere")
+    edit(root / "golden/audio_slicing.npz", idx_L25=moved(1))
+    assert set(failures(root)) == {"idx_L25"}
 
 
 def test_an_array_of_objects_is_not_unpickled(

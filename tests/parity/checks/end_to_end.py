@@ -32,7 +32,7 @@ from tests.parity.checks.alignment import MATRIX
 from tests.parity.networks import Networks
 from tests.parity.output import Output
 from tests.parity.precisions import Way, pick_in_each
-from tests.parity.recorded import Array, RecordedFile
+from tests.parity.recorded import NUMBERS, Array, RecordedFile
 from tests.parity.tolerance import EXACT, Tolerance
 
 _FACES = Tolerance(1)  # level
@@ -133,10 +133,10 @@ class _Case:
 
     @property
     def _options(self) -> SamplingOptions:
-        cached = self._recorded.read_number("deepcache", "bool")
+        cached = self._recorded.read_number("deepcache", "bool", "int")
         return SamplingOptions(
             num_inference_steps=self._recorded.read_number("steps", "int"),
-            guidance_scale=self._recorded.read_number("guidance", "float64"),
+            guidance_scale=self._recorded.read_number("guidance", *NUMBERS),
             cache_interval=FEATURE_CACHE_INTERVAL if cached else 1,
         )
 

@@ -18,7 +18,7 @@ from latentsync.models.sampling import (
 from tests.parity.networks import Networks
 from tests.parity.output import Output
 from tests.parity.precisions import Way, pick_in_each
-from tests.parity.recorded import Array, RecordedFile
+from tests.parity.recorded import NUMBERS, Array, RecordedFile
 from tests.parity.tolerance import EXACT, Tolerance
 
 _LATENTS = Tolerance(2e-3)  # values reach 55
@@ -49,7 +49,7 @@ def _sample(
     """Return the latents after every step."""
     options = SamplingOptions(
         num_inference_steps=recorded.read_number("steps", "int"),
-        guidance_scale=recorded.read_number("guidance", "float64") if guided else _UNGUIDED,
+        guidance_scale=recorded.read_number("guidance", *NUMBERS) if guided else _UNGUIDED,
         cache_interval=FEATURE_CACHE_INTERVAL if cached else 1,
     )
     read = (torch.from_numpy(recorded.read(name, "float32")) for name in _INPUTS)
