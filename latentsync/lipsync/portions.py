@@ -13,6 +13,9 @@ from latentsync.errors import OutOfDeviceMemory
 
 logger = logging.getLogger(__name__)
 
+# Apple's device says it in words; so do the libraries of products and convolutions on CUDA.
+_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+
 
 class Portions:
     """Runs a network over many things, a few at a time; results never depend on how many.
@@ -56,6 +59,8 @@ class Portions:
             raise _too_small(self._what + ", even one at a time")
         self._size //= 2
         torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
         logger.warning("out of device memory: from now on %s %d at a time", self._what, self._size)
 
 
@@ -76,8 +81,10 @@ def out_of_memory_told(what: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device ran out of memory; Apple's says so in its message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    """Tell whether a device ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
 
 
 def _too_small(what: str) -> OutOfDeviceMemory:

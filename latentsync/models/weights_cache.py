@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _WRITTEN_WITHIN_S = 3600  # a copy that is older than this and not in place will never be
 _LAYOUT = "1"  # of this file; changes when what is stored changes
+_LEFT_FREE_BYTES = 256 * 1024**2  # on the disk, for what cannot wait: results, records, logs
 
 
 def cache_path(checkpoint: Path, dtype: torch.dtype) -> Path:
@@ -70,6 +72,7 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
     _sweep(target)
     temporary: Path | None = None
     try:
+        _require_room(target.parent, sum(value.nbytes for value in stored.values()))
         with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             temporary = Path(file.name)
         save_file(stored, temporary, metadata=_stamp(checkpoint, dtype))
@@ -81,6 +84,15 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
             temporary.unlink(missing_ok=True)
         return False
     return True
+
+
+def _require_room(folder: Path, size_bytes: int) -> None:
+    disk = shutil.disk_usage(folder)
+    # Some volumes of clouds tell no sizes at all.
+    if disk.total and disk.free < size_bytes + _LEFT_FREE_BYTES:
+        raise OSError(
+            f"it has {size_bytes} bytes, {disk.free} are free, and {_LEFT_FREE_BYTES} stay so"
+        )
 
 
 def _sweep(target: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 from latentsync.monitor import never
@@ -12,6 +13,8 @@ from latentsync.pipelines.base import Pipeline, build_pipeline, resolve_engine
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 0.1  # whether to go on waiting for whoever builds
 
 
 class Engines:
@@ -31,20 +34,31 @@ class Engines:
     def get(self, name: str | None = None, check: Callable[[], None] = never) -> Pipeline:
         """Return the engine called ``name``, or the default one; the first call builds it.
 
-        A call while another thread builds waits for it. ``check`` is called while weights are
-        fetched and may raise to stop. A failure is not kept: the next call tries
-        again, since a missing file of weights may have come meanwhile.
+        Engines are built one at a time: networks without memory are made by a switch that all
+        threads share. ``check`` is called while weights are fetched, here or by another thread that
+        this one waits for, and may raise to stop. A failure is not kept: the next call tries again,
+        since a missing file of weights may have come meanwhile.
 
         Raises:
             EngineUnavailable: it cannot run here.
         """
         if name is None and self._default is not None:
             return self._default
-        with self._building:
-            name = resolve_engine(name or self._settings.engine)
-            if name not in self._built:
-                self._built[name] = self._build(name, check)
-            return self._built[name]
+        name = resolve_engine(name or self._settings.engine)
+        if name not in self._built:
+            with self._turn_to_build(check):
+                if name not in self._built:
+                    self._built[name] = self._build(name, check)
+        return self._built[name]
+
+    @contextmanager
+    def _turn_to_build(self, check: Callable[[], None]) -> Iterator[None]:
+        while not self._building.acquire(timeout=_ASK_EVERY_S):
+            check()
+        try:
+            yield
+        finally:
+            self._building.release()
 
     def _build(self, name: str, check: Callable[[], None]) -> Pipeline:
         started = time.perf_counter()

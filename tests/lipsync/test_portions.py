@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import OutOfDeviceMemory
-from latentsync.lipsync.portions import Portions
+from latentsync.lipsync.portions import Portions, out_of_memory_told
 
 
 class Device:
@@ -41,6 +41,19 @@ def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
 def test_when_not_even_one_fits_the_error_says_what_to_do() -> None:
     with pytest.raises(OutOfDeviceMemory, match="too small to square numbers.*latentsync-1.5"):
         Portions("square numbers", 4).run(Device(room=0).work, 4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MPS backend out of memory (MPS allocated: 17.9 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
+)
+def test_memory_that_a_library_lacks_is_told_the_same_way(words: str) -> None:
+    with pytest.raises(OutOfDeviceMemory), out_of_memory_told("listen"):
+        raise RuntimeError(words)
 
 
 def test_other_errors_pass() -> None:

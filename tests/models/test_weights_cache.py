@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,6 +19,12 @@ STATE = {
     "table": torch.arange(6.0).reshape(1, 2, 3).half(),
     "bias": torch.zeros(2).half(),
 }
+
+
+class DiskUsage(NamedTuple):
+    total: int
+    used: int
+    free: int
 
 
 @pytest.fixture
@@ -84,6 +92,24 @@ def test_a_copy_that_cannot_be_written_is_only_reported(
         assert not write_cache(checkpoint, HALF, STATE)
     assert "No space left" in caplog.text
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+def test_a_copy_leaves_room_for_what_matters_more(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    size_bytes = sum(value.nbytes for value in STATE.values())
+    free_bytes = weights_cache._LEFT_FREE_BYTES + size_bytes
+    for free, written in ((free_bytes - 1, False), (free_bytes, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: DiskUsage(10**15, 0, free))
+        assert write_cache(checkpoint, HALF, STATE) is written
+    assert f"{free_bytes - 1} are free" in caplog.text
+
+
+def test_a_volume_that_tells_no_sizes_gets_a_copy(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(0, 0, 0))
+    assert write_cache(checkpoint, HALF, STATE)
 
 
 def test_whoever_may_read_the_checkpoint_may_read_the_copy(checkpoint: Path) -> None:
