@@ -343,7 +343,7 @@ def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -
         assert httpx.post(f"{url}/predict", json={}).status_code == 401
         assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 422
         server.send_signal(number)
-        assert server.wait(timeout=10) == 0
+        assert server.wait(timeout=60) == 0
         assert server.stdout is not None
         assert "Traceback" not in server.stdout.read()
 
@@ -362,7 +362,7 @@ def test_a_port_in_use_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with process("-m", "latentsync", "serve", "--no-auth", "--port", port) as server:
-            assert server.wait(timeout=20) == 3
+            assert server.wait(timeout=60) == 3
             assert server.stdout is not None
             assert "address already in use" in server.stdout.read()
 
@@ -378,7 +378,7 @@ def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     )
     wait_until(lambda: list((tmp_path / "work").glob("p-*/r-*")))
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
+    _, said = running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGINT
     assert said.strip().splitlines()[-1] == "Stopped; nothing was written."
     assert not output.exists()

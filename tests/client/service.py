@@ -77,7 +77,7 @@ def _worker(data_dir: Path, work_dir: Path, log_path: Path) -> Iterator[None]:
         finally:
             assert worker.stdin is not None
             worker.stdin.close()  # ends with its parent
-            worker.wait(timeout=20)
+            worker.wait(timeout=60)
 
 
 def _without_settings() -> dict[str, str]:

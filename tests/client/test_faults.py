@@ -251,9 +251,10 @@ def test_a_folder_is_no_target(client: Any, finished: str, tmp_path: Path) -> No
 def test_a_silent_stream_does_not_hold_up_waiting(service: Service, proxy: FlakyProxy) -> None:
     hasty = Patience(retries=1, first_pause_s=0.01, silence_s=0.2, poll_every_s=0.1)
     with client_of("blocking", service.url, KEY, hasty) as client:
-        job = client.submit(*service.media, seed=square_device.SLOW + 1500)
+        job = client.submit(*service.media, seed=square_device.SLOW + 60_000)
         started = time.monotonic()
         with pytest.raises(FetchTimeout):
             client.wait(job, timeout_s=0.6)
-        assert time.monotonic() - started < 1.5
-        assert client.wait(job).status == "succeeded"
+        assert time.monotonic() - started < 12  # the server breaks its silence after 15
+        client.cancel(job)
+        assert client.wait(job).status == "canceled"

@@ -134,7 +134,7 @@ def test_a_running_job_is_canceled(client: Any, service: Service, tmp_path: Path
         if event.kind == "progress":
             break
     client.cancel(job)
-    ended = client.wait(job, timeout_s=10)
+    ended = client.wait(job, timeout_s=60)
     assert ended.status == "canceled"
     with pytest.raises(Canceled, match=job.id):
         ended.raise_for_status()

@@ -36,7 +36,7 @@ def start() -> Iterator[Start]:
 
 
 def hear(device: DeviceProcess) -> dict[str, object]:
-    message = device.receive(10)
+    message = device.receive(60)
     assert message is not None
     return message
 
@@ -83,7 +83,7 @@ def test_an_end_and_nonsense_mean_that_the_device_is_lost(start: Start, script: 
     device = start(script)
     device.run({})
     with pytest.raises(DeviceLost):
-        device.receive(10)
+        device.receive(60)
 
 
 def test_a_device_that_died_while_idle_is_started_again(start: Start) -> None:
@@ -108,7 +108,7 @@ def test_a_kill_reaches_what_the_device_started(start: Start) -> None:
     assert isinstance(child, int)
     assert is_alive(child)
     device.kill()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while is_alive(child) and time.monotonic() < until:
         time.sleep(0.01)
     assert not is_alive(child)

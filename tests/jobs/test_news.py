@@ -38,11 +38,11 @@ def test_a_bell_rings_for_its_own_job_and_for_no_other(desk: JobDesk) -> None:
     async def listen() -> tuple[bool, bool]:
         news = JobNews(desk.store.engine)
         with news.bell(watched.id) as bell:
-            await wait_for(bell, 5)  # the first look wakes everybody
+            await wait_for(bell, 60)  # the first look wakes everybody
             desk.store.cancel(other.id)
             by_other = await wait_for(bell, 0.3)
             desk.store.cancel(watched.id)
-            by_own = await wait_for(bell, 20)
+            by_own = await wait_for(bell, 60)
         return by_other, by_own
 
     assert asyncio.run(listen()) == (False, True)
@@ -55,7 +55,7 @@ def test_the_record_is_looked_at_only_while_somebody_waits(desk: JobDesk) -> Non
         news, others = JobNews(desk.store.engine), []
         for _ in range(2):
             with news.bell(job.id) as bell:
-                assert await wait_for(bell, 20)
+                assert await wait_for(bell, 60)
                 others.append(len(asyncio.all_tasks()) - 1)
             async with asyncio.timeout(20):
                 while len(asyncio.all_tasks()) > 1:
@@ -72,7 +72,7 @@ def test_closing_wakes_everybody(desk: JobDesk) -> None:
     async def listen() -> bool:
         news = JobNews(desk.store.engine)
         with news.bell(job.id) as bell:
-            await wait_for(bell, 5)
+            await wait_for(bell, 60)
             news.close()
             return await wait_for(bell, 0)
 

@@ -83,9 +83,9 @@ def test_a_server_that_is_killed_with_or_without_its_worker_loses_nothing(
             for pid in lent.processes():
                 os.kill(pid, signal.SIGKILL)
         kill(server)
-    lent.wait_for(lambda: lent.processes() == [], timeout_s=10)
+    lent.wait_for(lambda: lent.processes() == [], timeout_s=60)
     lent.start(command=WORKER)
     ended = lent.wait_until_ended(jobs, timeout_s=240)
     assert {job.status for job in ended} == {JobStatus.SUCCEEDED}
     assert [len(lent.results(job)) for job in ended] == [1] * len(jobs)
-    lent.wait_for(lambda: lent.working_folders() == [], timeout_s=10)
+    lent.wait_for(lambda: lent.working_folders() == [], timeout_s=60)

@@ -47,7 +47,7 @@ def signing(tmp_path: Path) -> Settings:
     return Settings(
         data_dir=tmp_path / "data",
         webhook_secret=SECRET,
-        webhook_timeout_s=1.0,
+        webhook_timeout_s=20.0,
         webhook_retry_delays_s=(10.0, 100.0),
         allow_private_addresses=True,
     )
@@ -177,7 +177,7 @@ def test_a_notice_is_signed_as_standard_webhooks_says(
     (call,) = receiver.received
     assert verified(call)["data"]["id"] == "7f4c"
     assert call.headers["webhook-id"] == notice.id
-    assert abs(int(call.headers["webhook-timestamp"]) - time.time()) < 5
+    assert abs(int(call.headers["webhook-timestamp"]) - time.time()) < 60
     assert call.headers["content-type"] == "application/json"
 
 
@@ -211,7 +211,8 @@ def test_every_attempt_is_told_with_the_reason_of_its_failure(
     receiver.statuses = [500, 503, 404, 410]
     for attempt in (0, 1, 2, 0, 0):
         sending.send(notice, attempt)
-    sending.send(a_notice(receiver.url("silent")), 0)
+    hasty = signing.model_copy(update={"webhook_timeout_s": 1.0})
+    sender(hasty, told).send(a_notice(receiver.url("silent")), 0)
     assert told == [
         Delivery("pending", 1, "the receiver answered 500"),
         Delivery("pending", 2, "the receiver answered 503"),
@@ -245,9 +246,10 @@ def test_a_receiver_that_does_not_listen_is_tried_again(signing: Settings) -> No
 def test_no_receiver_holds_a_worker_longer_than_the_time_limit(
     receiver: Receiver, signing: Settings, path: str
 ) -> None:
+    hasty = signing.model_copy(update={"webhook_timeout_s": 3.0})
     started = time.monotonic()
-    wait_s = sender(signing).send(a_notice(receiver.url(path)), 0)
-    assert time.monotonic() - started < 15  # the receiver would hold it for 30
+    wait_s = sender(hasty).send(a_notice(receiver.url(path)), 0)
+    assert time.monotonic() - started < 25  # the receiver would hold it for 30
     assert (wait_s is None) == (path == "endless")  # its status has come, its body is not read
 
 
@@ -397,7 +399,7 @@ def test_a_notice_survives_the_death_of_the_worker_that_sends_it(
 ) -> None:
     office.submit("a", receiver.url("silent"))
     with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
-        assert receiver.arrived.wait(20)
+        assert receiver.arrived.wait(60)
         child.kill()
     receiver.speaking.set()
     with worker(signing):
@@ -412,7 +414,7 @@ def test_a_notice_whose_worker_never_returns_is_handed_to_another(
 ) -> None:
     office.submit("a", receiver.url("silent"))
     with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
-        assert receiver.arrived.wait(20)
+        assert receiver.arrived.wait(60)
         child.kill()
     receiver.speaking.set()
     with worker(signing, name="other"):

@@ -122,7 +122,7 @@ def test_a_slow_sender_blocks_its_own_large_bodies_and_nobody_elses(
     server: Server, path: str, body: dict[str, Any]
 ) -> None:
     def post(headers: dict[str, str], body: object = body) -> httpx.Response:
-        return httpx.post(server.url + path, json=body, headers=headers, timeout=20)
+        return httpx.post(server.url + path, json=body, headers=headers, timeout=60)
 
     before = post(AUTH).status_code
     assert before != 429
@@ -133,7 +133,7 @@ def test_a_slow_sender_blocks_its_own_large_bodies_and_nobody_elses(
         assert int(refused.headers["Retry-After"]) >= 1
         assert post(OTHER_AUTH).status_code == before
         question = httpx.post(
-            f"{server.url}/lipsync/status", json={"request_id": "none"}, headers=AUTH, timeout=20
+            f"{server.url}/lipsync/status", json={"request_id": "none"}, headers=AUTH, timeout=60
         )
         assert question.status_code == 404
     wait_until(lambda: post(AUTH).status_code == before)  # the sender has gone
@@ -147,15 +147,15 @@ def sending(url: str, path: str) -> Iterator[socket.socket]:
         f"POST {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {KEY}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {LARGE}\r\n\r\n{{"
     )
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         connection.sendall(head.encode())
         yield connection
 
 
 def test_the_place_of_a_sender_that_is_too_slow_is_free_again(tmp_path: Path) -> None:
-    with queue_server(tmp_path, max_arriving_bodies=2, body_timeout_s=0.5) as server:
+    with queue_server(tmp_path, max_arriving_bodies=2, body_timeout_s=1.5) as server:
         path, body = CALLS[0]
         with sending(server.url, path) as connection:
             assert b" 408 " in connection.recv(65536)
-            answer = httpx.post(server.url + path, json=body, headers=AUTH, timeout=20)
+            answer = httpx.post(server.url + path, json=body, headers=AUTH, timeout=60)
             assert answer.status_code == 422

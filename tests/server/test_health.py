@@ -43,13 +43,13 @@ def test_without_a_worker_jobs_are_kept_but_nothing_is_ready(tmp_path: Path) -> 
 
 
 def test_figures_count_what_has_ended(tmp_path: Path) -> None:
-    body, wait = small_body(tmp_path), {"Prefer": "wait=20"}
+    body, wait = small_body(tmp_path), {"Prefer": "wait=60"}
     settings = settings_for(tmp_path)
     with serving_jobs(settings) as url:
         assert httpx.get(f"{url}/ready").json() == {"status": "ready", "workers": 1}
         for seed in (0, 0, BROKEN):
             sent = {**body, "seed": seed}
-            httpx.post(f"{url}/v1/predictions", json=sent, headers=AUTH | wait, timeout=20)
+            httpx.post(f"{url}/v1/predictions", json=sent, headers=AUTH | wait, timeout=90)
         for _ in range(2):  # a second scrape counts nothing twice
             figures = scrape(url)
             assert figures["latentsync_jobs", "succeeded"] == 2

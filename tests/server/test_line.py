@@ -94,7 +94,7 @@ def test_a_cancelled_waiter_leaves_the_line_without_running() -> None:
 
     def block(_: threading.Event) -> None:
         started.set()
-        assert release.wait(10)
+        assert release.wait(60)
 
     async def leave() -> None:
         running = asyncio.create_task(line.run(block))
@@ -117,7 +117,7 @@ def test_runs_wait_for_the_preparation() -> None:
     events: list[str] = []
 
     def prepare() -> None:
-        assert release.wait(10)
+        assert release.wait(60)
         events.append("prepared")
 
     async def run() -> None:

@@ -135,12 +135,12 @@ def test_two_requests_at_once_run_one_after_the_other(
     engine = GatedEngine()
     with serving_engine(tmp_path, engine) as url, ThreadPoolExecutor(2) as pool:
         calls = [
-            pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=20)
+            pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=60)
             for _ in range(2)
         ]
-        assert turns.asked.acquire(timeout=10)
-        assert turns.asked.acquire(timeout=10)
-        assert engine.entered.acquire(timeout=10)
+        assert turns.asked.acquire(timeout=60)
+        assert turns.asked.acquire(timeout=60)
+        assert engine.entered.acquire(timeout=60)
         assert len(engine.order) == 1
         engine.gate.set()
         assert [call.result().status_code for call in calls] == [200, 200]
@@ -154,18 +154,18 @@ def test_the_line_is_in_order_and_bounded(
     with (
         serving_engine(tmp_path, engine, max_waiting=2) as url,
         ThreadPoolExecutor(3) as pool,
-        httpx.Client(headers=AUTH, timeout=20) as client,
+        httpx.Client(headers=AUTH, timeout=60) as client,
     ):
 
         def call(seed: int) -> httpx.Response:
             return httpx.post(
-                f"{url}/predict", json={**body, "seed": seed}, headers=AUTH, timeout=20
+                f"{url}/predict", json={**body, "seed": seed}, headers=AUTH, timeout=60
             )
 
         calls = []
         for seed in (1, 2, 3):
             calls.append(pool.submit(call, seed))
-            assert turns.asked.acquire(timeout=10)  # in line before the next one comes
+            assert turns.asked.acquire(timeout=60)  # in line before the next one comes
         refused = client.post(f"{url}/predict", json=body)
         assert refused.status_code == 429
         assert refused.json()["code"] == "LINE_FULL"
@@ -182,11 +182,11 @@ def test_hanging_up_stops_the_run_and_frees_the_device(
     engine = GatedEngine()
     with serving_engine(tmp_path, engine) as url:
         with calling(url, body):
-            assert engine.entered.acquire(timeout=10)
+            assert engine.entered.acquire(timeout=60)
         assert engine.stopped.wait(10)
         wait_until(lambda: files_in(tmp_path / "work") == [])
         engine.gate.set()
-        answer = httpx.post(f"{url}/predict", json=body, headers=AUTH, timeout=20)
+        answer = httpx.post(f"{url}/predict", json=body, headers=AUTH, timeout=60)
         assert answer.status_code == 200
 
 
@@ -199,15 +199,15 @@ def test_hanging_up_while_waiting_leaves_the_line(
         ThreadPoolExecutor(1) as pool,
     ):
         first = pool.submit(
-            httpx.post, f"{url}/predict", json={**body, "seed": 1}, headers=AUTH, timeout=20
+            httpx.post, f"{url}/predict", json={**body, "seed": 1}, headers=AUTH, timeout=60
         )
-        assert turns.asked.acquire(timeout=10)
+        assert turns.asked.acquire(timeout=60)
         with calling(url, {**body, "seed": 2}):
-            assert turns.asked.acquire(timeout=10)
-        assert turns.left.acquire(timeout=10)
+            assert turns.asked.acquire(timeout=60)
+        assert turns.left.acquire(timeout=60)
         engine.gate.set()
         assert first.result().status_code == 200
-        third = httpx.post(f"{url}/predict", json={**body, "seed": 3}, headers=AUTH, timeout=20)
+        third = httpx.post(f"{url}/predict", json={**body, "seed": 3}, headers=AUTH, timeout=60)
         assert third.status_code == 200
     assert engine.order == [1, 3]
 
@@ -222,7 +222,7 @@ def test_the_deadline_of_a_request_ends_its_run(tmp_path: Path, body: dict[str, 
 def _start_and_post(server: Any, url: str, body: dict[str, Any], pool: ThreadPoolExecutor) -> Any:
     """Wait for a process with a gated engine, send it a request, return when the run is inside."""
     wait_until(lambda: answers(url))
-    call = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=20)
+    call = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=60)
     for line in server.stdout:
         if line.startswith("inside"):
             return call
@@ -243,7 +243,7 @@ def test_a_stop_signal_ends_the_run_and_removes_its_folder(
         call = _start_and_post(server, url, body, pool)
         assert files_in(work) != []
         server.send_signal(signal.SIGTERM)
-        server.wait(timeout=10)
+        server.wait(timeout=60)
         assert list(work.iterdir()) == []
         assert not answers(url)
         response = call.result()
@@ -264,7 +264,7 @@ def test_what_a_killed_server_left_is_gone_after_the_next_start(
     ):
         call = _start_and_post(server, url, body, pool)
         server.kill()
-        server.wait(timeout=10)
+        server.wait(timeout=60)
         assert isinstance(call.exception(), httpx.HTTPError)
     assert files_in(work) != []
     with serving_engine(tmp_path, SquareEngine(), work_dir=work) as next_url:

@@ -61,7 +61,7 @@ def jobs(url: str, status: str) -> list[dict[str, Any]]:
 
 
 def cancel(url: str, job: dict[str, Any]) -> None:
-    answer = httpx.post(f"{url}/v1/predictions/{job['id']}/cancel", headers=AUTH, timeout=20)
+    answer = httpx.post(f"{url}/v1/predictions/{job['id']}/cancel", headers=AUTH, timeout=60)
     assert answer.status_code == 200
 
 
@@ -69,7 +69,7 @@ def cancel(url: str, job: dict[str, Any]) -> None:
 def test_both_paths_answer_with_the_envelope(
     url: str, body: dict[str, Any], tmp_path: Path, path: str
 ) -> None:
-    response = httpx.post(url + path, json={**body, "seed": 5}, headers=AUTH, timeout=20)
+    response = httpx.post(url + path, json={**body, "seed": 5}, headers=AUTH, timeout=60)
     assert response.status_code == 200, response.text
     assert list(response.json()) == ["run_id", "result", "run_time_ms"]
     answer = PredictResponse.model_validate(response.json())
@@ -144,7 +144,7 @@ def test_a_job_that_somebody_cancels_is_answered_as_such(url: str, call: Any) ->
 def test_a_server_that_stops_says_so_and_cancels(tmp_path: Path, body: dict[str, Any]) -> None:
     app = build_app(settings_for(tmp_path))
     with ThreadPoolExecutor(1) as pool, serving(app) as url:
-        answer = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=20)
+        answer = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=60)
         wait_until(lambda: len(jobs(url, "queued")) == 1)
         app.state.stop_runs()
         stopped = answer.result()

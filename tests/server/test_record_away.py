@@ -34,7 +34,7 @@ def test_a_record_that_is_away_is_a_503_in_every_contract(tmp_path: Path) -> Non
         assert httpx.get(f"{url}/v1/predictions", headers=AUTH).status_code == 200
         spoil(tmp_path / "data")
         for method, path, body in CALLS:
-            answer = httpx.request(method, url + path, json=body, headers=AUTH, timeout=20)
+            answer = httpx.request(method, url + path, json=body, headers=AUTH, timeout=60)
             told = (answer.status_code, answer.json()["code"], answer.headers["retry-after"])
             assert told == (503, "RECORD_UNAVAILABLE", "5"), path
             assert str(tmp_path) not in answer.text

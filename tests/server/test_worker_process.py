@@ -126,13 +126,13 @@ def test_listeners_do_not_hold_up_the_end_of_a_server(tmp_path: Path) -> None:
             assert any("queue_position" in line for line in lines)
             server.terminate()
             assert [line for line in lines if line.startswith("event: status")] == []
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
         assert (answer.result().status_code, answer.result().json()["status"]) == (202, "queued")
 
 
 def listed(url: str) -> list[object]:
     """Return the predictions that a server has been handed."""
-    answer = httpx.get(f"{url}/v1/predictions", headers=AUTH, timeout=20).json()
+    answer = httpx.get(f"{url}/v1/predictions", headers=AUTH, timeout=60).json()
     predictions: list[object] = answer["predictions"]
     return predictions
 

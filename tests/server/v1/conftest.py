@@ -52,14 +52,14 @@ def url(data: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def client(url: str) -> Iterator[httpx.Client]:
     """A caller."""
-    with httpx.Client(base_url=f"{url}/v1", headers=AUTH, timeout=20) as client:
+    with httpx.Client(base_url=f"{url}/v1", headers=AUTH, timeout=90) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def stranger(url: str) -> Iterator[httpx.Client]:
     """A caller with another key."""
-    with httpx.Client(base_url=f"{url}/v1", headers=OTHER_AUTH, timeout=20) as client:
+    with httpx.Client(base_url=f"{url}/v1", headers=OTHER_AUTH, timeout=90) as client:
         yield client
 
 

@@ -100,11 +100,11 @@ def test_media_are_never_read_by_a_path_of_the_server(
 ) -> None:
     for address in ("file:///etc/passwd", "/etc/passwd", "key://inputs", "ftp://a.example/v"):
         given = {"video_url": address, "audio_base64": body["audio_base64"]}
-        job = client.post("/predictions", json=given, headers={"Prefer": "wait=20"}).json()
+        job = client.post("/predictions", json=given, headers={"Prefer": "wait=60"}).json()
         code = job.get("code") or job["error"]["code"]
         assert code in ("FETCH_FAILED", "ADDRESS_FORBIDDEN", "FIELD_INVALID"), job
     loop_back = {"video_url": "http://127.0.0.1:1/v", "audio_url": "http://localhost/a"}
-    job = client.post("/predictions", json=loop_back, headers={"Prefer": "wait=20"}).json()
+    job = client.post("/predictions", json=loop_back, headers={"Prefer": "wait=60"}).json()
     assert job["error"]["code"] == "ADDRESS_FORBIDDEN"
 
 
