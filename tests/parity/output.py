@@ -11,6 +11,7 @@ from tests.parity.recorded import Array, RecordedFile, UnfitArray
 from tests.parity.tolerance import Tolerance
 
 Make = Callable[[], Array]
+_NOT_COMPARED = "-"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def judge(output: Output, recorded: RecordedFile) -> Line:
     try:
         wanted = recorded.read(output.name, output.dtype)
     except UnfitArray as error:
-        return line("-", "FAIL", str(error))
+        return line(_NOT_COMPARED, "FAIL", str(error))
     ways = output.make if isinstance(output.make, Reproduction) else Reproduction({"": output.make})
     tried = {}
     for way, make in ways.attempts.items():
@@ -103,21 +104,22 @@ def _compare(
     try:
         got = np.asarray(make())
         if got.shape != wanted.shape:
-            return "-", f"shape {wanted.shape} recorded, {got.shape} computed"
+            return _NOT_COMPARED, f"shape {wanted.shape} recorded, {got.shape} computed"
         if _kind(got) != _kind(wanted):
-            return "-", f"{wanted.dtype.name} recorded, {got.dtype.name} computed"
+            return _NOT_COMPARED, f"{wanted.dtype.name} recorded, {got.dtype.name} computed"
         measure = tolerance.measure(got, wanted, None if open_by is None else open_by())
     except Exception as error:  # one check that breaks must not end the others
-        return "-", f"{type(error).__name__}: {error}".splitlines()[0]
+        return _NOT_COMPARED, f"{type(error).__name__}: {error}".splitlines()[0]
     return measure.worst, None if measure.ok else f"differs by {measure.worst}"
 
 
 def _reasons(tried: Mapping[str, tuple[str, str]]) -> str:
-    """Return why each way failed; a reason that all share is said once."""
-    reasons = {reason for _, reason in tried.values()}
-    if len(reasons) == 1:
-        return reasons.pop()
-    return "; ".join(f"{way}: {reason}" for way, (_, reason) in tried.items())
+    """Return why each way failed, once where it is no matter of precision."""
+    told = (
+        f"{way}: {reason}" if way and worst != _NOT_COMPARED else reason
+        for way, (worst, reason) in tried.items()
+    )
+    return "; ".join(dict.fromkeys(told))
 
 
 def _kind(array: Array) -> str:
