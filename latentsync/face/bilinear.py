@@ -98,9 +98,19 @@ def sample(planes: torch.Tensor, places: torch.Tensor, *, outside: float) -> tor
     Returns:
         float32 (channels + 1,h,w): the values, and last how much of each the source covers, 0..1.
     """
-    values = grid_sample(planes[None], places, align_corners=True)[0]
+    values = interpolate(planes, places)
     values[:-1] += (1 - values[-1]) * outside
     return values
+
+
+def interpolate(planes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return values at places between pixels, float32 (channels,h,w); 0 is mixed in at the edge.
+
+    Args:
+        planes: float32 (channels,H,W).
+        places: float32 (1,h,w,2), from ``place_pixels``.
+    """
+    return grid_sample(planes[None], places, align_corners=True)[0]
 
 
 @lru_cache(maxsize=32)

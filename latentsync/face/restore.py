@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from latentsync.face.alignment import Matrix, crop_size
-from latentsync.face.bilinear import invert, place_pixels, sample, window_of
+from latentsync.face.bilinear import interpolate, invert, place_pixels, window_of
 from latentsync.face.boxes import Floats
 from latentsync.face.resampling import resize_bicubic
 from latentsync.formats import Frame
@@ -18,6 +18,7 @@ from latentsync.formats import Frame
 # Beyond the crop, on the scale of -1..1: plain white once clipped. It lightens the seam of a black
 # face by a few levels below and right, as in the frames that LatentSync's authors show.
 _OUTSIDE = 127.0
+_HALF = 127.5  # levels
 _SEAM = 20  # the seam is as wide as the face's side over this
 
 
@@ -57,9 +58,9 @@ def restore_face(frame: Frame, face: Floats, matrix: Matrix) -> Frame:
         fit_face(face, out=planes[:3])
         planes[3] = 1
         places = place_pixels(to_frame, source, output, window)
-        values = sample(torch.from_numpy(planes), places, outside=_OUTSIDE)
-        mask = seam_mask(values[3].numpy())
-        _blend(region, _to_levels(values[:3]).numpy(), mask)
+        *colors, covered = interpolate(torch.from_numpy(planes), places).numpy()
+        _to_levels(colors, covered)
+        _blend(region, colors, seam_mask(covered))
     return restored
 
 
@@ -75,12 +76,13 @@ def seam_mask(covered: Floats) -> SeamMask:
     nothing is covered.
     """
     coverage = _erode(covered, 2, anchor=1)
-    area = float(coverage.sum(dtype=np.float64))
+    area = cv2.sumElems(coverage)[0]  # in double precision
     width = int(math.sqrt(area)) // _SEAM
     center = _erode(coverage, 2 * width, anchor=width) if width else _erode(coverage, 3, anchor=1)
     size, sigma = 2 * width + 1, 0.3 * (width - 1) + 0.8
-    soft = cv2.GaussianBlur(center, (size, size), sigma, borderType=cv2.BORDER_REFLECT_101)
-    return SeamMask(area, width, coverage, np.asarray(soft, np.float32))
+    border = cv2.BORDER_REFLECT_101
+    cv2.GaussianBlur(center, (size, size), sigma, dst=center, borderType=border)
+    return SeamMask(area, width, coverage, soft=center)
 
 
 def _erode(values: Floats, size: int, *, anchor: int) -> Floats:
@@ -89,20 +91,33 @@ def _erode(values: Floats, size: int, *, anchor: int) -> Floats:
     return np.asarray(cv2.erode(values, window, anchor=(anchor, anchor)), np.float32)
 
 
-def _to_levels(colors: torch.Tensor) -> torch.Tensor:
-    """Change -1..1 to 0..255 in place, clipped."""
-    return colors.mul_(0.5).add_(0.5).clamp_(0, 1).mul_(255)
+def _to_levels(colors: list[Floats], covered: Floats) -> None:
+    """Mix in what lies outside and change -1..1 to 0..255, clipped; all in place.
+
+    Args:
+        colors: three planes of (h,w), black (0) where the crop does not cover a pixel.
+        covered: (h,w), 0..1.
+    """
+    outside = 1 - covered
+    outside *= _HALF * _OUTSIDE
+    outside += _HALF
+    for color in colors:
+        cv2.scaleAdd(color, _HALF, outside, dst=color)
+        np.clip(color, 0, 255, out=color)
 
 
-def _blend(region: Frame, colors: Floats, mask: SeamMask) -> None:
+def _blend(region: Frame, colors: list[Floats], mask: SeamMask) -> None:
     """Make ``region`` soft * coverage * colors + (1 - soft) * region, h,w,3 uint8, cut not rounded.
 
-    ``colors`` (3,h,w) is used up.
+    ``colors``, three planes of (h,w), are used up. Every array is written to again: fresh memory
+    costs more than the arithmetic.
     """
     shown, kept = mask.soft * mask.coverage, 1 - mask.soft
-    colors *= shown
-    before = np.empty_like(kept)
-    for channel, color in enumerate(colors):
-        np.multiply(region[:, :, channel], kept, out=before)
-        color += before
-        region[:, :, channel] = color
+    planes, before = np.empty((3, *kept.shape), np.uint8), np.empty_like(kept)
+    cv2.split(region, list(planes))  # many times as fast as slices of colours
+    for plane, color in zip(planes, colors, strict=True):
+        cv2.multiply(color, shown, dst=color)
+        cv2.multiply(plane, kept, dst=before, dtype=cv2.CV_32F)
+        cv2.add(color, before, dst=color)
+        np.copyto(plane, color, casting="unsafe")
+    cv2.merge(list(planes), dst=region)
