@@ -54,9 +54,21 @@ def to_planes(frame: Frame, window: Window) -> torch.Tensor:
     """
     planes = torch.empty((4, *frame.shape[:2]))
     part = planes[(slice(None), *window)].numpy()
-    for plane, color in zip(part, cv2.split(frame[window]), strict=False):
-        plane[:] = color
+    part[:3] = split_colors(frame[window])
     part[3] = 1
+    return planes
+
+
+def split_colors(picture: Frame) -> NDArray[np.uint8]:
+    """Return the colours of h,w,3 uint8 RGB as planes, uint8 (3,h,w).
+
+    An odd distance between the planes keeps OpenCV from writing past the processor's cache, as it
+    does when all three are aligned alike; reading them afterwards would take several times as long.
+    """
+    height, width = picture.shape[:2]
+    rows = np.empty((height, 3, width | 1), np.uint8)
+    planes = rows[:, :, :width].transpose(1, 0, 2)
+    cv2.split(picture, list(planes))
     return planes
 
 
