@@ -37,6 +37,7 @@ from latentsync.face.mask import to_pixel_values
 from latentsync.face.restore import restore_face
 from latentsync.face.speaker import Choice
 from latentsync.formats import Frame
+from latentsync.lipsync.heap import give_large_blocks_back
 from latentsync.lipsync.speaker import MeshFinder, align_speaker
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
 from latentsync.media.reader import VideoReader
@@ -89,6 +90,7 @@ def main() -> int:
     _stay_on_one_cpu()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    give_large_blocks_back()  # as the engine does: fresh memory has its price
     with tempfile.TemporaryDirectory() as name:
         within = _report_clip(Clip(Path(name), length_s))
     within &= _report_restore()
