@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from threading import local
 
 import cv2
 import numpy as np
@@ -54,14 +55,29 @@ def restore_face(frame: Frame, face: Floats, matrix: Matrix) -> Frame:
     window = window_of(to_frame, source, output)
     region = restored[window]
     if region.size > 0:
-        planes = np.empty((4, height, width), np.float32)
+        planes = _canvas.of_size(height, width)
         fit_face(face, out=planes[:3])
-        planes[3] = 1
         places = place_pixels(to_frame, source, output, window)
         *colors, covered = interpolate(torch.from_numpy(planes), places).numpy()
         _to_levels(colors, covered)
         _blend(region, colors, seam_mask(covered))
     return restored
+
+
+class _Canvas(local):
+    """A thread's memory for a fitted face: taking it afresh costs more than fitting the face."""
+
+    def __init__(self) -> None:
+        self._planes = np.empty((4, 0, 0), np.float32)
+
+    def of_size(self, height: int, width: int) -> Floats:
+        """Return float32 (4,height,width): colours of any value, and a plane of ones."""
+        if self._planes.shape[1:] != (height, width):
+            self._planes = np.ones((4, height, width), np.float32)
+        return self._planes
+
+
+_canvas = _Canvas()
 
 
 def fit_face(face: Floats, *, out: Floats | None = None) -> Floats:

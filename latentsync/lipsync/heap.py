@@ -6,8 +6,9 @@ import ctypes
 import sys
 from functools import cache
 
-_MMAP_THRESHOLD = -3  # mallopt's number for it, from malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers for them, from malloc.h
 _BLOCK_BYTES = 2**20  # from here on a block is mapped by itself: frames and their planes are
+_KEPT_BYTES = 2**24  # of the heap's end: giving it back and taking it again costs more than work
 
 
 @cache
@@ -22,3 +23,4 @@ def give_large_blocks_back() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "mallopt"):  # not in musl
             library.mallopt(_MMAP_THRESHOLD, _BLOCK_BYTES)
+            library.mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
