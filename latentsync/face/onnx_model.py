@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,7 @@ import onnxruntime as ort
 from latentsync.errors import EngineUnavailable
 
 _FETCH_AGAIN = "Delete it and run `latentsync weights pull`."
-_PROVIDERS: dict[str, list[Any]] = {
-    "cpu": ["CPUExecutionProvider"],
-    # TF32 keeps ten bits of the mantissa: boxes would move by pixels.
-    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"],
-}
+_DEVICE = re.compile(r"cpu|cuda(:(?P<number>\d{1,3}))?")
 
 
 def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.InferenceSession:
@@ -22,8 +19,9 @@ def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.
 
     Args:
         path: the ONNX file.
-        device: ``"cpu"`` or ``"cuda"``. CUDA needs the package ``onnxruntime-gpu`` in place of
-            ``onnxruntime``; it is never replaced silently by the processor.
+        device: ``"cpu"``, ``"cuda"`` or a certain one like ``"cuda:1"``. CUDA needs the
+            package ``onnxruntime-gpu`` in place of ``onnxruntime``; it is never replaced silently
+            by the processor.
         num_threads: threads of the processor for one call.
 
     Returns:
@@ -51,12 +49,14 @@ def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.
 
 
 def best_device(networks_on: str) -> str:
-    """Return where ONNX networks run best beside torch's on ``networks_on``: "cpu" or "cuda".
+    """Return where ONNX networks run best beside torch's: on the same CUDA device, or the CPU.
 
     The package ``onnxruntime`` has no CUDA; only ``onnxruntime-gpu`` does.
+
+    Args:
+        networks_on: torch's name of its device, such as ``"cuda:1"``, ``"mps"`` or ``"cpu"``.
     """
-    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-    return "cuda" if networks_on == "cuda" and has_cuda else "cpu"
+    return networks_on if networks_on.startswith("cuda") and _has_cuda() else "cpu"
 
 
 def check_signature(
@@ -86,14 +86,25 @@ def check_signature(
 
 
 def _providers(device: str) -> list[Any]:
-    if device not in _PROVIDERS:
-        raise EngineUnavailable(f"{device!r} is no device for ONNX networks; allowed: cpu, cuda.")
-    if device == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers():
+    known = _DEVICE.fullmatch(device)
+    if known is None:
+        raise EngineUnavailable(
+            f"{device!r} is no device for ONNX networks; allowed: cpu, cuda, cuda:<number>."
+        )
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if not _has_cuda():
         raise EngineUnavailable(
             "The installed onnxruntime has no CUDA provider. Install onnxruntime-gpu in its "
             "place, or run the face networks on the cpu."
         )
-    return _PROVIDERS[device]
+    # TF32 keeps ten bits of the mantissa: boxes would move by pixels.
+    chosen = {"device_id": known["number"] or "0", "use_tf32": "0"}
+    return [("CUDAExecutionProvider", chosen), "CPUExecutionProvider"]
+
+
+def _has_cuda() -> bool:
+    return "CUDAExecutionProvider" in ort.get_available_providers()
 
 
 def _check_content(path: Path) -> None:
@@ -120,7 +131,7 @@ def _check_content(path: Path) -> None:
 
 def _check_provider(session: ort.InferenceSession, device: str) -> None:
     """Raise if onnxruntime went to the processor by itself because CUDA did not start."""
-    if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+    if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
         raise EngineUnavailable(
             "onnxruntime could not start CUDA; its log says why (most often a missing cuDNN). "
             "Mend that, or run the face networks on the cpu."

@@ -359,7 +359,7 @@ def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> L
         )
     finder: SpeakerFinder = MeshFinder()
     if settings.face_landmarks == "insightface":
-        place, true_colors = best_device(device.type), settings.true_face_colors
+        place, true_colors = best_device(str(device)), settings.true_face_colors
         finder = TrainedFinder(
             ScrfdDetector.from_file(files["face-detector"], device=place, true_colors=true_colors),
             Landmarks106.from_file(files["face-landmarks"], device=place, true_colors=true_colors),

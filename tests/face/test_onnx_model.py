@@ -5,7 +5,7 @@ import pytest
 
 from latentsync.errors import EngineUnavailable
 from latentsync.face.landmarks106 import Landmarks106
-from latentsync.face.onnx_model import open_model
+from latentsync.face.onnx_model import best_device, open_model
 from latentsync.face.scrfd import ScrfdDetector
 from tests.face.pictures import astronaut
 from tests.golden_files import GOLDEN
@@ -59,17 +59,34 @@ def test_another_network_is_refused(network, path, reason):
         network.from_file(path)
 
 
-def test_an_unknown_device_is_refused():
-    with pytest.raises(EngineUnavailable, match="'tpu' is no device.*allowed: cpu, cuda"):
-        open_model(DETECTOR, device="tpu")
+@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:one", "cpu:0", ""])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(EngineUnavailable, match=f"'{device}' is no device.*allowed: cpu, cuda"):
+        open_model(DETECTOR, device=device)
 
 
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is there"
 )
-def test_cuda_is_not_replaced_silently():
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_is_not_replaced_silently(device):
     with pytest.raises(EngineUnavailable, match="Install onnxruntime-gpu"):
-        open_model(DETECTOR, device="cuda")
+        open_model(DETECTOR, device=device)
+
+
+@pytest.mark.parametrize(
+    ("networks_on", "place"),
+    [("cpu", "cpu"), ("mps", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1")],
+)
+def test_the_face_networks_go_where_torch_is(monkeypatch, networks_on, place):
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
+    assert best_device(networks_on) == place
+
+
+def test_without_cuda_the_face_networks_run_on_the_processor(monkeypatch):
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert best_device("cuda:1") == "cpu"
 
 
 @pytest.mark.gpu
