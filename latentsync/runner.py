@@ -156,11 +156,9 @@ class _Run:
     def _read(self, video_path: Path, video: VideoInfo, recordings: dict[str, Recording]) -> Script:
         self._monitor.report("read", _READ_AT)
         with self._monitor.timed("read"):
-            script = write_script(
+            return write_script(
                 self._request, video_path, video, recordings, self._settings, self._monitor
             )
-        self._monitor.report("generate", _GENERATE_AT)
-        return script
 
     def _attribute(self, all_s: float, frames_s: float, source: _TimedSource) -> None:
         """Split the time of the interleaved stages; reading may also have run beside them."""

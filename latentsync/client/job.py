@@ -145,8 +145,10 @@ class Job(BaseModel):
             changes |= {"attempts": news["attempt"], "progress": Progress("", 0.0)}
         return changes
 
-    def _how_far(self) -> tuple[bool, int, bool, float]:
-        return self.is_final, self.attempts, self.status != "queued", self.progress.fraction
+    def _how_far(self) -> tuple[bool, int, bool, float, bool]:
+        now = self.progress
+        is_begun = self.status != "queued"
+        return self.is_final, self.attempts, is_begun, now.fraction, bool(now.stage)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from latentsync.client import JobStatus, ModalClient, Options, Segment
 from latentsync.errors import Canceled, FetchTimeout, InvalidField, ServerError, UnknownField
 from latentsync.jobs import job as record
 from latentsync.jobs import representation
+from latentsync.monitor import Progress
 from latentsync.schema import PredictRequest
 from tests.client.either import KINDS, client_of
 from tests.client.service import OTHER_KEY, Service
@@ -267,6 +268,14 @@ def test_the_options_are_those_of_the_request() -> None:
 def test_every_client_has_the_same_verbs(other: type, verb: str) -> None:
     expected = inspect.signature(getattr(Client, verb)).parameters
     assert inspect.signature(getattr(other, verb)).parameters == expected
+
+
+def test_a_job_that_is_in_its_first_stage_is_not_begun_again_by_its_past() -> None:
+    fetching = Job(id="x", status="processing", attempts=1, progress=Progress("fetch", 0.0))
+    begun = JobEvent("status", {"status": "processing", "attempt": 1}, 2)
+    assert fetching.after(begun) == fetching
+    again = fetching.after(JobEvent("status", {"status": "processing", "attempt": 2}, 9))
+    assert (again.attempts, again.progress.stage) == (2, "")
 
 
 def test_an_event_that_a_newer_server_adds_changes_nothing() -> None:

@@ -43,6 +43,7 @@ class SeededEngine(SquareEngine):
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
+        monitor.report("generate", 0.0)
         _misbehave(options.seed)
         gate = gate_of(Settings().data_dir)
         until = time.monotonic() + (options.seed - SLOW) / 1000
