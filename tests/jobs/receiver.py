@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
+from typing import Any
+
+import standardwebhooks
+
+SECRET = "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy0wMTIzNDU2"
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,10 @@ def running_receiver() -> Iterator[Receiver]:
             server.speaking.set()
             server.shutdown()
             thread.join()
+
+
+def verified(call: Received) -> dict[str, Any]:
+    """Return what a call says, after the check that receivers are told to make."""
+    content = standardwebhooks.Webhook(SECRET).verify(call.body, call.headers)
+    assert isinstance(content, dict)
+    return content

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
-import shutil
 import subprocess
 import threading
 import time
@@ -18,7 +14,6 @@ import pytest
 
 from latentsync.errors import (
     Canceled,
-    DiskFull,
     EngineUnavailable,
     WeightsDamaged,
     WeightsMissing,
@@ -34,6 +29,7 @@ from tests.weights.tiny import (
     ENGINE_FILES,
     VGG16_PATHS,
     content_of,
+    everything_in,
     path_on_hub,
     tiny_catalog,
 )
@@ -46,11 +42,6 @@ UNVERIFIED = "latentsync-1.5/unet"
 
 Ensure = Callable[..., dict[str, Path]]
 Start = Callable[[], subprocess.Popen[str]]
-
-
-def everything_in(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, hidden ones, too."""
-    return sorted(path.name for path in folder.rglob("*") if not path.is_dir())
 
 
 def test_the_first_start_fetches_all_and_the_second_asks_nobody(hub: Hub, bring: Ensure) -> None:
@@ -81,75 +72,6 @@ def test_the_hubs_own_client_understands_the_hub_of_these_tests(hub: Hub, tmp_pa
         "ByteDance/LatentSync-1.5", "latentsync_unet.pt", endpoint=hub.url, local_dir=tmp_path
     )
     assert Path(path).read_bytes() == content_of(UNVERIFIED)
-
-
-@pytest.mark.parametrize("trouble", ["cut_after", "reset_after"])
-def test_a_broken_connection_is_continued(hub: Hub, bring: Ensure, trouble: str) -> None:
-    getattr(hub.trouble(UNET_PATH), trouble).extend([150_000, 100_000])
-    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
-    first, *later = hub.gets(UNET_PATH)
-    assert first.range is None
-    assert len(later) == 2
-    if trouble == "cut_after":  # a reset may throw away what was sent
-        assert [request.range for request in later] == ["bytes=150000-", "bytes=250000-"]
-        assert hub.sent_bytes[UNET_PATH] == len(content_of(UNET))
-
-
-def test_an_archive_is_continued_too(hub: Hub, bring: Ensure) -> None:
-    hub.trouble(ARCHIVE_PATH).cut_after.append(40_000)
-    assert bring("face-detector")["face-detector"].read_bytes() == content_of("face-detector")
-    assert hub.gets(ARCHIVE_PATH)[1].range == "bytes=40000-"
-    assert hub.sent_bytes[ARCHIVE_PATH] == len(hub.files[ARCHIVE_PATH])
-
-
-def test_an_archive_that_changed_in_between_is_not_mixed(hub: Hub, bring: Ensure) -> None:
-    whole = hub.files[ARCHIVE_PATH]
-    hub.put(ARCHIVE_PATH, b"x" * len(whole))
-    hub.trouble(ARCHIVE_PATH).cut_after.extend([40_000, 0, 0])
-    with pytest.raises(WeightsUnreachable):
-        bring("face-detector")
-    hub.put(ARCHIVE_PATH, whole)
-    hub.sent_bytes.clear()
-    assert bring("face-detector")["face-detector"].read_bytes() == content_of("face-detector")
-    assert hub.sent_bytes[ARCHIVE_PATH] == len(whole)
-
-
-def test_an_archive_that_came_but_was_not_unpacked_is_not_fetched_again(
-    hub: Hub, bring: Ensure, settings: Settings
-) -> None:
-    target = settings.weights_dir / "face" / "2d106det.onnx"
-    target.mkdir(parents=True)  # in the way of one of its two files
-    with pytest.raises(WeightsMissing, match="face/2d106det.onnx"):
-        bring("face-landmarks")
-    target.rmdir()
-    assert bring("face-landmarks")["face-landmarks"].read_bytes() == content_of("face-landmarks")
-    assert len(hub.gets(ARCHIVE_PATH)) == 1
-
-
-def test_a_server_that_knows_no_ranges_starts_over(hub: Hub, bring: Ensure) -> None:
-    hub.trouble(UNET_PATH).cut_after.append(150_000)
-    hub.trouble(UNET_PATH).ignores_ranges = True
-    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
-
-
-def test_a_download_given_up_is_continued_by_the_next_start(hub: Hub, bring: Ensure) -> None:
-    hub.trouble(UNET_PATH).cut_after.append(150_000)
-    hub.trouble(UNET_PATH).cut_after.extend([0, 0, 0])
-    with pytest.raises(WeightsUnreachable, match=UNET):
-        bring(UNET)
-    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
-    assert hub.sent_bytes[UNET_PATH] == len(content_of(UNET))
-
-
-def test_a_part_whose_note_is_lost_or_torn_starts_over(
-    hub: Hub, bring: Ensure, settings: Settings
-) -> None:
-    folder = settings.weights_dir / "latentsync-1.6"
-    folder.mkdir(parents=True)
-    (folder / ".latentsync_unet.pt.part").write_bytes(b"of something else")
-    (folder / ".latentsync_unet.pt.part.json").write_text('{"origin":')
-    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
-    assert [request.range for request in hub.gets(UNET_PATH)] == [None]
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated"])
@@ -287,93 +209,6 @@ def test_offline_with_all_files_is_no_trouble(hub: Hub, bring: Ensure, settings:
     bring(UNET)
     offline = settings.model_copy(update={"offline": True})
     assert bring(UNET, settings=offline)[UNET].read_bytes() == content_of(UNET)
-
-
-def test_a_disk_without_room_is_seen_before_the_first_byte(
-    hub: Hub, bring: Ensure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage("/")._replace(free=1234)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    needed = 256 * 1024 * 1024 + len(content_of(UNET)) + len(content_of("whisper-tiny"))
-    with pytest.raises(DiskFull, match=f"need {needed} bytes .*1234 are free"):
-        bring(UNET, "whisper-tiny")
-    assert hub.requests == []
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
-def test_a_disk_that_fills_up_in_the_middle(bring: Ensure, settings: Settings) -> None:
-    folder = settings.weights_dir / "latentsync-1.6"
-    folder.mkdir(parents=True)
-    (folder / ".latentsync_unet.pt.part").symlink_to("/dev/full")
-    with pytest.raises(DiskFull, match=f"{UNET} .*did not fit"):
-        bring(UNET)
-
-
-def test_files_that_are_here_are_never_written_to(
-    bring: Ensure, settings: Settings, read_only: Callable[[Path], None]
-) -> None:
-    paths = bring(*ENGINE_FILES)
-    before = everything_in(settings.weights_dir)
-    read_only(settings.weights_dir)
-    assert bring(*ENGINE_FILES) == paths
-    assert everything_in(settings.weights_dir) == before
-
-
-def test_a_baked_image_without_stamps_works(
-    bring: Ensure, settings: Settings, read_only: Callable[[Path], None]
-) -> None:
-    for name, path in bring(*ENGINE_FILES).items():
-        path.with_name(f".{path.name}.stamp").unlink()
-        assert path.read_bytes() == content_of(name)
-    before = everything_in(settings.weights_dir)
-    read_only(settings.weights_dir)
-    bring(*ENGINE_FILES)
-    assert everything_in(settings.weights_dir) == before
-
-
-def test_whole_seconds_of_a_files_time_are_enough_for_its_stamp(bring: Ensure, hub: Hub) -> None:
-    path = bring(UNET)[UNET]
-    stamp = path.with_name(f".{path.name}.stamp")
-    seconds = path.stat().st_mtime_ns // 10**9
-    os.utime(path, ns=(seconds * 10**9, seconds * 10**9))  # as images keep it
-    before = stamp.stat().st_mtime_ns
-    bring(UNET)
-    assert stamp.stat().st_mtime_ns == before
-
-
-def test_a_folder_that_may_not_be_written_to_is_named(
-    bring: Ensure, settings: Settings, read_only: Callable[[Path], None]
-) -> None:
-    settings.weights_dir.mkdir()
-    read_only(settings.weights_dir)
-    with pytest.raises(WeightsMissing, match="latentsync_unet.pt .*LATENTSYNC_WEIGHTS_DIR") as told:
-        bring(UNET)
-    assert str(settings.weights_dir) not in told.value.message
-
-
-def test_a_filesystem_without_locks_will_do(
-    bring: Ensure, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
-    assert "has no locks" in caplog.text
-
-
-def test_a_volume_that_tells_no_sizes_will_do(
-    bring: Ensure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nothing = shutil.disk_usage("/")._replace(total=0, used=0, free=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: nothing)
-    assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
-
-
-def test_a_weights_folder_that_is_a_file_is_told(bring: Ensure, settings: Settings) -> None:
-    settings.weights_dir.write_text("not a folder")
-    with pytest.raises(WeightsMissing, match=f"{UNET} cannot be kept at latentsync-1.6/"):
-        bring(UNET)
 
 
 @pytest.mark.parametrize(

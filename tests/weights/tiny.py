@@ -7,6 +7,7 @@ import random
 import zipfile
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 from latentsync.weights.catalog import (
     CATALOG,
@@ -83,6 +84,11 @@ def _tiny(file: WeightsFile, url: str) -> WeightsFile:
     if isinstance(file.source, WebFile):
         return replace(small, source=WebFile(tuple(url + path for path in VGG16_PATHS)))
     return small
+
+
+def everything_in(folder: Path) -> list[str]:
+    """Return the names of all files below a folder, hidden ones, too."""
+    return sorted(path.name for path in folder.rglob("*") if not path.is_dir())
 
 
 def _zip(members: dict[str, bytes]) -> bytes:
