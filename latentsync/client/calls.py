@@ -49,11 +49,13 @@ class Calls:
         self._timeout = httpx.Timeout(min(timeout_s, _ANSWER_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
 
     async def predict(self, asked: Asked) -> Prediction:
+        """Make a video and wait for it, in one request that is sent once."""
         body = inline_body(asked)
         request = self._exchange.build("POST", self._address.predict, json=body)
         return read_prediction(await self._exchange.ask_once(request))
 
     async def submit(self, asked: Asked, *, key: str | None, webhook_url: str | None) -> Job:
+        """Hand a job in; with its key a repeated request is no second job."""
         headers = {"Idempotency-Key": idempotency_key(key)}
         with open_submission(asked, webhook_url) as body:
             return read_job(
@@ -69,9 +71,11 @@ class Calls:
             )
 
     async def get(self, job: Job | str) -> Job:
+        """Return the job as the server knows it now."""
         return read_job(await self._ask("GET", self._url(job)))
 
     async def list(self, status: JobStatus | None, limit: int, cursor: str | None) -> JobPage:
+        """Return some of the key's jobs, latest first."""
         query = {"status": status, "limit": limit, "cursor": cursor}
         asked = httpx.QueryParams(
             {name: value for name, value in query.items() if value is not None}
@@ -79,15 +83,18 @@ class Calls:
         return read_page(await self._ask("GET", f"{self._address.predictions}?{asked}"))
 
     async def cancel(self, job: Job | str) -> Job:
+        """Ask for the end of a job; return it as it is then."""
         return read_job(await self._ask("POST", f"{self._url(job)}/cancel"))
 
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None
     ) -> Path:
+        """Fetch the video, going on after a broken connection; return where it lies."""
         url = f"{self._url(job)}/output"
         return await downloads.download(self._exchange, url, Path(path), on_bytes)
 
     async def events(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent, None]:
+        """Yield what happens to a job until it has ended."""
         async with aclosing(self._follow(job, after)) as events:
             async for event in events:
                 if event is not None:
@@ -96,6 +103,7 @@ class Calls:
     async def wait(
         self, job: Job | str, on_progress: OnProgress | None, timeout_s: float | None
     ) -> Job:
+        """Follow a job by its events, or by asking where those do not come through, to its end."""
         until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         latest = await self.get(job)
         tell = _Teller(on_progress)
@@ -116,6 +124,7 @@ class Calls:
             await self._exchange.transport.pause(min(self._patience.poll_every_s, left_s))
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._exchange.transport.close()
 
     async def _states(self, job: Job, until: float) -> AsyncGenerator[Job, None]:
