@@ -357,13 +357,14 @@ def test_what_a_broken_off_attempt_says_is_not_taken_for_the_next(
     def refuse(*_: object) -> bool:
         raise RuntimeError("the disk of the database is full")
 
-    script = "    tell('generate'); time.sleep(.5); put(key); "
+    script = "    tell('generate'); wait_for('gate'); put(key); "
     script += "say({'done': {'size_bytes': 6, 'details': {'key': key}}})"
     jobs, attempts = [add(bench.store), add(bench.store)], bench.attempts(script)
     with monkeypatch.context() as patched:
         patched.setattr(bench.store, "report", refuse)
         with pytest.raises(RuntimeError):
             attempts.run(jobs[0].id)
+    bench.open_gate("gate")
     for job in jobs:
         attempts.run(job.id)
         ended = bench.job(job)
