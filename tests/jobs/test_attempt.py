@@ -62,6 +62,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.engine = open_database(f"sqlite:///{folder / 'jobs.db'}")
+        self._patience_ms = 10_000
+        event.listen(self.engine, "checkout", self._be_patient)
         self.store = JobStore(self.engine)
         self.root = folder / "files"
         self.files = FileStore(str(self.root))
@@ -114,11 +116,14 @@ class Bench:
     @contextmanager
     def locked_record(self) -> Iterator[None]:
         """Let nobody write to the record, nor wait for it."""
-        event.listen(self.engine, "checkout", _do_not_wait)
         with closing(sqlite3.connect(self.engine.url.database or "")) as holder:
             holder.execute("BEGIN IMMEDIATE")
+            self._patience_ms = 0
             yield
-        event.remove(self.engine, "checkout", _do_not_wait)
+        self._patience_ms = 10_000
+
+    def _be_patient(self, connection: Any, _record: object, _proxy: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout={self._patience_ms}")
 
     def open_gate(self, name: str) -> None:
         """Let a device go on that waits for it."""
@@ -134,10 +139,6 @@ class Bench:
         for device in self._devices:
             device.kill()
         self.engine.dispose()
-
-
-def _do_not_wait(connection: Any, _record: object, _proxy: object) -> None:
-    connection.execute("PRAGMA busy_timeout=0")
 
 
 @pytest.fixture
