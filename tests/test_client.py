@@ -310,7 +310,7 @@ def test_retry_after_is_read(
 
 
 def test_a_silent_server_is_a_timeout(strange_server: Callable[[Reply], str]) -> None:
-    url = strange_server(lambda handler: time.sleep(0.5))
+    url = strange_server(lambda handler: time.sleep(5))
     with Client(url, KEY, timeout_s=0.1) as client, pytest.raises(FetchTimeout, match="silent"):
         client.predict(b"x", b"x")
 

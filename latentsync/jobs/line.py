@@ -67,6 +67,18 @@ class LineEntrance:
         except error.DBOSNonExistentWorkflowError:  # somebody has just forgotten the job
             logging.getLogger(__name__).info("job %s is no longer in the line", job_id)
 
+    def give_back(self, worker: str) -> None:
+        """Put the jobs that a worker left unfinished into the line again, at their old places.
+
+        Called before that worker takes any other: DBOS would do it beside that, and what came
+        later could be begun first.
+        """
+        left = self._client.list_workflows(
+            queue_name=_JOBS, status="PENDING", executor_id=worker, load_input=False
+        )
+        for workflow in left:
+            self.put_again(workflow.workflow_id)
+
     def take_out(self, job_id: str) -> None:
         """Take a job that is no longer wanted out of the line."""
         self._client.cancel_workflow(job_id)
@@ -112,7 +124,7 @@ class LineExit:
         DBOS.listen_queues([_JOBS, WEBHOOKS])
 
     def open(self) -> None:
-        """Begin to take jobs; those that this worker left unfinished come again."""
+        """Begin to take jobs."""
         DBOS.launch()
         DBOS.register_queue(
             _JOBS,

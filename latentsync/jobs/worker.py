@@ -96,6 +96,7 @@ class Worker:
         if not self._roster.join(held.holder, self._stopping.wait):
             return
         self._roster.greet(self._gpu.read())
+        self._entrance.give_back(self._name)
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
         while not self._stopping.wait(_GREET_EVERY_S):

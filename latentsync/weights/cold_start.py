@@ -204,10 +204,17 @@ def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
         if isinstance(source, ArchiveMember):
             sizes_bytes += source.archive_bytes
             path = path.with_name(source.url.rpartition("/")[2])
-        part = beside(path, ".part")
-        arrived_bytes = part.stat().st_size if part.exists() else 0
+        arrived_bytes = _size_of(beside(path, ".part"))
         needs.append((path.parent, max(0, sizes_bytes - arrived_bytes)))
     require_space(needs)
+
+
+def _size_of(path: Path) -> int:
+    """Return how many bytes a file has; 0 without it, which another process may just have moved."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _is_absent(file: WeightsFile, settings: Settings) -> bool:

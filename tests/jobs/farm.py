@@ -21,6 +21,7 @@ from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.jobs.square_device import gate_of
 from tests.server.clips import write_clip, write_speech
+from tests.server.live import files_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OWNER = "owner-of-the-tests"
@@ -131,7 +132,7 @@ class Farm:
 
     def working_folders(self) -> list[Path]:
         """Return what lies in the work folder of requests."""
-        return sorted(self.settings.work_dir.glob("*/*"))
+        return files_in(self.settings.work_dir)
 
     def close(self) -> None:
         """Kill what runs, and let go of the database."""
@@ -148,7 +149,8 @@ class Farm:
 
     def _files(self, folder: str) -> list[Path]:
         root = Path(self.settings.storage) / folder
-        return sorted(path for path in root.rglob("*") if path.is_file())
+        # Folders go while they are looked through: os.walk minds that no more than a user does.
+        return sorted(Path(home, name) for home, _, names in os.walk(root) for name in names)
 
 
 @contextmanager

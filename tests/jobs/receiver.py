@@ -34,7 +34,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.received.append(Received(self.path, headers, body, time.monotonic()))
         self.server.arrived.set()
         if self.path.startswith("/silent"):
-            self.server.speaking.wait(30)
+            self.server.speaking.wait(120)
         status = self.server.statuses.pop(0) if self.server.statuses else 204
         try:
             self.send_response(status)

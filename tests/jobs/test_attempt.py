@@ -379,7 +379,7 @@ def test_of_two_that_believe_they_own_a_job_one_makes_the_result(
     first = thread.submit(bench.attempts(WAIT_AND_SUCCEED, host="one").run, job.id)
     bench.wait_for_stage(job)
     bench.attempts(SUCCEED, host="two").run(job.id)
-    first.result(10)
+    first.result(60)
     ended = bench.job(job)
     assert (ended.status, ended.host, ended.attempts) == (JobStatus.SUCCEEDED, "two", 2)
     assert bench.results() == [ended.result_key]
@@ -393,6 +393,6 @@ def test_whoever_was_overtaken_does_not_begin_again_when_its_process_dies(
     first = thread.submit(bench.attempts(script, host="one").run, job.id)
     bench.wait_for_stage(job)
     assert bench.store.begin(job.id, "two") is not None
-    first.result(10)
+    first.result(60)
     now = bench.job(job)
     assert (now.status, now.host, now.attempts) == (JobStatus.PROCESSING, "two", 2)

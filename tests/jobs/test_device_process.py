@@ -42,8 +42,11 @@ def hear(device: DeviceProcess) -> dict[str, object]:
 
 
 def is_alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # it is gone, perhaps just now
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_orders_go_there_and_messages_come_back_in_order(start: Start) -> None:

@@ -133,7 +133,7 @@ def test_silent_receivers_delay_neither_jobs_nor_other_receivers(
     for number in range(20):
         office.submit(f"silent-{number}", receiver.url(f"silent/{number}"))
     office.submit("last", receiver.url("hook", "localhost"))
-    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
+    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="120") as child:
         assert child.stdout.readline() == "open\n"
         wait_until(lambda: office.has_ended("last"))
         wait_until(lambda: any(call.path == "/hook" for call in receiver.received))
@@ -144,7 +144,7 @@ def test_a_notice_survives_the_death_of_the_worker_that_sends_it(
     receiver: Receiver, signing: Settings, office: Office
 ) -> None:
     office.submit("a", receiver.url("silent"))
-    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
+    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="120") as child:
         assert receiver.arrived.wait(60)
         child.kill()
     receiver.speaking.set()
@@ -159,7 +159,7 @@ def test_a_notice_whose_worker_never_returns_is_handed_to_another(
     receiver: Receiver, signing: Settings, office: Office
 ) -> None:
     office.submit("a", receiver.url("silent"))
-    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="30") as child:
+    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="120") as child:
         assert receiver.arrived.wait(60)
         child.kill()
     receiver.speaking.set()

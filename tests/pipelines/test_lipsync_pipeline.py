@@ -429,8 +429,9 @@ def test_each_utterance_is_made_as_if_it_were_alone(networks: LipsyncNetworks) -
 
 
 def test_progress_of_many_utterances_rises_and_never_starts_again(
-    networks: LipsyncNetworks,
+    networks: LipsyncNetworks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("latentsync.lipsync.beside._WAIT_S", 0.001)  # every window is waited for
     heard: list[Progress] = []
     monitor = RunMonitor(heard.append)
     sing(networks, frames(12), said(0, 4), said(4, 8, OTHER), said(8, 12), monitor=monitor)

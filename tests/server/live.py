@@ -145,7 +145,11 @@ def answers(url: str) -> bool:
 
 def files_in(folder: Path) -> list[Path]:
     """Return the request folders that lie in a work folder (not the locks beside them)."""
-    return sorted(path for path in folder.glob("*/*"))
+    found = []
+    for home, folders, names in os.walk(folder):  # which minds no folder that goes meanwhile
+        if Path(home).parent == folder:
+            found += [Path(home, name) for name in (*folders, *names)]
+    return sorted(found)
 
 
 def small_body(folder: Path, **fields: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
     built = threading.Event()
 
     def build(_name: str, _settings: Settings, _check: object) -> SquareEngine:
-        assert built.wait(10)
+        assert built.wait(60)
         return SquareEngine()
 
     monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.test_app", "late_engine")})

@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that may fetch from this machine, with a short patience."""
     folder = tmp_path_factory.mktemp("open_server")
-    changes = {"allow_private_addresses": True, "fetch_timeout_s": 2.0}
+    changes = {"allow_private_addresses": True, "fetch_timeout_s": 4.0}
     with serving_engine(folder, SquareEngine(), **changes) as url:
         yield url, folder / "work"
 

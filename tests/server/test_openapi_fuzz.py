@@ -19,6 +19,8 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from hypothesis.strategies import booleans
 from schemathesis import GenerationMode
 from schemathesis.checks import (
@@ -213,6 +215,13 @@ def test_every_operation_is_drawn_from(servers: dict[str, Served], name: str) ->
     assert documented == set(OPERATIONS[name])
 
 
+@pytest.fixture
+def nothing_read_from_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep hypothesis from drawing constants of whatever modules earlier tests have loaded."""
+    monkeypatch.setattr(providers, "_get_local_constants", Constants)
+
+
+@pytest.mark.usefixtures("nothing_read_from_modules")
 @pytest.mark.parametrize(
     ("name", "path", "method", "mode"),
     CALLS,

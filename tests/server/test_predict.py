@@ -183,7 +183,7 @@ def test_hanging_up_stops_the_run_and_frees_the_device(
     with serving_engine(tmp_path, engine) as url:
         with calling(url, body):
             assert engine.entered.acquire(timeout=60)
-        assert engine.stopped.wait(10)
+        assert engine.stopped.wait(60)
         wait_until(lambda: files_in(tmp_path / "work") == [])
         engine.gate.set()
         answer = httpx.post(f"{url}/predict", json=body, headers=AUTH, timeout=60)

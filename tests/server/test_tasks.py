@@ -28,7 +28,7 @@ TASK = {"video_url": "https://example.com/v.mp4", "audio_url": "https://example.
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without keys, with a worker."""
     folder = tmp_path_factory.mktemp("open")
-    with queue_server(folder, require_key=False, worker=True, fetch_timeout_s=3) as server:
+    with queue_server(folder, require_key=False, worker=True) as server:
         yield server
 
 

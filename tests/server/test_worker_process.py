@@ -42,7 +42,7 @@ def test_a_worker_that_dies_is_started_again_after_longer_and_longer_pauses(
 ) -> None:
     notes = tmp_path / "notes"
     with running_worker(stand_in(notes, exit_with)):
-        wait_until(lambda: notes.exists() and len(notes.read_text()) == 3)
+        wait_until(lambda: notes.exists() and len(notes.read_text()) >= 3)
     pauses = [record.getMessage() for record in caplog.records]
     assert pauses[:2] == [
         f"the worker {told}; it starts again in 0.5 s",
@@ -79,12 +79,12 @@ def test_a_killed_worker_of_a_real_server_comes_back_and_ends_with_the_server(
         first = children(server.pid)
         assert len(first) == 1
         os.kill(first[0], signal.SIGKILL)
-        wait_until(lambda: len(children(server.pid)) == 1 and children(server.pid) != first)
+        wait_until(lambda: len(set(children(server.pid)) - set(first)) == 1)
         assert httpx.get(f"{url}/v1/predictions", headers=AUTH).json()["predictions"] == []
-        second = children(server.pid)
+        (second,) = set(children(server.pid)) - set(first)
         server.kill()
         server.wait()
-        wait_until(lambda: not Path(f"/proc/{second[0]}").exists())
+        wait_until(lambda: not Path(f"/proc/{second}").exists())
 
 
 def test_an_api_without_a_worker_has_no_children(tmp_path: Path) -> None:

