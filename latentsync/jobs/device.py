@@ -69,6 +69,17 @@ class Device:
             self._run(self._orders.get())
 
     def _listen(self) -> None:
+        try:
+            self._take_orders()
+        except ConnectionResetError:  # it was killed before it had read what was said to it
+            pass
+        except Exception:
+            logger.exception("what the parent says cannot be understood")
+        finally:
+            end_group()
+
+    def _take_orders(self) -> None:
+        """Take what the parent says until it is gone."""
         with self._connection.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 message = json.loads(line)
@@ -77,7 +88,6 @@ class Device:
                     self._orders.put(message["run"])
                 else:
                     self._canceled.set()
-        end_group()
 
     def _run(self, order: dict[str, Any]) -> None:
         try:

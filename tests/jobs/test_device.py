@@ -17,11 +17,19 @@ from latentsync.pipelines.engines import Engines
 from latentsync.settings import Settings
 ours, theirs = socket.socketpair()
 device = Device(theirs, Settings(), Engines(Settings()))
-ours.close()
 """
 
 
-@pytest.mark.parametrize("act", ["device._send({'done': {}})", "device._listen()"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        "ours.close(); device._send({'done': {}})",
+        "ours.close(); device._listen()",
+        "device._send({'ready': True}); ours.close(); device._listen()",  # which nobody read
+        "ours.sendall(b'{]}\\n'); device._listen()",
+    ],
+    ids=["speaks", "listens", "was not heard", "is told nonsense"],
+)
 def test_a_device_without_parent_is_killed_not_ended_in_order(act: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", START + act],
