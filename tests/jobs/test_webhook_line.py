@@ -140,14 +140,19 @@ def test_silent_receivers_delay_neither_jobs_nor_other_receivers(
     assert len([call for call in receiver.received if "silent" in call.path]) <= 2
 
 
-def test_a_notice_survives_the_death_of_the_worker_that_sends_it(
-    receiver: Receiver, signing: Settings, office: Office
-) -> None:
+def die_while_sending(receiver: Receiver, signing: Settings, office: Office) -> None:
+    """Kill a worker in the middle of telling a receiver, who listens from then on."""
     office.submit("a", receiver.url("silent"))
     with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="120") as child:
         assert receiver.arrived.wait(60)
         child.kill()
     receiver.speaking.set()
+
+
+def test_a_notice_survives_the_death_of_the_worker_that_sends_it(
+    receiver: Receiver, signing: Settings, office: Office
+) -> None:
+    die_while_sending(receiver, signing, office)
     with worker(signing):
         wait_until(lambda: len(receiver.received) == 2)
     first, second = receiver.received
@@ -158,11 +163,7 @@ def test_a_notice_survives_the_death_of_the_worker_that_sends_it(
 def test_a_notice_whose_worker_never_returns_is_handed_to_another(
     receiver: Receiver, signing: Settings, office: Office
 ) -> None:
-    office.submit("a", receiver.url("silent"))
-    with worker(signing, LATENTSYNC_WEBHOOK_TIMEOUT_S="120") as child:
-        assert receiver.arrived.wait(60)
-        child.kill()
-    receiver.speaking.set()
+    die_while_sending(receiver, signing, office)
     with worker(signing, name="other"):
         office.keep_house(lost_s=0.0)
         wait_until(lambda: len(receiver.received) == 2)

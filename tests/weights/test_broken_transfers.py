@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from latentsync.errors import (
@@ -16,18 +12,13 @@ from latentsync.settings import Settings
 from tests.weights.hub import Hub
 from tests.weights.tiny import (
     ARCHIVE_PATH,
+    UNET,
+    UNET_PATH,
+    Ensure,
     content_of,
-    path_on_hub,
 )
 
 pytestmark = pytest.mark.processes
-
-UNET = "latentsync-1.6/unet"
-UNET_PATH = path_on_hub(UNET)
-UNVERIFIED = "latentsync-1.5/unet"
-
-Ensure = Callable[..., dict[str, Path]]
-Start = Callable[[], subprocess.Popen[str]]
 
 
 @pytest.mark.parametrize("trouble", ["cut_after", "reset_after"])

@@ -27,7 +27,10 @@ from tests.weights.hub import Hub
 from tests.weights.tiny import (
     ARCHIVE_PATH,
     ENGINE_FILES,
+    UNET,
+    UNET_PATH,
     VGG16_PATHS,
+    Ensure,
     content_of,
     everything_in,
     path_on_hub,
@@ -36,11 +39,7 @@ from tests.weights.tiny import (
 
 pytestmark = pytest.mark.processes
 
-UNET = "latentsync-1.6/unet"
-UNET_PATH = path_on_hub(UNET)
 UNVERIFIED = "latentsync-1.5/unet"
-
-Ensure = Callable[..., dict[str, Path]]
 Start = Callable[[], subprocess.Popen[str]]
 
 

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,19 +19,13 @@ from latentsync.settings import Settings
 from tests.weights.hub import Hub
 from tests.weights.tiny import (
     ENGINE_FILES,
+    UNET,
+    Ensure,
     content_of,
     everything_in,
-    path_on_hub,
 )
 
 pytestmark = pytest.mark.processes
-
-UNET = "latentsync-1.6/unet"
-UNET_PATH = path_on_hub(UNET)
-UNVERIFIED = "latentsync-1.5/unet"
-
-Ensure = Callable[..., dict[str, Path]]
-Start = Callable[[], subprocess.Popen[str]]
 
 
 def test_a_disk_without_room_is_seen_before_the_first_byte(

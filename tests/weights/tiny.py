@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,9 @@ ENGINE_FILES = (
     "face-detector",
     "face-landmarks",
 )
+UNET = ENGINE_FILES[0]
+
+Ensure = Callable[..., dict[str, Path]]
 
 
 def content_of(name: str) -> bytes:
@@ -66,6 +70,9 @@ def path_on_hub(name: str) -> str:
     source = CATALOG[name].source
     assert isinstance(source, HubFile)
     return f"/{source.repository}/resolve/{source.revision}/{source.file}"
+
+
+UNET_PATH = path_on_hub(UNET)
 
 
 def _tiny(file: WeightsFile, url: str) -> WeightsFile:
