@@ -17,7 +17,8 @@ def give_large_blocks_back() -> None:
 
     glibc does so at first, but learns from every large block freed to take the next ones of up to
     32 MB from its heap, which only shrinks at its end. Frames then leave holes, and the heap grows
-    with the length of the video. A fixed limit ends the learning.
+    with the length of the video. A fixed limit ends the learning. It also ends the growth of what
+    glibc keeps free at the heap's end for smaller blocks, so that is set, too.
     """
     if sys.platform == "linux":
         library = ctypes.CDLL(None)
