@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := -m pytest
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: install demo test processes gates browser parity check serve bench clean
@@ -15,13 +16,13 @@ test: $(VENV)/.test  ## install what the tests need and run them
 	$(RUN) -m pytest -n auto --dist worksteal
 
 processes: $(VENV)/.test  ## whole servers, workers, hubs and platforms, some of them killed
-	$(RUN) -m pytest -n auto --dist worksteal -m "processes and not slow"
+	$(RUN) $(PYTEST) -n auto --dist worksteal -m "processes and not slow"
 
 gates: $(VENV)/.test  ## kills, power cuts, two hosts on Postgres, the Compose file: one after the other
-	$(RUN) -m pytest -m slow tests/jobs tests/test_compose.py --deselect tests/jobs/test_load.py
+	$(RUN) $(PYTEST) -m slow tests/jobs tests/test_compose.py --deselect tests/jobs/test_load.py
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
-	$(RUN) -m pytest -m browser tests/ui
+	$(RUN) $(PYTEST) -m browser tests/ui
 
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
 	$(RUN) -m tests.parity --reference "$(REFERENCE)"
