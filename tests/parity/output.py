@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.parity.recorded import Array, RecordedFile, UnfitArray
-from tests.parity.tolerance import Tolerance
+from tests.parity.tolerance import Comparison
 
 Make = Callable[[], Array]
 _NOT_COMPARED = "-"
@@ -42,7 +42,7 @@ class Output:
     """
 
     name: str
-    tolerance: Tolerance
+    tolerance: Comparison
     make: Make | Reproduction
     dtype: str = "float32"
     note: str = ""
@@ -86,31 +86,50 @@ def judge(output: Output, recorded: RecordedFile) -> Line:
     ways = output.make if isinstance(output.make, Reproduction) else Reproduction({"": output.make})
     tried = {}
     for way, make in ways.attempts.items():
-        worst, reason = _compare(make, wanted, output.tolerance)
-        if reason is None:
-            return line(worst, "ok", way)
-        tried[way] = worst, reason
+        found = _compare(make, wanted, output.tolerance)
+        if found.reason is None:
+            return line(found.worst, "ok", way)
+        tried[way] = found.worst, found.reason
+        if found.hopeless:  # other precisions would take long to say the same
+            return line(found.worst, "FAIL", _reasons(tried))
     if ways.exact and ways.open_by:
-        worst, reason = _compare(ways.exact, wanted, output.tolerance, ways.open_by)
-        if reason is None:
-            return line(worst, "ok", "float64, within the recording's own rounding")
+        found = _compare(ways.exact, wanted, output.tolerance, ways.open_by)
+        if found.reason is None:
+            return line(found.worst, "ok", "float64, within the recording's own rounding")
     return line(next(iter(tried.values()))[0], "FAIL", _reasons(tried))
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What a comparison found.
+
+    Attributes:
+        worst: the worst difference, in words.
+        reason: why it is too much; None if it is not.
+        hopeless: other precisions cannot help.
+    """
+
+    worst: str
+    reason: str | None
+    hopeless: bool = False
+
+
 def _compare(
-    make: Make, wanted: Array, tolerance: Tolerance, open_by: Make | None = None
-) -> tuple[str, str | None]:
-    """Return the worst difference and why it is too much, or None if it is not."""
+    make: Make, wanted: Array, tolerance: Comparison, open_by: Make | None = None
+) -> _Found:
+    """Compare what ``make`` computes with the recorded array."""
     try:
         got = np.asarray(make())
         if got.shape != wanted.shape:
-            return _NOT_COMPARED, f"shape {wanted.shape} recorded, {got.shape} computed"
+            return _Found(_NOT_COMPARED, f"shape {wanted.shape} recorded, {got.shape} computed")
         if _kind(got) != _kind(wanted):
-            return _NOT_COMPARED, f"{wanted.dtype.name} recorded, {got.dtype.name} computed"
+            recorded, computed = wanted.dtype.name, got.dtype.name
+            return _Found(_NOT_COMPARED, f"{recorded} recorded, {computed} computed")
         measure = tolerance.measure(got, wanted, None if open_by is None else open_by())
     except Exception as error:  # one check that breaks must not end the others
-        return _NOT_COMPARED, f"{type(error).__name__}: {error}".splitlines()[0]
-    return measure.worst, None if measure.ok else f"differs by {measure.worst}"
+        return _Found(_NOT_COMPARED, f"{type(error).__name__}: {error}".splitlines()[0])
+    reason = None if measure.ok else f"differs by {measure.worst}"
+    return _Found(measure.worst, reason, measure.hopeless)
 
 
 def _reasons(tried: Mapping[str, tuple[str, str]]) -> str:
