@@ -7,15 +7,13 @@ sockets of the file system are allowed, asking for names is not, wherever the re
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import ipaddress
-import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -38,11 +36,13 @@ _SILENCING_ELSEWHERE = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_ANAL
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _TEXT = re.compile(r'(inet_addr\(|AF_INET6, |sun_path=@?)?("(?:[^"\\]|\\.)*")(?:\.\.\.)?')
-_CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>-?\d+|\?)")
+_CALL = re.compile(
+    r"(?P<name>connect|send\w+|io_uring_setup)\((?P<arguments>.*?)"
+    r"(\) += (?P<result>-?\d+|\?)[^)\"]*(\([^)]*\))?| <unfinished \.\.\.>)?$"
+)
 _FAMILY = re.compile(r"sa_family=(\w+)")
 _CHILD = re.compile(r"(?:clone3?|v?fork)\(.*\) += (\d+)")
 _PROGRAM = re.compile(r"execve\(.*?\[(.*?)\](?:\.\.\.)?, .* = 0$")
-_LAST = re.compile(r"\+\+\+ (exited|killed|superseded)")
 
 _DNS_PORTS = (53, 853)
 _RESOLVERS = (  # which ask others for whoever asks them
@@ -104,7 +104,7 @@ def wait_for_end(folder: Path, *, timeout_s: float = 60.0) -> None:
         TraceIncomplete: some still run; they are named.
     """
     deadline = time.monotonic() + timeout_s
-    while running := [path for path in _files(folder) if not _has_ended(path)]:
+    while running := [path for path in _files(folder) if _still_runs(path)]:
         if time.monotonic() > deadline:
             programs = _Programs(folder)
             named = (f"{_id_of(path)} ({programs.of(_id_of(path))})" for path in running)
@@ -138,12 +138,13 @@ def _id_of(path: Path) -> int:
     return int(path.suffix[1:])
 
 
-def _has_ended(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 200))
-        lines = file.read().decode("ascii", "replace").splitlines()
-    return bool(lines) and _LAST.match(lines[-1]) is not None
+def _still_runs(path: Path) -> bool:
+    """Tell whether a process is watched, whose id may be that of another one by now."""
+    try:
+        status = Path("/proc", path.suffix[1:], "status").read_text()
+    except OSError:
+        return False
+    return "TracerPid:\t0\n" not in status
 
 
 class _Programs:
@@ -171,39 +172,48 @@ class _Programs:
         return self._commands.get(process, "unknown program")[:160]
 
 
-def _beyond_loopback(lines: Iterator[str]) -> Iterator[str]:
+def _beyond_loopback(lines: Iterable[str]) -> Iterator[str]:
     """Yield the addresses beyond loopback in what one thread did."""
-    name_caches, resolvers = set[str](), dict[str, str]()
+    asked: dict[str, str] = {}  # connected resolver by descriptor, until it is asked for a name
+    name_caches: set[str] = set()
     for line in lines:
         call = _CALL.match(line)
-        if call is None or call["name"] in ("execve", "clone", "clone3", "fork", "vfork"):
+        if call is None:
             continue
-        if call["name"] == "io_uring_setup":
-            if call["result"] != "-1":
-                yield "unknown: what goes through io_uring cannot be watched"
-            continue
+        if call["name"] == "io_uring_setup" and call["result"] != "-1":
+            yield "unknown: what goes through io_uring cannot be watched"
         descriptor = call["arguments"].split(",")[0]
-        texts = [_decode(text[2]) for text in _TEXT.finditer(call["arguments"]) if not text[1]]
-        plain = _TEXT.sub(lambda text: text[0] if text[1] else '""', call["arguments"])
-        reached = [_Address.parse(part) for part in _parts(plain)]
-        if call["name"] == "connect":
-            resolvers.pop(descriptor, None)
+        if call["name"] == "connect":  # the number may have been another socket's before
             name_caches.discard(descriptor)
-            if not reached and call["result"] != "-1":
-                raise ValueError(f"not understood: {line.strip()}")
-        for address in reached:
+            if descriptor in asked:
+                yield asked.pop(descriptor)
+        for address in _addresses(call):
             if address.is_name_cache:
                 name_caches.add(descriptor)
-            elif address.port in _DNS_PORTS:
-                resolvers[descriptor] = str(address)
-                yield str(address)
+            elif address.is_resolver:
+                asked[descriptor] = str(address)
             elif not address.is_allowed:
                 yield str(address)
-        for text in texts:
-            if descriptor in resolvers:
-                yield f"{resolvers[descriptor]}, which is asked for {_asked_name(text)}"
-            elif descriptor in name_caches and (host := _host_asked_of_cache(text)):
-                yield f"the name cache, which is asked for {host}"
+        for message in _messages(call):
+            if descriptor in asked:
+                yield f"{asked.pop(descriptor)}, asked for {_asked_name(message)}"
+            elif descriptor in name_caches and (host := _host_asked_of_cache(message)):
+                yield f"the name cache, asked for {host}"
+    yield from asked.values()
+
+
+def _addresses(call: re.Match[str]) -> list[_Address]:
+    """Return the addresses in a call; raises ValueError if they cannot be read."""
+    plain = _TEXT.sub(lambda text: text[0] if text[1] else '""', call["arguments"])
+    found = [_Address.parse(part) for part in _parts(plain)]
+    if call["name"] == "connect" and not found and call["result"] != "-1":
+        raise ValueError(f"not understood: {call[0]}")
+    return found
+
+
+def _messages(call: re.Match[str]) -> list[bytes]:
+    """Return what is sent in a call."""
+    return [_decode(text[2]) for text in _TEXT.finditer(call["arguments"]) if not text[1]]
 
 
 def _parts(arguments: str) -> list[str]:
@@ -236,10 +246,15 @@ class _Address:
         return self.family == "AF_UNIX" and self.host.endswith(_NAME_CACHE)
 
     @property
+    def is_resolver(self) -> bool:
+        if self.family == "AF_UNIX":
+            return self.host.removeprefix("/var").startswith(_RESOLVERS)
+        return self.port in _DNS_PORTS
+
+    @property
     def is_allowed(self) -> bool:
         if self.family == "AF_UNIX":
-            path = self.host.removeprefix("/var")
-            return not path.startswith(_RESOLVERS)
+            return True
         if self.family in ("AF_INET", "AF_INET6"):
             found = ipaddress.ip_address(self.host)
             found = getattr(found, "ipv4_mapped", None) or found
@@ -273,16 +288,3 @@ def _host_asked_of_cache(message: bytes) -> str | None:
         return None
     name = message[12:].rstrip(b"\0").decode("ascii", "replace")
     return None if name in ("", "localhost") else name
-
-
-@contextlib.contextmanager
-def watched(
-    command: Sequence[str], folder: Path, **options: object
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command under watch for the block; it is killed at the end if it still runs."""
-    process = subprocess.Popen(watching(command, folder), **options)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
