@@ -11,11 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from latentsync.face.boxes import Floats
 from latentsync.face.onnx_model import check_signature, open_model
+from latentsync.face.onnx_runtime import InferenceSession
 from latentsync.formats import Frame
 
 INPUT_SIDE = 192  # pixels
@@ -33,7 +33,7 @@ class Landmarks106:
         true_colors: show the network colours as they are, see ``ScrfdDetector``.
     """
 
-    def __init__(self, session: ort.InferenceSession, *, true_colors: bool = False) -> None:
+    def __init__(self, session: InferenceSession, *, true_colors: bool = False) -> None:
         self._input = check_signature(
             session,
             "The landmark network",

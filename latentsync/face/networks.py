@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import onnxruntime as ort
-
+from latentsync.face.onnx_runtime import InferenceSession, open_session
 from latentsync.packaged import find_packaged
 
 DETECTOR_FILE = "face_detection_short_range.onnx"
@@ -13,7 +12,7 @@ MESH_FILE = "face_landmark.onnx"
 
 
 @cache
-def open_network(file_name: str) -> ort.InferenceSession:
+def open_network(file_name: str) -> InferenceSession:
     """Open an embedded network, once per process, for one thread of the CPU.
 
     The session may be run from several threads at the same time.
@@ -21,10 +20,4 @@ def open_network(file_name: str) -> ort.InferenceSession:
     Raises:
         EngineUnavailable: the file is missing.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    return ort.InferenceSession(
-        str(find_packaged(f"assets/{file_name}")), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(find_packaged(f"assets/{file_name}"), ["CPUExecutionProvider"])

@@ -6,15 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
 from latentsync.errors import EngineUnavailable
+from latentsync.face.onnx_runtime import (
+    ERRORS_ONLY,
+    InferenceSession,
+    get_available_providers,
+    open_session,
+)
 
 _FETCH_AGAIN = "Delete it and run `latentsync weights pull`."
 _DEVICE = re.compile(r"cpu|cuda(:(?P<number>\d{1,3}))?")
 
 
-def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.InferenceSession:
+def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> InferenceSession:
     """Open the network in ``path``.
 
     Args:
@@ -33,12 +37,9 @@ def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> ort.
     """
     providers = _providers(device)
     _check_content(path)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # the sizes noted in the published files are wrong, on purpose
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        # The sizes noted in the published files are wrong, on purpose, and would be warned about.
+        session = open_session(path, providers, num_threads=num_threads, log_severity=ERRORS_ONLY)
     except Exception as error:  # onnxruntime's errors share no narrower base
         raise EngineUnavailable(
             f"{path.name} ({path.stat().st_size} bytes) is not a complete ONNX network. "
@@ -60,7 +61,7 @@ def best_device(networks_on: str) -> str:
 
 
 def check_signature(
-    session: ort.InferenceSession, name: str, *, input_shape: tuple[int | None, ...], outputs: int
+    session: InferenceSession, name: str, *, input_shape: tuple[int | None, ...], outputs: int
 ) -> str:
     """Return the name of the network's only input after checking that it is the network meant.
 
@@ -104,7 +105,7 @@ def _providers(device: str) -> list[Any]:
 
 
 def _has_cuda() -> bool:
-    return "CUDAExecutionProvider" in ort.get_available_providers()
+    return "CUDAExecutionProvider" in get_available_providers()
 
 
 def _check_content(path: Path) -> None:
@@ -129,7 +130,7 @@ def _check_content(path: Path) -> None:
         )
 
 
-def _check_provider(session: ort.InferenceSession, device: str) -> None:
+def _check_provider(session: InferenceSession, device: str) -> None:
     """Raise if onnxruntime went to the processor by itself because CUDA did not start."""
     if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
         raise EngineUnavailable(

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from latentsync.face.boxes import Floats
 from latentsync.face.onnx_model import check_signature, open_model
+from latentsync.face.onnx_runtime import InferenceSession
 from latentsync.formats import Frame
 
 INPUT_SIDE = 512  # pixels
@@ -54,7 +54,7 @@ class ScrfdDetector:
             frames with red and blue exchanged, so the default does that too.
     """
 
-    def __init__(self, session: ort.InferenceSession, *, true_colors: bool = False) -> None:
+    def __init__(self, session: InferenceSession, *, true_colors: bool = False) -> None:
         self._input = check_signature(
             session, "The face detector", input_shape=(1, 3, None, None), outputs=9
         )

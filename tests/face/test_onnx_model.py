@@ -1,11 +1,12 @@
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 
 from latentsync.errors import EngineUnavailable
+from latentsync.face import onnx_model
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.onnx_model import best_device, open_model
+from latentsync.face.onnx_runtime import get_available_providers
 from latentsync.face.scrfd import ScrfdDetector
 from tests.face.pictures import astronaut
 from tests.golden_files import GOLDEN
@@ -65,9 +66,7 @@ def test_an_unknown_device_is_refused(device):
         open_model(DETECTOR, device=device)
 
 
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in ort.get_available_providers(), reason="CUDA is there"
-)
+@pytest.mark.skipif("CUDAExecutionProvider" in get_available_providers(), reason="CUDA is there")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_cuda_is_not_replaced_silently(device):
     with pytest.raises(EngineUnavailable, match="Install onnxruntime-gpu"):
@@ -80,18 +79,18 @@ def test_cuda_is_not_replaced_silently(device):
 )
 def test_the_face_networks_go_where_torch_is(monkeypatch, networks_on, place):
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnx_model, "get_available_providers", lambda: providers)
     assert best_device(networks_on) == place
 
 
 def test_without_cuda_the_face_networks_run_on_the_processor(monkeypatch):
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnx_model, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert best_device("cuda:1") == "cpu"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(
-    "CUDAExecutionProvider" not in ort.get_available_providers(), reason="there is no CUDA"
+    "CUDAExecutionProvider" not in get_available_providers(), reason="there is no CUDA"
 )
 def test_cuda_finds_the_same_faces():
     on_cpu = ScrfdDetector.from_file(DETECTOR).detect(astronaut())
