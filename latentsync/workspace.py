@@ -18,6 +18,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -148,12 +149,15 @@ def _take_lock(path: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, onerror=_log_leftover)
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(folder, onexc=_log_leftover)
+    else:
+        shutil.rmtree(folder, onerror=lambda _, path, failure: _log_leftover(_, path, failure[1]))
 
 
-def _log_leftover(_function: object, path: str, failure: tuple[object, object, object]) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        logger.warning("Could not remove %s: %s", path, failure[1])
+def _log_leftover(_function: object, path: str, failure: BaseException) -> None:
+    if not isinstance(failure, FileNotFoundError):
+        logger.warning("Could not remove %s: %s", path, failure)
 
 
 def _close_all() -> None:
