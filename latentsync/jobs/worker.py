@@ -23,7 +23,7 @@ from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.gpu_memory import GpuMemory
 from latentsync.jobs.line import LineEntrance, LineExit
-from latentsync.jobs.name_lock import hold_name
+from latentsync.jobs.name_lock import hold_name, lock_path
 from latentsync.jobs.rescue import Rescue
 from latentsync.jobs.retention import Retention
 from latentsync.jobs.room import Reserve
@@ -63,10 +63,11 @@ class Worker:
         self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
         self._retention = Retention(self._store, self._entrance, self._files, settings)
         self._stopping = Event()
+        self._device = DeviceProcess(device)
         self._attempts = Attempts(
             self._store,
             self._files,
-            DeviceProcess(device),
+            self._device,
             Reserve(settings, self._files),
             self._name,
             Limits(
@@ -91,9 +92,10 @@ class Worker:
         Raises:
             InternalError: a worker of this name runs already, here or on another machine.
         """
-        held = hold_name(self._settings.work_dir, self._name)
+        path = lock_path(self._settings, self._name)
+        held = hold_name(path, self._name, wait=self._stopping.wait)
         sweep(self._settings.work_dir)
-        if not self._roster.join(held.holder, self._stopping.wait):
+        if held is None or not self._roster.join(held.holder, self._stopping.wait):
             return
         self._roster.greet(self._gpu.read())
         self._entrance.give_back(self._name)
@@ -103,6 +105,7 @@ class Worker:
             self._keep_house()
         if self._turn.acquire(timeout=_HAND_BACK_S):  # nothing is at work any more
             self._roster.leave()
+        self._device.kill()  # before the last sweep: nobody comes after it
         sweep(self._settings.work_dir)
         logger.info("worker %s has stopped", self._name)
 
