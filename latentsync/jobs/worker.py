@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from threading import Event, Lock, Thread
 
+from latentsync.errors import LatentSyncError
 from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
 from latentsync.jobs.deliveries import record_delivery
@@ -31,6 +32,7 @@ from latentsync.jobs.roster import NameLost, Roster
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from latentsync.jobs.webhooks import WebhookSender
+from latentsync.record_faults import note_record_fault
 from latentsync.settings import Settings
 from latentsync.workspace import sweep
 
@@ -134,8 +136,9 @@ class Worker:
                 sweep(self._settings.work_dir)  # what a killed process of the device left behind
             except Stopping:
                 raise
-            except Exception:
-                logger.exception("job %s: the record or the files failed; trying again", job_id)
+            except Exception as error:
+                if not _is_known(error):
+                    logger.exception("job %s: the record or the files failed; trying again", job_id)
                 return False
         return True
 
@@ -152,8 +155,17 @@ class Worker:
         except NameLost:  # its jobs are the other one's now
             logger.error("another worker has the name %s; this one stops", self._name)
             self.stop()
-        except Exception:  # the next round tries again: work must not end over housekeeping
-            logger.exception("housekeeping failed")
+        except Exception as error:  # the next round tries again: work must not end over this
+            if not _is_known(error):
+                logger.exception("housekeeping failed")
+
+
+def _is_known(error: Exception) -> bool:
+    """Tell whether the record or the files are away for a while, which is logged in one line."""
+    if isinstance(error, LatentSyncError):
+        logger.warning("%s", error.message)
+        return True
+    return note_record_fault(error) is not None
 
 
 def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVICE) -> None:
