@@ -1,5 +1,15 @@
-"""``python -m latentsync`` is the ``latentsync`` command."""
+"""``python -m latentsync`` and the ``latentsync`` command."""
 
-from latentsync.cli import main
+from latentsync.signals import exit_on_signals
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C is heeded before the first slow import."""
+    exit_on_signals()
+    from latentsync import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -17,6 +16,7 @@ import typer
 from latentsync.answers import PredictDetails
 from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
 from latentsync.fields import SyncMode
+from latentsync.signals import StoppedBySignal, raised_as_exceptions
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")
@@ -145,10 +145,11 @@ def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -
         when_stopped: what Ctrl-C means here.
     """
     try:
-        yield
-    except KeyboardInterrupt:
+        with raised_as_exceptions(when_stopped):
+            yield
+    except StoppedBySignal as stopped:
         typer.echo(when_stopped, err=True)
-        raise typer.Exit(128 + signal.SIGINT) from None
+        raise typer.Exit(128 + stopped.number) from None
     except InvalidRequest as error:
         fail(error.message, exit_code=2)
     except LatentSyncError as error:

@@ -27,7 +27,7 @@ from latentsync import runner
 from latentsync.answers import PredictResult
 from latentsync.errors import InternalError, LatentSyncError
 from latentsync.pipelines.engines import Engines
-from latentsync.record_faults import record_fault
+from latentsync.record_faults import note_record_fault
 from latentsync.request import RunRequest
 from latentsync.schema import unknown_field
 from latentsync.settings import Settings
@@ -57,8 +57,7 @@ def as_own_error(error: Exception, run_id: str) -> LatentSyncError:
     """
     if isinstance(error, LatentSyncError):
         return error
-    if (fault := record_fault(error)) is not None:
-        logger.error("run %s: the record of jobs failed", run_id, exc_info=error)
+    if (fault := note_record_fault(error)) is not None:
         return fault
     logger.error("run %s failed unexpectedly", run_id, exc_info=error)
     return InternalError(f"The run failed unexpectedly. Quote the reference {run_id}.")

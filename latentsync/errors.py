@@ -39,6 +39,7 @@
     ├── WorkerLost 500              the process that made the video died, as often as is allowed
     ├── CodecFailed 500             FFmpeg refused to encode or to write
     ├── DiskFull 507                no room for the working files or the weights
+    ├── FolderUnusable 503          a folder that this program writes to cannot be written to
     ├── StorageUnavailable 503      the store of the jobs' files does not answer, or refuses
     ├── RecordUnavailable 503       the database of jobs does not answer
     ├── EngineUnavailable 503       the engine asked for cannot run here
@@ -273,6 +274,11 @@ class CodecFailed(LatentSyncError):
 class DiskFull(LatentSyncError):
     code = "DISK_FULL"
     status = 507
+
+
+class FolderUnusable(LatentSyncError):
+    code = "FOLDER_UNUSABLE"
+    status = 503
 
 
 class StorageUnavailable(LatentSyncError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Never
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from latentsync.errors import LatentSyncError
 from latentsync.settings import Settings, explain
+from latentsync.signals import StoppedBySignal, raised_as_exceptions
 
 if TYPE_CHECKING:
     from latentsync.weights.catalog import WeightsFile
@@ -190,11 +190,13 @@ def _load_settings() -> Settings:
 
 @contextmanager
 def _errors_as_one_line() -> Iterator[None]:
+    when_stopped = "Stopped; what has arrived is kept and continued next time."
     try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("Stopped; what has arrived is kept and continued next time.", err=True)
-        raise typer.Exit(128 + signal.SIGINT) from None
+        with raised_as_exceptions(when_stopped):
+            yield
+    except StoppedBySignal as stopped:
+        typer.echo(when_stopped, err=True)
+        raise typer.Exit(128 + stopped.number) from None
     except LatentSyncError as error:
         _fail(error.message)
     except OSError as error:

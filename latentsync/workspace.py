@@ -18,40 +18,58 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentsync.errors import DiskFull, InternalError
+from latentsync.errors import DiskFull, FolderUnusable
+from latentsync.signals import before_exit
 
 logger = logging.getLogger(__name__)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_RETRY_AFTER_S = 30.0
 
 _guard = threading.Lock()
 _homes: dict[Path, _ProcessHome] = {}
 
 
 class _ProcessHome:
-    """The folder of this process inside one root, with its lock held."""
+    """The folder of this process inside one root, with its lock held once it is open.
+
+    It knows its paths before there is anything at them, so that it can be closed at any moment.
+    """
 
     def __init__(self, root: Path) -> None:
-        _make_root(root)
-        while True:
-            name = f"p-{os.getpid()}-{secrets.token_hex(4)}"
-            self.folder, self.lock_path = root / name, root / f"{name}.lock"
-            self._lock = _take_lock(self.lock_path)
-            if self._lock is not None:
-                break
+        self._root = root
+        self._lock: int | None = None
+        self._draw_name()
+
+    def open(self) -> None:
+        """Make the folder and its lock; raises OSError."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._root.stat().st_uid != os.getuid():  # in a shared folder anybody could make it
+            raise PermissionError(errno.EPERM, "it belongs to another user")
+        while (lock := _take_lock(self.lock_path)) is None:
+            self._draw_name()
+        self._lock = lock
         self.folder.mkdir(mode=0o700)
 
     def close(self) -> None:
         """Remove the folder and let go of the lock, in this order."""
         _remove(self.folder)
-        self.lock_path.unlink(missing_ok=True)
+        try:
+            self.lock_path.unlink(missing_ok=True)
+        except OSError as error:
+            _log_leftover(None, str(self.lock_path), error)
         self.forget()
+
+    def _draw_name(self) -> None:
+        name = f"p-{os.getpid()}-{secrets.token_hex(4)}"
+        self.folder, self.lock_path = self._root / name, self._root / f"{name}.lock"
 
     def forget(self) -> None:
         """Close the lock file; after a fork the child must not keep its parent's lock alive."""
@@ -69,18 +87,26 @@ def working_folder(root: Path) -> Iterator[Path]:
 
     Raises:
         DiskFull: no room for the folder, or ENOSPC out of the block.
-        InternalError: the root cannot be made or belongs to another user.
+        FolderUnusable: the root cannot be made or written to, or belongs to another user.
     """
     with translate_disk_full():
-        with _guard:
-            home = _homes.get(root)
-            if home is None or not home.folder.is_dir():
-                home = _homes[root] = _ProcessHome(root)
-            folder = Path(tempfile.mkdtemp(prefix="r-", dir=home.folder))
+        folder = _new_folder(root)
         try:
             yield folder
         finally:
             _remove(folder)
+
+
+def check_root(root: Path) -> None:
+    """Raise DiskFull or FolderUnusable unless working folders can be made in ``root`` now."""
+    with working_folder(root):
+        pass
+
+
+def remove_own_folders() -> None:
+    """Remove all working folders of this process, which ends now, whoever still writes to them."""
+    while _homes:
+        _homes.popitem()[1].close()
 
 
 def sweep(root: Path) -> int:
@@ -91,16 +117,24 @@ def sweep(root: Path) -> int:
     """
     swept = 0
     for lock_path in sorted(root.glob("p-*.lock")):
-        lock = _take_lock(lock_path)
-        if lock is None:
-            continue
         try:
-            _remove(lock_path.with_suffix(""))
-            lock_path.unlink(missing_ok=True)
-            swept += 1
-        finally:
-            os.close(lock)
+            swept += _sweep_up(lock_path)
+        except OSError as error:  # a folder that cannot be written to now; the next sweep may
+            _log_leftover(None, str(lock_path), error)
     return swept
+
+
+def _sweep_up(lock_path: Path) -> bool:
+    """Remove what belongs to a lock if its owner is dead; returns whether it was."""
+    lock = _take_lock(lock_path, make=False)
+    if lock is None:
+        return False
+    try:
+        _remove(lock_path.with_suffix(""))
+        lock_path.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+    return True
 
 
 @contextmanager
@@ -121,22 +155,46 @@ def is_disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _FULL
 
 
-def _make_root(root: Path) -> None:
-    """Make the root; refuse somebody else's, for in a shared folder anybody could make it first."""
+def _new_folder(root: Path) -> Path:
+    """Make a folder inside the home of this process, which is made first if it is not there."""
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        usable = root.stat().st_uid == os.getuid() and os.access(root, os.W_OK)
+        with _guard:
+            return Path(tempfile.mkdtemp(prefix="r-", dir=_home_in(root).folder))
     except OSError as error:
         if is_disk_full(error):
             raise
-        usable = False
-    if not usable:
-        raise InternalError("The working folder is not usable. Set LATENTSYNC_WORK_DIR to another.")
+        logger.warning("the working folder %s cannot be used: %s", root, error.strerror)
+        raise FolderUnusable(
+            f"The working folder cannot be used ({error.strerror}). "
+            "Set LATENTSYNC_WORK_DIR to another one.",
+            retry_after_s=_RETRY_AFTER_S,
+        ) from error
 
 
-def _take_lock(path: Path) -> int | None:
+def _home_in(root: Path) -> _ProcessHome:
+    """Return the home of this process, which is made if it is not there."""
+    home = _homes.get(root)
+    if home is not None:
+        if home.folder.is_dir():
+            return home
+        home.close()  # somebody has removed it
+    home = _homes[root] = _ProcessHome(root)
+    try:
+        home.open()
+    except OSError:
+        _homes.pop(root).close()
+        raise
+    return home
+
+
+def _take_lock(path: Path, *, make: bool = True) -> int | None:
     """Open and lock ``path``; None if somebody else holds it or removed it meanwhile."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if make else 0), 0o600)
+    except FileNotFoundError:
+        if make:
+            raise
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -148,17 +206,15 @@ def _take_lock(path: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, onerror=_log_leftover)
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(folder, onexc=_log_leftover)
+    else:
+        shutil.rmtree(folder, onerror=lambda _, path, failure: _log_leftover(_, path, failure[1]))
 
 
-def _log_leftover(_function: object, path: str, failure: tuple[object, object, object]) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        logger.warning("Could not remove %s: %s", path, failure[1])
-
-
-def _close_all() -> None:
-    while _homes:
-        _homes.popitem()[1].close()
+def _log_leftover(_function: object, path: str, failure: BaseException) -> None:
+    if os.path.lexists(path):
+        logger.warning("Could not remove %s: %s", path, failure)
 
 
 def _forget_all() -> None:
@@ -166,5 +222,6 @@ def _forget_all() -> None:
         _homes.popitem()[1].forget()
 
 
-atexit.register(_close_all)
+atexit.register(remove_own_folders)
+before_exit(remove_own_folders)
 os.register_at_fork(after_in_child=_forget_all)

@@ -138,8 +138,8 @@ def test_the_requirements_are_those_of_the_package_and_its_networks() -> None:
 
 
 def test_the_python_version_is_one_that_the_package_supports() -> None:
-    assert PROJECT["requires-python"] == ">=3.11,<3.13"
-    assert CONFIG["deployment"]["python_version"] in ("3.11", "3.12")
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    assert CONFIG["deployment"]["python_version"] in ("3.11", "3.12", "3.13")
 
 
 def test_what_the_app_needs_is_deployed_and_tests_are_not() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.errors import DiskFull, InternalError
+from latentsync.errors import DiskFull, FolderUnusable
 from latentsync.workspace import sweep, translate_disk_full, working_folder
 
 WORKER = """
@@ -150,7 +150,7 @@ def test_other_errors_pass_through() -> None:
 def test_a_root_that_cannot_be_used_names_the_setting_and_no_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with (
-        pytest.raises(InternalError, match="LATENTSYNC_WORK_DIR") as caught,
+        pytest.raises(FolderUnusable, match="LATENTSYNC_WORK_DIR") as caught,
         working_folder(tmp_path / "file" / "inside"),
     ):
         pass
@@ -162,5 +162,5 @@ def test_a_root_of_another_user_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     os.chown(root, 65534, 65534)
-    with pytest.raises(InternalError, match="LATENTSYNC_WORK_DIR"), working_folder(root):
+    with pytest.raises(FolderUnusable, match="LATENTSYNC_WORK_DIR"), working_folder(root):
         pass

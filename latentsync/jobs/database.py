@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from latentsync.errors import DiskFull
+from latentsync.errors import DiskFull, RecordUnavailable
 from latentsync.record_faults import record_fault
 
 _SQLITE = "sqlite"
+_OLDEST_SQLITE = (3, 37)
+_SQLITE_WITH_MILLISECONDS = (3, 42)  # the first whose own unixepoch('subsec') has them
 _BUSY_MS = 10_000  # how long a writer waits for another one
 # For libpq: a server that drops packets is found out in seconds, not in a quarter of an hour.
 _POSTGRES_PATIENCE = {
@@ -95,12 +98,15 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
 
     Raises:
         DBAPIError: it cannot be opened.
+        RecordUnavailable: this Python's SQLite is too old.
     """
     address = sa.make_url(url)
     is_file = address.get_backend_name() == _SQLITE
-    if not is_file:
+    if is_file:
+        check_sqlite_version()
+    else:
         address = address.set(query={**_POSTGRES_PATIENCE, **address.query})
-    elif address.database:
+    if is_file and address.database:
         Path(address.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = sa.create_engine(
         address,
@@ -113,6 +119,16 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
         event.listen(engine, "connect", _prepare_sqlite)
     _make_tables(engine)
     return engine
+
+
+def check_sqlite_version() -> None:
+    """Raise RecordUnavailable if the SQLite library of this Python is too old for the record."""
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        needed = ".".join(map(str, _OLDEST_SQLITE))
+        raise RecordUnavailable(
+            f"This Python has SQLite {sqlite3.sqlite_version}; the record of jobs needs {needed} "
+            "or later. Set LATENTSYNC_DATABASE_URL to use Postgres instead."
+        )
 
 
 def hold_intake(connection: sa.Connection) -> None:
@@ -151,6 +167,30 @@ def _make_tables(engine: sa.Engine) -> None:
             time.sleep(_TRY_AGAIN_S)
         else:
             return
+
+
+@event.listens_for(sa.Engine, "connect")  # DBOS opens an engine of its own for its tables
+def _add_unixepoch(connection: object, _record: object) -> None:
+    """Give an older SQLite the function by which DBOS asks for the time in milliseconds.
+
+    From Python 3.12 on DBOS writes ``unixepoch('subsec')``, as a column's default, too. SQLite
+    answers NULL to that before 3.42, and has no such function before 3.38. Which Python made a
+    record says nothing about which one opens it, so every connection gets the function.
+    """
+    if (
+        isinstance(connection, sqlite3.Connection)
+        and sqlite3.sqlite_version_info < _SQLITE_WITH_MILLISECONDS
+    ):
+        # Deterministic, or SQLite would call it for every row of a statement instead of once.
+        connection.create_function("unixepoch", 1, _unixepoch, deterministic=True)
+        # Some builds take no such function in a column's default otherwise.
+        connection.execute("PRAGMA trusted_schema=ON")
+
+
+def _unixepoch(modifier: object) -> float:
+    if modifier != "subsec":
+        raise ValueError(f"unixepoch is known here with 'subsec' alone, not {modifier!r}")
+    return round(time.time(), 3)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -33,7 +33,7 @@ from latentsync.jobs.run_log import telling_lines
 from latentsync.monitor import Progress
 from latentsync.pipelines.engines import Engines
 from latentsync.settings import Settings
-from latentsync.workspace import working_folder
+from latentsync.workspace import remove_own_folders, working_folder
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,11 @@ class Device:
 
 
 def end_group() -> NoReturn:
-    """End this process and everything that it started, at once."""
+    """End this process and everything that it started, at once.
+
+    Its working folders go first: nobody else may be left to sweep them up.
+    """
+    remove_own_folders()
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)  # started by hand in somebody else's group

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, error
 
 from latentsync.jobs.job import NewJob
+from latentsync.jobs.line_log import tame_line_log
 from latentsync.jobs.webhook_line import (
     WEBHOOKS,
     Send,
@@ -137,5 +138,5 @@ class LineExit:
 
 def prepare_line(engine: sa.Engine) -> None:
     """Make or update the line's own tables."""
-    logging.getLogger("dbos").setLevel(logging.WARNING)
+    tame_line_log()
     DBOS.migrate(engine.url.render_as_string(hide_password=False))

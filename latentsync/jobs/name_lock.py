@@ -1,4 +1,4 @@
-"""One worker of a name per machine: a second one would take the first one's jobs from it."""
+"""One worker of a name per record and machine: a second one would take the first one's jobs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import hashlib
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+
+import sqlalchemy as sa
 
 from latentsync.errors import InternalError
+from latentsync.settings import Settings
 
 _PATIENCE_S = 10.0  # for the end of a worker that was told to stop
 _LOOK_EVERY_S = 0.05
@@ -31,19 +36,41 @@ class HeldName:
     holder: str
 
 
-def hold_name(folder: Path, name: str, patience_s: float = _PATIENCE_S) -> HeldName:
+def lock_path(settings: Settings, name: str) -> Path:
+    """Return the lock file of a worker's name, which is for one record of jobs.
+
+    It lies beside an SQLite file. Postgres has no folder here, so its address is in the file's
+    name, and the roster in the database keeps apart whoever does not meet at this file.
+    """
+    address = sa.make_url(settings.jobs_database)
+    if address.get_backend_name() == "sqlite" and address.database:
+        record = Path(os.path.realpath(address.database))
+        return record.with_name(f"{record.name}-worker-{_short_hash(name)}.lock")
+    place = (address.host, address.port, address.database, address.query.get("host"))
+    return settings.work_dir / f"worker-{_short_hash(f'{place} {name}')}.lock"
+
+
+def hold_name(
+    path: Path,
+    name: str,
+    patience_s: float = _PATIENCE_S,
+    wait: Callable[[float], bool] = Event().wait,
+) -> HeldName | None:
     """Hold a worker's name until the process ends, however it ends.
 
     Args:
-        folder: where workers of this machine meet; made if missing.
+        path: of the lock file, from :func:`lock_path`; its folder is made if missing.
         name: of the worker.
         patience_s: how long to wait for another one's end.
+        wait: waits so many seconds, or until this worker shall stop, and returns whether it shall.
+
+    Returns:
+        The name, or None if this worker shall stop.
 
     Raises:
-        InternalError: another worker of this machine has the name.
+        InternalError: another worker of this record has the name.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"worker-{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     until = time.monotonic() + patience_s
     while True:
@@ -51,14 +78,20 @@ def hold_name(folder: Path, name: str, patience_s: float = _PATIENCE_S) -> HeldN
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() < until:
-                time.sleep(_LOOK_EVERY_S)
-                continue
+                if not wait(_LOOK_EVERY_S):
+                    continue
+                os.close(descriptor)
+                return None
             os.close(descriptor)
             raise InternalError(
                 f"A worker named {name!r} runs here already. Give each its own "
                 "LATENTSYNC_WORKER_NAME."
             ) from None
         return HeldName(descriptor, _holder(descriptor))
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _holder(descriptor: int) -> str:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from latentsync.jobs.database import events, jobs
 from latentsync.jobs.job import Job, JobStatus
+from latentsync.record_faults import note_record_fault
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,9 @@ class JobNews:
             try:
                 self._ring(await asyncio.to_thread(self._news))
                 await asyncio.sleep(_LOOK_EVERY_S)
-            except SQLAlchemyError:  # those who wait look for themselves meanwhile
-                logger.exception("the record of jobs cannot be read")
+            except SQLAlchemyError as error:  # those who wait look for themselves meanwhile
+                if note_record_fault(error) is None:
+                    logger.exception("the record of jobs cannot be read")
                 await asyncio.sleep(_AFTER_A_FAULT_S)
 
     def _news(self) -> set[str] | None:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.job import Job, JobError, JobStatus
 from latentsync.jobs.store import Finished, JobStore
-from latentsync.record_faults import record_fault
+from latentsync.record_faults import note_record_fault
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +171,9 @@ def surviving_record_faults(job: Job) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        fault = record_fault(error)
-        if fault is None:
+        if note_record_fault(error) is None:
             raise
-        logger.warning("job %s goes on meanwhile: %s", job.id, fault.message)
+        logger.debug("job %s goes on meanwhile", job.id)
 
 
 def _job_error(error: dict[str, Any]) -> JobError:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from threading import Event, Lock, Thread
 
+from latentsync.errors import LatentSyncError
 from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
 from latentsync.jobs.deliveries import record_delivery
@@ -23,7 +24,7 @@ from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.gpu_memory import GpuMemory
 from latentsync.jobs.line import LineEntrance, LineExit
-from latentsync.jobs.name_lock import hold_name
+from latentsync.jobs.name_lock import hold_name, lock_path
 from latentsync.jobs.rescue import Rescue
 from latentsync.jobs.retention import Retention
 from latentsync.jobs.room import Reserve
@@ -31,6 +32,7 @@ from latentsync.jobs.roster import NameLost, Roster
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from latentsync.jobs.webhooks import WebhookSender
+from latentsync.record_faults import note_record_fault
 from latentsync.settings import Settings
 from latentsync.workspace import sweep
 
@@ -63,10 +65,11 @@ class Worker:
         self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
         self._retention = Retention(self._store, self._entrance, self._files, settings)
         self._stopping = Event()
+        self._device = DeviceProcess(device)
         self._attempts = Attempts(
             self._store,
             self._files,
-            DeviceProcess(device),
+            self._device,
             Reserve(settings, self._files),
             self._name,
             Limits(
@@ -91,9 +94,10 @@ class Worker:
         Raises:
             InternalError: a worker of this name runs already, here or on another machine.
         """
-        held = hold_name(self._settings.work_dir, self._name)
+        path = lock_path(self._settings, self._name)
+        held = hold_name(path, self._name, wait=self._stopping.wait)
         sweep(self._settings.work_dir)
-        if not self._roster.join(held.holder, self._stopping.wait):
+        if held is None or not self._roster.join(held.holder, self._stopping.wait):
             return
         self._roster.greet(self._gpu.read())
         self._entrance.give_back(self._name)
@@ -103,6 +107,7 @@ class Worker:
             self._keep_house()
         if self._turn.acquire(timeout=_HAND_BACK_S):  # nothing is at work any more
             self._roster.leave()
+        self._device.kill()  # before the last sweep: nobody comes after it
         sweep(self._settings.work_dir)
         logger.info("worker %s has stopped", self._name)
 
@@ -131,8 +136,9 @@ class Worker:
                 sweep(self._settings.work_dir)  # what a killed process of the device left behind
             except Stopping:
                 raise
-            except Exception:
-                logger.exception("job %s: the record or the files failed; trying again", job_id)
+            except Exception as error:
+                if not _is_known(error):
+                    logger.exception("job %s: the record or the files failed; trying again", job_id)
                 return False
         return True
 
@@ -149,8 +155,17 @@ class Worker:
         except NameLost:  # its jobs are the other one's now
             logger.error("another worker has the name %s; this one stops", self._name)
             self.stop()
-        except Exception:  # the next round tries again: work must not end over housekeeping
-            logger.exception("housekeeping failed")
+        except Exception as error:  # the next round tries again: work must not end over this
+            if not _is_known(error):
+                logger.exception("housekeeping failed")
+
+
+def _is_known(error: Exception) -> bool:
+    """Tell whether the record or the files are away for a while, which is logged in one line."""
+    if isinstance(error, LatentSyncError):
+        logger.warning("%s", error.message)
+        return True
+    return note_record_fault(error) is not None
 
 
 def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVICE) -> None:

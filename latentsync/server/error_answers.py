@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -27,6 +28,7 @@ from latentsync.errors import (
     NoSuchPath,
     NotAuthorized,
 )
+from latentsync.record_faults import note_record_fault
 
 ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: the log's reference
 NATIVE_PATHS = "/v1"
@@ -109,6 +111,13 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
         problem = error.errors()[0]
         name = ".".join(str(part) for part in problem["loc"])
         return answer(request, InvalidRequest(f"{name}: {problem['msg']}.", field=name))
+
+    @app.exception_handler(SQLAlchemyError)  # of its own, because what is no defect is not raised
+    async def of_record(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        fault = note_record_fault(error)
+        if fault is None:
+            raise error
+        return answer(request, fault)
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
-from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -62,13 +60,10 @@ def serve(app: FastAPI, *, host: str, port: int, grace_s: int, with_worker: bool
         grace_s: seconds.
         with_worker: keep a worker running beside the server; it ends after the last answer.
     """
-    # uvicorn raises the signal again when it has ended; the default action would kill the process
-    # before it has removed its working folder.
-    signal.signal(signal.SIGTERM, _end)
-    worker = running_worker() if with_worker else contextlib.nullcontext()
-    with contextlib.suppress(KeyboardInterrupt), worker:  # which is how SIGINT is raised again
-        _Server(app, host=host, port=port, grace_s=grace_s).run()
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
+    server = _Server(app, host=host, port=port, grace_s=grace_s)
+    # Until uvicorn listens to signals itself, and when it raises them again at its end: nothing may
+    # be raised here while a worker is started or stopped.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    with running_worker() if with_worker else contextlib.nullcontext():
+        server.run()

@@ -44,6 +44,7 @@ class WorkerProcess:
         process = self._process
         if process is not None and process.stdin is not None:
             process.stdin.close()
+            process.terminate()  # heard sooner while it still starts
         self._thread.join(_GOODBYE_S)
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()
@@ -76,6 +77,7 @@ class WorkerProcess:
             self._process = process
             if self._stopping.is_set() and process.stdin is not None:
                 process.stdin.close()  # stop() came between and saw no process
+                process.terminate()
             return process.wait()
 
 

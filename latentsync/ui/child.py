@@ -35,6 +35,7 @@ async def ask_child(module: str, *arguments: str, timeout_s: float) -> dict[str,
             *(sys.executable, "-m", module, *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C at the terminal is for the server
         )
         try:
             async with asyncio.timeout(timeout_s):

@@ -1,0 +1,96 @@
+"""How Ctrl-C (SIGINT) and SIGTERM end a command, from its first import on.
+
+While a command starts there is nothing to finish, and an exception raised in the middle of an
+import may be swallowed or printed by whoever imports. So both signals end the process at once and
+without a word, with the exit code that a shell knows: 130 and 143. Commands that have something to
+clean up, or to say, run that part within :func:`raised_as_exceptions`; ``serve`` and ``worker``
+install handlers of their own once they run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_IMPORTING = "<frozen importlib._bootstrap>"
+
+_removals: list[Callable[[], None]] = []
+
+
+class StoppedBySignal(KeyboardInterrupt):
+    """Raised in the main thread.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def exit_on_signals() -> None:
+    """End the process at once when it is told to, from now on; for the main thread.
+
+    A signal that the process was started to ignore (a shell does so for what it runs in the
+    background) stays ignored.
+    """
+    _handle_with(_exit_at_once)
+
+
+def before_exit(remove: Callable[[], None]) -> None:
+    """Have ``remove`` called, in the main thread, before a signal ends the process at once."""
+    _removals.append(remove)
+
+
+@contextmanager
+def raised_as_exceptions(last_words: str) -> Iterator[None]:
+    """Raise StoppedBySignal within the block, so that it can clean up; a second signal ends it.
+
+    Args:
+        last_words: for stderr, where the process is ended in the middle of an import instead.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            os.write(2, f"{last_words}\n".encode())
+            _exit_at_once(number, frame)
+        exit_on_signals()
+        raise StoppedBySignal(number)
+
+    before = {number: signal.getsignal(number) for number in _NUMBERS}
+    _handle_with(end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _handle_with(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in _NUMBERS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _exit_at_once(number: int, _frame: FrameType | None) -> NoReturn:
+    for remove in _removals:
+        remove()
+    os._exit(128 + number)
