@@ -54,7 +54,8 @@ class DirectDoor:
         try:
             with self._line.place():
                 job = parse_request(await read_json(request))
-                await run_in_threadpool(self._engine.require, job.options.engine)
+                if job.options.engine is not None:  # the default one's state is known
+                    await run_in_threadpool(self._engine.require, job.options.engine)
                 finished = await self._run_unless_gone(request.receive, job, run_id)
             return PredictAnswer(finished)
         except Exception as error:

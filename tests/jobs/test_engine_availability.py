@@ -88,12 +88,14 @@ def test_what_no_living_worker_can_run_is_refused_and_nothing_stored(
     office: Office, files: bool
 ) -> None:
     office.worker("a", WITHOUT_TORCH)
+    office.media["video"].path.rename(office.folder / "kept.mp4")  # it is not even looked at
     refused = office.refuse(office.ask(GPU, files=files))
     assert refused.message == (
         f"The engine {GPU} cannot run here. {NO_TORCH.reason} Engines that can run here: draft."
     )
     assert refused.field == "engine"
     assert office.is_empty()
+    (office.folder / "kept.mp4").rename(office.media["video"].path)
     for engine in (DRAFT, "auto", None):
         office.desk.submit([office.ask(engine, files=files)], ME)
 
