@@ -102,12 +102,15 @@ def serve(
     if ui and find_spec("gradio") is None:
         fail("--ui needs more packages: pip install 'latentsync[ui]'.", exit_code=2)
 
+    from latentsync.pipelines.availability import require_any_engine
     from latentsync.server.app import build_app
     from latentsync.server.serve import serve as serve_app
 
     _log_to_stderr()
     with _failing_to_start():
-        app = build_app(settings, require_key=not no_auth, with_page=ui)
+        if not no_worker:
+            require_any_engine(settings)
+        app = build_app(settings, require_key=not no_auth, with_page=ui, has_worker=not no_worker)
     serve_app(
         app,
         host=host,

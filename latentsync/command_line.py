@@ -14,6 +14,7 @@ from typing import Annotated, Any, Never
 import typer
 
 from latentsync.answers import PredictDetails
+from latentsync.engines import NAMES
 from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
 from latentsync.fields import SyncMode
 from latentsync.signals import StoppedBySignal, raised_as_exceptions
@@ -49,7 +50,7 @@ GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none."
 InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
 Seed = Annotated[int, typer.Option(help="-1 draws a random one.")]
 DeadlineS = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
-Engine = Annotated[str | None, typer.Option(help="auto, latentsync-1.6, latentsync-1.5 or draft.")]
+Engine = Annotated[str | None, typer.Option(help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}.")]
 Scheduler = Annotated[str, typer.Option(help="ddim, or dpm-solver++ for fewer steps.")]
 CacheInterval = Annotated[
     int, typer.Option(help="Run the whole network only every so many steps; approximate above 1.")

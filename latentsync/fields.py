@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from latentsync.engines import NAMES
 
 GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
 INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
@@ -77,7 +79,10 @@ class SpeakerBox(StrictModel):
 
 
 Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
-EngineName = Literal["auto", "latentsync-1.6", "latentsync-1.5", "draft"]
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[NAMES]  # of the table, which no type checker reads
 SchedulerName = Literal["ddim", "dpm-solver++"]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 GuidanceScale = Annotated[

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import typer
 from pydantic import ValidationError
 
+from latentsync.engines import AUTO, AUTO_ON_GPU, engine_spec
 from latentsync.errors import LatentSyncError
 from latentsync.settings import Settings, explain
 from latentsync.signals import StoppedBySignal, raised_as_exceptions
@@ -24,7 +25,6 @@ commands = typer.Typer(
     rich_markup_mode=None,
 )
 
-_LATEST_ENGINE = "latentsync-1.6"
 _PREFIXES = ("B", "kB", "MB", "GB")
 
 Names = Annotated[
@@ -69,7 +69,8 @@ def pull(names: Names = None) -> None:
 
     with _errors_as_one_line():
         settings = _load_settings()
-        engine = settings.engine if settings.engine.startswith("latentsync") else _LATEST_ENGINE
+        has_weights = settings.engine != AUTO and engine_spec(settings.engine).weights
+        engine = settings.engine if has_weights else AUTO_ON_GPU
         wanted = _expand(names or [engine], settings)
         with _progress_bars() as show:
             paths = ensure(wanted, settings=settings, on_progress=show, catalog=catalog.CATALOG)

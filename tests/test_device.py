@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentsync import device
+from latentsync import device, installation
 from latentsync.errors import EngineUnavailable
 from latentsync.pipelines.base import resolve_engine
 
@@ -45,7 +45,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_and_no_draft() -> None:
 
 @pytest.mark.usefixtures("nvidia")
 def test_a_gpu_without_torch_is_an_error_and_no_draft(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "find_spec", lambda name: None)
+    monkeypatch.setattr(installation, "find_spec", lambda name: None)
     with pytest.raises(EngineUnavailable, match="pip install"):
         resolve_engine("auto")
 
@@ -79,12 +79,6 @@ def test_half_precision_needs_a_chip_that_is_fast_in_it(
     cuda = torch.device("cuda")
     assert device.choose_dtype("auto", cuda) == dtype
     assert device.choose_dtype("bfloat16", cuda) == torch.bfloat16
-
-
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "find_spec", lambda name: None if name == "diffusers" else name)
-    with pytest.raises(EngineUnavailable, match="need diffusers: pip install"):
-        device.require_models()
 
 
 @pytest.mark.usefixtures("nvidia")

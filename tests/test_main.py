@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from latentsync.answers import PredictResult
+from latentsync.engines import ENGINES
 from latentsync.pipelines import base
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
@@ -22,6 +23,7 @@ from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG
 from latentsync.weights.places import path_of
 from tests.server.live import files_in, process, small_body
+from tests.without_packages import hide
 
 pytestmark = pytest.mark.processes
 
@@ -94,6 +96,18 @@ def test_errors_carry_the_status_for_the_platform(
 ) -> None:
     answer = main.predict(**fields, run_id="r-9")
     assert (answer["code"], answer["status_code"], answer["run_id"]) == (code, 422, "r-9")
+
+
+def test_an_engine_that_is_not_installed_is_an_answer_with_a_code(
+    main: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch)
+    monkeypatch.setitem(base._ENGINES, "latentsync-1.6", ENGINES["latentsync-1.6"].builder)
+    nowhere = {"video_url": "http://127.0.0.1:9/v.mp4", "audio_url": "http://127.0.0.1:9/a.wav"}
+    answer = main.predict(**nowhere, engine="latentsync-1.6", run_id="r-9")
+    told = (answer["status_code"], answer["code"], answer["field"])
+    assert told == (503, "ENGINE_UNAVAILABLE", "engine")
+    assert "pip install 'latentsync[models]'" in answer["message"]
 
 
 @pytest.fixture

@@ -88,6 +88,16 @@ hosts = sa.Table(
     sa.Column("memory_total_bytes", sa.BigInteger),
 )
 
+# Beside the roster, not in it: a database of an earlier version gets this table and keeps its own.
+host_engines = sa.Table(
+    "latentsync_roster_engines",
+    tables,
+    sa.Column(
+        "name", sa.String(120), sa.ForeignKey(hosts.c.name, ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("survey", sa.JSON, nullable=False),  # see latentsync.pipelines.availability
+)
+
 
 def open_database(url: str, *, connections: int = 8) -> sa.Engine:
     """Open the database and make its tables if they are missing.

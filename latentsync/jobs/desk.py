@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -24,6 +25,7 @@ from latentsync.errors import (
     shorten,
 )
 from latentsync.jobs.database import open_database, translate_database_full
+from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.entry import naming_entry
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.intake import Allowance, Intake, check_repeated
@@ -40,6 +42,7 @@ from latentsync.media.fetch import fetch_media
 from latentsync.media.guard import parse_address
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines.availability import survey_engines
 from latentsync.request import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
@@ -73,9 +76,10 @@ class JobDesk:
 
     Args:
         settings: database, file store and limits.
+        has_worker: a worker is started beside this process, with the same settings.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, has_worker: bool = False) -> None:
         self._settings = settings
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine, settings.public_url)
@@ -84,7 +88,14 @@ class JobDesk:
         self.files = FileStore(settings.storage)
         self._room = Room(self.store, self.files, settings)
         self.reserve = self._room.reserve
-        intake = Intake(self.store, self._entrance.put, self._allowance, self.reserve.require)
+        # What a file is shared with is on this machine; of a Postgres nobody knows who uses it.
+        all_here = has_worker and engine.name == "sqlite"
+        self.engines = EngineAvailability(
+            engine, partial(survey_engines, settings) if all_here else None
+        )
+        intake = Intake(
+            self.store, self._entrance.put, self._allowance, self.reserve.require, self.engines
+        )
         self._recorder = Recorder(intake.take_in)
         self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
@@ -96,6 +107,7 @@ class JobDesk:
         worker. A submission that was made before, by id or idempotency key, returns its job.
 
         Raises:
+            EngineUnavailable: no worker can run the engine that is asked for.
             LineFull: the owner has as many jobs or bytes waiting as allowed.
             DiskFull: there is no room for the media, or for anything new.
             IdempotencyConflict: the id or key was used for another request.
@@ -183,6 +195,7 @@ class JobDesk:
         return [job if job is not None else next(added) for job in known]
 
     def _store_new(self, new: Sequence[Submission], owner: str) -> list[Job]:
+        self._require_engines(new)
         self._allowance.check(self.store.load(owner), Load(len(new), 0))
         self.reserve.require()
         prepared = self._prepare_all(new, owner)
@@ -195,6 +208,13 @@ class JobDesk:
         # Not ours where somebody else handed in the same job meanwhile.
         self._discard(one for one in prepared if used.isdisjoint(stored_keys(one.request)))
         return jobs
+
+    def _require_engines(self, new: Sequence[Submission]) -> None:
+        """Ask before anything is stored; the record asks once more."""
+        engines = self.engines.now()
+        for submission in new:
+            with naming_entry(submission.entry):
+                engines.require(submission.request.options.engine)
 
     def _prepare_all(self, new: Iterable[Submission], owner: str) -> list[NewJob]:
         prepared: list[NewJob] = []
@@ -231,6 +251,7 @@ class JobDesk:
             idempotency_key=submission.idempotency_key,
             webhook=submission.webhook,
             input_bytes=total_bytes,
+            entry=submission.entry,
         )
 
     def _store(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from latentsync.jobs.database import events, hosts, jobs
+from latentsync.jobs.database import events, host_engines, hosts, jobs
 from latentsync.jobs.gpu_memory import DeviceMemory
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.roster import SILENCE_S
+from latentsync.pipelines.availability import EngineSurvey
 
 _FINAL = [status for status in JobStatus if status.is_final]
 
@@ -38,17 +40,29 @@ class LivingWorker:
     Attributes:
         name: unique among those that live.
         memory: of its device, as it said last; None without a GPU.
+        engines: which ones it can run, as it said last; None for one of an earlier version.
     """
 
     name: str
     memory: DeviceMemory | None
+    engines: EngineSurvey | None = None
 
 
-def living_workers(engine: sa.Engine) -> list[LivingWorker]:
-    """Return the workers that were heard of lately, by name."""
+def living_workers(engine: sa.Engine, within: sa.Connection | None = None) -> list[LivingWorker]:
+    """Return the workers that were heard of lately, by name.
+
+    Args:
+        engine: the database of jobs.
+        within: with a transaction in which it is asked, if there is one.
+    """
     since = time.time() - SILENCE_S
-    chosen = sa.select(hosts).where(hosts.c.seen_at >= since).order_by(hosts.c.name)
-    with engine.connect() as connection:
+    chosen = (
+        sa.select(hosts, host_engines.c.survey)
+        .outerjoin(host_engines, host_engines.c.name == hosts.c.name)
+        .where(hosts.c.seen_at >= since)
+        .order_by(hosts.c.name)
+    )
+    with nullcontext(within) if within else engine.connect() as connection:
         return [_living(row) for row in connection.execute(chosen)]
 
 
@@ -87,7 +101,11 @@ def ended_after(engine: sa.Engine, number: int) -> tuple[list[EndedJob], int]:
 
 def _living(row: sa.Row[Any]) -> LivingWorker:
     used, total = row.memory_used_bytes, row.memory_total_bytes
-    return LivingWorker(row.name, None if total is None else DeviceMemory(used, total))
+    return LivingWorker(
+        row.name,
+        None if total is None else DeviceMemory(used, total),
+        None if row.survey is None else EngineSurvey.from_json(row.survey),
+    )
 
 
 def _ended(row: sa.Row[Any]) -> EndedJob:

@@ -14,6 +14,8 @@ import sqlalchemy as sa
 
 from latentsync.errors import IdempotencyConflict, LatentSyncError, LineFull
 from latentsync.jobs.database import hold_intake, translate_database_full
+from latentsync.jobs.engine_availability import Availability, EngineAvailability
+from latentsync.jobs.entry import naming_entry
 from latentsync.jobs.job import Job, NewJob
 from latentsync.jobs.recorder import Outcome
 from latentsync.jobs.store import Alongside, JobStore, Load
@@ -56,6 +58,7 @@ class Intake:
         allowance: of every owner.
         require_room: raises DiskFull if no new job may be taken; asked while others wait, so it
             must be quick.
+        engines: tell which can run; None takes jobs for all.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class Intake:
         alongside: Alongside,
         allowance: Allowance,
         require_room: Callable[[], None],
+        engines: EngineAvailability | None = None,
     ) -> None:
         self._store = store
         self._alongside = alongside
         self._allowance = allowance
         self._require_room = require_room
+        self._engines = engines
 
     def take_in(self, calls: Sequence[Sequence[NewJob]]) -> list[Outcome]:
         """Return for each call its jobs, in its order, or why it is refused.
@@ -83,7 +88,8 @@ class Intake:
         """
         with translate_database_full(), self._store.engine.begin() as connection:
             hold_intake(connection)
-            ledger = _Ledger(connection, self._store, self._check, calls)
+            engines = None if self._engines is None else self._engines.now(connection)
+            ledger = _Ledger(connection, self._store, self._check, calls, engines)
             entered = [ledger.enter(call) for call in calls]
             added = self._store.insert(connection, ledger.new, self._alongside)
         jobs = ledger.recorded | {job.id: job for job in added}
@@ -106,8 +112,10 @@ class _Ledger:
         store: JobStore,
         check: Callable[[Load, Load], None],
         calls: Sequence[Sequence[NewJob]],
+        engines: Availability | None,
     ) -> None:
         self._connection = connection
+        self._engines = engines
         self._store = store
         self._check = check  # of what an owner has, and of what is to come to it
         self._loads: dict[str, Load] = {}
@@ -124,6 +132,7 @@ class _Ledger:
             known = [self._known(job) for job in call]
             new = [job for job, other in zip(call, known, strict=True) if other is None]
             if new:
+                self._require_engines(new)
                 self._count(new)
         except LatentSyncError as refused:
             return refused
@@ -140,6 +149,13 @@ class _Ledger:
         if other is not None:
             check_repeated(other, job.owner, job.fingerprint)
         return other
+
+    def _require_engines(self, new: Sequence[NewJob]) -> None:
+        if self._engines is None:
+            return
+        for job in new:
+            with naming_entry(job.entry):
+                self._engines.require(job.request["options"]["engine"])
 
     def _count(self, new: Sequence[NewJob]) -> None:
         owner = new[0].owner

@@ -71,6 +71,7 @@ class NewJob:
         idempotency_key: the caller's name for this submission.
         webhook: whom to tell.
         input_bytes: media that were stored for it.
+        entry: what the caller calls it if it is one of several; not recorded.
     """
 
     id: str
@@ -80,6 +81,7 @@ class NewJob:
     idempotency_key: str | None = None
     webhook: Webhook | None = None
     input_bytes: int = 0
+    entry: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from latentsync.errors import InternalError
-from latentsync.jobs.database import hosts
+from latentsync.jobs.database import host_engines, hosts
 from latentsync.jobs.gpu_memory import DeviceMemory
+from latentsync.pipelines.availability import EngineSurvey
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +46,21 @@ class Roster:
         self._greeted_at = clock()
         self._holder = ""
         self._seen: dict[str, tuple[float, float]] = {}  # name: what it wrote, when that changed
+        self._told: EngineSurvey | None = None  # which engines this worker can run, as recorded
 
-    def join(self, holder: str, wait: Callable[[float], bool]) -> bool:
+    def join(
+        self,
+        holder: str,
+        wait: Callable[[float], bool],
+        engines: EngineSurvey | None = None,
+    ) -> bool:
         """Take this worker's name, which is a dead one's after a long silence of its holder.
 
         Args:
             holder: who takes it. The one before, if it is the same, is known to be dead.
             wait: waits so many seconds, or until this worker shall stop, and returns whether it
                 shall.
+            engines: which ones this worker can run; recorded with the name.
 
         Returns:
             Whether it was taken: not if this worker shall stop.
@@ -70,14 +78,17 @@ class Roster:
                     raise self._taken()
                 if wait(_LOOK_EVERY_S):
                     return False
-        self._take(before)
+        self._take(before, engines)
         return True
 
-    def greet(self, memory: DeviceMemory | None = None) -> None:
+    def greet(
+        self, memory: DeviceMemory | None = None, engines: EngineSurvey | None = None
+    ) -> None:
         """Show that this worker lives, and look who else does; call it every few seconds.
 
         Args:
             memory: of its device; None without a GPU.
+            engines: which ones it can run now; None leaves what was recorded.
 
         Raises:
             NameLost: another worker has taken the name, believing this one dead.
@@ -91,7 +102,9 @@ class Roster:
             mine = hosts.update().where(*self._is_mine()).values(own)
             if not connection.execute(mine).rowcount:
                 raise NameLost
+            self._record_engines(connection, engines)
             rows = connection.execute(sa.select(hosts.c.name, hosts.c.seen_at)).all()
+        self._told = engines or self._told
         before = self._seen
         self._seen = {
             name: before[name] if name in before and before[name][0] == seen_at else (seen_at, now)
@@ -125,7 +138,7 @@ class Roster:
             row = connection.execute(chosen).first()
         return None if row is None else (row.holder, row.seen_at)
 
-    def _take(self, before: tuple[str, float] | None) -> None:
+    def _take(self, before: tuple[str, float] | None, engines: EngineSurvey | None) -> None:
         """Write this worker over what was written before; of several that try, one may."""
         try:
             with self._engine.begin() as connection:
@@ -134,8 +147,18 @@ class Roster:
                     connection.execute(hosts.delete().where(hosts.c.name == self._name, *was))
                 own = {"name": self._name, "holder": self._holder, "seen_at": time.time()}
                 connection.execute(hosts.insert().values(own))
+                self._record_engines(connection, engines)
         except IntegrityError:
             raise self._taken() from None
+        self._told = engines
+
+    def _record_engines(self, connection: sa.Connection, engines: EngineSurvey | None) -> None:
+        """Write which engines this worker can run, unless that is what was written."""
+        if engines is None or engines == self._told:
+            return
+        connection.execute(host_engines.delete().where(host_engines.c.name == self._name))
+        own = {"name": self._name, "survey": engines.to_json()}
+        connection.execute(host_engines.insert().values(own))
 
     def _is_mine(self) -> tuple[sa.ColumnElement[bool], ...]:
         return hosts.c.name == self._name, hosts.c.holder == self._holder

@@ -37,7 +37,8 @@ INSERT = jobs.insert().returning(*jobs.c, sort_by_parameter_order=True)
 def row_of(job: NewJob, created_at: float) -> dict[str, Any]:
     """Return a new job as a row; seconds since 1970."""
     webhook = None if job.webhook is None else asdict(job.webhook)
-    return {**vars(job), "webhook": webhook, "status": JobStatus.QUEUED, "created_at": created_at}
+    own = {name: value for name, value in vars(job).items() if name != "entry"}
+    return {**own, "webhook": webhook, "status": JobStatus.QUEUED, "created_at": created_at}
 
 
 def job_of(row: sa.Row[Any]) -> Job:

@@ -32,6 +32,12 @@ from latentsync.jobs.roster import NameLost, Roster
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.watch import Limits, Stopping
 from latentsync.jobs.webhooks import WebhookSender
+from latentsync.pipelines.availability import (
+    EngineSurvey,
+    Obstacle,
+    require_any_engine,
+    survey_engines,
+)
 from latentsync.record_faults import note_record_fault
 from latentsync.settings import Settings
 from latentsync.workspace import sweep
@@ -62,6 +68,7 @@ class Worker:
         self._files = FileStore(settings.storage)
         self._roster = Roster(engine, self._name)
         self._gpu = GpuMemory(settings.device)
+        self._obstacle: Obstacle | None = None  # to the default engine, as it was logged
         self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
         self._retention = Retention(self._store, self._entrance, self._files, settings)
         self._stopping = Event()
@@ -97,9 +104,11 @@ class Worker:
         path = lock_path(self._settings, self._name)
         held = hold_name(path, self._name, wait=self._stopping.wait)
         sweep(self._settings.work_dir)
-        if held is None or not self._roster.join(held.holder, self._stopping.wait):
+        if held is None or not self._roster.join(
+            held.holder, self._stopping.wait, self._survey()
+        ):
             return
-        self._roster.greet(self._gpu.read())
+        self._greet()
         self._entrance.give_back(self._name)
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
@@ -142,9 +151,21 @@ class Worker:
                 return False
         return True
 
+    def _greet(self) -> None:
+        self._roster.greet(self._gpu.read(), self._survey())
+
+    def _survey(self) -> EngineSurvey:
+        """Return which engines can run here; what is installed or brought later counts, too."""
+        found = survey_engines(self._settings)
+        obstacle = found.obstacle(None)
+        if obstacle is not None and obstacle != self._obstacle:
+            logger.error("engine %s, the default, cannot run: %s", found.default, obstacle.reason)
+        self._obstacle = obstacle
+        return found
+
     def _keep_house(self) -> None:
         try:
-            self._roster.greet(self._gpu.read())
+            self._greet()
             idle_s = 0.0 if self._at_work else time.monotonic() - self._idle_since
             self._rescue.look(self._at_work.copy(), idle_s)
             sweep(self._settings.work_dir)
@@ -175,7 +196,11 @@ def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVIC
         settings: of the process.
         with_parent: end when standard input ends, which the parent holds open while it lives.
         device: command that starts the process which holds the device.
+
+    Raises:
+        EngineUnavailable: no engine can run here.
     """
+    require_any_engine(settings)
     worker = Worker(settings, device)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: worker.stop())

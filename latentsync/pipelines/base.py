@@ -6,7 +6,9 @@ often as it needs, in any order, through :class:`FrameSource`; it must not keep 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
@@ -15,12 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.device import has_cuda
-from latentsync.errors import EngineUnavailable
+from latentsync.engines import AUTO, AUTO_ELSEWHERE, AUTO_ON_GPU, ENGINES, unknown_engine
+from latentsync.errors import LatentSyncError
 from latentsync.fields import Speaker
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor, never
+from latentsync.pipelines.availability import refused_import, require_packages
 from latentsync.request import RunOptions
 from latentsync.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class FrameSource(Protocol):
@@ -117,13 +123,8 @@ class Pipeline(Protocol):
 
 BuildEngine = Callable[[str, Settings, Callable[[], None]], Pipeline]
 
-# Engine name -> (module, function that builds it), imported on first use: no engine's packages load
-# before that.
-_ENGINES = {
-    "draft": ("latentsync.pipelines.draft_pipeline", "build_draft"),
-    "latentsync-1.5": ("latentsync.pipelines.lipsync_pipeline", "build_lipsync"),
-    "latentsync-1.6": ("latentsync.pipelines.lipsync_pipeline", "build_lipsync"),
-}
+# Imported on first use: no engine's packages load before that.
+_ENGINES = {name: spec.builder for name, spec in ENGINES.items()}
 
 
 def resolve_engine(name: str) -> str:
@@ -134,9 +135,9 @@ def resolve_engine(name: str) -> str:
     Raises:
         EngineUnavailable: there is a GPU that cannot be used.
     """
-    if name != "auto":
+    if name != AUTO:
         return name
-    return "latentsync-1.6" if has_cuda() else "draft"
+    return AUTO_ON_GPU if has_cuda() else AUTO_ELSEWHERE
 
 
 def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = never) -> Pipeline:
@@ -151,25 +152,45 @@ def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = ne
         EngineUnavailable: the name is unknown, or the engine cannot run here.
     """
     name = resolve_engine(name)
-    return import_engine(name)(name, settings, check)
+    build = import_engine(name, settings)
+    with _import_failures_explained(name, settings, ImportError):
+        return build(name, settings, check)
 
 
-def import_engine(name: str) -> BuildEngine:
+def import_engine(name: str, settings: Settings | None = None) -> BuildEngine:
     """Import what an engine is made of, and return the function that builds it.
 
     Building asks for the device, importing does not.
 
     Args:
         name: as for :func:`build_pipeline`, but not ``auto``, which depends on the device.
+        settings: by which an error names the engines that can run; by default the environment's.
 
     Raises:
-        EngineUnavailable: the name is unknown.
+        EngineUnavailable: the name is unknown, or a package is missing or cannot be imported.
     """
     if name not in _ENGINES:
-        raise EngineUnavailable(
-            f"There is no engine named {name!r}. Known: {', '.join(_ENGINES)}.", field="engine"
-        )
+        raise unknown_engine(name)
+    settings = settings or Settings()
+    require_packages(name, settings)
     module_name, function_name = _ENGINES[name]
     build: BuildEngine
-    build = getattr(import_module(module_name), function_name)
+    with _import_failures_explained(name, settings, Exception):  # a broken package raises anything
+        build = getattr(import_module(module_name), function_name)
     return build
+
+
+@contextmanager
+def _import_failures_explained(
+    name: str, settings: Settings, kind: type[Exception]
+) -> Iterator[None]:
+    """Turn the failure of another package's import into EngineUnavailable; the log has it whole."""
+    try:
+        yield
+    except LatentSyncError:
+        raise
+    except kind as error:
+        if (refusal := refused_import(name, error, settings)) is None:
+            raise
+        logger.exception("engine %s cannot be imported", name)
+        raise refusal from error

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from latentsync.monitor import never
+from latentsync.pipelines.availability import survey_engines
 from latentsync.pipelines.base import Pipeline, build_pipeline, resolve_engine
 from latentsync.settings import Settings
 
@@ -50,6 +51,17 @@ class Engines:
                 if name not in self._built:
                     self._built[name] = self._build(name, check)
         return self._built[name]
+
+    def require(self, name: str | None = None) -> None:
+        """Raise EngineUnavailable where it shows, without building it, that it cannot run here.
+
+        May take long on a machine with a GPU, of which torch is asked.
+        """
+        if name is None and self._default is not None:
+            return
+        name = resolve_engine(name or self._settings.engine)
+        if name not in self._built:
+            survey_engines(self._settings).require(name)
 
     @contextmanager
     def _turn_to_build(self, check: Callable[[], None]) -> Iterator[None]:

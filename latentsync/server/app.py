@@ -57,6 +57,7 @@ def build_app(
     *,
     require_key: bool = True,
     with_page: bool = False,
+    has_worker: bool = False,
 ) -> FastAPI:
     """Build the application of one process.
 
@@ -68,11 +69,12 @@ def build_app(
         require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
             server that listens on loopback only.
         with_page: show the page at ``/``, which is about jobs; needs the extra ``ui``.
+        has_worker: a worker is started beside this process, with the same settings.
     """
     keys = [key.get_secret_value() for key in settings.api_keys]
     auth = BearerAuth(keys) if require_key else anonymous
     if engines is None:
-        return _app_with_jobs(settings, auth, with_page)
+        return _app_with_jobs(settings, auth, with_page, has_worker)
     return _app_with_engines(settings, engines, auth)
 
 
@@ -96,8 +98,10 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
     return app
 
 
-def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool) -> FastAPI:
-    desk = JobDesk(settings)
+def _app_with_jobs(
+    settings: Settings, auth: Callable[..., Any], with_page: bool, has_worker: bool
+) -> FastAPI:
+    desk = JobDesk(settings, has_worker=has_worker)
     news = JobNews(desk.store.engine)
     places = Places(settings.max_waiting)
 
@@ -110,7 +114,7 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool
     app = _new_app(settings, lifespan, PredictRequest, PredictionRequest, Problem)
     app.state.dismiss_listeners = news.close
     app.state.stop_runs = places.close
-    add_health(app, workers_state(desk.store.engine))
+    add_health(app, workers_state(desk.engines))
     add_metrics(app, desk, auth)
     app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
     arrivals = Arrivals(settings)

@@ -50,6 +50,10 @@ class Engine:
             raise copy(self._failure)
         raise EngineUnavailable(f"The engine {self._name} is being built.", retry_after_s=5)
 
+    def require(self, name: str) -> None:
+        """Raise EngineUnavailable where it shows, without building it, that it cannot run here."""
+        self._engines.require(name)
+
     def pipeline(self, name: str | None, check: Callable[[], None] = never) -> Pipeline:
         """Return the pipeline of the engine called ``name``, or the default one.
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Response
 
 from latentsync.answers import ErrorResponse
 from latentsync.errors import EngineUnavailable
 from latentsync.jobs.desk import JobDesk
-from latentsync.jobs.figures import living_workers
+from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.server.engine import Engine
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
 
@@ -32,14 +31,15 @@ def engine_state(engine: Engine) -> State:
     return state
 
 
-def workers_state(engine: sa.Engine) -> State:
-    """Return what tells of the workers that share this database of jobs."""
+def workers_state(engines: EngineAvailability) -> State:
+    """Return what tells of the workers that share a database of jobs."""
 
     def state() -> dict[str, Any]:
-        living = living_workers(engine)
-        if not living:
+        now = engines.now()
+        if not now.workers:
             raise EngineUnavailable("No worker is alive; jobs are kept.", retry_after_s=5)
-        return {"status": "ready", "workers": len(living)}
+        now.require(None)  # the default engine
+        return {"status": "ready", "workers": now.workers}
 
     return state
 

@@ -88,7 +88,7 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     _keep_gradio_here(app, settings)
     gr.mount_gradio_app(
         app,
-        build_page(settings, asks_for_key=owner_of is not None),
+        build_page(settings, api.desk.engines, asks_for_key=owner_of is not None),
         path="/",
         footer_links=[],
         run_history=False,

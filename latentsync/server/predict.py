@@ -10,6 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive
 
 from latentsync import runner
@@ -53,6 +54,8 @@ class DirectDoor:
         try:
             with self._line.place():
                 job = parse_request(await read_json(request))
+                if job.options.engine is not None:  # the default one's state is known
+                    await run_in_threadpool(self._engine.require, job.options.engine)
                 finished = await self._run_unless_gone(request.receive, job, run_id)
             return PredictAnswer(finished)
         except Exception as error:

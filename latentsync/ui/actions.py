@@ -8,14 +8,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from latentsync.client import AsyncClient, Job
 from latentsync.errors import LatentSyncError, ServerError
-from latentsync.fields import EngineName, SyncMode
+from latentsync.fields import SyncMode
+from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.settings import Settings
 from latentsync.ui import words
 from latentsync.ui.curve import measure_curve
@@ -24,6 +25,7 @@ from latentsync.ui.still import Still, take_still
 from latentsync.ui.visit import client_of, zone_of
 from latentsync.workspace import working_folder
 
+NO_ENGINE = "No engine can run on this server now; ask whoever runs it."
 AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
 _JOBS_SHOWN = 50
 
@@ -33,16 +35,22 @@ Sources = dict[str, tuple[str, str]]
 
 @dataclass(frozen=True)
 class Actions:
-    """The page's actions; each returns new values for the components that ``page.py`` names."""
+    """The page's actions; each returns new values for the components that ``page.py`` names.
+
+    Attributes:
+        settings: its ``work_dir`` is where media are looked at.
+        engines: tell which can run.
+    """
 
     settings: Settings
+    engines: EngineAvailability
 
     async def submit(
         self,
         video: str | None,
         audio: str | None,
         face: str,
-        engine: EngineName | Literal["server"],
+        engine: str | None,
         sync_mode: str,
         steps: float,
         guidance: float,
@@ -54,13 +62,15 @@ class Actions:
         if not video or not audio:
             missing = "the speech" if video else "a video"
             return words.hint(f"Choose or record {missing} first."), gr.skip(), sources
+        if engine is None:
+            return words.hint(f"{NO_ENGINE} Reload the page later."), gr.skip(), sources
         try:
             async with client_of(visit) as client:
                 job = await client.submit(
                     Path(video),
                     Path(audio),
                     speaker=json.loads(face) if face != "auto" else "auto",
-                    engine=None if engine == "server" else engine,
+                    engine=None if engine == words.SERVERS_ENGINE else engine,
                     sync_mode=sync_mode,
                     inference_steps=round(steps),
                     guidance_scale=float(guidance),
@@ -139,6 +149,12 @@ class Actions:
                 return gr.skip(), await _list(client, None, zone_of(visit.request))
         except LatentSyncError as error:
             return words.alert_of(error), gr.skip()
+
+    def offer_engines(self) -> Any:
+        """Return the engines to choose from: those that can run now."""
+        choices = words.engine_choices(self.engines.now())
+        chosen = choices[0][1] if choices else None
+        return gr.Radio(choices=choices, value=chosen, info=None if choices else NO_ENGINE)
 
     async def show_result(
         self, ready: str, sources: Sources, visit: gr.Request

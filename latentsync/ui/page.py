@@ -14,6 +14,7 @@ from latentsync.fields import (
     INFERENCE_STEPS_MAX,
     INFERENCE_STEPS_MIN,
 )
+from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.schema import PredictRequest
 from latentsync.settings import Settings
 from latentsync.ui import words
@@ -97,11 +98,12 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build_page(settings: Settings, *, asks_for_key: bool) -> gr.Blocks:
+def build_page(settings: Settings, engines: EngineAvailability, *, asks_for_key: bool) -> gr.Blocks:
     """Return the page.
 
     Args:
         settings: its ``work_dir`` is where media are looked at.
+        engines: tell which can run.
         asks_for_key: whether there is a key that the browser could forget.
     """
     with gr.Blocks(
@@ -117,7 +119,7 @@ def build_page(settings: Settings, *, asks_for_key: bool) -> gr.Blocks:
                 inputs = _draw_inputs()
             with gr.Column(min_width=320):
                 outcome = _draw_outcome()
-        _wire(page, Actions(settings), inputs, outcome)
+        _wire(page, Actions(settings, engines), inputs, outcome)
     return page
 
 
@@ -139,7 +141,12 @@ def _draw_inputs() -> _Inputs:
     faces = _draw_faces()
     default = PredictRequest.model_fields
     with gr.Accordion("Options", open=False, elem_id="options"):
-        engine = gr.Radio(words.ENGINES, value=words.SERVERS_ENGINE, label="What makes the lips")
+        engine = gr.Radio(
+            [(words.AUTOMATIC, words.SERVERS_ENGINE)],  # until the page has asked
+            value=words.SERVERS_ENGINE,
+            label="What makes the lips",
+            elem_id="engine",
+        )
         sync_mode = gr.Radio(
             words.SYNC_MODES,
             value=default["sync_mode"].default.value,
@@ -231,6 +238,7 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
     outcome.jobs.change(cancels=[telling])
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
     ready.change(actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET)
+    page.load(actions.offer_engines, None, [inputs.engine], **_QUIET)
     for list_jobs in (page.load, outcome.refresh.click):
         list_jobs(actions.open_page, None, [outcome.status, outcome.jobs], **_QUIET)
 

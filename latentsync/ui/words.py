@@ -9,7 +9,9 @@ from typing import Literal
 
 from latentsync.answers import PredictDetails
 from latentsync.client import Job
+from latentsync.engines import ENGINES
 from latentsync.errors import LatentSyncError, ServerError
+from latentsync.jobs.engine_availability import Availability
 
 STAGES = {
     "": "Starting",
@@ -31,12 +33,7 @@ STATES = {
 }
 
 SERVERS_ENGINE = "server"  # no engine is asked for
-ENGINES = [
-    ("Automatic: the one that this server is set up for", SERVERS_ENGINE),
-    ("LatentSync 1.6: generated lips, sharpest; needs a GPU", "latentsync-1.6"),
-    ("LatentSync 1.5: generated lips, smaller and quicker; needs a GPU", "latentsync-1.5"),
-    ("Draft: moves the mouth in the picture; quick, runs anywhere", "draft"),
-]
+AUTOMATIC = "Automatic: the one that this server is set up for"
 
 # Parts of a stage that are not stages of their own, as they stand in a run's seconds.
 PARTS = {
@@ -73,6 +70,20 @@ ADVICE["DISK_FULL"] = ADVICE["STORAGE_UNAVAILABLE"] = "Your files are fine. Try 
 ADVICE["CODEC_FAILED"] = ADVICE["MEDIA_UNREADABLE"]
 ADVICE["WEIGHTS_UNREACHABLE"] = ADVICE["WEIGHTS_MISSING"]
 ADVICE["OUT_OF_DEVICE_MEMORY"] = ADVICE["ENGINE_UNAVAILABLE"]
+
+
+def engine_choices(engines: Availability) -> list[tuple[str, str]]:
+    """Return what makes the lips to choose from: label and value of whatever can run now."""
+    choices = [
+        (f"{spec.title}: {spec.summary}", spec.name)
+        for spec in ENGINES.values()
+        if engines.obstacle(spec.name) is None
+    ]
+    if engines.obstacle(None) is not None:
+        return choices
+    here = " or ".join(_title(name) for name in engines.defaults)
+    automatic = f"Automatic: on this server {here}" if here else AUTOMATIC
+    return [(automatic, SERVERS_ENGINE), *choices]
 
 
 def describe(job: Job) -> str:
@@ -160,21 +171,22 @@ def _stage(job: Job) -> str:
 
 
 def _summary(made: PredictDetails) -> str:
-    said = f"{made.duration_s:.1f} s, {made.width} x {made.height}, made with {_engine(made)}."
+    said = (
+        f"{made.duration_s:.1f} s, {made.width} x {made.height}, made with {_title(made.engine)}."
+    )
     missing = f" {made.frames_without_face} pictures show no face."
     return said + missing * bool(made.frames_without_face)
 
 
-def _engine(made: PredictDetails) -> str:
-    names = {engine: text.partition(":")[0] for text, engine in ENGINES}
-    return names.get(made.engine, made.engine)
+def _title(engine: str) -> str:
+    return ENGINES[engine].title if engine in ENGINES else engine
 
 
 def _facts(made: PredictDetails) -> str:
     """Return a table of what was made, by what, and how long each step of it took."""
     whole = {name: spent for name, spent in made.seconds.items() if "." not in name}
     rows = [
-        ("Made with", f"{_engine(made)}, version {made.model_version}", ""),
+        ("Made with", f"{_title(made.engine)}, version {made.model_version}", ""),
         ("Length", f"{made.duration_s:.2f} s: {made.frames} pictures, {made.fps:g} a second", ""),
         ("Pictures without a face", str(made.frames_without_face), ""),
         ("Seed", str(made.seed), ""),

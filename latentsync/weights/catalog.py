@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from latentsync.engines import engine_spec
 from latentsync.errors import EngineUnavailable
 from latentsync.settings import Settings
 
@@ -176,15 +177,8 @@ def weights_for(engine: str, settings: Settings) -> tuple[str, ...]:
     Raises:
         EngineUnavailable: there is no such engine.
     """
-    if engine == "draft":
-        return ()
-    if engine not in _LATENTSYNC:
-        known = ", ".join(("draft", *_LATENTSYNC))
-        raise EngineUnavailable(
-            f"There is no engine named {engine!r}. Known: {known}.", field="engine"
-        )
-    faces = ("face-detector", "face-landmarks") if settings.face_landmarks == "insightface" else ()
-    return (f"{engine}/unet", "whisper-tiny", "sd-vae-ft-mse", *faces)
+    spec = engine_spec(engine)
+    return spec.weights + (spec.face_weights if settings.face_landmarks == "insightface" else ())
 
 
 def look_up(names: tuple[str, ...], catalog: Catalog) -> list[WeightsFile]:

@@ -111,6 +111,19 @@ def ensure(
     return {file.name: path_of(file, settings) for file in files}
 
 
+def find_missing_offline(
+    names: Iterable[str], settings: Settings, catalog: Catalog = CATALOG
+) -> str | None:
+    """Return what :func:`ensure` says of files that are not here and may not be fetched.
+
+    It reads no file: what is damaged but has its size, or may not be looked at, is found out later.
+    """
+    if not is_offline(settings):
+        return None
+    absent = [file for file in look_up(tuple(names), catalog) if not _may_be_here(file, settings)]
+    return _say_where(absent, settings) if absent else None
+
+
 def ensure_vgg16(
     settings: Settings,
     *,
@@ -186,14 +199,16 @@ def _require_sound(files: Sequence[WeightsFile], settings: Settings, errand: Err
     for file in absent:
         logger.error("%s belongs at %s", file.name, path_of(file, settings))
     if absent:
-        raise WeightsMissing(
-            "Offline, and weights are missing or damaged. "
-            + " ".join(
-                f"{file.name}: fetch {' or '.join(addresses(file, settings))} "
-                f"and put it at {place_of(file)}."
-                for file in absent
-            )
-        )
+        raise WeightsMissing(_say_where(absent, settings))
+
+
+def _say_where(absent: Sequence[WeightsFile], settings: Settings) -> str:
+    """Return where to get absent files and where to put them."""
+    return "Offline, and weights are missing or damaged. " + " ".join(
+        f"{file.name}: fetch {' or '.join(addresses(file, settings))} "
+        f"and put it at {place_of(file)}."
+        for file in absent
+    )
 
 
 def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
@@ -215,6 +230,13 @@ def _size_of(path: Path) -> int:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+def _may_be_here(file: WeightsFile, settings: Settings) -> bool:
+    try:
+        return state_of(file, path_of(file, settings)) in (State.UNCHECKED, State.SOUND)
+    except OSError:
+        return True
 
 
 def _is_absent(file: WeightsFile, settings: Settings) -> bool:

@@ -12,10 +12,11 @@ import pytest
 import sqlalchemy as sa
 
 from latentsync.errors import InternalError
-from latentsync.jobs.database import hosts, open_database
+from latentsync.jobs.database import host_engines, hosts, open_database
 from latentsync.jobs.figures import LivingWorker, living_workers
 from latentsync.jobs.gpu_memory import DeviceMemory
 from latentsync.jobs.roster import SILENCE_S, NameLost, Roster
+from latentsync.pipelines.availability import EngineSurvey, Obstacle
 from tests.jobs.records import Clock
 
 HERE, THERE = "lock file here", "lock file there"
@@ -114,6 +115,51 @@ def test_a_worker_tells_how_full_its_device_is(engine: sa.Engine, clock: Clock) 
     for memory in (None, DeviceMemory(1 << 30, 80 << 30), DeviceMemory(2 << 30, 80 << 30), None):
         alive.greet(memory)
         assert living_workers(engine) == [LivingWorker("w", memory)]
+
+
+def test_a_worker_tells_which_engines_it_can_run(engine: sa.Engine, clock: Clock) -> None:
+    alive = Roster(engine, "w", clock)
+    assert alive.join(HERE, waiting(clock), survey())
+    assert living_workers(engine) == [LivingWorker("w", None, survey())]  # before it greets
+    for told in (survey("torch is missing."), survey("torch is missing."), survey()):
+        alive.greet(None, told)
+        assert living_workers(engine) == [LivingWorker("w", None, told)]
+    alive.greet()
+    assert living_workers(engine) == [LivingWorker("w", None, survey())]
+    again = Roster(engine, "w", clock)
+    assert again.join(HERE, waiting(clock), survey("torch is missing."))
+    assert living_workers(engine)[0].engines == survey("torch is missing.")
+    again.leave()
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(host_engines)).all() == []
+
+
+def test_of_a_name_that_a_worker_of_an_earlier_version_takes_nothing_is_known(
+    engine: sa.Engine, clock: Clock
+) -> None:
+    later = Roster(engine, "w", clock)
+    assert later.join(HERE, waiting(clock), survey())
+    joined(engine, clock, HERE).greet()
+    assert living_workers(engine) == [LivingWorker("w", None, None)]
+
+
+def test_a_database_of_an_earlier_version_gets_what_it_lacks(
+    engine: sa.Engine, clock: Clock
+) -> None:
+    joined(engine, clock, THERE)
+    host_engines.drop(engine)
+    opened = open_database(engine.url.render_as_string())
+    assert living_workers(opened) == [LivingWorker("w", None, None)]
+    alive = Roster(opened, "w2", clock)
+    assert alive.join(HERE, waiting(clock), survey())
+    assert [one.engines for one in living_workers(opened)] == [None, survey()]
+    opened.dispose()
+
+
+def survey(reason: str | None = None) -> EngineSurvey:
+    """Return what a worker says whose LatentSync cannot run for this reason."""
+    obstacle = None if reason is None else Obstacle("ENGINE_UNAVAILABLE", reason)
+    return EngineSurvey("auto", "draft", {"auto": None, "latentsync-1.6": obstacle, "draft": None})
 
 
 def test_a_worker_that_crashed_long_ago_is_forgotten(engine: sa.Engine, clock: Clock) -> None:

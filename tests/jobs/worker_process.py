@@ -13,4 +13,6 @@ DEVICE = (sys.executable, "-m", "tests.jobs.square_device")
 if __name__ == "__main__":
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("latentsync").setLevel(logging.INFO)
-    worker.main(Settings(), with_parent=True, device=DEVICE)
+    # Its device has a default engine of its own, whatever could run on this machine.
+    settings = Settings().model_copy(update={"engine": "draft"})
+    worker.main(settings, with_parent=True, device=DEVICE)

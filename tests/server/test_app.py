@@ -62,7 +62,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
 def test_an_engine_that_cannot_be_built_is_said_plainly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "_ENGINES", {"draft": ("no_such_module_at_all", "Nothing")})
+    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.engines", "no_such_name")})
     body = small_body(tmp_path)
     settings = settings_for(tmp_path)
     with serving(build_app(settings, Engines(settings))) as url:
@@ -70,7 +70,7 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
         assert httpx.get(f"{url}/health").status_code == 200
         assert httpx.get(f"{url}/ready").status_code == 503
     assert (response.status_code, response.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
-    assert "no_such_module" not in response.text
+    assert "no_such_name" not in response.text
 
 
 def test_an_engine_that_could_not_be_built_is_tried_again_and_holds_on_to_nobody(

@@ -28,6 +28,7 @@ from tests.server.live import (
     small_body,
     wait_until,
 )
+from tests.without_packages import hide
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,23 @@ def test_two_requests_at_once_run_one_after_the_other(
         engine.gate.set()
         assert [call.result().status_code for call in calls] == [200, 200]
     assert engine.most_inside == 1
+
+
+def test_an_engine_that_is_not_installed_is_refused_without_waiting_in_line(
+    tmp_path: Path, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch)
+    engine = GatedEngine()
+    with serving_engine(tmp_path, engine) as url, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=60)
+        assert engine.entered.acquire(timeout=60)
+        asked = {**body, "engine": "latentsync-1.6"}
+        refused = httpx.post(f"{url}/predict", json=asked, headers=AUTH)
+        assert not running.done()
+        engine.gate.set()
+        assert running.result().status_code == 200
+    assert (refused.status_code, refused.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
+    assert "pip install 'latentsync[models]'" in refused.json()["message"]
 
 
 def test_the_line_is_in_order_and_bounded(

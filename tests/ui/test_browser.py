@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+import httpx
 import pytest
 
-from tests.server.live import KEY
+from tests.server.live import AUTH, KEY
 from tests.ui.service import page_server
 
 # A browser, a server and a worker share what machine there is, so nothing here is in a hurry.
@@ -227,6 +228,16 @@ def test_what_is_wrong_is_said_in_plain_words(visit: Visit, tmp_path: Path) -> N
     said = visit.wait_for("Choose another file, or save it as MP4")
     assert str(tmp_path) not in said
     assert "Traceback" not in said
+
+
+def test_only_engines_that_can_run_are_offered(visit: Visit) -> None:
+    visit.page.click("#options button")
+    visit.page.get_by_text("Automatic: on this server Draft").wait_for()
+    offered = visit.page.locator("#engine input[type=radio]")
+    values = [one.get_attribute("value") for one in offered.all()]
+    with httpx.Client(headers=AUTH) as client:
+        models = client.get(f"{visit.page.url}v1/models").json()["models"]
+    assert values == ["server", *(one["id"] for one in models if one["available"])]
 
 
 def test_jobs_are_found_again_after_a_reload(visit: Visit, long_speech: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from datetime import timedelta, timezone
-from typing import get_args
 
 import pytest
 
 from latentsync.answers import PredictDetails
 from latentsync.client import Job, JobError
+from latentsync.engines import ENGINES
 from latentsync.errors import MissingField, ServerError, every_error
-from latentsync.fields import EngineName, SyncMode
+from latentsync.fields import SyncMode
+from latentsync.jobs.engine_availability import Availability
 from latentsync.monitor import Progress
+from latentsync.pipelines.availability import EngineSurvey, Obstacle
 from latentsync.ui import words
 
 
@@ -108,9 +110,49 @@ def test_errors_of_the_page_itself_are_told_by_their_own_code() -> None:
     assert "FIELD_MISSING" in words.alert_of(MissingField("Choose a video.", field="video"))
 
 
+def able(*names: str, default: str = "auto", auto: str | None = "draft") -> EngineSurvey:
+    """Return what a worker says that can run these engines."""
+    lacking = Obstacle("ENGINE_UNAVAILABLE", "It needs torch.")
+    found = {name: None if name in names else lacking for name in ENGINES}
+    return EngineSurvey(default, auto, {"auto": found.get(auto or ""), **found})
+
+
+@pytest.mark.parametrize(
+    ("workers", "choices"),
+    [
+        (
+            [able("draft")],
+            {"server": "Automatic: on this server Draft", "draft": "Draft: moves the mouth"},
+        ),
+        ([able("draft", default="latentsync-1.6")], {"draft": "Draft: moves the mouth"}),
+        (
+            [able("draft"), able(*ENGINES, auto="latentsync-1.6")],
+            {
+                "server": "Automatic: on this server Draft or LatentSync 1.6",
+                "latentsync-1.6": "LatentSync 1.6: generated lips, sharpest",
+                "latentsync-1.5": "LatentSync 1.5: generated lips",
+                "draft": "Draft: moves the mouth",
+            },
+        ),
+        ([able()], {}),
+    ],
+)
+def test_only_what_can_run_is_offered_and_automatic_says_what_it_is(
+    workers: list[EngineSurvey], choices: dict[str, str]
+) -> None:
+    offered = words.engine_choices(Availability(len(workers), tuple(workers)))
+    assert [value for _, value in offered] == list(choices)
+    for label, value in offered:
+        assert label.startswith(choices[value])
+
+
+def test_while_no_worker_is_alive_every_engine_is_offered() -> None:
+    offered = words.engine_choices(Availability(0, ()))
+    assert offered[0] == (words.AUTOMATIC, words.SERVERS_ENGINE)
+    assert {value for _, value in offered[1:]} == set(ENGINES)
+
+
 def test_the_choices_are_those_of_the_schema() -> None:
-    named = {value for _, value in words.ENGINES} - {words.SERVERS_ENGINE}
-    assert named == set(get_args(EngineName)) - {"auto"}
     assert {value for _, value in words.SYNC_MODES} == {mode.value for mode in SyncMode}
 
 

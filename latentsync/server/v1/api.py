@@ -107,7 +107,13 @@ class NativeApi:
     ) -> tuple[list[Job], bool]:
         """Return the jobs of a call's body, and whether it was a list of them."""
         with self.arrivals.place(request, owner):
-            reading = read_submissions(request, self.settings, self.desk.reserve, job_id=job_id)
+            reading = read_submissions(
+                request,
+                self.settings,
+                self.desk.reserve,
+                job_id=job_id,
+                engines=self.desk.engines,
+            )
             async with reading as (handed_in, is_list):
                 if only_lists and not is_list:
                     raise MalformedBody('The body must be a list, or {"predictions": [...]}.')

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from latentsync.engines import NAMES
 from latentsync.errors import (
     Canceled,
     ConflictingFields,
@@ -29,6 +30,7 @@ from latentsync.errors import (
     shorten,
 )
 from latentsync.fields import SEGMENTS_MAX
+from latentsync.jobs.engine_availability import Availability
 from latentsync.jobs.room import Reserve
 from latentsync.request import PathSource, RunRequest, segment_recording
 from latentsync.server.body import asking_for_room, parse_json
@@ -55,33 +57,63 @@ class Form:
     files: dict[str, UploadFile]
 
 
+class _EngineFirst(MultiPartParser):
+    """Stops reading at the field ``engine`` if that cannot run, whatever files are to come."""
+
+    engines: Availability
+
+    def on_part_end(self) -> None:
+        super().on_part_end()
+        name, value = self.items[-1]
+        if name == "engine" and value in NAMES:
+            self.engines.require(str(value))
+
+
 @asynccontextmanager
-async def open_form(request: Request, reserve: Reserve, max_bytes: int) -> AsyncIterator[FormData]:
+async def open_form(
+    request: Request, reserve: Reserve, max_bytes: int, engines: Availability | None = None
+) -> AsyncIterator[FormData]:
     """Read a form; its files lie in nameless files of the system's temporary folder.
 
     Args:
         request: with its body still to come.
         reserve: what must stay free on the disk.
         max_bytes: of all files together.
+        engines: that can run now; None if a call for another one may be answered, too.
 
     Raises:
+        EngineUnavailable: no worker can run the engine asked for; noticed when its field is read.
         DiskFull: there is no room for it; noticed before it is read, if its size is declared.
         MalformedBody: it is no form, or has too many parts or too large fields.
         Canceled: the caller hung up.
     """
     require = partial(reserve.require_for_body, spooled_in=Path(tempfile.gettempdir()))
     try:
-        form = await asking_for_room(request, require, max_bytes).form(
-            max_files=len(_FILES), max_fields=_FIELDS_MAX, max_part_size=_FIELD_BYTES_MAX
-        )
-    except HTTPException as error:
-        raise MalformedBody(f"The form cannot be read: {error.detail}") from None
+        async with aclosing(asking_for_room(request, require, max_bytes).stream()) as body:
+            form = await _parser(request, body, engines).parse()
+    except MultiPartException as error:
+        raise MalformedBody(f"The form cannot be read: {error.message}") from None
     except ClientDisconnect:
         raise Canceled("The caller hung up while sending the body.") from None
     try:
         yield form
     finally:
         await form.close()
+
+
+def _parser(
+    request: Request, body: AsyncGenerator[bytes, None], engines: Availability | None
+) -> MultiPartParser:
+    limits = {
+        "max_files": len(_FILES),
+        "max_fields": _FIELDS_MAX,
+        "max_part_size": _FIELD_BYTES_MAX,
+    }
+    if engines is None:
+        return MultiPartParser(request.headers, body, **limits)
+    parser = _EngineFirst(request.headers, body, **limits)
+    parser.engines = engines
+    return parser
 
 
 def read_form(parts: FormData) -> Form:

@@ -1,16 +1,14 @@
-"""``GET /v1/models``: which engines there are to choose from."""
+"""``GET /v1/models``: which engines there are to choose from, and which can run."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from latentsync.engines import ENGINES
+from latentsync.jobs.engine_availability import Availability
 from latentsync.settings import Settings
 
-_DESCRIPTIONS = {
-    "latentsync-1.6": "Diffusion at 512 x 512 pixels per face; about 18 GB of GPU memory.",
-    "latentsync-1.5": "Diffusion at 256 x 256 pixels per face; about 8 GB of GPU memory.",
-    "draft": "Moves the mouth that is in the picture; runs on every CPU, needs no weights.",
-}
+_NOT_KNOWN = "No worker is alive, so it is not known yet whether it can run; jobs are kept."
 
 
 class Model(BaseModel):
@@ -19,6 +17,12 @@ class Model(BaseModel):
     id: str = Field(description="a value of the field engine")
     description: str
     is_default: bool = Field(description="taken when a request names none")
+    available: bool = Field(
+        description="false: no worker can run it, and predictions that ask for it are refused"
+    )
+    reason: str | None = Field(
+        description="why it cannot run, and what to do about it; or why that is not known"
+    )
 
 
 class Models(BaseModel):
@@ -28,10 +32,22 @@ class Models(BaseModel):
     models: list[Model]
 
 
-def list_models(settings: Settings) -> Models:
-    """Return the engines and which one is taken by default."""
+def list_models(settings: Settings, engines: Availability) -> Models:
+    """Return the engines, which one is taken by default, and which can run."""
     models = [
-        Model(id=name, description=text, is_default=name == settings.engine)
-        for name, text in _DESCRIPTIONS.items()
+        Model(
+            id=spec.name,
+            description=spec.description,
+            is_default=spec.name == settings.engine,
+            available=engines.obstacle(spec.name) is None,
+            reason=_reason(engines, spec.name),
+        )
+        for spec in ENGINES.values()
     ]
     return Models(default=settings.engine, models=models)
+
+
+def _reason(engines: Availability, name: str) -> str | None:
+    if (found := engines.obstacle(name)) is not None:
+        return found.reason
+    return None if engines.workers else _NOT_KNOWN

@@ -144,6 +144,6 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
 
     @router.get("/models", tags=["models"], summary="The engines to choose from")
     def models(_owner: str = Depends(auth)) -> Models:
-        return list_models(api.settings)
+        return list_models(api.settings, api.desk.engines.now())
 
     return router

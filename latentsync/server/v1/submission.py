@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from latentsync.errors import InvalidField, MalformedBody, shorten
 from latentsync.jobs.desk import Submission, fingerprint
+from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.entry import naming_entry
 from latentsync.jobs.job import Webhook
 from latentsync.jobs.room import Reserve
@@ -54,7 +55,12 @@ def idempotency_key(request: Request) -> str | None:
 
 @asynccontextmanager
 async def read_submissions(
-    request: Request, settings: Settings, reserve: Reserve, *, job_id: str | None = None
+    request: Request,
+    settings: Settings,
+    reserve: Reserve,
+    *,
+    job_id: str | None = None,
+    engines: EngineAvailability | None = None,
 ) -> AsyncIterator[tuple[list[Submission], bool]]:
     """Read a call's body; files of a form exist only inside the block.
 
@@ -63,11 +69,13 @@ async def read_submissions(
         settings: limits and the root of the working folders.
         reserve: what must stay free on the disk.
         job_id: the caller's own id of the one prediction.
+        engines: tell which can run; asked before the files of a form are here.
 
     Yields:
         The submissions, and whether the body was a list of them.
 
     Raises:
+        EngineUnavailable: a form asks for an engine that cannot run.
         DiskFull: there is no room for the files of a form.
         InvalidRequest: and what :func:`latentsync.server.body.understand_json` raises.
     """
@@ -77,7 +85,12 @@ async def read_submissions(
         yield await understand_json(request, lambda body: _from_json(body, names))
         return
     with working_folder(settings.work_dir) as folder, translate_disk_full():
-        async with open_form(request, reserve, 2 * settings.max_media_bytes) as form:
+        # A call that may repeat an earlier one gets its job, whatever can run now.
+        is_named = names.id is not None or names.idempotency_key is not None
+        now = None
+        if engines is not None and not is_named:
+            now = await run_in_threadpool(engines.now)
+        async with open_form(request, reserve, 2 * settings.max_media_bytes, now) as form:
             yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
 
 

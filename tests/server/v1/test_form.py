@@ -10,11 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from latentsync.errors import (
+    Canceled,
     ConflictingFields,
+    EngineUnavailable,
     InvalidField,
     LatentSyncError,
     MalformedBody,
@@ -23,12 +25,16 @@ from latentsync.errors import (
     UnknownField,
 )
 from latentsync.fields import SEGMENTS_MAX
+from latentsync.jobs.database import open_database
 from latentsync.jobs.desk import Submission
+from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.room import Reserve
+from latentsync.pipelines.availability import survey_engines
 from latentsync.request import MediaSource, PathSource
 from latentsync.server.v1.submission import read_submissions
 from tests.server.live import settings_for
+from tests.without_packages import hide
 
 Contents = dict[str, object]
 Read = Callable[..., tuple[Submission, Contents]]
@@ -78,6 +84,43 @@ def read(tmp_path: Path) -> Read:
         return taken
 
     return read
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_form_is_read_no_further_than_to_an_engine_that_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    """Unless it may be a repeated one: such a call gets its job."""
+    settings = settings_for(tmp_path)
+    hide(monkeypatch)
+    database = open_database(settings.jobs_database)
+    engines = EngineAvailability(database, lambda: survey_engines(settings))
+    sent = httpx.Request(
+        "POST", "http://a/", data={"engine": "latentsync-1.6"}, files={"video": b"v" * 9_000_000}
+    )
+    parts = [sent.read()[at : at + 65536] for at in range(0, 9_000_000, 65536)]
+    head = [(name.lower(), value) for name, value in sent.headers.raw]
+    if is_named:
+        head.append((b"idempotency-key", b"a name"))
+    read: list[Message] = []
+
+    async def receive() -> Message:
+        read.append({"type": "http.request", "body": parts[len(read)], "more_body": True})
+        if len(read) == len(parts):
+            raise ClientDisconnect
+        return read[-1]
+
+    async def take() -> None:
+        request = Request({"type": "http", "headers": head, "app": None}, receive)
+        reserve = Reserve(settings, FileStore(settings.storage))
+        async with read_submissions(request, settings, reserve, engines=engines):
+            pass
+
+    with pytest.raises(Canceled if is_named else EngineUnavailable):
+        asyncio.run(take())
+    assert len(read) == (len(parts) if is_named else 1)
+    assert list((tmp_path / "work").glob("*/*")) == []
+    database.dispose()
 
 
 def test_each_segment_has_its_file(read: Read) -> None:
