@@ -27,6 +27,9 @@
     │   ├── TooManyFrames           more frames, or more of them a second, than allowed
     │   └── NoFace                  no usable face in any frame
     ├── NotAuthorized 401           missing or wrong token
+    ├── ForbiddenHost 403           a name by which a server without a key does not answer
+    ├── ForbiddenOrigin 403         a web page of somebody else made the browser call
+    ├── UnsupportedContentType 415  what a server without a key reads must be declared as JSON
     ├── NoSuchPath 404              nothing is answered at this path
     ├── MethodNotAllowed 405        this path is for other methods
     ├── JobNotFound 404             no such job, or somebody else's
@@ -215,6 +218,21 @@ class NoFace(MediaError):
 class NotAuthorized(LatentSyncError):
     code = "NOT_AUTHORIZED"
     status = 401
+
+
+class ForbiddenHost(LatentSyncError):
+    code = "HOST_FORBIDDEN"
+    status = 403
+
+
+class ForbiddenOrigin(LatentSyncError):
+    code = "ORIGIN_FORBIDDEN"
+    status = 403
+
+
+class UnsupportedContentType(LatentSyncError):
+    code = "CONTENT_TYPE_UNSUPPORTED"
+    status = 415
 
 
 class NoSuchPath(LatentSyncError):

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from latentsync import __version__
 from latentsync.answers import Problem
@@ -18,8 +19,9 @@ from latentsync.jobs.news import JobNews
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
 from latentsync.server.arrivals import Arrivals
-from latentsync.server.auth import BearerAuth, anonymous
+from latentsync.server.auth import ANONYMOUS, BearerAuth, anonymous
 from latentsync.server.body import BodyLimit
+from latentsync.server.cross_site import LoopbackGuard, require_same_origin
 from latentsync.server.engine import Engine
 from latentsync.server.error_answers import (
     NATIVE_PATHS,
@@ -67,15 +69,21 @@ def build_app(
             contract: a platform's own line stands before the process. Without them, everything is
             a job that a worker runs, and this process loads no engine.
         require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
-            server that listens on loopback only.
+            server that listens on loopback only; it answers this machine's programs and its own
+            pages, see :class:`LoopbackGuard`.
         with_page: show the page at ``/``, which is about jobs; needs the extra ``ui``.
         has_worker: a worker is started beside this process, with the same settings.
     """
     keys = [key.get_secret_value() for key in settings.api_keys]
     auth = BearerAuth(keys) if require_key else anonymous
     if engines is None:
-        return _app_with_jobs(settings, auth, with_page, has_worker)
-    return _app_with_engines(settings, engines, auth)
+        app = _app_with_jobs(settings, auth, with_page, has_worker)
+    else:
+        app = _app_with_engines(settings, engines, auth)
+    if not require_key:
+        app.add_middleware(LoopbackGuard, shapes=_ERROR_SHAPES)
+    app.add_middleware(UnreadBodyClose)  # added last, so it is the outermost
+    return app
 
 
 def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., Any]) -> FastAPI:
@@ -120,7 +128,7 @@ def _app_with_jobs(
     arrivals = Arrivals(settings)
     api = NativeApi(desk, news, settings, arrivals)
     app.include_router(build_v1_router(api, auth))
-    open_to = anonymous if settings.tasks_without_key else auth
+    open_to = _anonymous_of(settings.public_url) if settings.tasks_without_key else auth
     app.include_router(build_tasks_router(desk, arrivals, open_to))
     app.include_router(build_lipsync_router(desk, arrivals, auth, settings.public_url))
     if with_page:
@@ -128,6 +136,16 @@ def _app_with_jobs(
 
         add_page(app, api, auth.owner if isinstance(auth, BearerAuth) else None)
     return app
+
+
+def _anonymous_of(public_url: str | None) -> Callable[..., Any]:
+    """Return what lets programs in without a key, and no web page of somebody else."""
+
+    async def anonymous_here(request: Request) -> str:
+        require_same_origin(request, public_url)
+        return ANONYMOUS
+
+    return anonymous_here
 
 
 def _nobody() -> None:
@@ -148,7 +166,6 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
         timeout_s=settings.body_timeout_s,
         streamed_paths=(UPLOADS_PATH,),
     )
-    app.add_middleware(UnreadBodyClose)  # added last, so it is the outermost
     add_error_handlers(app, _ERROR_SHAPES)
     add_openapi(app, *models)
     return app

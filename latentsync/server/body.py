@@ -16,9 +16,18 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentsync.errors import Canceled, FetchTimeout, MalformedBody, TooManyBytes, shorten
+from latentsync.errors import (
+    Canceled,
+    FetchTimeout,
+    MalformedBody,
+    TooManyBytes,
+    UnsupportedContentType,
+    shorten,
+)
 
 Meaning = TypeVar("Meaning")
+
+JSON_TYPE_REQUIRED = "latentsync.json_type_required"  # in a scope: see require_json_type
 
 _LOOK_EVERY_BYTES = 4 * 1024 * 1024  # of a body on its way to the disk
 _SMALL_BYTES = 64 * 1024  # read faster than a thread is asked to
@@ -146,9 +155,10 @@ async def understand_json(request: Request, understand: Callable[[object], Meani
 
     Raises:
         MalformedBody: not declared as JSON, not UTF-8, not JSON, a key twice, nested too deeply.
+        UnsupportedContentType: see :func:`require_json_type`.
         TooManyBytes, FetchTimeout: see :class:`BodyLimit`.
     """
-    _check_content_type(request.headers.get("content-type"))
+    require_json_type(request.scope)
     try:
         body = b"".join([part async for part in request.stream()])
     except ClientDisconnect:
@@ -197,6 +207,28 @@ def is_json(content_type: str | None) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def _check_content_type(content_type: str | None) -> None:
-    if content_type is not None and not is_json(content_type):
+def require_json_type(scope: Scope) -> None:
+    """Refuse a body that is declared as something else than JSON.
+
+    Published clients may leave the declaration out where they send a key. Where there is none it is
+    required: a web page of somebody else can send only what it does not declare as JSON.
+
+    Raises:
+        MalformedBody: it is declared as something else.
+        UnsupportedContentType: the same, or it is not declared at all, on a server without a key.
+    """
+    content_type = Headers(scope=scope).get("content-type")
+    if scope.get(JSON_TYPE_REQUIRED, False):
+        if content_type is None or not _is_application_json(content_type):
+            given = "missing" if content_type is None else shorten(content_type)
+            raise UnsupportedContentType(
+                f"The Content-Type header is {given}. Allowed without a key: application/json and "
+                "application/*+json.",
+                field="Content-Type",
+            )
+    elif not is_json(content_type):
         raise MalformedBody(f"The Content-Type is {shorten(content_type)}; send application/json.")
+
+
+def _is_application_json(content_type: str) -> bool:
+    return is_json(content_type) and content_type.strip().lower().startswith("application/")

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,7 +27,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from latentsync.errors import NotAuthorized, TooManyBytes
 from latentsync.jobs.room import Reserve
 from latentsync.server.auth import ANONYMOUS
-from latentsync.server.body import declared_bytes
+from latentsync.server.body import declared_bytes, require_json_type
+from latentsync.server.cross_site import require_same_origin
 from latentsync.server.v1.api import NativeApi
 from latentsync.settings import Settings
 from latentsync.ui.page import STYLE, build_page, theme
@@ -57,6 +58,10 @@ _FILE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
 }
+# Gradio lets pages of other origins read along, with the visitor's cookie.
+_CORS_HEADERS = {
+    f"access-control-allow-{what}" for what in ("origin", "credentials", "methods", "headers")
+} | {"access-control-max-age"}
 _FILES, _UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 _KEY_FORM_BYTES = 4096
 _ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
@@ -104,7 +109,7 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
     gradio: Any = mounted.app
-    mounted.app = PageDoor(gradio, owner_of, api.desk.reserve, settings.max_media_bytes)
+    mounted.app = PageDoor(gradio, owner_of, api.desk.reserve, settings)
     tell_others = app.state.dismiss_listeners
 
     def dismiss_listeners() -> None:
@@ -132,22 +137,30 @@ class PageDoor:
         page: Gradio's application.
         owner_of: says whose a key is; None lets everybody in.
         reserve: asked for room for an upload, and for the copies that its job will have.
-        max_media_bytes: of an upload.
+        settings: how large an upload may be, and under which address the page is reached.
     """
 
     def __init__(
-        self, page: ASGIApp, owner_of: OwnerOf | None, reserve: Reserve, max_media_bytes: int
+        self, page: ASGIApp, owner_of: OwnerOf | None, reserve: Reserve, settings: Settings
     ) -> None:
         self._page = page
         self._owner_of = owner_of
         self._reserve = reserve
-        self._max_media_bytes = max_media_bytes
+        self._max_media_bytes = settings.max_media_bytes
+        self._public_url = settings.public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through; raises HTTPException (404), NotAuthorized and DiskFull."""
+        """Let one request through.
+
+        Raises:
+            HTTPException: the page does not need it (404).
+            ForbiddenOrigin: a page of somebody else would change something with the visitor's key.
+            NotAuthorized, UnsupportedContentType, DiskFull.
+        """
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["type"] != "http" or not _OF_THE_PAGE.fullmatch(path):
             raise HTTPException(404)
+        require_same_origin(HTTPConnection(scope), self._public_url)
         if self._owner_of is not None:
             try:
                 self._owner_of(read_key(Request(scope)))
@@ -159,6 +172,8 @@ class PageDoor:
         if path.rstrip("/") == _UPLOAD:
             size_bytes = min(declared_bytes(scope), self._max_media_bytes)
             await run_in_threadpool(self._reserve.require_for_body, size_bytes, 0)
+        elif scope["method"] == "POST":
+            require_json_type(scope)
         headers = _FILE_HEADERS if path.startswith(_FILES) else _HEADERS
         await self._page(scope, receive, _adding(headers, send))
 
@@ -176,7 +191,12 @@ def ask_for_key(action: str, wrong: str = "") -> Response:
 
 
 def _build_routes(api: NativeApi, owner_of: OwnerOf | None) -> APIRouter:
-    router = APIRouter(prefix="/page", include_in_schema=False)
+    def of_this_page(request: Request) -> None:
+        require_same_origin(request, api.settings.public_url)
+
+    router = APIRouter(
+        prefix="/page", include_in_schema=False, dependencies=[Depends(of_this_page)]
+    )
 
     def visitor(request: Request) -> str:
         return ANONYMOUS if owner_of is None else owner_of(read_key(request))
@@ -225,7 +245,10 @@ def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
 def _adding(headers: Mapping[str, str], send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(headers)
+            told = MutableHeaders(scope=message)
+            told.update(headers)
+            for name in _CORS_HEADERS & set(told):
+                del told[name]
         await send(message)
 
     return send_with_headers

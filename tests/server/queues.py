@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from latentsync.jobs.job import Job, JobStatus
@@ -33,11 +34,13 @@ class Server:
     Attributes:
         url: where it listens.
         farm: its database, its files and its workers.
+        app: what it serves.
     """
 
-    def __init__(self, url: str, behind: Farm) -> None:
+    def __init__(self, url: str, behind: Farm, app: FastAPI) -> None:
         self.url = url
         self.farm = behind
+        self.app = app
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is recorded."""
@@ -71,7 +74,7 @@ def queue_server(
             behind.settings.model_copy(update={"api_keys": keys}), require_key=require_key
         )
         with serving(app) as url:
-            yield Server(url, behind)
+            yield Server(url, behind, app)
 
 
 class _Silent(http.server.SimpleHTTPRequestHandler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +14,8 @@ from tests.ui.service import page_server
 pytestmark = pytest.mark.processes
 
 MAX_MEDIA_BYTES = 200_000
+EVIL = {"Origin": "http://evil.example"}
+JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
 
 
 @pytest.fixture(scope="module")
@@ -176,14 +177,91 @@ def test_a_video_is_for_its_owner_alone(url: str, body: dict[str, str]) -> None:
     ]
 
 
-def test_without_keys_nobody_is_asked_and_a_full_disk_takes_no_upload(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
+)
+def test_a_page_of_another_origin_changes_nothing_with_a_visitors_key(
+    visitor: httpx.Client, headers: dict[str, str]
+) -> None:
+    for path in (JOIN, UPLOAD, "/gradio_api/cancel", "/gradio_api/reset", "/page/forget"):
+        answer = visitor.post(path, json={}, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "ORIGIN_FORBIDDEN")
+    assert visitor.get("/", headers=headers).status_code == 200  # a link from elsewhere
+
+
+def test_nobody_is_let_in_with_a_key_that_another_page_gives(stranger: httpx.Client) -> None:
+    answer = stranger.post("/page/key", data={"key": KEY}, headers=EVIL)
+    assert (answer.status_code, answer.json()["code"]) == (403, "ORIGIN_FORBIDDEN")
+    assert not stranger.cookies
+
+
+def test_the_page_itself_may_post(stranger: httpx.Client, url: str) -> None:
+    own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
+    assert stranger.post("/page/key", data={"key": KEY}, headers=own).status_code == 303
+    files = {"files": ("a.wav", b"sound")}
+    assert stranger.post(UPLOAD, files=files, headers={"Origin": url}).status_code == 200
+    assert stranger.post(JOIN, json={}, headers=own).status_code == 422  # it came to Gradio
+
+
+def test_no_page_of_another_origin_reads_along(visitor: httpx.Client, url: str) -> None:
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "a"}
+    for host in (url.removeprefix("http://"), "lips.example"):
+        for origin in ("http://localhost:3000", "http://evil.lips.example"):
+            headers = {"Host": host, "Origin": origin, **preflight}
+            for method in ("GET", "OPTIONS"):
+                answer = visitor.request(method, "/config", headers=headers)
+                assert answer.status_code == 200
+                assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+@pytest.fixture(scope="module")
+def open_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the page and without keys, whose disk is full."""
     full = {"LATENTSYNC_MIN_FREE_BYTES": str(2**60)}
-    with page_server(tmp_path, "--no-worker", "--no-auth", **full) as url:
-        answer = httpx.get(f"{url}/")
-        upload = httpx.post(f"{url}/gradio_api/upload", files={"files": b"a"})
+    folder = tmp_path_factory.mktemp("open")
+    with page_server(folder, "--no-worker", "--no-auth", **full) as url:
+        yield url
+
+
+def test_without_keys_nobody_is_asked_and_a_full_disk_takes_no_upload(open_url: str) -> None:
+    answer = httpx.get(f"{open_url}/")
+    upload = httpx.post(f"{open_url}{UPLOAD}", files={"files": b"a"})
     assert answer.status_code == 200
     assert "Forget my key" not in answer.text
     assert upload.status_code == 507
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Host": "evil.example"}, "HOST_FORBIDDEN"),
+        (EVIL, "ORIGIN_FORBIDDEN"),
+        ({"Sec-Fetch-Site": "cross-site"}, "ORIGIN_FORBIDDEN"),
+    ],
+)
+def test_without_keys_no_foreign_page_gets_anything_of_it(
+    open_url: str, headers: dict[str, str], code: str
+) -> None:
+    with httpx.Client(base_url=open_url, headers=headers) as browser:
+        for path in (
+            *("/", "/config", "/theme.css", "/assets/index.js", "/page/videos/x", "/v1/models"),
+            *(JOIN, "/gradio_api/queue/data?session_hash=a", "/gradio_api/heartbeat/a"),
+            *(UPLOAD, "/gradio_api/file=/etc/hosts", "/gradio_api/startup-events", "/page/key"),
+        ):
+            for method in ("GET", "POST", "OPTIONS"):
+                answer = browser.request(method, path)
+                assert answer.status_code == 403, path
+                assert answer.json()["code"] == code
+                assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_without_keys_the_page_must_declare_what_it_says(open_url: str) -> None:
+    for headers in ({}, {"Content-Type": "text/plain"}):
+        answer = httpx.post(open_url + JOIN, content=b"{}", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (415, "CONTENT_TYPE_UNSUPPORTED")
+    own = {"Origin": open_url, "Sec-Fetch-Site": "same-origin"}
+    assert httpx.post(open_url + JOIN, json={}, headers=own).status_code == 422
 
 
 def test_the_api_and_its_documents_stay_where_they_are(url: str) -> None:

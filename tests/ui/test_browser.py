@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.server.live import AUTH, KEY
+from tests.server.queues import offering
 from tests.ui.service import page_server
 
 # A browser, a server and a worker share what machine there is, so nothing here is in a hurry.
@@ -35,6 +36,31 @@ _BOTH_REST_AT_THE_SAME_PICTURE = """() => {
   const [source, result] = document.querySelectorAll("#player video");
   const stand = source.paused && result.paused && !source.seeking && result.currentTime > 1;
   return stand && Math.abs(source.currentTime - result.currentTime) < 0.1;
+}"""
+# What a page may try with a server whose answers it must not get: read, and hand in as a form does.
+_TRY_ALL = """async (server) => {
+  const body = JSON.stringify({ video_url: "https://e.com/v", audio_url: "https://e.com/a" });
+  const form = new FormData();
+  for (const medium of ["video", "audio"]) form.append(medium, new Blob(["a"]), "a");
+  const outcomes = [];
+  for (const options of [
+    {},
+    { mode: "no-cors" },
+    { method: "POST", body, headers: { "Content-Type": "application/json" } },
+    { method: "POST", body, mode: "no-cors" },
+    { method: "POST", body: new Blob([body]), mode: "no-cors" },
+    { method: "POST", body: form, mode: "no-cors" },
+  ]) {
+    const answer = fetch(server + "v1/predictions", options);
+    outcomes.push(await answer.then((answer) => answer.type, () => "failed"));
+  }
+  return outcomes;
+}"""
+_POST_FORM = """(server) => {
+  document.body.innerHTML = `<form method="post" enctype="multipart/form-data"
+    action="${server}v1/predictions"><input name="video_url" value="https://e.com/v">
+    <input name="audio_url" value="https://e.com/a"></form>`;
+  document.forms[0].submit();
 }"""
 _READY = "#player video[data-part=result]"
 
@@ -59,6 +85,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={seen}",
+        "--host-resolver-rules=MAP *.example 127.0.0.1",  # names whose owner points them here
     ]
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=path, args=arguments)
@@ -280,3 +307,65 @@ def test_an_open_page_does_not_hold_up_the_end_of_the_server(chromium: Any, tmp_
         ends_at = time.monotonic()
     assert time.monotonic() - ends_at < 40
     context.close()
+
+
+@pytest.fixture(scope="module")
+def open_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the page that asks for no key and has no worker."""
+    folder = tmp_path_factory.mktemp("open")
+    with page_server(folder, "--no-worker", "--no-auth") as url:
+        yield f"{url}/"
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost", "127.0.0.1"])
+def test_a_page_from_elsewhere_gets_nothing_of_a_server_without_a_key(
+    chromium: Any, open_url: str, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "page.html").write_text("<!doctype html><title>Elsewhere</title><body>")
+    context = chromium.new_context()
+    page = context.new_page()
+    statuses: list[int] = []
+    page.on("response", lambda got: got.url.startswith(open_url) and statuses.append(got.status))
+    with offering(tmp_path) as elsewhere:
+        address = f"{elsewhere}/page.html".replace("127.0.0.1", name)
+        page.goto(address)
+        outcomes = page.evaluate(_TRY_ALL, open_url)
+        assert outcomes == ["failed", "opaque", "failed", "opaque", "opaque", "opaque"]
+        with page.expect_navigation(url=f"{open_url}v1/predictions"):
+            page.evaluate(_POST_FORM, open_url)
+        assert "ORIGIN_FORBIDDEN" in page.inner_text("body")
+        page.goto(address)
+        with page.expect_navigation(url=open_url):
+            page.evaluate("server => { location = server; }", open_url)
+        assert "ORIGIN_FORBIDDEN" in page.inner_text("body")
+    context.close()
+    assert len(statuses) >= 6  # browsers tell nothing of answers that they keep from the page
+    assert set(statuses) == {403}
+    assert httpx.get(f"{open_url}v1/predictions").json()["predictions"] == []
+
+
+def test_a_name_that_was_pointed_here_gets_nothing_of_a_server_without_a_key(
+    chromium: Any, open_url: str
+) -> None:
+    context = chromium.new_context()
+    page = context.new_page()
+    for path in ("", "v1/predictions", "docs"):
+        answer = page.goto(open_url.replace("127.0.0.1", "rebound.example") + path)
+        assert answer.status == 403
+        assert "HOST_FORBIDDEN" in page.inner_text("body")
+    context.close()
+
+
+def test_the_page_of_a_server_without_a_key_works(chromium: Any, open_url: str) -> None:
+    for name in ("127.0.0.1", "localhost"):
+        context = chromium.new_context(viewport=_DESKTOP)
+        visit = Visit(context.new_page(), open_url.replace("127.0.0.1", name))
+        visit.choose(VIDEO)
+        visit.page.click("#make")
+        visit.wait_for("Waiting")
+        visit.page.click("#cancel")
+        visit.wait_for("Canceled. Nothing more happens")
+        context.close()
+        assert (visit.outside, visit.faults) == ([], [])
+    jobs = httpx.get(f"{open_url}v1/predictions").json()["predictions"]
+    assert [job["status"] for job in jobs] == ["canceled", "canceled"]
