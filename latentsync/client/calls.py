@@ -90,7 +90,8 @@ class Calls:
         self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None
     ) -> Path:
         """Fetch the video, going on after a broken connection; return where it lies."""
-        url = f"{self._url(job)}/output"
+        own = f"{self._url(job)}/output"
+        url = own if isinstance(job, str) else self._address.own_url(job.output_url, own)
         return await downloads.download(self._exchange, url, Path(path), on_bytes)
 
     async def events(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent, None]:

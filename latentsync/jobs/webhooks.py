@@ -97,15 +97,13 @@ def notice_of(job: Job, public_url: str | None) -> Notice | None:
 
     Args:
         job: its times and its outcome are complete.
-        public_url: put before the path of the result.
+        public_url: address of the server; by default the one at which the job was handed in.
     """
     webhook = job.webhook
     if webhook is None or job.status not in webhook.events or job.finished_at is None:
         return None
-    prediction = represent(job, queue_position=None, delivery=Delivery())
-    if prediction.output_url is not None and public_url is not None:
-        url = public_url.rstrip("/") + prediction.output_url
-        prediction = prediction.model_copy(update={"output_url": url})
+    base_url = public_url or webhook.base_url or ""
+    prediction = represent(job, queue_position=None, base_url=base_url, delivery=Delivery())
     body = {
         "type": f"prediction.{job.status}",
         "timestamp": datetime.fromtimestamp(job.finished_at, UTC).isoformat(),

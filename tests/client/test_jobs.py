@@ -55,6 +55,18 @@ def test_a_job_is_handed_in_followed_and_downloaded(
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_download_never_leads_the_key_to_another_host(
+    client: Any, service: Service, tmp_path: Path
+) -> None:
+    job = client.wait(client.submit(*service.media))
+    assert job.output_url == f"{service.url}/v1/predictions/{job.id}/output"
+    told = [f"/v1/predictions/{job.id}/output", "http://127.0.0.1:1/elsewhere", None]
+    for number, url in enumerate(told):
+        one = job.model_copy(update={"output_url": url})
+        path = client.download(one, tmp_path / f"{number}.mp4")
+        assert path.read_bytes()[4:8] == b"ftyp"
+
+
 def test_progress_never_goes_back_for_who_comes_late(client: Any, service: Service) -> None:
     job = client.submit(*service.media, seed=square_device.SLOW + 1200)
     for event in client.events(job):
@@ -141,7 +153,7 @@ def test_a_running_job_is_canceled(client: Any, service: Service, tmp_path: Path
         ended.raise_for_status()
     with pytest.raises(ServerError, match="no output") as refused:
         client.download(job, tmp_path / "o.mp4")
-    assert refused.value.server_code == "JOB_NOT_FOUND"
+    assert (refused.value.server_status, refused.value.server_code) == (409, "NO_OUTPUT")
     assert list(tmp_path.iterdir()) == []
 
 

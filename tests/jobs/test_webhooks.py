@@ -71,6 +71,18 @@ def test_without_a_public_address_the_result_is_named_by_its_path() -> None:
     assert json.loads(notice.body)["data"]["output_url"] == "/v1/predictions/7f4c/output"
 
 
+def test_by_default_the_result_is_at_the_address_at_which_the_job_was_handed_in() -> None:
+    webhook = Webhook("https://receiver.example/", base_url="http://10.0.0.7:8000/lips")
+    for public_url, beginning in (
+        (None, "http://10.0.0.7:8000/lips"),
+        ("https://a.example", "https://a.example"),
+    ):
+        notice = notice_of(a_job(webhook=webhook), public_url)
+        assert notice is not None
+        told = json.loads(notice.body)["data"]["output_url"]
+        assert told == f"{beginning}/v1/predictions/7f4c/output"
+
+
 def test_a_failure_is_told_with_its_reason() -> None:
     job = a_job(
         status=JobStatus.FAILED,

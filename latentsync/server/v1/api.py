@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pydantic import BaseModel
@@ -13,14 +13,23 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from latentsync.errors import InvalidField, JobNotFound, MalformedBody, shorten
+from latentsync.errors import (
+    InvalidField,
+    JobNotFound,
+    MalformedBody,
+    NoOutput,
+    OutputGone,
+    OutputNotReady,
+    shorten,
+)
 from latentsync.jobs.deliveries import find_delivery
-from latentsync.jobs.desk import JobDesk, check_job_id
+from latentsync.jobs.desk import JobDesk, Submission, check_job_id
 from latentsync.jobs.figures import newest_event
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.jobs.representation import Prediction, represent
 from latentsync.server.arrivals import Arrivals
+from latentsync.server.base_url import base_url_of, path_of
 from latentsync.server.stored_file import stored_video
 from latentsync.server.v1.events import EventStream, parse_last_event_id
 from latentsync.server.v1.representation import PredictionPage, Predictions
@@ -59,20 +68,25 @@ class NativeApi:
         except InvalidField:
             raise JobNotFound(f"There is no job {job_id[:80]!r}.") from None
 
-    def show(self, job: Job) -> Prediction:
-        """Return a job as callers see it."""
-        return self._represent(job, self.desk.store.position(job))
+    def base_url(self, request: Request) -> str:
+        """Return the address of this server, as the caller knows it."""
+        return base_url_of(request, self.settings.public_url)
 
-    async def status(self, job_id: str, owner: str) -> Response:
+    def show(self, job: Job, base_url: str) -> Prediction:
+        """Return a job as callers see it."""
+        return self._represent(job, self.desk.store.position(job), base_url)
+
+    async def status(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the answer with how far a prediction is."""
         # Asked for far more often than anything else: in one thread, and not checked once more.
-        return _json(await run_in_threadpool(self._look, job_id, owner), 200)
+        base_url = self.base_url(request)
+        return _json(await run_in_threadpool(self._look, job_id, owner, base_url), 200)
 
-    def _look(self, job_id: str, owner: str) -> Prediction:
-        return self._represent(*self.desk.look(job_id, owner))
+    def _look(self, job_id: str, owner: str, base_url: str) -> Prediction:
+        return self._represent(*self.desk.look(job_id, owner), base_url)
 
-    def _represent(self, job: Job, position: int | None) -> Prediction:
-        return represent(job, position, find_delivery(self.desk.store.engine, job))
+    def _represent(self, job: Job, position: int | None, base_url: str) -> Prediction:
+        return represent(job, position, base_url, find_delivery(self.desk.store.engine, job))
 
     async def submit(
         self,
@@ -90,17 +104,17 @@ class NativeApi:
             job_id: the caller's own id of the one prediction.
             only_lists: refuse a single one.
         """
-        wait_s = _wait_s(request)
+        wait_s, base_url = _wait_s(request), self.base_url(request)
         jobs, is_list = await self._take_in(request, owner, job_id, only_lists)
         if is_list:
-            shown = await run_in_threadpool(lambda: [self.show(job) for job in jobs])
+            shown = await run_in_threadpool(lambda: [self.show(job, base_url) for job in jobs])
             return _json(Predictions(predictions=shown), 202)
         job = jobs[0] if wait_s is None else await self._wait(jobs[0], wait_s)
-        headers = {"Location": f"/v1/predictions/{job.id}"}
+        headers = {"Location": f"{path_of(base_url)}/v1/predictions/{job.id}"}
         if wait_s is not None:
             headers["Preference-Applied"] = f"wait={wait_s}"
         status_code = 200 if job.status.is_final else 202
-        return _json(await run_in_threadpool(self.show, job), status_code, headers)
+        return _json(await run_in_threadpool(self.show, job, base_url), status_code, headers)
 
     async def _take_in(
         self, request: Request, owner: str, job_id: str | None, only_lists: bool
@@ -111,6 +125,7 @@ class NativeApi:
             async with reading as (handed_in, is_list):
                 if only_lists and not is_list:
                     raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
+                handed_in = [_at(self.base_url(request), one) for one in handed_in]
                 submitting = self.desk.begin_submit(handed_in, owner)
                 return await asyncio.wrap_future(submitting), is_list
 
@@ -128,7 +143,12 @@ class NativeApi:
                 await wait_for(bell, min(left_s, _LOOK_AT_LEAST_EVERY_S))
 
     def page(
-        self, owner: str, status: JobStatus | None, limit: int, cursor: str | None
+        self,
+        request: Request,
+        owner: str,
+        status: JobStatus | None,
+        limit: int,
+        cursor: str | None,
     ) -> PredictionPage:
         """Return some of an owner's predictions; the cursor is the number of the last one seen.
 
@@ -136,20 +156,33 @@ class NativeApi:
         """
         before = None if cursor is None else _parse_cursor(cursor)
         jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
-        shown = [self.show(job) for job in jobs[:limit]]
+        base_url = self.base_url(request)
+        shown = [self.show(job, base_url) for job in jobs[:limit]]
         more = len(jobs) > limit
         next_cursor = str(jobs[limit - 1].number) if more else None
         return PredictionPage(predictions=shown, next_cursor=next_cursor)
 
     def output(self, request: Request, job_id: str, owner: str) -> Response:
-        """Return the answer with a prediction's video."""
+        """Return the answer with a prediction's video.
+
+        Raises:
+            JobNotFound: there is no such prediction.
+            OutputNotReady: it has not ended.
+            NoOutput: it failed or was canceled.
+            OutputGone: its video is no longer kept.
+        """
         job = self.find(job_id, owner)
+        if not job.status.is_final:
+            raise OutputNotReady(
+                f"The prediction is {job.status}: its output is there once it has succeeded.",
+                field="id",
+            )
         if job.result_key is None:
-            raise JobNotFound(f"The prediction is {job.status}: it has no output.", field="id")
+            raise NoOutput(f"The prediction is {job.status}: it has no output.", field="id")
         try:
             return stored_video(request, self.desk.files, job.result_key, name=f"{job.id}.mp4")
         except FileNotFoundError:
-            raise JobNotFound("The output is no longer kept.", field="id") from None
+            raise OutputGone("The output is no longer kept.", field="id") from None
 
     def events(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the stream of what happens to a prediction, from where the caller was."""
@@ -159,7 +192,21 @@ class NativeApi:
         )
         if job.status.is_final and not self.desk.store.events(job.id, after, limit=1):
             return Response(status_code=204)  # tells an EventSource to stop connecting again
-        return EventStream(self.desk, self.news, job, after=after, heartbeat_s=self.heartbeat_s)
+        return EventStream(
+            self.desk,
+            self.news,
+            job,
+            after=after,
+            heartbeat_s=self.heartbeat_s,
+            base_url=self.base_url(request),
+        )
+
+
+def _at(base_url: str, submission: Submission) -> Submission:
+    """Return a submission whose webhook knows the address at which it was handed in."""
+    if submission.webhook is None:
+        return submission
+    return replace(submission, webhook=replace(submission.webhook, base_url=base_url))
 
 
 def _parse_cursor(cursor: str) -> int:

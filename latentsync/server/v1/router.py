@@ -81,12 +81,13 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
 
     @router.get("/predictions", summary="One's predictions, latest first")
     def predictions(
+        request: Request,
         status: Status = None,
         limit: Limit = _PAGE,
         cursor: Cursor = None,
         owner: str = Depends(auth),
     ) -> PredictionPage:
-        return api.page(owner, status, limit, cursor)
+        return api.page(request, owner, status, limit, cursor)
 
     @router.get(
         "/predictions/{job_id}",
@@ -94,16 +95,17 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
         response_model=Prediction,
         responses=unknown,
     )
-    async def prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
-        return await api.status(job_id, owner)
+    async def prediction(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.status(request, job_id, owner)
 
     @router.post(
         "/predictions/{job_id}/cancel",
         summary="Cancel it: at once while it waits, within two seconds while it runs",
         responses=unknown,
     )
-    def cancel(job_id: JobId, owner: str = Depends(auth)) -> Prediction:
-        return api.show(api.desk.cancel(api.find(job_id, owner).id, owner))
+    def cancel(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Prediction:
+        canceled = api.desk.cancel(api.find(job_id, owner).id, owner)
+        return api.show(canceled, api.base_url(request))
 
     @router.get(
         "/predictions/{job_id}/events",
@@ -119,7 +121,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
         "/predictions/{job_id}/output",
         summary="The finished video",
         response_class=Response,
-        responses=unknown | documented.OUTPUT,
+        responses=documented.problems(404, 410) | documented.OUTPUT,
     )
     def output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
         return api.output(request, job_id, owner)

@@ -44,7 +44,8 @@ def test_a_prediction_is_answered_at_once_and_ends_later(
     ended = client.get(f"/predictions/{job['id']}").json()
     assert ended["progress"]["fraction"] == 1.0
     assert (ended["attempts"], ended["queue_position"]) == (1, None)
-    assert ended["output_url"] == f"/v1/predictions/{job['id']}/output"
+    assert ended["output_url"] == str(client.base_url.join(f"predictions/{job['id']}/output"))
+    assert client.get(ended["output_url"]).headers["content-type"] == "video/mp4"
     assert (ended["details"]["seed"], ended["details"]["engine"]) == (7, "square")
     times = [ended[name] for name in ("created_at", "started_at", "finished_at")]
     assert times == sorted(times)
@@ -306,11 +307,44 @@ def test_the_output_is_a_video_in_whole_or_in_part(
     assert client.get(path, headers=changed).status_code == 200
 
 
-def test_there_is_no_output_before_the_end(client: httpx.Client, submit: Submit) -> None:
+def test_why_there_is_no_output_is_told_by_status_and_code(
+    client: httpx.Client, stranger: httpx.Client, submit: Submit, data: Path
+) -> None:
+    def refusal(caller: httpx.Client, job_id: str) -> tuple[int, str]:
+        answer = caller.get(f"/predictions/{job_id}/output")
+        assert answer.headers["content-type"] == "application/problem+json"
+        return answer.status_code, answer.json()["code"]
+
     job = submit(FOR_EVER)
-    answer = client.get(f"/predictions/{job['id']}/output")
-    assert (answer.status_code, answer.json()["code"]) == (404, "JOB_NOT_FOUND")
+    assert refusal(client, job["id"]) == (409, "OUTPUT_NOT_READY")
+    assert refusal(stranger, job["id"]) == (404, "JOB_NOT_FOUND")
+    assert refusal(client, str(uuid.uuid4())) == (404, "JOB_NOT_FOUND")
     cancel(client, job)
+    assert refusal(client, job["id"]) == (409, "NO_OUTPUT")
+    assert refusal(client, submit(BROKEN, wait_s=60)["id"]) == (409, "NO_OUTPUT")
+    done = submit(wait_s=60)
+    for path in (data / "data" / "files" / "results" / done["id"]).iterdir():
+        path.unlink()
+    assert refusal(client, done["id"]) == (410, "OUTPUT_GONE")
+
+
+def test_addresses_in_answers_begin_with_the_one_that_is_set(
+    tmp_path: Path, body: dict[str, Any]
+) -> None:
+    public_url = "https://video.example/lips"
+    with (
+        serving_jobs(settings_for(tmp_path, public_url=f"{public_url}/")) as url,
+        httpx.Client(base_url=f"{url}/v1", headers=AUTH, timeout=90) as client,
+    ):
+        answer = client.post("/predictions", json=body, headers={"Prefer": "wait=60"})
+        job = answer.json()
+        path = f"/predictions/{job['id']}"
+        assert answer.headers["location"] == f"/lips/v1{path}"
+        listed = client.get("/predictions").json()["predictions"]
+        asked, canceled = client.get(path).json(), client.post(f"{path}/cancel").json()
+        told = f"{public_url}/v1{path}/output"
+        assert {one["output_url"] for one in (job, canceled, asked, *listed)} == {told}
+        assert f'"output_url": "{told}"' in client.get(f"{path}/events").text
 
 
 def test_a_key_has_so_many_jobs_and_no_more(tmp_path: Path, body: dict[str, Any]) -> None:
