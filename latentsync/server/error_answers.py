@@ -32,7 +32,7 @@ ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: t
 NATIVE_PATHS = "/v1"
 _PROBLEM_TYPE = "application/problem+json"
 _URN = "urn:latentsync:error:"
-_METHODS = ("GET", "HEAD", "POST", "PUT")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _OF_ROUTING = {kind.status: kind for kind in (NoSuchPath, MethodNotAllowed)}
 
 

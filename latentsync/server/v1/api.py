@@ -39,6 +39,8 @@ from latentsync.settings import Settings
 WAIT_MAX_S = 60
 _HEARTBEAT_S = 15.0
 _LOOK_AT_LEAST_EVERY_S = 1.0
+_ERASURE_WAIT_S = 5.0  # a run stops within two seconds
+_ERASURE_LOOK_EVERY_S = 0.1
 _CURSOR = re.compile(r"[0-9]{1,18}")
 _WAIT = re.compile(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])")
 
@@ -135,8 +137,7 @@ class NativeApi:
         ends_at = loop.time() + timeout_s
         with self.news.bell(job.id) as bell:
             while True:
-                now = await run_in_threadpool(self.desk.store.get, job.id)
-                job = now or job
+                job = await run_in_threadpool(self.desk.job, job.id, job.owner)
                 left_s = ends_at - loop.time()
                 if job.status.is_final or left_s <= 0 or self.news.is_closed:
                     return job
@@ -183,6 +184,17 @@ class NativeApi:
             return stored_video(request, self.desk.files, job.result_key, name=f"{job.id}.mp4")
         except FileNotFoundError:
             raise OutputGone("The output is no longer kept.", field="id") from None
+
+    async def erase(self, job_id: str, owner: str) -> Response:
+        """Erase a prediction and answer when it is gone, or when that takes longer than usual."""
+        number = await run_in_threadpool(self.desk.begin_erasure, job_id, owner)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _ERASURE_WAIT_S
+        while not await run_in_threadpool(self.desk.finish_erasure, number):
+            if loop.time() > ends_at or self.news.is_closed:
+                return Response(status_code=202)
+            await asyncio.sleep(_ERASURE_LOOK_EVERY_S)
+        return Response(status_code=204)
 
     def events(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the stream of what happens to a prediction, from where the caller was."""

@@ -123,6 +123,11 @@ EVENTS: Responses = {
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
 }
+ERASURE: Responses = {
+    202: {"description": "It is nobody's any more and goes as soon as its run or a store allows"},
+    204: {"description": "It is gone"},
+}
+REMOVED: Responses = {204: ERASURE[204]}
 _VIDEO = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
 OUTPUT: Responses = {
     200: {"description": "The whole video", "content": _VIDEO},

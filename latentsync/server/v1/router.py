@@ -19,6 +19,7 @@ from latentsync.server.v1.uploads import receive_upload
 _PAGE, _PAGE_MAX = 20, 100
 
 JobId = Annotated[str, Path(description="a prediction's id", json_schema_extra={"format": "uuid"})]
+UploadId = Annotated[str, Path(description="an upload's id")]
 Status = Annotated[JobStatus | None, Query(description="only those in this state")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="at most so many")]
 Cursor = Annotated[str | None, Query(description="next_cursor of the page before")]
@@ -107,6 +108,18 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
         canceled = api.desk.cancel(api.find(job_id, owner).id, owner)
         return api.show(canceled, api.base_url(request))
 
+    @router.delete(
+        "/predictions/{job_id}",
+        summary="Erase it: its media, its result and everything that is recorded of it",
+        description="One that waits or runs is canceled first, and no webhook tells of it. From "
+        "now on every address of it answers 404. Its id and its Idempotency-Key are free again.",
+        status_code=204,
+        response_class=Response,
+        responses=unknown | documented.ERASURE | documented.problems(507),
+    )
+    async def erase(job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.erase(job_id, owner)
+
     @router.get(
         "/predictions/{job_id}/events",
         summary="What happens to it, as server-sent events",
@@ -143,6 +156,19 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
     async def upload(request: Request, owner: str = Depends(auth)) -> Upload:
         with api.arrivals.place(request, owner, is_streamed=True):
             return await receive_upload(request, api.desk, api.settings, owner)
+
+    @router.delete(
+        "/uploads/{upload_id}",
+        tags=["uploads"],
+        summary="Remove an uploaded file",
+        description="Predictions that were handed in with it have copies of their own.",
+        status_code=204,
+        response_class=Response,
+        responses=documented.problems(404) | documented.REMOVED,
+    )
+    def remove_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
+        api.desk.remove_upload(upload_id, owner)
+        return Response(status_code=204)
 
     @router.get("/models", tags=["models"], summary="The engines to choose from")
     def models(_owner: str = Depends(auth)) -> Models:
