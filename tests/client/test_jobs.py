@@ -195,6 +195,16 @@ def test_the_same_key_is_the_same_job(client: Any, service: Service) -> None:
     assert client.submit(*service.media).id != first.id
 
 
+def test_an_erased_job_is_no_more(client: Any, service: Service) -> None:
+    job = client.submit(*service.media, seed=LONG)
+    assert client.delete(job) is None
+    assert job.id not in [one.id for one in client.list(limit=100).jobs]
+    with pytest.raises(ServerError) as refused:
+        client.get(job.id)
+    assert refused.value.server_code == "JOB_NOT_FOUND"
+    assert inspect.signature(AsyncClient.delete) == inspect.signature(Client.delete)
+
+
 def test_the_list_comes_in_pages(client: Any, service: Service) -> None:
     jobs = [client.submit(*service.media).id for _ in range(3)]
     page = client.list(limit=2)
@@ -211,7 +221,13 @@ def test_somebody_elses_job_is_none(client: Any, service: Service, tmp_path: Pat
     client.wait(job)
     with client_of("blocking", service.url, OTHER_KEY) as other:
         assert job.id not in [one.id for one in other.list(limit=100).jobs]
-        for call in (other.get, other.cancel, other.wait, lambda one: list(other.events(one))):
+        for call in (
+            other.get,
+            other.cancel,
+            other.delete,
+            other.wait,
+            lambda one: list(other.events(one)),
+        ):
             with pytest.raises(ServerError) as refused:
                 call(job)
             assert refused.value.server_code == "JOB_NOT_FOUND"

@@ -139,6 +139,20 @@ def test_a_weak_or_malformed_secret_is_refused(secret: str) -> None:
 # One attempt.
 
 
+def test_nothing_is_sent_or_tried_again_of_a_job_that_is_erased(
+    receiver: Receiver, signing: Settings
+) -> None:
+    notice, told = a_notice(receiver.url("hook")), list[Delivery]()
+    gone = WebhookSender(signing, lambda _number, one: told.append(one), lambda _number: True)
+    assert gone.send(notice, 0) is None
+    assert (receiver.received, told) == ([], [])
+    receiver.statuses = [503]
+    answers = iter([False, True])  # it is erased while the receiver is asked
+    late = WebhookSender(signing, lambda _number, one: told.append(one), lambda _: next(answers))
+    assert late.send(notice, 0) is None
+    assert len(receiver.received) == 1
+
+
 def test_a_notice_is_signed_as_standard_webhooks_says(
     receiver: Receiver, signing: Settings
 ) -> None:
