@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,6 +28,7 @@ from latentsync.jobs.figures import newest_event
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
 from latentsync.jobs.representation import Prediction, represent
+from latentsync.schema import unknown_field
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.base_url import base_url_of, path_of
 from latentsync.server.stored_file import stored_video
@@ -42,7 +43,11 @@ _LOOK_AT_LEAST_EVERY_S = 1.0
 _ERASURE_WAIT_S = 5.0  # a run stops within two seconds
 _ERASURE_LOOK_EVERY_S = 0.1
 _CURSOR = re.compile(r"[0-9]{1,18}")
-_WAIT = re.compile(r"(?:^|[,;\s])wait(?:=(\d{1,6}))?(?:$|[,;\s])")
+_LIST_QUERY = ("status", "limit", "cursor")
+# Without a value, or with a whole number as one; RFC 7240 allows blanks, quotes and capitals.
+_WAIT = re.compile(
+    r'(?:^|[,;\s])wait(?:\s*=\s*(\d{1,6}|"\d{1,6}")|(?!\s*=))(?=$|[,;\s])', re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class NativeApi:
 
         It leads on from there even if that one has been forgotten since.
         """
+        _check_query(request, _LIST_QUERY)
         before = None if cursor is None else _parse_cursor(cursor)
         jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
         base_url = self.base_url(request)
@@ -221,6 +227,21 @@ def _at(base_url: str, submission: Submission) -> Submission:
     return replace(submission, webhook=replace(submission.webhook, base_url=base_url))
 
 
+def _check_query(request: Request, allowed: Collection[str]) -> None:
+    """Refuse a query that would not have the effect that its caller expects.
+
+    Raises:
+        UnknownField: a name that is none of these.
+        InvalidField: a name that is there twice.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in allowed:
+            raise unknown_field(name, allowed)
+        if names.count(name) > 1:
+            raise InvalidField(f"{name} is given {names.count(name)} times.", field=name)
+
+
 def _parse_cursor(cursor: str) -> int:
     if _CURSOR.fullmatch(cursor) is None:
         raise InvalidField(
@@ -235,8 +256,10 @@ def _wait_s(request: Request) -> int | None:
 
     Without a number it waits that long.
     """
-    found = _WAIT.search(request.headers.get("prefer", ""))
-    return None if found is None else min(int(found[1] or WAIT_MAX_S), WAIT_MAX_S)
+    found = _WAIT.search(", ".join(request.headers.getlist("prefer")))
+    if found is None:
+        return None
+    return min(int((found[1] or str(WAIT_MAX_S)).strip('"')), WAIT_MAX_S)
 
 
 def _json(body: BaseModel, status_code: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -80,6 +80,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     router = APIRouter(tags=["predictions"])
     unknown = documented.problems(404)
 
+    @router.head("/predictions", include_in_schema=False)
     @router.get("/predictions", summary="One's predictions, latest first")
     def predictions(
         request: Request,
@@ -90,6 +91,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     ) -> PredictionPage:
         return api.page(request, owner, status, limit, cursor)
 
+    @router.head("/predictions/{job_id}", include_in_schema=False)
     @router.get(
         "/predictions/{job_id}",
         summary="How far a prediction is",
@@ -170,6 +172,7 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
         api.desk.remove_upload(upload_id, owner)
         return Response(status_code=204)
 
+    @router.head("/models", include_in_schema=False)
     @router.get("/models", tags=["models"], summary="The engines to choose from")
     def models(_owner: str = Depends(auth)) -> Models:
         return list_models(api.settings)
