@@ -114,7 +114,7 @@ class LatentSync:
         guidance_scale: float = 1.5,
         inference_steps: int = 20,
         seed: int = 1247,
-        sync_mode: str = "bounce",
+        sync_mode: str | None = None,
         speaker: str | dict[str, object] = "auto",
         deadline_s: float | None = None,
         engine: str | None = None,
@@ -135,7 +135,7 @@ class LatentSync:
             guidance_scale: 1.0 to 3.0; 1.0 means none.
             inference_steps: 1 to 50.
             seed: -1 draws a random one and reports it.
-            sync_mode: bounce, loop, cut_off, silence or remap.
+            sync_mode: bounce (the default), loop, cut_off, silence or remap.
             speaker: "auto", or an object with frame and point or box.
             deadline_s: seconds after which the run is given up.
             engine: auto, latentsync-1.6, latentsync-1.5 or draft; by default LATENTSYNC_ENGINE.
@@ -161,7 +161,7 @@ class LatentSync:
             "guidance_scale": guidance_scale,
             "inference_steps": inference_steps,
             "seed": seed,
-            "sync_mode": sync_mode,
+            **({} if sync_mode is None else {"sync_mode": sync_mode}),
             "speaker": speaker,
             "deadline_s": deadline_s,
             "engine": engine,

@@ -15,16 +15,19 @@ class SegmentDetails(BaseModel):
 
 
 class PredictDetails(BaseModel):
-    """How the answer was made. Doors of later engines add fields, none is ever renamed."""
+    """How the answer was made. Doors of later engines add fields, none is ever renamed.
 
-    guidance_scale: float
-    inference_steps: int
-    seed: int
+    An option that the engine did not use is null, whatever was asked for.
+    """
+
+    guidance_scale: float | None
+    inference_steps: int | None
+    seed: int | None
     engine: str = Field(description="which engine made the lips; draft is the embedded default")
     model_version: str
-    scheduler: SchedulerName = "ddim"
-    feature_cache_interval: int = 1
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    scheduler: SchedulerName | None = "ddim"
+    feature_cache_interval: int | None = 1
+    guidance_interval: tuple[float, float] | None = (0.0, 1.0)
     sync_mode: SyncMode
     frames: int
     frames_without_face: int

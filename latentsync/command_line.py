@@ -58,7 +58,10 @@ CacheInterval = Annotated[
 Interval = Annotated[
     tuple[float, float], typer.Option(help="Part of the steps with guidance, 0 to 1.")
 ]
-Mode = Annotated[SyncMode, typer.Option(help="What to do when the lengths differ.")]
+Mode = Annotated[
+    SyncMode | None,
+    typer.Option(help="What to do when the lengths differ.  [default: bounce]"),
+]
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
 ]
@@ -71,7 +74,7 @@ def run_options(
     guidance_scale: GuidanceScale = 1.5,
     inference_steps: InferenceSteps = 20,
     seed: Seed = 1247,
-    sync_mode: Mode = SyncMode.BOUNCE,
+    sync_mode: Mode = None,
     speaker: SpeakerText = "auto",
     deadline_s: DeadlineS = None,
     engine: Engine = None,
@@ -81,7 +84,10 @@ def run_options(
     keep_sound: KeepSound = True,
 ) -> dict[str, Any]:
     """Return the options of a run as fields of a request; raises InvalidField."""
-    return {**locals(), "speaker": parse_speaker(speaker)}
+    given = {**locals(), "speaker": parse_speaker(speaker)}
+    if sync_mode is None:  # whether it was chosen matters where segments begin late
+        del given["sync_mode"]
+    return given
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -177,9 +183,10 @@ def print_summary(output: Path, details: PredictDetails) -> None:
 
 def describe(details: PredictDetails) -> str:
     """Return what was made, in one line."""
+    seed = "" if details.seed is None else f", seed {details.seed}"
     return (
         f"{details.duration_s:.2f} s, {details.frames} frames, {details.width}x{details.height}, "
-        f"engine {details.engine} {details.model_version}, seed {details.seed}"
+        f"engine {details.engine} {details.model_version}{seed}"
     )
 
 

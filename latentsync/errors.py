@@ -36,6 +36,9 @@
     │   └── UploadNotFound          no such upload, or somebody else's
     ├── IdempotencyConflict 409     an id or key that was used for another request
     ├── NotInQueue 400              only what waits can be cancelled at this address
+    ├── OutputNotReady 409          the job has not ended, so there is no video yet
+    ├── NoOutput 409                the job failed or was canceled, so there will be no video
+    ├── OutputGone 410              the job succeeded, but its video is no longer kept
     ├── LineFull 429                too much waits, arrives or is kept already
     ├── Canceled 499                the caller asked to stop
     ├── DeadlineExceeded 504        the run did not end in the time allowed
@@ -262,6 +265,21 @@ class IdempotencyConflict(LatentSyncError):
 class NotInQueue(LatentSyncError):
     code = "NOT_IN_QUEUE"
     status = 400
+
+
+class OutputNotReady(LatentSyncError):
+    code = "OUTPUT_NOT_READY"
+    status = 409
+
+
+class NoOutput(LatentSyncError):
+    code = "NO_OUTPUT"
+    status = 409
+
+
+class OutputGone(LatentSyncError):
+    code = "OUTPUT_GONE"
+    status = 410
 
 
 class LineFull(LatentSyncError):

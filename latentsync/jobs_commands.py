@@ -1,4 +1,4 @@
-"""``latentsync submit | status | watch | log | cancel | list | download``: jobs of a server.
+"""The commands about jobs of a server: ``latentsync submit``, ``status``, ``delete`` and so on.
 
 What a program may want goes to standard output, what is for people alone to standard error.
 """
@@ -143,6 +143,14 @@ def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
         typer.echo(_state(job))
     else:
         typer.echo("it is stopping; that takes up to two seconds")
+
+
+@commands.command()
+def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
+    """Erase a job: its media, its video and all that is recorded of it. There is no way back."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), _client(url, token) as client:
+        client.delete(job_id)
+    typer.echo("erased")
 
 
 @commands.command("list")

@@ -37,7 +37,12 @@ MediaSource = UrlSource | InlineSource | PathSource
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of one run, every value final (the seed is drawn)."""
+    """Options of one run, every value final (the seed is drawn).
+
+    Attributes:
+        sync_mode_given: whether the caller chose ``sync_mode``, or it is the default: only what
+            was chosen says what is seen where a segment begins behind the video's end.
+    """
 
     guidance_scale: float = 1.5
     inference_steps: int = 20
@@ -50,6 +55,8 @@ class RunOptions:
     feature_cache_interval: int = 1
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     keep_sound: bool = True
+    # Says how a value came about and not what it is, so options that differ in it are equal.
+    sync_mode_given: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)

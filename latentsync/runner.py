@@ -24,7 +24,7 @@ from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_vide
 from latentsync.media.reader import VideoReader
 from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, Pipeline
+from latentsync.pipelines.base import ENGINE_OPTIONS, FrameSource, Generation, Pipeline
 from latentsync.request import RunRequest
 from latentsync.script import Recording, Script, write_script
 from latentsync.settings import Settings
@@ -173,15 +173,12 @@ class _Run:
         options = self._request.options
         num_frames = script.frame_indices.size
         width, height = even_size(video.width, video.height)
+        # An engine from elsewhere may not say: then it is taken to have used what it was given.
+        used = getattr(self._pipeline, "options_used", ENGINE_OPTIONS)
         return PredictDetails(
-            guidance_scale=options.guidance_scale,
-            inference_steps=options.inference_steps,
-            seed=options.seed,
+            **{name: getattr(options, name) if name in used else None for name in ENGINE_OPTIONS},
             engine=self._pipeline.name,
             model_version=self._pipeline.model_version,
-            scheduler=options.scheduler,
-            feature_cache_interval=options.feature_cache_interval,
-            guidance_interval=options.guidance_interval,
             sync_mode=options.sync_mode,
             frames=num_frames,
             frames_without_face=generation.report.frames_without_face,

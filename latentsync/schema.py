@@ -253,6 +253,7 @@ def build_options(request: PredictRequest) -> RunOptions:
         feature_cache_interval=request.feature_cache_interval,
         guidance_interval=request.guidance_interval,
         keep_sound=request.keep_sound,
+        sync_mode_given="sync_mode" in request.model_fields_set,
     )
 
 

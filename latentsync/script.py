@@ -128,7 +128,11 @@ class _Segments:
         """Return the layout; of each recording only what is heard is kept."""
         places = self._place()
         frame_indices = plan_segment_frames(
-            self._request.options.sync_mode, self._video.num_frames, places, self._settings
+            self._request.options.sync_mode,
+            self._video.num_frames,
+            places,
+            self._settings,
+            sync_mode_given=self._request.options.sync_mode_given,
         )
         num_frames = frame_indices.size
         utterances = tuple(

@@ -108,6 +108,15 @@ def test_segments_have_files_of_their_own(service: Service, tmp_path: Path) -> N
     assert said[2] == "segments: 0.00 to 0.20 s, 0.20 to 0.40 s"
 
 
+def test_a_job_is_erased(service: Service) -> None:
+    job_id = submit(service)
+    assert run("delete", job_id).stdout == "erased\n"
+    for command in ("status", "delete"):
+        again = run(command, job_id)
+        assert again.exit_code == 1
+        assert "There is no job" in one_line(again)
+
+
 def test_a_running_job_is_shown_and_canceled(service: Service) -> None:
     job_id = submit(service, "--seed", LONG)
     late = run("watch", job_id, "--timeout-s", "1.5")

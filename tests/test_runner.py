@@ -15,7 +15,13 @@ from latentsync import errors
 from latentsync.fields import SyncMode
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.monitor import Progress, RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
+from latentsync.pipelines.base import (
+    ENGINE_OPTIONS,
+    FrameSource,
+    Generation,
+    GenerationReport,
+    Utterance,
+)
 from latentsync.request import InlineSource, PathSource, RunOptions, RunRequest
 from latentsync.runner import Result, run
 from latentsync.settings import Settings
@@ -189,6 +195,19 @@ def test_a_longer_video_goes_on_in_silence(tmp_path: Path, settings: Settings, a
     result = run_it(video, audio, tmp_path, settings, sync_mode=SyncMode.SILENCE)
     assert result.details.frames == 80
     assert not any(heard(result.video_path)[52:])
+
+
+def test_options_that_the_engine_did_not_use_are_null(
+    tmp_path: Path, settings: Settings, video: Path, audio: Path
+) -> None:
+    class Random(LoudnessPipeline):
+        options_used = frozenset({"seed"})
+
+    asked = request(video, audio, seed=7, sync_mode=SyncMode.LOOP)
+    result = run(asked, tmp_path / "result.mp4", settings=settings, pipeline=Random())
+    details = result.details.model_dump(mode="json")
+    assert [details[name] for name in ENGINE_OPTIONS] == [None, None, 7, None, None, None]
+    assert details["sync_mode"] == "loop"
 
 
 def test_the_details_tell_how_the_result_was_made(

@@ -22,6 +22,12 @@ from latentsync.schema import PredictRequest, parse_request, validate_fields
 URLS = {"video_url": "https://a.example/v.mp4", "audio_url": "https://a.example/a.wav"}
 
 
+def test_a_sync_mode_that_was_chosen_is_told_from_the_default() -> None:
+    body = {"video_url": "http://a/v", "audio_url": "http://a/a"}
+    assert not parse_request(body).options.sync_mode_given
+    assert parse_request({**body, "sync_mode": "bounce"}).options.sync_mode_given
+
+
 def test_the_defaults_are_those_of_the_contract() -> None:
     request = parse_request(URLS)
     assert request.options == RunOptions(guidance_scale=1.5, inference_steps=20, seed=1247)

@@ -35,6 +35,25 @@ class Address:
         """Where the native API takes jobs."""
         return f"{self.base}/v1/predictions"
 
+    def own_url(self, told: str | None, otherwise: str) -> str:
+        """Return where to go with the token for what the server told the address of.
+
+        Args:
+            told: an absolute address, or a path on the server.
+            otherwise: taken if there is none, or if it leads to another host, port or scheme: the
+                token is for nobody else, and a server may call itself by a name that does not lead
+                to it from here.
+        """
+        if told is None:
+            return otherwise
+        if told.startswith("/") and not told.startswith("//"):
+            return self.base + told
+        try:
+            url = httpx.URL(told)
+        except httpx.InvalidURL:
+            return otherwise
+        return told if _origin(url) == _origin(httpx.URL(self.base)) else otherwise
+
     @property
     def is_this_machine(self) -> bool:
         """Whether it is a loopback address, to which no proxy leads."""
@@ -71,6 +90,12 @@ def http_options(address: Address, token: str | None, timeout_s: float) -> dict[
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_OPEN),
         "trust_env": not address.is_this_machine,  # no proxy leads to oneself
     }
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None, bytes]:
+    """Return what must be the same of two addresses of one server (RFC 6454), and any user name."""
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.host, port, url.userinfo
 
 
 def _authorization(token: str | None) -> dict[bytes, bytes]:

@@ -21,7 +21,14 @@ from latentsync.client.patience import Patience
 from latentsync.client.prediction import Prediction
 from latentsync.client.request import Asked, idempotency_key, inline_body, open_submission
 from latentsync.client.transport import Transport
-from latentsync.errors import FetchTimeout, InvalidField, LatentSyncError, shorten
+from latentsync.errors import (
+    FetchTimeout,
+    InvalidField,
+    JobNotFound,
+    LatentSyncError,
+    ServerError,
+    shorten,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +93,27 @@ class Calls:
         """Ask for the end of a job; return it as it is then."""
         return read_job(await self._ask("POST", f"{self._url(job)}/cancel"))
 
+    async def delete(self, job: Job | str) -> None:
+        """Have a job erased; one that a broken-off try has erased already is no error."""
+        url, tries = self._url(job), 0
+
+        def build() -> httpx.Request:
+            nonlocal tries
+            tries += 1
+            return self._exchange.build("DELETE", url, timeout=self._timeout)
+
+        try:
+            await self._exchange.ask(build)
+        except ServerError as refusal:
+            if tries == 1 or refusal.server_code != JobNotFound.code:
+                raise
+
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None
     ) -> Path:
         """Fetch the video, going on after a broken connection; return where it lies."""
-        url = f"{self._url(job)}/output"
+        own = f"{self._url(job)}/output"
+        url = own if isinstance(job, str) else self._address.own_url(job.output_url, own)
         return await downloads.download(self._exchange, url, Path(path), on_bytes)
 
     async def events(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent, None]:

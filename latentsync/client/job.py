@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +32,22 @@ class JobEvent:
     kind: str
     data: dict[str, Any] = field(default_factory=dict)
     number: int | None = None
+
+    @property
+    def at(self) -> datetime | None:
+        """When it happened, with its zone; None if the server does not say.
+
+        Servers tell it as ISO 8601; those of earlier versions as seconds since 1970.
+        """
+        told = self.data.get("at")
+        try:
+            if isinstance(told, str):
+                return datetime.fromisoformat(told)
+            if isinstance(told, int | float):
+                return datetime.fromtimestamp(told, UTC)
+        except (ValueError, OverflowError, OSError):
+            pass
+        return None
 
     @property
     def ends_job(self) -> bool:
@@ -78,7 +94,8 @@ class Job(BaseModel):
         finished_at: when it ended.
         attempts: how often it was begun.
         error: why it failed.
-        output_url: path of the video on the server; None unless it succeeded.
+        output_url: address of the video, which wants the same key; from servers of earlier versions
+            a path. None unless it succeeded.
         details: how the video was made; None unless it succeeded.
         webhook: how far the word of its end is; None if nobody is to be told.
     """

@@ -141,7 +141,11 @@ def _fields(asked: Asked, form_of: Callable[[str, Media], dict[str, str]]) -> di
     }
     checked = validate_fields(fields)
     build_segments(checked)
-    return checked.model_dump(mode="json", exclude_defaults=True)
+    body = checked.model_dump(mode="json", exclude_defaults=True)
+    if segments and "sync_mode" in asked.options:
+        # The default, too, says what is seen behind the video's end only if it was chosen.
+        body["sync_mode"] = checked.sync_mode.value
+    return body
 
 
 def _form(fields: Mapping[str, Any], files: Mapping[str, BinaryIO | bytes]) -> dict[str, Any]:

@@ -78,6 +78,15 @@ events = sa.Table(
     sqlite_autoincrement=True,
 )
 
+erasures = sa.Table(
+    "latentsync_erasures",
+    tables,
+    sa.Column("number", _Number, primary_key=True, autoincrement=False),  # of the job
+    sa.Column("job_id", sa.String(80), nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    sa.Column("done_at", sa.Double),
+)
+
 hosts = sa.Table(
     "latentsync_roster",
     tables,
@@ -210,6 +219,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
         "journal_mode=WAL",  # readers never wait for a writer
         "synchronous=FULL",  # what was answered as accepted survives a power cut
         "foreign_keys=ON",
+        "secure_delete=ON",  # what was erased is not left in free pages of the file
         "cache_size=-512",  # kB, of every connection: the system keeps the file in memory, too
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,16 +18,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from latentsync.errors import (
     InvalidField,
     JobNotFound,
     LatentSyncError,
+    StorageUnavailable,
     UploadNotFound,
     shorten,
 )
 from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.entry import naming_entry
+from latentsync.jobs.erasure import Erasure
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.intake import Allowance, Intake, check_repeated
 from latentsync.jobs.job import Job, NewJob, Webhook
@@ -43,9 +48,12 @@ from latentsync.media.guard import parse_address
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.availability import survey_engines
+from latentsync.record_faults import record_fault
 from latentsync.request import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
+
+logger = logging.getLogger(__name__)
 
 _STORING_AT_ONCE = 8  # keeps processor and disk busy; more would only get in each other's way
 
@@ -99,6 +107,7 @@ class JobDesk:
         self._recorder = Recorder(intake.take_in)
         self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
+        self._erasure = Erasure(self.store, self._entrance, self.files)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
         """Record jobs and put them into the line, all or none.
@@ -158,6 +167,36 @@ class JobDesk:
             self._entrance.take_out(job.id)
             remove_media(self.files, canceled)
         return canceled
+
+    def begin_erasure(self, job_id: str, owner: str) -> int:
+        """Make an owner's job nobody's and ask its run to stop; returns the job's number.
+
+        Raises:
+            JobNotFound: there is no such job, or it is somebody else's.
+            DiskFull: the record has no room for the wish.
+        """
+        job = self.job(job_id, owner)
+        if not self._erasure.begin(job):
+            raise JobNotFound(f"There is no job {shorten(job_id)}.")
+        return job.number
+
+    def finish_erasure(self, number: int) -> bool:
+        """Remove everything of a job whose erasure has begun; False if not all of it can go yet.
+
+        Housekeeping does then what is left.
+        """
+        try:
+            return self._erasure.finish(number)
+        except (StorageUnavailable, SQLAlchemyError) as error:
+            if isinstance(error, SQLAlchemyError) and record_fault(error) is None:
+                raise
+            logger.warning("a job could not be erased yet: %s", type(error).__name__)
+            return False
+
+    def remove_upload(self, upload_id: str, owner: str) -> None:
+        """Remove an uploaded file; raises UploadNotFound, for other people's as well."""
+        if not self.uploads.remove(upload_id, owner):
+            raise UploadNotFound(f"There is no upload {shorten(upload_id)}.", field="id")
 
     def store_upload(self, path: Path, owner: str) -> str:
         """Keep an uploaded file; returns the address that requests may use instead of a URL.
@@ -282,11 +321,15 @@ class JobDesk:
                 settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
             yield fetch_media(source, folder, settings, monitor)
             return
+        missing = UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
         key = self.uploads.find(source.url, owner)
         if key is None:
-            raise UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
-        with self.files.as_local_file(key, folder) as path:
-            yield path
+            raise missing
+        try:
+            with self.files.as_local_file(key, folder) as path:
+                yield path
+        except FileNotFoundError:  # its owner has removed it meanwhile
+            raise missing from None
 
     def _discard(self, prepared: Iterable[NewJob]) -> None:
         for job in prepared:

@@ -38,10 +38,13 @@ class Webhook:
     Attributes:
         url: http(s) address; checked against private addresses whenever it is called.
         events: kinds of events to tell of.
+        base_url: address of the server at which the job was handed in, if it was over HTTP; the
+            notice is written by a worker, which cannot know it.
     """
 
     url: str
     events: tuple[str, ...] = ("succeeded", "failed", "canceled")
+    base_url: str | None = None
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,13 @@ class LineEntrance:
         """Remove what the line still knows of jobs that have ended."""
         self._client.delete_workflows(list(job_ids))
 
+    def is_at_work(self, job_id: str) -> bool:
+        """Tell whether a worker has taken the job from the line and not yet let go of it."""
+        taken = self._client.list_workflows(
+            workflow_ids=[job_id], status="PENDING", load_input=False, load_output=False
+        )
+        return bool(taken)
+
     def close(self) -> None:
         """Let go of the database."""
         self._client.destroy()

@@ -52,7 +52,9 @@ class Prediction(BaseModel):
     finished_at: datetime | None
     attempts: int = Field(description="how often it was begun; above 1 if a worker was lost")
     error: PredictionError | None
-    output_url: str | None = Field(description="path on this server; null unless succeeded")
+    output_url: str | None = Field(
+        description="address of the video, which wants the same key; null unless succeeded"
+    )
     details: dict[str, Any] | None = Field(
         description="of the finished run, as contract A has them: engine, seed, frames, seconds …"
     )
@@ -61,12 +63,15 @@ class Prediction(BaseModel):
     )
 
 
-def represent(job: Job, queue_position: int | None, delivery: Delivery | None = None) -> Prediction:
+def represent(
+    job: Job, queue_position: int | None, base_url: str, delivery: Delivery | None = None
+) -> Prediction:
     """Return a job as callers see it.
 
     Args:
         job: the job.
         queue_position: how many are ahead of it; None unless it is queued.
+        base_url: address of the server, as the caller knows it; empty if that is not known.
         delivery: how far the word of its end is; None if nobody is to be told.
     """
     error = job.error
@@ -87,15 +92,20 @@ def represent(job: Job, queue_position: int | None, delivery: Delivery | None = 
         error=None
         if error is None
         else PredictionError(code=error.code, message=error.message, field=error.field),
-        output_url=output_url(job) if job.status is JobStatus.SUCCEEDED else None,
+        output_url=output_url(job.id, base_url) if job.status is JobStatus.SUCCEEDED else None,
         details=job.details,
         webhook=None if delivery is None else WebhookDelivery.model_validate(asdict(delivery)),
     )
 
 
-def output_url(job: Job) -> str:
-    """Return the path under which a job's video is served."""
-    return f"/v1/predictions/{job.id}/output"
+def output_url(job_id: str, base_url: str) -> str:
+    """Return the address at which a job's video is served."""
+    return f"{base_url.rstrip('/')}/v1/predictions/{job_id}/output"
+
+
+def as_iso_time(seconds: float) -> str:
+    """Return seconds since 1970 as a prediction has its times: ISO 8601, UTC, ``Z`` at the end."""
+    return _moment(seconds).isoformat().replace("+00:00", "Z")
 
 
 def _moment(seconds: float) -> datetime:

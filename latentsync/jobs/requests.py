@@ -115,6 +115,11 @@ def stored_keys(recorded: dict[str, Any]) -> list[str]:
     return list(stored_media(recorded).values())
 
 
+def stored_folders(recorded: dict[str, Any]) -> set[str]:
+    """Return the folders in the file store that hold a recorded request's media."""
+    return {key.rsplit("/", 1)[0] for key in stored_keys(recorded)}
+
+
 def stored_media(recorded: dict[str, Any]) -> dict[str, str]:
     """Return where a recorded request's media lie in the file store, by name."""
     media = _media(recorded).items()

@@ -11,7 +11,7 @@ from latentsync.jobs.database import events, jobs
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobStatus, NewJob
 from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.requests import stored_keys
+from latentsync.jobs.requests import stored_folders, stored_keys
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 
@@ -132,5 +132,5 @@ def stored_bytes(store: JobStore, files: FileStore) -> int:
 
 def remove_media(files: FileStore, job: Job | NewJob) -> None:
     """Remove the media that were stored for a job; once it has ended nobody reads them."""
-    for folder in {key.rsplit("/", 1)[0] for key in stored_keys(job.request)}:
+    for folder in stored_folders(job.request):
         files.discard(folder)

@@ -46,7 +46,8 @@ def job_of(row: sa.Row[Any]) -> Job:
     values = {name: row._mapping[name] for name in _COLUMNS}
     webhook, error = values.pop("webhook"), values.pop("error")
     if webhook is not None:
-        webhook = Webhook(webhook["url"], tuple(webhook["events"]))
+        # Jobs of earlier versions were recorded without the address.
+        webhook = Webhook(webhook["url"], tuple(webhook["events"]), webhook.get("base_url"))
     return Job(
         **{**values, "status": JobStatus(values["status"])},
         webhook=webhook,

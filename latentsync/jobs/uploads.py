@@ -63,6 +63,14 @@ class Uploads:
         key = _key(name, owner)
         return key if self._files.exists(key) else None
 
+    def remove(self, name: str, owner: str) -> bool:
+        """Remove an owner's upload; False if there is none. Jobs have copies of their own."""
+        key = self.find(name, owner)
+        if key is None:
+            return False
+        self._files.remove(key.rsplit("/", 1)[0])
+        return True
+
     @contextmanager
     def _room(self, owner: str, size_bytes: int) -> Iterator[None]:
         """Hold room for bytes that are being stored."""

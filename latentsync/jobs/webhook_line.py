@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, EnqueueOptions
 
 from latentsync.jobs.job import Job
-from latentsync.jobs.webhooks import Notice, notice_of
+from latentsync.jobs.webhooks import Notice, message_id_of, notice_of
 
 WEBHOOKS = "latentsync-webhooks"
 _WORKFLOW = "latentsync-send-webhook"
@@ -50,6 +50,16 @@ class WebhookEntrance:
         if notice is not None:
             options = _options(notice, 0, self._app_version)
             self._client.enqueue_in_transaction(connection, options, asdict(notice), 0)
+
+    def forget(self, job_number: int, job_id: str) -> None:
+        """Remove all notices of a job, sent or not."""
+        beginning = message_id_of(job_number, job_id)
+        found = self._client.list_workflows(
+            name=_WORKFLOW, workflow_id_prefix=beginning, load_input=False, load_output=False
+        )
+        # In the search an underscore stands for any character.
+        own = [one.workflow_id for one in found if one.workflow_id.startswith(beginning)]
+        self._client.delete_workflows(own)
 
     def keep_house(self, keep_s: float, lost_s: float = LOST_S) -> None:
         """Hand on notices whose worker is gone; forget those of long ago.

@@ -97,23 +97,26 @@ def notice_of(job: Job, public_url: str | None) -> Notice | None:
 
     Args:
         job: its times and its outcome are complete.
-        public_url: put before the path of the result.
+        public_url: address of the server; by default the one at which the job was handed in.
     """
     webhook = job.webhook
     if webhook is None or job.status not in webhook.events or job.finished_at is None:
         return None
-    prediction = represent(job, queue_position=None, delivery=Delivery())
-    if prediction.output_url is not None and public_url is not None:
-        url = public_url.rstrip("/") + prediction.output_url
-        prediction = prediction.model_copy(update={"output_url": url})
+    base_url = public_url or webhook.base_url or ""
+    prediction = represent(job, queue_position=None, base_url=base_url, delivery=Delivery())
     body = {
         "type": f"prediction.{job.status}",
         "timestamp": datetime.fromtimestamp(job.finished_at, UTC).isoformat(),
         "data": prediction.model_dump(mode="json"),
     }
-    # The number tells apart two jobs that a caller gave one id, after the first was forgotten.
-    message_id = f"msg_{job.number}_{job.id}_{job.status}"
+    message_id = message_id_of(job.number, job.id) + job.status
     return Notice(job.number, message_id, webhook.url, json.dumps(body))
+
+
+def message_id_of(job_number: int, job_id: str) -> str:
+    """Return what the ids of a job's notices begin with."""
+    # The number tells apart two jobs that a caller gave one id, after the first was forgotten.
+    return f"msg_{job_number}_{job_id}_"
 
 
 class WebhookSender:
@@ -122,11 +125,18 @@ class WebhookSender:
     Args:
         settings: the secret, the time limit, the waits between attempts, the address guard.
         record: hears how each attempt for the job of a number went.
+        is_erased: tells whether the job of a number is to be forgotten: nothing is sent of it.
     """
 
-    def __init__(self, settings: Settings, record: Record) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        record: Record,
+        is_erased: Callable[[int], bool] = lambda _number: False,
+    ) -> None:
         self._settings = settings
         self._record = record
+        self._is_erased = is_erased
         secret = settings.webhook_secret
         self._signer = (
             None if secret is None else standardwebhooks.Webhook(secret.get_secret_value())
@@ -142,6 +152,8 @@ class WebhookSender:
         Returns:
             Seconds after which to try again; None if it has arrived or there is no use.
         """
+        if self._is_erased(notice.job_number):
+            return None
         reason = self._try(notice)
         delivery = self._judge(reason, attempt)
         try:
@@ -153,6 +165,8 @@ class WebhookSender:
         logger.warning("webhook %s: attempt %d: %s", notice.id, attempt + 1, delivery.reason)
         if delivery.status == "failed":
             logger.error("webhook %s: given up after %d attempts", notice.id, attempt + 1)
+            return None
+        if self._is_erased(notice.job_number):  # meanwhile: the next attempt would hold the notice
             return None
         delay_s = self._settings.webhook_retry_delays_s[attempt]
         return delay_s * random.uniform(1.0, 1.0 + _JITTER)

@@ -21,6 +21,7 @@ from latentsync.jobs.attempt import Attempts
 from latentsync.jobs.database import open_database
 from latentsync.jobs.deliveries import record_delivery
 from latentsync.jobs.device_process import DEVICE, DeviceProcess
+from latentsync.jobs.erasure import Erasure, is_erased
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.gpu_memory import GpuMemory
 from latentsync.jobs.line import LineEntrance, LineExit
@@ -71,6 +72,7 @@ class Worker:
         self._obstacle: Obstacle | None = None  # to the default engine, as it was logged
         self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
         self._retention = Retention(self._store, self._entrance, self._files, settings)
+        self._erasure = Erasure(self._store, self._entrance, self._files)
         self._stopping = Event()
         self._device = DeviceProcess(device)
         self._attempts = Attempts(
@@ -92,7 +94,9 @@ class Worker:
         self._at_work: set[str] = set()
         self._idle_since = time.monotonic()
         self._tidied_at = float("-inf")
-        sender = WebhookSender(settings, partial(record_delivery, engine))
+        sender = WebhookSender(
+            settings, partial(record_delivery, engine), partial(is_erased, engine)
+        )
         self._exit = LineExit(engine, self._name, self._run, sender.send)
 
     def serve(self) -> None:
@@ -169,6 +173,7 @@ class Worker:
             idle_s = 0.0 if self._at_work else time.monotonic() - self._idle_since
             self._rescue.look(self._at_work.copy(), idle_s)
             sweep(self._settings.work_dir)
+            self._erasure.resume()
             if time.monotonic() - self._tidied_at > _TIDY_EVERY_S:
                 self._tidied_at = time.monotonic()
                 self._retention.tidy()

@@ -84,7 +84,12 @@ def place_segment(index: int, segment: Segment, recording_s: float) -> Place:
 
 
 def plan_segment_frames(
-    sync_mode: SyncMode, num_source_frames: int, places: Sequence[Place], settings: Settings
+    sync_mode: SyncMode,
+    num_source_frames: int,
+    places: Sequence[Place],
+    settings: Settings,
+    *,
+    sync_mode_given: bool = True,
 ) -> NDArray[np.int64]:
     """Return the source frame of each output frame, int64 (num_output_frames,).
 
@@ -95,23 +100,21 @@ def plan_segment_frames(
         num_source_frames: frames of the source at 25 fps, at least 1.
         places: where the segments lie.
         settings: limits of the length.
+        sync_mode_given: whether the caller chose it. A segment that begins behind the end is taken
+            for a mistake otherwise.
 
     Raises:
-        InvalidField: a segment lies wholly behind the end, or too many speak at once.
+        InvalidField: a segment begins behind the end, or too many speak at once.
         MediaTooLong: the last segment ends behind the longest video allowed.
     """
     _check_crowd(places)
+    for place in places:
+        _check_start(place, num_source_frames, sync_mode, sync_mode_given)
     num_frames = num_source_frames
     if sync_mode is not SyncMode.CUT_OFF:
         num_frames = max(num_frames, *(place.stop for place in places))
     for place in places:
         check_length(min(place.stop, num_frames) / VIDEO_FPS, settings.max_duration_s, place.name)
-        if place.start >= num_frames:
-            raise InvalidField(
-                f"{place.name}.start_s is {place.start_s:g}, but the video ends at "
-                f"{num_frames / VIDEO_FPS:g} s and sync_mode is cut_off.",
-                field=f"{place.name}.start_s",
-            )
     return extend_frames(sync_mode, num_source_frames, num_frames)
 
 
@@ -133,6 +136,25 @@ def cut_waveform(waveform: Waveform, place: Place, num_frames: int) -> Waveform:
     part = waveform[max(0, skip) : max(0, skip + num_samples)]
     heard[lead : lead + part.size] = part
     return heard
+
+
+def _check_start(
+    place: Place, num_source_frames: int, sync_mode: SyncMode, sync_mode_given: bool
+) -> None:
+    """Refuse a segment that begins where nothing is seen, or where nobody said what is."""
+    if place.start < num_source_frames:
+        return
+    if not sync_mode_given:
+        hint = "; to go on behind it, give sync_mode: bounce, loop or silence"
+    elif sync_mode is SyncMode.CUT_OFF:
+        hint = " and sync_mode is cut_off"
+    else:
+        return
+    raise InvalidField(
+        f"{place.name}.start_s is {place.start_s:g}, but the video ends at "
+        f"{num_source_frames / VIDEO_FPS:g} s{hint}.",
+        field=f"{place.name}.start_s",
+    )
 
 
 def _check_crowd(places: Sequence[Place]) -> None:

@@ -7,7 +7,7 @@ often as it needs, in any order, through :class:`FrameSource`; it must not keep 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -85,11 +85,27 @@ class Generation:
     report: GenerationReport
 
 
+# Options of a run that are an engine's own; the others are used whichever engine it is.
+ENGINE_OPTIONS = (
+    "guidance_scale",
+    "inference_steps",
+    "seed",
+    "scheduler",
+    "feature_cache_interval",
+    "guidance_interval",
+)
+
+
 class Pipeline(Protocol):
-    """One engine, built once per process and called once per run."""
+    """One engine, built once per process and called once per run.
+
+    Attributes:
+        options_used: those of :data:`ENGINE_OPTIONS` that change what it makes.
+    """
 
     name: str
     model_version: str
+    options_used: Collection[str]
 
     def __call__(
         self,

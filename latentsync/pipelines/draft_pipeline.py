@@ -8,7 +8,7 @@ stays the source's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -45,6 +45,7 @@ class DraftPipeline:
     """The embedded default engine. Built once; safe to call from several threads."""
 
     name = "draft"
+    options_used: Collection[str] = frozenset()  # it has no network, and draws nothing by chance
 
     def __init__(self) -> None:
         self._config = read_config("draft", DraftConfig)

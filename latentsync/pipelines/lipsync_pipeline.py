@@ -8,7 +8,7 @@ source frames, aligned faces, latents and finished faces; ``restore_face`` puts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,7 +53,13 @@ from latentsync.lipsync.windows import Window, cut_windows, group_windows
 from latentsync.models.config import LatentSyncConfig
 from latentsync.models.sampling import SamplingOptions
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
+from latentsync.pipelines.base import (
+    ENGINE_OPTIONS,
+    FrameSource,
+    Generation,
+    GenerationReport,
+    Utterance,
+)
 from latentsync.pipelines.chorus import (
     Touch,
     Touches,
@@ -98,6 +104,8 @@ class LipsyncPipeline:
         batch_windows: windows of 16 frames that go through the network at once; the result does
             not depend on it.
     """
+
+    options_used: Collection[str] = frozenset(ENGINE_OPTIONS)
 
     def __init__(
         self, networks: LipsyncNetworks, finder: SpeakerFinder, *, batch_windows: int = 1

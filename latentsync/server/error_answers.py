@@ -22,11 +22,13 @@ from latentsync.answers import ErrorResponse, Problem
 from latentsync.door import as_own_error
 from latentsync.errors import (
     Canceled,
+    InvalidField,
     InvalidRequest,
     LatentSyncError,
     MethodNotAllowed,
     NoSuchPath,
     NotAuthorized,
+    shorten,
 )
 from latentsync.record_faults import note_record_fault
 
@@ -34,7 +36,7 @@ ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: t
 NATIVE_PATHS = "/v1"
 _PROBLEM_TYPE = "application/problem+json"
 _URN = "urn:latentsync:error:"
-_METHODS = ("GET", "HEAD", "POST", "PUT")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _OF_ROUTING = {kind.status: kind for kind in (NoSuchPath, MethodNotAllowed)}
 
 
@@ -109,7 +111,12 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
     @app.exception_handler(RequestValidationError)
     async def of_validation(request: Request, error: RequestValidationError) -> JSONResponse:
         problem = error.errors()[0]
-        name = ".".join(str(part) for part in problem["loc"])
+        place, *parts = (str(part) for part in problem["loc"])
+        if place == "query":
+            name, allowed = ".".join(parts), problem["msg"].replace("Input should", "it must")
+            said = f"{name} is {shorten(problem['input'])}: {allowed}."
+            return answer(request, InvalidField(said, field=name))
+        name = ".".join((place, *parts))
         return answer(request, InvalidRequest(f"{name}: {problem['msg']}.", field=name))
 
     @app.exception_handler(SQLAlchemyError)  # of its own, because what is no defect is not raised

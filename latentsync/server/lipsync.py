@@ -22,6 +22,7 @@ from latentsync.jobs.job import Job, JobStatus
 from latentsync.request import InlineSource, RunRequest
 from latentsync.schema import PredictRequest, build_options, validate_as
 from latentsync.server.arrivals import Arrivals
+from latentsync.server.base_url import base_url_of
 from latentsync.server.body import read_json
 from latentsync.server.contract import (
     VIDEO_RESPONSES,
@@ -174,10 +175,10 @@ def _calls(
     )
     async def status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
         job_id = await read_name(request, owner)
-        base_url = public_url or str(request.base_url)
+        base_url = base_url_of(request, public_url)
 
         def look() -> LipsyncStatus:
-            return _show(*desk.look(job_id, owner), base_url.rstrip("/"))
+            return _show(*desk.look(job_id, owner), base_url)
 
         return await run_in_threadpool(look)
 

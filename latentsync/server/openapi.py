@@ -24,6 +24,7 @@ MEANINGS = {
     404: "There is no such thing, or it is somebody else's",
     408: "The body or a media address was too slow",
     409: "The id or Idempotency-Key was used for another request",
+    410: "The video is no longer kept",
     413: "The body or a medium is larger than allowed",
     422: "A field or a medium cannot be used",
     429: "The line is full; Retry-After says when to try again",
@@ -36,7 +37,7 @@ MEANINGS = {
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": meaning}
     for status, meaning in MEANINGS.items()
-    if status not in (404, 409)  # of jobs
+    if status not in (404, 409, 410)  # of jobs
 }
 
 PREDICT_BODY: dict[str, Any] = {

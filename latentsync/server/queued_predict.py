@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
+from typing import IO
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from latentsync.answers import PredictDetails
 from latentsync.door import as_own_error
-from latentsync.errors import Canceled, LatentSyncError, recall_error
+from latentsync.errors import Canceled, JobNotFound, LatentSyncError, OutputGone, recall_error
 from latentsync.jobs.desk import JobDesk, Submission, fingerprint
 from latentsync.jobs.job import Job, JobStatus
 from latentsync.jobs.news import JobNews, wait_for
@@ -61,7 +63,8 @@ class QueuedDoor:
         except BaseException:
             await asyncio.wait([submitting])
             if submitting.exception() is None:
-                await run_in_threadpool(self._desk.cancel, submitting.result()[0].id, owner)
+                with suppress(JobNotFound):  # it was erased meanwhile
+                    await run_in_threadpool(self._desk.cancel, submitting.result()[0].id, owner)
             raise
 
     async def _wait(self, job: Job) -> Job:
@@ -78,13 +81,16 @@ class QueuedDoor:
             raise _error_of(job)
         seconds = job.finished_at - job.started_at
         self._places.note_run(seconds)
-        return FinishedRun(
-            job.id,
-            self._desk.files.open(job.result_key),
-            self._desk.files.size_bytes(job.result_key),
-            PredictDetails.model_validate(job.details),
-            seconds * 1000,
-        )
+        try:
+            video, size_bytes = self._open(job.result_key)
+        except FileNotFoundError:
+            raise OutputGone("The video was erased before it could be sent.") from None
+        details = PredictDetails.model_validate(job.details)
+        return FinishedRun(job.id, video, size_bytes, details, seconds * 1000)
+
+    def _open(self, key: str) -> tuple[IO[bytes], int]:
+        size_bytes = self._desk.files.size_bytes(key)
+        return self._desk.files.open(key), size_bytes
 
 
 async def _read(request: Request, run_id: str) -> Submission:

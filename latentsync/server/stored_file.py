@@ -39,7 +39,8 @@ def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> 
         "Content-Disposition": f'attachment; filename="{name}"',
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "Cache-Control": "private, max-age=3600, immutable",
+        # Kept by the caller, but asked about before each use: it may have been erased.
+        "Cache-Control": "private, no-cache",
         "Vary": "Authorization",
     }
     known = request.headers.get("if-none-match", "")

@@ -83,15 +83,16 @@ class Actions:
 
     async def watch(
         self, job_id: str | None, seen: str, visit: gr.Request
-    ) -> tuple[Any, Any, Any, Any, str, str, Any]:
+    ) -> tuple[Any, Any, Any, Any, Any, str, str, Any]:
         """Look at the chosen job.
 
         Returns:
-            Status, cancel button, download button, timer, id of the job if it is ready, its state,
-            list of jobs.
+            Status, cancel button, download button, delete button, timer, id of the job if it is
+            ready, its state, list of jobs.
         """
         if not job_id:
-            return (gr.skip(),) * 4 + ("", "", gr.skip())
+            hidden = gr.Button(visible=False)
+            return gr.skip(), hidden, hidden, hidden, gr.Timer(active=False), "", "", gr.skip()
         try:
             async with client_of(visit) as client:
                 job = await client.get(job_id)
@@ -100,12 +101,13 @@ class Actions:
         except LatentSyncError as error:
             gone = isinstance(error, ServerError) and error.server_status < 500
             timer = gr.Timer(active=not gone)
-            return words.alert_of(error), gr.skip(), gr.skip(), timer, "", "", gr.skip()
+            return words.alert_of(error), *(gr.skip(),) * 3, timer, "", "", gr.skip()
         ready = job.id if job.status == "succeeded" else ""
         return (
             words.describe(job),
             gr.Button(visible=not job.is_final),
             gr.Button(visible=bool(ready), link=video_url(ready) if ready else None),
+            gr.Button(visible=True),
             gr.Timer(active=not job.is_final),
             ready,
             f"{job.id} {job.status}",
@@ -121,6 +123,18 @@ class Actions:
                 return words.describe(await client.cancel(job_id))
         except LatentSyncError as error:
             return words.alert_of(error)
+
+    async def delete(self, job_id: str | None, visit: gr.Request) -> tuple[Any, Any]:
+        """Erase the chosen job, unless the visitor thought better of it; return status and list."""
+        if not job_id:
+            return gr.skip(), gr.skip()
+        try:
+            async with client_of(visit) as client:
+                await client.delete(job_id)
+                jobs = await _list(client, None, zone_of(visit.request))
+        except LatentSyncError as error:
+            return words.alert_of(error), gr.skip()
+        return words.note("Deleted. The server has kept nothing of it.", "status"), jobs
 
     async def tell(self, job_id: str | None, visit: gr.Request) -> AsyncIterator[tuple[Any, str]]:
         """Yield what the chosen job has said of itself, more and more until it has ended.

@@ -34,6 +34,8 @@ _LOOK_AT_STATUS = """() => {
   const { top, bottom } = status.getBoundingClientRect();
   if (top < 0 || bottom > window.innerHeight * 0.7) status.scrollIntoView();
 }"""
+_CONFIRM = """(job) =>
+  job && confirm("Delete this video from the server? There is no way back.") ? job : null"""
 # Events run side by side, are not an API, and do not veil what they change.
 _QUIET: dict[str, Any] = {
     "api_visibility": "private",
@@ -69,6 +71,7 @@ class _Outcome:
     status: gr.HTML
     cancel: gr.Button
     download: gr.Button
+    delete: gr.Button
     player: gr.HTML
     curve: gr.HTML
     frame: gr.Accordion
@@ -204,16 +207,17 @@ def _draw_outcome() -> _Outcome:
     with gr.Row():
         cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
         download = gr.Button("Download", visible=False, elem_id="download")
+        delete = gr.Button("Delete", visible=False, elem_id="delete")
     player = gr.HTML(js_on_load=SCRIPT, elem_id="player")
     curve = gr.HTML(elem_id="curve")
     detail = "What happens in detail"
     with gr.Accordion(detail, open=False, visible=False, elem_id="story") as frame:
         story = gr.HTML(words.story([]))
     jobs = gr.Radio(
-        choices=[], label="Your videos: choose one to watch, download or cancel it", elem_id="jobs"
+        choices=[], label="Your videos: choose one to watch, download or delete it", elem_id="jobs"
     )
     refresh = gr.Button("Refresh the list", size="md")
-    return _Outcome(status, cancel, download, player, curve, frame, story, jobs, refresh)
+    return _Outcome(status, cancel, download, delete, player, curve, frame, story, jobs, refresh)
 
 
 def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome) -> None:
@@ -229,7 +233,10 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
         [outcome.status, outcome.jobs, sources],
         **{**_QUIET, "show_progress": "minimal"},
     ).then(js=_LOOK_AT_STATUS)
-    watched = [outcome.status, outcome.cancel, outcome.download, timer, ready, seen, outcome.jobs]
+    watched = [
+        *(outcome.status, outcome.cancel, outcome.download, outcome.delete),
+        *(timer, ready, seen, outcome.jobs),
+    ]
     for watch in (outcome.jobs.change, timer.tick):
         watch(actions.watch, [outcome.jobs, seen], watched, **_QUIET)
     telling = outcome.jobs.change(
@@ -237,6 +244,9 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
     )
     outcome.jobs.change(cancels=[telling])
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
+    outcome.delete.click(
+        actions.delete, [outcome.jobs], [outcome.status, outcome.jobs], js=_CONFIRM, **_QUIET
+    )
     ready.change(actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET)
     page.load(actions.offer_engines, None, [inputs.engine], **_QUIET)
     for list_jobs in (page.load, outcome.refresh.click):

@@ -189,7 +189,7 @@ def _facts(made: PredictDetails) -> str:
         ("Made with", f"{_title(made.engine)}, version {made.model_version}", ""),
         ("Length", f"{made.duration_s:.2f} s: {made.frames} pictures, {made.fps:g} a second", ""),
         ("Pictures without a face", str(made.frames_without_face), ""),
-        ("Seed", str(made.seed), ""),
+        *([] if made.seed is None else [("Seed", str(made.seed), "")]),
         ("Time it took", f"{sum(whole.values()):.1f} s", ""),
     ]
     for stage, spent in whole.items():

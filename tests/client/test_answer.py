@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
 from latentsync.client.answer import native_error, read_job, read_page
+from latentsync.client.job import JobEvent
 from latentsync.errors import ServerError
 
 JOB = {"id": "x", "status": "queued"}
@@ -43,6 +45,14 @@ def test_what_is_no_list_is_refused(body: Any) -> None:
 def test_fields_that_a_newer_server_adds_are_ignored() -> None:
     assert read_job(answer(200, {**JOB, "new": 1})).status == "queued"
     assert read_page(answer(200, {"predictions": [JOB], "next_cursor": None, "new": 1})).jobs
+
+
+@pytest.mark.parametrize("told", ["2023-11-14T22:13:22.500000Z", 1_700_000_002.5])
+def test_the_time_of_an_event_is_read_in_the_old_form_too(told: str | float) -> None:
+    moment = datetime(2023, 11, 14, 22, 13, 22, 500_000, UTC)
+    assert JobEvent("log", {"at": told, "line": "x"}).at == moment
+    for strange in (None, "yesterday", [], 1e300, float("nan")):
+        assert JobEvent("log", {"at": strange}).at is None
 
 
 @pytest.mark.parametrize("body", [b"<html></html>", {"code": "NOT_FOUND", "detail": "Not Found."}])

@@ -71,6 +71,19 @@ def test_a_fault_makes_no_second_job(
     assert jobs_with(seed, service) == [job.id]
 
 
+def test_a_job_is_erased_though_the_answer_is_lost(
+    client: Any, proxy: FlakyProxy, service: Service
+) -> None:
+    with client_of("blocking", service.url, KEY) as sound:
+        job = sound.submit(*service.media)
+    proxy.faults = [Fault(answer_bytes=0)]
+    assert client.delete(job) is None
+    assert proxy.connections == 2
+    with pytest.raises(ServerError) as refused:
+        client.delete(job)
+    assert refused.value.server_code == "JOB_NOT_FOUND"
+
+
 def test_it_says_that_it_tries_again(
     client: Any, proxy: FlakyProxy, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:

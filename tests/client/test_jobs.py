@@ -55,6 +55,18 @@ def test_a_job_is_handed_in_followed_and_downloaded(
     assert list(target.parent.iterdir()) == [target]
 
 
+def test_a_download_never_leads_the_key_to_another_host(
+    client: Any, service: Service, tmp_path: Path
+) -> None:
+    job = client.wait(client.submit(*service.media))
+    assert job.output_url == f"{service.url}/v1/predictions/{job.id}/output"
+    told = [f"/v1/predictions/{job.id}/output", "http://127.0.0.1:1/elsewhere", None]
+    for number, url in enumerate(told):
+        one = job.model_copy(update={"output_url": url})
+        path = client.download(one, tmp_path / f"{number}.mp4")
+        assert path.read_bytes()[4:8] == b"ftyp"
+
+
 def test_progress_never_goes_back_for_who_comes_late(client: Any, service: Service) -> None:
     job = client.submit(*service.media, seed=square_device.SLOW + 1200)
     for event in client.events(job):
@@ -141,7 +153,7 @@ def test_a_running_job_is_canceled(client: Any, service: Service, tmp_path: Path
         ended.raise_for_status()
     with pytest.raises(ServerError, match="no output") as refused:
         client.download(job, tmp_path / "o.mp4")
-    assert refused.value.server_code == "JOB_NOT_FOUND"
+    assert (refused.value.server_status, refused.value.server_code) == (409, "NO_OUTPUT")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,6 +195,16 @@ def test_the_same_key_is_the_same_job(client: Any, service: Service) -> None:
     assert client.submit(*service.media).id != first.id
 
 
+def test_an_erased_job_is_no_more(client: Any, service: Service) -> None:
+    job = client.submit(*service.media, seed=LONG)
+    assert client.delete(job) is None
+    assert job.id not in [one.id for one in client.list(limit=100).jobs]
+    with pytest.raises(ServerError) as refused:
+        client.get(job.id)
+    assert refused.value.server_code == "JOB_NOT_FOUND"
+    assert inspect.signature(AsyncClient.delete) == inspect.signature(Client.delete)
+
+
 def test_the_list_comes_in_pages(client: Any, service: Service) -> None:
     jobs = [client.submit(*service.media).id for _ in range(3)]
     page = client.list(limit=2)
@@ -199,7 +221,13 @@ def test_somebody_elses_job_is_none(client: Any, service: Service, tmp_path: Pat
     client.wait(job)
     with client_of("blocking", service.url, OTHER_KEY) as other:
         assert job.id not in [one.id for one in other.list(limit=100).jobs]
-        for call in (other.get, other.cancel, other.wait, lambda one: list(other.events(one))):
+        for call in (
+            other.get,
+            other.cancel,
+            other.delete,
+            other.wait,
+            lambda one: list(other.events(one)),
+        ):
             with pytest.raises(ServerError) as refused:
                 call(job)
             assert refused.value.server_code == "JOB_NOT_FOUND"

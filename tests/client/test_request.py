@@ -37,6 +37,13 @@ def test_defaults_are_left_to_the_server() -> None:
     assert body == {"video_url": "http://a/v", "audio_base64": "YQ==", "guidance_scale": 2.0}
 
 
+def test_a_sync_mode_that_was_chosen_is_sent_with_segments() -> None:
+    segment = Segment(b"a", start_s=9)
+    for mode in ("bounce", "loop"):
+        assert inline_body(asked(b"v", None, segment, sync_mode=mode))["sync_mode"] == mode
+    assert "sync_mode" not in inline_body(asked(b"v", None, segment))
+
+
 def test_addresses_alone_are_sent_as_json() -> None:
     with open_submission(asked("http://a/v", "upload://b", seed=3), "https://hook") as body:
         sent = {"video_url": "http://a/v", "audio_url": "upload://b", "seed": 3}

@@ -15,7 +15,7 @@ from latentsync.jobs.job import Job, JobStatus
 from latentsync.request import RunOptions, RunRequest, UrlSource
 from tests.jobs.farm import OWNER, Farm, farm, kill
 from tests.jobs.object_store import BUCKET, ObjectStore, forget_clients, object_store
-from tests.jobs.square_device import PLAIN
+from tests.jobs.square_device import PLAIN, SLOW
 from tests.ports import free_port
 from tests.server.live import answers
 from tests.server.queues import offering, plays
@@ -82,6 +82,20 @@ def test_a_job_over_http_whose_processes_share_no_folder(
     assert folders == {"a/prefix/uploads", "a/prefix/results"}
     assert [path.name for path in lent.settings.data_dir.iterdir() if path.is_dir()] == []
     assert [list((tmp_path / name).glob("*/*")) for name in ("api", "worker")] == [[], []]
+
+
+def test_an_erased_job_and_a_removed_upload_leave_nothing(lent: Farm, store: ObjectStore) -> None:
+    lent.start()
+    upload = lent.desk.store_upload(lent.folder / "clip.mp4", OWNER)
+    done, running, waiting = (lent.submit(seed) for seed in (PLAIN, SLOW + 60_000, PLAIN))
+    lent.wait_until_ended([done])
+    lent.wait_for(lambda: lent.job(running).status is JobStatus.PROCESSING)
+    assert len(store.stored()) >= 6
+    for job in (done, running, waiting):
+        number = lent.desk.begin_erasure(job.id, OWNER)
+        lent.wait_for(lambda number=number: lent.desk.finish_erasure(number))
+    lent.desk.remove_upload(upload.removeprefix("upload://"), OWNER)
+    assert store.stored() == set()
 
 
 def test_a_finished_video_waits_for_a_store_that_is_away(lent: Farm, store: ObjectStore) -> None:

@@ -37,6 +37,13 @@ def test_options_come_back_as_they_were(options: RunOptions) -> None:
     assert recall_options(json.loads(json.dumps(record_options(options)))) == options
 
 
+def test_a_sync_mode_of_an_earlier_version_counts_as_chosen() -> None:
+    recorded = record_options(RunOptions(sync_mode_given=False))
+    assert recall_options(recorded).sync_mode_given is False
+    del recorded["sync_mode_given"]
+    assert recall_options(recorded).sync_mode_given is True
+
+
 def test_media_come_back_as_addresses_or_as_files() -> None:
     stored = record_source(
         PathSource(Path("/private/speech.wav"), "audio_base64"), "inputs/1/audio"

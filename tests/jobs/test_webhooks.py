@@ -71,6 +71,18 @@ def test_without_a_public_address_the_result_is_named_by_its_path() -> None:
     assert json.loads(notice.body)["data"]["output_url"] == "/v1/predictions/7f4c/output"
 
 
+def test_by_default_the_result_is_at_the_address_at_which_the_job_was_handed_in() -> None:
+    webhook = Webhook("https://receiver.example/", base_url="http://10.0.0.7:8000/lips")
+    for public_url, beginning in (
+        (None, "http://10.0.0.7:8000/lips"),
+        ("https://a.example", "https://a.example"),
+    ):
+        notice = notice_of(a_job(webhook=webhook), public_url)
+        assert notice is not None
+        told = json.loads(notice.body)["data"]["output_url"]
+        assert told == f"{beginning}/v1/predictions/7f4c/output"
+
+
 def test_a_failure_is_told_with_its_reason() -> None:
     job = a_job(
         status=JobStatus.FAILED,
@@ -125,6 +137,20 @@ def test_a_weak_or_malformed_secret_is_refused(secret: str) -> None:
 
 
 # One attempt.
+
+
+def test_nothing_is_sent_or_tried_again_of_a_job_that_is_erased(
+    receiver: Receiver, signing: Settings
+) -> None:
+    notice, told = a_notice(receiver.url("hook")), list[Delivery]()
+    gone = WebhookSender(signing, lambda _number, one: told.append(one), lambda _number: True)
+    assert gone.send(notice, 0) is None
+    assert (receiver.received, told) == ([], [])
+    receiver.statuses = [503]
+    answers = iter([False, True])  # it is erased while the receiver is asked
+    late = WebhookSender(signing, lambda _number, one: told.append(one), lambda _: next(answers))
+    assert late.send(notice, 0) is None
+    assert len(receiver.received) == 1
 
 
 def test_a_notice_is_signed_as_standard_webhooks_says(

@@ -86,6 +86,17 @@ def test_a_segment_behind_the_end_of_a_video_that_is_not_extended_is_refused() -
         plan_segment_frames(SyncMode.CUT_OFF, 25, [place(50, 60)], SETTINGS)
 
 
+@pytest.mark.parametrize("mode", [SyncMode.BOUNCE, SyncMode.LOOP, SyncMode.SILENCE])
+def test_a_segment_behind_the_end_needs_a_mode_that_was_chosen(mode: SyncMode) -> None:
+    late = [place(24, 30), place(25, 30, name="segments.1")]
+    assert plan_segment_frames(mode, 25, late, SETTINGS).size == 30
+    with pytest.raises(InvalidField, match=r"the video ends at 1 s; .*give sync_mode") as refused:
+        plan_segment_frames(mode, 25, late, SETTINGS, sync_mode_given=False)
+    assert refused.value.field == "segments.1.start_s"
+    assert refused.value.message.startswith("segments.1.start_s is 1,")
+    assert plan_segment_frames(mode, 25, late[:1], SETTINGS, sync_mode_given=False).size == 30
+
+
 def test_segments_do_not_make_a_video_longer_than_allowed() -> None:
     plan_segment_frames(SyncMode.LOOP, 25, [place(200, 250)], SETTINGS)
     with pytest.raises(MediaTooLong, match=r"segments\.0 lasts longer than 10 s"):

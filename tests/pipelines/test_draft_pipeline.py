@@ -43,7 +43,8 @@ def lip_gap(frames) -> np.ndarray:
 
 
 def test_the_registry_builds_it_by_name():
-    assert build_pipeline("draft", Settings()).name == "draft"
+    built = build_pipeline("draft", Settings())
+    assert (built.name, built.options_used) == ("draft", frozenset())
     with pytest.raises(EngineUnavailable, match="Known: draft"):
         build_pipeline("magic", Settings())
 

@@ -37,7 +37,7 @@ from latentsync.lipsync.speaker import FoundSpeakers, ReadFrames
 from latentsync.lipsync.windows import Window
 from latentsync.models.config import LatentSyncConfig
 from latentsync.monitor import Progress, RunMonitor
-from latentsync.pipelines.base import Utterance, build_pipeline
+from latentsync.pipelines.base import ENGINE_OPTIONS, Utterance, build_pipeline
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
 from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
@@ -461,3 +461,7 @@ def test_a_configuration_belongs_to_each_engine() -> None:
     for name, resolution in (("latentsync-1.5", 256), ("latentsync-1.6", 512)):
         config = read_config(name, LatentSyncConfig)
         assert (config.model_version, config.resolution) == (name, resolution)
+
+
+def test_it_uses_every_option_that_is_an_engines_own() -> None:
+    assert LipsyncPipeline.options_used == set(ENGINE_OPTIONS)

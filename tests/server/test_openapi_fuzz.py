@@ -66,6 +66,8 @@ OPERATIONS = {
         ("/lipsync/status", "POST"),
         ("/lipsync/cancel", "POST"),
         ("/static/results/{request_id}/{name}", "GET"),
+        ("/v1/uploads/{upload_id}", "DELETE"),  # last, for they take away what others aim at
+        ("/v1/predictions/{job_id}", "DELETE"),
     ],
 }
 # Of these calls nothing can be wrong: they have no parameters, or any text is one.
@@ -78,6 +80,7 @@ NEVER_WRONG = {
     "/task/{task_id}",
     "/outputs/{task_id}/{name}",
     "/static/results/{request_id}/{name}",
+    "/v1/uploads/{upload_id}",
 }
 CALLS = [
     (name, path, method, mode)
@@ -113,7 +116,8 @@ class Aim:
 
     def take(self, case: schemathesis.Case) -> None:
         """Change a case that is right as it is, so that it hits."""
-        known = {"job_id": self.job_id, "task_id": self.job_id, "request_id": self.job_id}
+        known = dict.fromkeys(("job_id", "task_id", "request_id"), self.job_id)
+        known["upload_id"] = self.uploads[0].removeprefix("upload://")
         if case.method != "PUT":  # which makes new ones
             for name in case.path_parameters.keys() & {*known, "name"}:
                 case.path_parameters[name] = known.get(name, self.name)

@@ -245,6 +245,23 @@ def test_a_running_video_is_canceled(visit: Visit, long_speech: Path) -> None:
     visit.page.locator("#cancel").wait_for(state="hidden")
 
 
+def test_a_video_is_deleted_once_it_is_confirmed(visit: Visit, long_speech: Path) -> None:
+    visit.choose(VIDEO, long_speech)
+    visit.page.click("#make")
+    visit.wait_for("Step \\d of 6")
+    listed = visit.page.locator("#jobs label")
+    number = listed.count()
+    visit.page.once("dialog", lambda dialog: dialog.dismiss())
+    visit.page.click("#delete")
+    visit.wait_for("Step \\d of 6")
+    assert listed.count() == number
+    visit.page.once("dialog", lambda dialog: dialog.accept())
+    visit.page.click("#delete")
+    visit.wait_for("Deleted. The server has kept nothing of it")
+    visit.page.locator("#delete").wait_for(state="hidden")
+    assert listed.count() == number - 1
+
+
 def test_what_is_wrong_is_said_in_plain_words(visit: Visit, tmp_path: Path) -> None:
     visit.page.click("#make")
     visit.wait_for("Choose or record a video first")

@@ -27,12 +27,14 @@ class PredictionRequest(PredictRequest):
 
 def problems(*statuses: int) -> Responses:
     """Return the error answers with these statuses."""
-    content = {"application/problem+json": {"schema": _schema("Problem")}}
-    return {status: {"description": MEANINGS[status], "content": content} for status in statuses}
+    return {status: {"description": MEANINGS[status], "content": _PROBLEM} for status in statuses}
 
 
 def _schema(model: str) -> dict[str, str]:
     return {"$ref": REFERENCE.format(model=model)}
+
+
+_PROBLEM = {"application/problem+json": {"schema": _schema("Problem")}}
 
 
 def _parameter(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -121,11 +123,21 @@ EVENTS: Responses = {
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
 }
+ERASURE: Responses = {
+    202: {"description": "It is nobody's any more and goes as soon as its run or a store allows"},
+    204: {"description": "It is gone"},
+}
+REMOVED: Responses = {204: ERASURE[204]}
 _VIDEO = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
 OUTPUT: Responses = {
     200: {"description": "The whole video", "content": _VIDEO},
     206: {"description": "The range asked for", "content": _VIDEO},
     304: {"description": "The caller has it already"},
+    409: {
+        "description": "There is no video: OUTPUT_NOT_READY until the prediction has ended, "
+        "NO_OUTPUT if it failed or was canceled",
+        "content": _PROBLEM,
+    },
     416: {"description": "There is nothing in this range"},
 }
 UPLOAD_PROBLEMS = problems(400, 408, 413, 429, 507)

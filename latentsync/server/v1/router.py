@@ -19,6 +19,7 @@ from latentsync.server.v1.uploads import receive_upload
 _PAGE, _PAGE_MAX = 20, 100
 
 JobId = Annotated[str, Path(description="a prediction's id", json_schema_extra={"format": "uuid"})]
+UploadId = Annotated[str, Path(description="an upload's id")]
 Status = Annotated[JobStatus | None, Query(description="only those in this state")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="at most so many")]
 Cursor = Annotated[str | None, Query(description="next_cursor of the page before")]
@@ -79,31 +80,47 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     router = APIRouter(tags=["predictions"])
     unknown = documented.problems(404)
 
+    @router.head("/predictions", include_in_schema=False)
     @router.get("/predictions", summary="One's predictions, latest first")
     def predictions(
+        request: Request,
         status: Status = None,
         limit: Limit = _PAGE,
         cursor: Cursor = None,
         owner: str = Depends(auth),
     ) -> PredictionPage:
-        return api.page(owner, status, limit, cursor)
+        return api.page(request, owner, status, limit, cursor)
 
+    @router.head("/predictions/{job_id}", include_in_schema=False)
     @router.get(
         "/predictions/{job_id}",
         summary="How far a prediction is",
         response_model=Prediction,
         responses=unknown,
     )
-    async def prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
-        return await api.status(job_id, owner)
+    async def prediction(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.status(request, job_id, owner)
 
     @router.post(
         "/predictions/{job_id}/cancel",
         summary="Cancel it: at once while it waits, within two seconds while it runs",
         responses=unknown,
     )
-    def cancel(job_id: JobId, owner: str = Depends(auth)) -> Prediction:
-        return api.show(api.desk.cancel(api.find(job_id, owner).id, owner))
+    def cancel(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Prediction:
+        canceled = api.desk.cancel(api.find(job_id, owner).id, owner)
+        return api.show(canceled, api.base_url(request))
+
+    @router.delete(
+        "/predictions/{job_id}",
+        summary="Erase it: its media, its result and everything that is recorded of it",
+        description="One that waits or runs is canceled first, and no webhook tells of it. From "
+        "now on every address of it answers 404. Its id and its Idempotency-Key are free again.",
+        status_code=204,
+        response_class=Response,
+        responses=unknown | documented.ERASURE | documented.problems(507),
+    )
+    async def erase(job_id: JobId, owner: str = Depends(auth)) -> Response:
+        return await api.erase(job_id, owner)
 
     @router.get(
         "/predictions/{job_id}/events",
@@ -119,7 +136,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
         "/predictions/{job_id}/output",
         summary="The finished video",
         response_class=Response,
-        responses=unknown | documented.OUTPUT,
+        responses=documented.problems(404, 410) | documented.OUTPUT,
     )
     def output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
         return api.output(request, job_id, owner)
@@ -142,6 +159,20 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
         with api.arrivals.place(request, owner, is_streamed=True):
             return await receive_upload(request, api.desk, api.settings, owner)
 
+    @router.delete(
+        "/uploads/{upload_id}",
+        tags=["uploads"],
+        summary="Remove an uploaded file",
+        description="Predictions that were handed in with it have copies of their own.",
+        status_code=204,
+        response_class=Response,
+        responses=documented.problems(404) | documented.REMOVED,
+    )
+    def remove_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
+        api.desk.remove_upload(upload_id, owner)
+        return Response(status_code=204)
+
+    @router.head("/models", include_in_schema=False)
     @router.get("/models", tags=["models"], summary="The engines to choose from")
     def models(_owner: str = Depends(auth)) -> Models:
         return list_models(api.settings, api.desk.engines.now())

@@ -53,6 +53,16 @@ def test_a_listener_hears_everything_until_the_end(client: httpx.Client, submit:
     assert numbers == sorted(set(numbers))
 
 
+def test_times_are_written_as_in_the_prediction(client: httpx.Client, submit: Submit) -> None:
+    job = submit(wait_s=60)
+    events = follow(client, job)
+    assert {event["event"] for event in events} >= {"status", "progress", "log"}
+    assert all(event["data"]["at"].endswith("Z") for event in events)
+    assert events[0]["data"]["at"] == job["created_at"]
+    ends = [event["data"] for event in events if event["data"].get("status") == "succeeded"]
+    assert [end["at"] for end in ends] == [job["finished_at"]]
+
+
 def test_after_a_break_nothing_is_missed_and_nothing_comes_twice(
     client: httpx.Client, submit: Submit
 ) -> None:

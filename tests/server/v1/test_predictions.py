@@ -44,7 +44,8 @@ def test_a_prediction_is_answered_at_once_and_ends_later(
     ended = client.get(f"/predictions/{job['id']}").json()
     assert ended["progress"]["fraction"] == 1.0
     assert (ended["attempts"], ended["queue_position"]) == (1, None)
-    assert ended["output_url"] == f"/v1/predictions/{job['id']}/output"
+    assert ended["output_url"] == str(client.base_url.join(f"predictions/{job['id']}/output"))
+    assert client.get(ended["output_url"]).headers["content-type"] == "video/mp4"
     assert (ended["details"]["seed"], ended["details"]["engine"]) == (7, "square")
     times = [ended[name] for name in ("created_at", "started_at", "finished_at")]
     assert times == sorted(times)
@@ -201,6 +202,59 @@ def test_the_list_has_pages_and_a_filter(client: httpx.Client, submit: Submit) -
         assert client.get("/predictions", params={"cursor": bad}).json()["field"] == "cursor"
 
 
+@pytest.mark.parametrize(
+    ("query", "code", "field", "said"),
+    [
+        ("limit=0", "FIELD_INVALID", "limit", "limit is '0': it must be greater than"),
+        ("limit=101", "FIELD_INVALID", "limit", "less than or equal to 100"),
+        ("limit=x", "FIELD_INVALID", "limit", "limit is 'x'"),
+        ("status=done", "FIELD_INVALID", "status", "status is 'done': it must be 'queued', "),
+        ("limit=1&limit=2", "FIELD_INVALID", "limit", "limit is given 2 times"),
+        ("Limit=5", "FIELD_UNKNOWN", "Limit", "Allowed: status, limit, cursor."),
+        ("status=queued&page=2", "FIELD_UNKNOWN", "page", "Unknown field 'page'"),
+    ],
+)
+def test_a_query_that_the_list_does_not_understand_is_refused(
+    client: httpx.Client, query: str, code: str, field: str, said: str
+) -> None:
+    answer = client.get(f"/predictions?{query}")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["field"]) == (422, code, field)
+    assert said in problem["detail"]
+
+
+def test_head_is_answered_like_get_without_the_body(client: httpx.Client, submit: Submit) -> None:
+    job = f"/predictions/{submit(wait_s=60)['id']}"
+    for path in (job, "/predictions", "/models", f"{job}/output"):
+        head, whole = client.head(path), client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        for name in ("content-type", "content-length", "etag"):
+            assert head.headers.get(name) == whole.headers.get(name)
+    refused = client.patch(job)
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, PUT, DELETE")
+
+
+@pytest.mark.parametrize(
+    ("headers", "applied"),
+    [
+        (["Wait=0"], "wait=0"),
+        (["wait = 0"], "wait=0"),
+        (['wait="0"; foo'], "wait=0"),
+        (["respond-async", "wait=0"], "wait=0"),
+        (["wait=abc"], None),
+        (["wait = abc"], None),
+        (["wait=-1"], None),
+        (["await=0"], None),
+    ],
+)
+def test_a_preference_may_be_written_as_its_standard_says(
+    client: httpx.Client, body: dict[str, Any], headers: list[str], applied: str | None
+) -> None:
+    answer = client.post("/predictions", json=body, headers=[("Prefer", one) for one in headers])
+    assert answer.status_code in (200, 202)
+    assert answer.headers.get("preference-applied") == applied
+
+
 def test_places_in_line_are_exact_and_a_waiting_job_is_canceled_at_once(
     client: httpx.Client, submit: Submit
 ) -> None:
@@ -282,7 +336,7 @@ def test_the_output_is_a_video_in_whole_or_in_part(
         assert sum(1 for _ in container.decode(video=0)) == 10
     assert whole.headers["x-content-type-options"] == "nosniff"
     assert whole.headers["content-disposition"].startswith("attachment;")
-    assert whole.headers["cache-control"].startswith("private")
+    assert whole.headers["cache-control"] == "private, no-cache"  # it may be erased
     end = len(whole.content)
     for given, start, stop in (
         ("bytes=0-9", 0, 10),
@@ -306,11 +360,44 @@ def test_the_output_is_a_video_in_whole_or_in_part(
     assert client.get(path, headers=changed).status_code == 200
 
 
-def test_there_is_no_output_before_the_end(client: httpx.Client, submit: Submit) -> None:
+def test_why_there_is_no_output_is_told_by_status_and_code(
+    client: httpx.Client, stranger: httpx.Client, submit: Submit, data: Path
+) -> None:
+    def refusal(caller: httpx.Client, job_id: str) -> tuple[int, str]:
+        answer = caller.get(f"/predictions/{job_id}/output")
+        assert answer.headers["content-type"] == "application/problem+json"
+        return answer.status_code, answer.json()["code"]
+
     job = submit(FOR_EVER)
-    answer = client.get(f"/predictions/{job['id']}/output")
-    assert (answer.status_code, answer.json()["code"]) == (404, "JOB_NOT_FOUND")
+    assert refusal(client, job["id"]) == (409, "OUTPUT_NOT_READY")
+    assert refusal(stranger, job["id"]) == (404, "JOB_NOT_FOUND")
+    assert refusal(client, str(uuid.uuid4())) == (404, "JOB_NOT_FOUND")
     cancel(client, job)
+    assert refusal(client, job["id"]) == (409, "NO_OUTPUT")
+    assert refusal(client, submit(BROKEN, wait_s=60)["id"]) == (409, "NO_OUTPUT")
+    done = submit(wait_s=60)
+    for path in (data / "data" / "files" / "results" / done["id"]).iterdir():
+        path.unlink()
+    assert refusal(client, done["id"]) == (410, "OUTPUT_GONE")
+
+
+def test_addresses_in_answers_begin_with_the_one_that_is_set(
+    tmp_path: Path, body: dict[str, Any]
+) -> None:
+    public_url = "https://video.example/lips"
+    with (
+        serving_jobs(settings_for(tmp_path, public_url=f"{public_url}/")) as url,
+        httpx.Client(base_url=f"{url}/v1", headers=AUTH, timeout=90) as client,
+    ):
+        answer = client.post("/predictions", json=body, headers={"Prefer": "wait=60"})
+        job = answer.json()
+        path = f"/predictions/{job['id']}"
+        assert answer.headers["location"] == f"/lips/v1{path}"
+        listed = client.get("/predictions").json()["predictions"]
+        asked, canceled = client.get(path).json(), client.post(f"{path}/cancel").json()
+        told = f"{public_url}/v1{path}/output"
+        assert {one["output_url"] for one in (job, canceled, asked, *listed)} == {told}
+        assert f'"output_url": "{told}"' in client.get(f"{path}/events").text
 
 
 def test_a_key_has_so_many_jobs_and_no_more(tmp_path: Path, body: dict[str, Any]) -> None:

@@ -1,0 +1,270 @@
+"""Erasing jobs: what is gone, for whom, and who finishes what was begun."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from latentsync.errors import JobNotFound, StorageUnavailable, UploadNotFound
+from latentsync.jobs.desk import JobDesk, Submission, owner_of
+from latentsync.jobs.erasure import Erasure, is_erased
+from latentsync.jobs.job import Job, JobStatus, Webhook
+from latentsync.jobs.line import LineEntrance
+from latentsync.jobs.retention import RESULTS
+from latentsync.jobs.roster import Roster
+from latentsync.jobs.store import Finished
+from latentsync.jobs.webhook_line import LOST_S
+from latentsync.request import PathSource, RunRequest, UrlSource
+from latentsync.settings import Settings
+from tests.jobs.receiver import SECRET
+from tests.jobs.records import Clock
+from tests.server.clips import write_clip
+
+ME, OTHER = owner_of("my key"), owner_of("another key")
+PERSONAL = "passport-of-jane-doe"
+WORKER = "w"
+
+
+class Office:
+    """A desk, and what a worker has: an erasure that finishes what others began."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = Settings(
+            data_dir=folder / "data",
+            work_dir=folder / "work",
+            min_free_bytes=0,
+            webhook_secret=SECRET,
+        )
+        self.desk = JobDesk(self.settings)
+        self.store, self.files = self.desk.store, self.desk.files
+        self.clip = write_clip(folder / "clip.mp4")
+        self._entrance = LineEntrance(self.store.engine)
+        self.clock = Clock()
+        self.housekeeping = Erasure(self.store, self._entrance, self.files, self.clock)
+        self.roster = Roster(self.store.engine, WORKER)
+
+    def submit(self, **names: Any) -> Job:
+        """Hand in a job with a stored video and much that is personal."""
+        request = RunRequest(
+            PathSource(self.clip, "video"),
+            UrlSource(f"https://example.com/{PERSONAL}.wav", "audio_url"),
+        )
+        webhook = Webhook(f"https://receiver.example/{PERSONAL}")
+        (job,) = self.desk.submit(
+            [Submission(request, "asked", webhook=webhook, **names)],
+            ME,
+        )
+        return job
+
+    def begin(self, job: Job) -> Job:
+        begun = self.store.begin(job.id, WORKER)
+        assert begun is not None
+        self.store.log(begun, f"fetch: brought {PERSONAL} here")
+        return begun
+
+    def succeed(self, job: Job) -> Job:
+        """Run a job; its webhook's notice is in the line afterwards."""
+        begun = self.begin(job)
+        key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
+        self.files.put(self.clip, key)
+        details = {"engine": PERSONAL}
+        done = Finished(JobStatus.SUCCEEDED, result_key=key, result_bytes=9, details=details)
+        assert self.store.finish(begun, done)
+        return begun
+
+    def erase(self, job: Job) -> bool:
+        return self.desk.finish_erasure(self.desk.begin_erasure(job.id, ME))
+
+    def stored(self) -> list[Path]:
+        root = self.folder / "data" / "files"
+        return sorted(path for path in root.rglob("*") if path.is_file())
+
+    def rows(self, told: str = "") -> dict[str, int]:
+        """Return how many rows of each table hold a text."""
+        tables = sa.MetaData()
+        tables.reflect(self.store.engine)
+        with self.store.engine.connect() as connection:
+            return {
+                table.name: number
+                for table in tables.sorted_tables
+                if (
+                    number := sum(
+                        told in json.dumps(tuple(row), default=str)
+                        for row in connection.execute(sa.select(table))
+                    )
+                )
+            }
+
+    def notices(self, job: Job) -> dict[str, int]:
+        """Return how many rows of each table are of a notice of the job; what it says is packed."""
+        return self.rows(f"msg_{job.number}_{job.id}_")
+
+    def close(self) -> None:
+        self._entrance.close()
+        self.desk.close()
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    one = Office(tmp_path)
+    yield one
+    one.close()
+
+
+def test_nothing_of_an_erased_job_is_left(office: Office) -> None:
+    job = office.submit(idempotency_key=f"order of {PERSONAL}")
+    office.succeed(job)
+    assert office.rows(PERSONAL).keys() == {"latentsync_jobs", "latentsync_job_events"}
+    assert len(office.notices(job)) >= 2  # the attempt, and what it is to send
+    assert len(office.stored()) == 2
+    assert office.erase(job)
+    assert (office.rows(PERSONAL), office.notices(job), office.stored()) == ({}, {}, [])
+    assert office.rows(job.id).keys() == {"latentsync_erasures"}
+    with pytest.raises(JobNotFound):
+        office.desk.begin_erasure(job.id, ME)
+    office.close()  # the last connection writes everything into the one file
+    files = [path for path in (office.folder / "data").rglob("*") if path.is_file()]
+    assert [path.name for path in files if PERSONAL.encode() in path.read_bytes()] == []
+
+
+def test_a_job_that_waits_is_gone_at_once_and_no_webhook_tells_of_it(office: Office) -> None:
+    job = office.submit()
+    assert office.erase(job)
+    assert (office.rows(PERSONAL), office.stored()) == ({}, [])
+    assert office.store.begin(job.id, WORKER) is None
+
+
+def test_only_its_owner_erases_a_job(office: Office) -> None:
+    job = office.submit()
+    for job_id, owner in ((job.id, OTHER), (str(uuid.uuid4()), ME), ("nothing", ME)):
+        with pytest.raises(JobNotFound):
+            office.desk.begin_erasure(job_id, owner)
+    assert office.desk.job(job.id, ME).status is JobStatus.QUEUED
+
+
+def test_the_names_of_an_erased_job_are_free_again(office: Office) -> None:
+    names = {"id": str(uuid.uuid4()), "idempotency_key": "mine"}
+    first = office.submit(**names)
+    office.succeed(first)
+    assert office.erase(first)
+    second = office.submit(**names)
+    assert (second.id, second.status) == (first.id, JobStatus.QUEUED)
+    assert second.number > first.number
+    office.housekeeping.resume()
+    office.clock.now += 1e9
+    office.housekeeping.resume()
+    assert office.desk.job(second.id, ME) == second
+    assert len(office.stored()) == 1
+
+
+def test_a_job_at_work_is_nobodys_at_once_and_goes_when_its_run_has_stopped(
+    office: Office,
+) -> None:
+    assert office.roster.join("me", lambda _seconds: False)
+    job = office.submit(idempotency_key="mine")
+    begun = office.begin(job)
+    number = office.desk.begin_erasure(job.id, ME)
+    assert not office.desk.finish_erasure(number)
+    with pytest.raises(JobNotFound):
+        office.desk.job(job.id, ME)
+    assert office.store.list_of(ME) == []
+    assert not office.store.is_wanted(begun)
+    assert office.submit(idempotency_key="mine").id != job.id
+    key = f"{RESULTS}/{job.id}/late.mp4"
+    office.files.put(office.clip, key)
+    assert office.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
+    assert office.notices(job) == {}  # nobody is told
+    assert office.desk.finish_erasure(number)
+    assert office.rows(job.id).keys() == {"latentsync_erasures"}
+    assert len(office.stored()) == 1  # of the new job
+
+
+def test_a_job_whose_worker_is_gone_does_not_wait_for_it(office: Office) -> None:
+    job = office.submit()
+    begun = office.begin(job)
+    assert office.erase(job)
+    assert office.rows(PERSONAL) == {}
+    assert not office.store.report(begun, "generate", 0.5, 1, 2)
+
+
+def test_an_erasure_that_was_broken_off_is_finished_by_a_worker(office: Office) -> None:
+    jobs = [office.submit() for _ in range(3)]
+    office.succeed(jobs[0])
+    office.clock.now = 0.0
+    numbers = [office.desk.begin_erasure(job.id, ME) for job in jobs[:2]]
+    office.housekeeping.resume()  # by its clock they were begun in the future: somebody is at it
+    assert len(office.stored()) == 4
+    office.clock.now = 1e12
+    office.housekeeping.resume()
+    assert all(is_erased(office.store.engine, number) for number in numbers)
+    assert office.store.get(jobs[0].id) is office.store.get(jobs[1].id) is None
+    assert len(office.stored()) == 1
+    assert office.desk.job(jobs[2].id, ME) == jobs[2]
+
+
+def test_a_store_that_is_away_delays_the_erasure_and_hides_nothing_less(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = office.submit()
+    office.succeed(job)
+
+    def is_away(_key: str) -> None:
+        raise StorageUnavailable("The store of files does not answer.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(office.files, "remove", is_away)
+        assert not office.erase(job)
+        office.clock.now = 1e12
+        office.housekeeping.resume()
+    recorded = office.store.get(job.id)
+    assert recorded is not None
+    assert (recorded.result_key, recorded.webhook) == (None, None)
+    with pytest.raises(JobNotFound):
+        office.desk.job(job.id, ME)
+    office.housekeeping.resume()
+    assert (office.rows(PERSONAL), office.stored()) == ({}, [])
+
+
+def test_what_a_notice_under_way_put_into_the_line_goes_later(office: Office) -> None:
+    job = office.submit()
+    office.succeed(job)
+    number = office.desk.begin_erasure(job.id, ME)
+    office.clock.now = 1e12
+    office.housekeeping.finish(number)
+    ended = Job(
+        number, job.id, ME, JobStatus.SUCCEEDED, {}, "f", 1.0, finished_at=2.0, webhook=job.webhook
+    )
+    with office.store.engine.begin() as connection:
+        office._entrance.webhooks.announce(connection, ended)
+    assert office.notices(job) != {}
+    office.clock.now += LOST_S - 1
+    office.housekeeping.resume()
+    assert is_erased(office.store.engine, number)
+    office.clock.now += 2
+    office.housekeeping.resume()
+    assert (office.notices(job), office.rows(job.id)) == ({}, {})
+
+
+def test_an_upload_is_removed_by_its_owner_alone(office: Office) -> None:
+    address = office.desk.store_upload(office.clip, ME)
+    name = address.removeprefix("upload://")
+    request = RunRequest(UrlSource(address, "video_url"), UrlSource(address, "audio_url"))
+    for upload_id, owner in ((name, OTHER), ("0" * 32, ME), ("..", ME)):
+        with pytest.raises(UploadNotFound):
+            office.desk.remove_upload(upload_id, owner)
+    job = office.submit()
+    office.desk.remove_upload(name, ME)
+    assert [path.parent.parent.name for path in office.stored()] == ["inputs"]
+    assert office.desk.job(job.id, ME) == job
+    with pytest.raises(UploadNotFound):
+        office.desk.remove_upload(name, ME)
+    with pytest.raises(UploadNotFound) as refused:
+        office.desk.submit([Submission(request, "asked")], ME)
+    assert refused.value.field == "video_url"
