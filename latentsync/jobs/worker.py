@@ -108,9 +108,7 @@ class Worker:
         path = lock_path(self._settings, self._name)
         held = hold_name(path, self._name, wait=self._stopping.wait)
         sweep(self._settings.work_dir)
-        if held is None or not self._roster.join(
-            held.holder, self._stopping.wait, self._survey()
-        ):
+        if held is None or not self._roster.join(held.holder, self._stopping.wait, self._survey()):
             return
         self._greet()
         self._entrance.give_back(self._name)
