@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test processes gates browser parity check serve bench clean
+.PHONY: install demo test processes gates browser processors parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -22,6 +22,9 @@ gates: $(VENV)/.test  ## kills, power cuts, two hosts on Postgres, the Compose f
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) -m pytest -m browser tests/ui
+
+processors: $(VENV)/.test  ## [LIMITS=lowest]: the tests that compute, libraries held to older processors
+	$(RUN) -m tests.processors $(LIMITS)
 
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
 	$(RUN) -m tests.parity --reference "$(REFERENCE)"
