@@ -17,6 +17,7 @@ from typing import Any
 
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")  # the same on every Linux with glibc
 _OLD_CORES = {"Katmai", "Prescott", "Core2", "Penryn", "Nehalem"}  # none of them has AVX
+_ABSENT = {"mkl", "libc"}  # from other builds of torch, and where the C library is not glibc
 _TALKATIVE = {"ONEDNN_VERBOSE": "1", "MKL_VERBOSE": "1"}
 _PROBE_S = 300
 
@@ -61,7 +62,11 @@ def known_limits(unlimited: Found) -> list[Limit]:
     newer = " ".join(unlimited["numpy"])  # to name what a processor lacks anyway is a warning
     singles = [
         Limit("aten", {"ATEN_CPU_CAPABILITY": "default"}, {"aten": lambda used: used == "DEFAULT"}),
-        Limit("onednn", {"ONEDNN_MAX_CPU_ISA": "SSE41"}, {"onednn": lambda used: "SSE4.1" in used}),
+        Limit(
+            "onednn",
+            {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+            {"onednn": lambda used: used == "Intel SSE4.1"},
+        ),
         Limit("mkl", {"MKL_CBWR": "COMPATIBLE"}, {"mkl": lambda used: used == "COMPATIBLE"}),
         Limit(
             "openblas",
@@ -80,7 +85,7 @@ def known_limits(unlimited: Found) -> list[Limit]:
             {"libc": lambda used: used == 0},
         ),
     ]
-    every = [single for single in singles if unlimited[single.name] is not None]
+    every = [one for one in singles if unlimited[one.name] is not None or one.name not in _ABSENT]
     variables = {name: value for limit in every for name, value in limit.variables.items()}
     holds = {name: test for limit in every for name, test in limit.holds.items()}
     return [*every, Limit("lowest", variables, holds)]

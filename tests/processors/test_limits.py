@@ -58,6 +58,11 @@ def test_a_library_that_is_not_heard_of_keeps_to_nothing(library: str, used: obj
         limit("lowest").require(_OLD | {library: used})
 
 
+def test_only_what_may_be_absent_is_left_out() -> None:
+    names = [each.name for each in known_limits(dict.fromkeys(_NEW) | {"numpy": []})]
+    assert names == ["aten", "onednn", "openblas", "opencv", "numpy", "lowest"]
+
+
 def test_what_the_libraries_print_is_read() -> None:
     spoken = (
         "onednn_verbose,v1,info,cpu,isa:Intel SSE4.1\n"
