@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 PYTEST := -m pytest
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test processes gates browser parity check serve bench clean
+.PHONY: install demo test processes gates browser processors parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -23,6 +23,9 @@ gates: $(VENV)/.test  ## kills, power cuts, two hosts on Postgres, the Compose f
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) $(PYTEST) -m browser tests/ui
+
+processors: $(VENV)/.test  ## [LIMITS=lowest]: the tests that compute, libraries held to older processors
+	$(RUN) -m tests.processors $(LIMITS)
 
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
 	$(RUN) -m tests.parity --reference "$(REFERENCE)"

@@ -93,7 +93,7 @@ def shifted_crop(patch: pytest.MonkeyPatch) -> None:
 def missing_step(patch: pytest.MonkeyPatch) -> None:
     def one_less(scheduler: DDIMScheduler, steps: int) -> None:
         set_timesteps(scheduler, steps)
-        scheduler.timesteps = scheduler.timesteps[:-1]
+        scheduler.timesteps = scheduler.timesteps[1:]
 
     set_timesteps = DDIMScheduler.set_timesteps
     patch.setattr(DDIMScheduler, "set_timesteps", one_less)
