@@ -1,7 +1,7 @@
-"""Runs every network once as the engines do, then rests: ``… FOLDER SECONDS``.
+"""Runs every network once, then rests: ``python -m tests.network.every_network FOLDER SECONDS``.
 
-The embedded ones and the acoustic model by themselves, the downloaded ones as tiny stand-ins
-through the loaders of production, with torch and diffusers.
+The embedded ones and the acoustic model as the draft engine uses them; those that are downloaded as
+small stand-ins, through the loaders of production, with torch and diffusers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
+from latentsync.audio.activity import detect_voice, measure_loudness_db
 from latentsync.audio.phones import PhoneRecognizer
 from latentsync.face.detector import FaceDetector
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.scrfd import ScrfdDetector
-from tests.demo_media import demo_frames, demo_speech
+from latentsync.formats import SAMPLE_RATE, VIDEO_FPS
+from latentsync.monitor import RunMonitor
+from latentsync.request import RunOptions
+from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 from tests.golden_files import GOLDEN
-from tests.lipsync.tiny import tiny_networks
+from tests.pipelines.tiny_lipsync import build_tiny_lipsync
+from tests.utterances import whole
+
+_FRAMES = 8
 
 
 def main(folder: Path, rest_s: float) -> None:
@@ -30,11 +37,23 @@ def main(folder: Path, rest_s: float) -> None:
     ScrfdDetector.from_file(GOLDEN / "detector/det_standin.onnx").detect(frame)
     landmarks = Landmarks106.from_file(GOLDEN / "detector/landmark_standin.onnx")
     landmarks.landmarks([frame], np.array([face.box], np.float32))
-    PhoneRecognizer().recognize(demo_speech())
-    tiny_networks(folder)
-    sys.stdout.write("all ran\n")
-    sys.stdout.flush()
+    speech = demo_speech()
+    voiced = detect_voice(speech, measure_loudness_db(speech))
+    PhoneRecognizer().recognize(speech, voiced)
+    _run_lipsync(folder)
     time.sleep(rest_s)
+
+
+def _run_lipsync(folder: Path) -> None:
+    generation = build_tiny_lipsync(folder)(
+        FramesInMemory(list(demo_frames()[:_FRAMES])),
+        whole(demo_speech()[: _FRAMES * SAMPLE_RATE // VIDEO_FPS], _FRAMES),
+        frame_indices=np.arange(_FRAMES),
+        options=RunOptions(inference_steps=1),
+        monitor=RunMonitor(),
+    )
+    for _ in generation.frames:
+        pass
 
 
 if __name__ == "__main__":
