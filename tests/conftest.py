@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from latentsync.monitor import RunMonitor
 from latentsync.settings import Settings
+from tests.network.attempts import Attempts
+
+_attempts = Attempts()
 
 
 def pytest_configure() -> None:
     """Let tests interrupt what they start: what a shell runs in the background ignores Ctrl-C."""
+    _attempts.watch()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def attempts() -> Attempts:
+    """What this process has tried to reach beyond loopback; forgotten when a test ends."""
+    return _attempts
+
+
+@pytest.fixture(autouse=True)
+def _within_this_machine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that reaches for anything beyond loopback, or asks for a name."""
+    yield
+    found = _attempts.take()
+    if request.node.get_closest_marker("network") is None:
+        assert found == [], "tests stay on this machine"
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ The hub's own client resolves the file: revision, token, redirects, and the sha2
 states. The bytes are read by :mod:`latentsync.weights.download`, because ``hf_hub_download`` (2.4)
 throws a partial file away when a connection is reset, the process ends or the retries are used up,
 so 5 GB begin anew; and it cannot be canceled. Plain HTTP is spoken by mirrors as well, unlike Xet.
+Its telemetry is off: to say who asks, it would ask huggingface.co for a list of programs first,
+with a mirror as well.
 """
 
 from __future__ import annotations
@@ -52,11 +54,14 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
     _require_web_address(address)
     try:
         import httpx2  # what huggingface_hub speaks HTTP with
-        from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub import constants, get_hf_file_metadata
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
             f"Fetching weights needs {error.name}: pip install 'latentsync[models]'."
         ) from error
+    # The variable of that name is read at the first import, which may have been diffusers' or
+    # gradio's.
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         found = get_hf_file_metadata(address, timeout=_ANSWER_S, endpoint=endpoint(settings))
     except httpx2.HTTPError as error:

@@ -123,7 +123,7 @@ def test_nobody_listening_is_unreachable(folder: Path, near: Settings) -> None:
 
 def test_an_unknown_host_is_unreachable(folder: Path, settings: Settings) -> None:
     with pytest.raises(errors.Unreachable, match="is not known"):
-        fetch(url("http://nowhere.invalid/x.mp4"), folder, settings)
+        fetch(url("http://-nowhere.invalid/x.mp4"), folder, settings)
 
 
 @pytest.mark.parametrize(
