@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from latentsync import __version__
 from latentsync.answers import Problem
 from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.folders import check_folders
 from latentsync.jobs.news import JobNews
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
@@ -97,6 +98,7 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
 
 
 def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool) -> FastAPI:
+    check_folders(settings)
     desk = JobDesk(settings)
     news = JobNews(desk.store.engine)
     places = Places(settings.max_waiting)
