@@ -96,6 +96,7 @@ def test_files_that_cannot_be_stored_are_said_at_every_door(tmp_path: Path) -> N
         check_refused(url, tmp_path, "STORAGE_UNAVAILABLE")
 
 
+@pytest.mark.processes
 def test_a_read_only_folder_keeps_a_server_from_starting(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -116,7 +117,8 @@ def test_a_read_only_folder_keeps_a_server_from_starting(tmp_path: Path) -> None
 def test_a_folder_without_permission_keeps_a_worker_from_starting(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
     code = (
-        "import os, sys; from latentsync.__main__ import main; import latentsync.jobs.worker; "
+        "import os, sys; from latentsync.__main__ import main; "
+        "import latentsync.cli, latentsync.jobs.worker; "
         "os.setgid(65534); os.setuid(65534); sys.argv[1:] = ['worker']; main()"
     )
     variables = {
@@ -128,7 +130,7 @@ def test_a_folder_without_permission_keeps_a_worker_from_starting(tmp_path: Path
         folder.chmod(folder.stat().st_mode | 0o055)
     with process("-c", code, **variables) as worker:
         said, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 3
+    assert worker.returncode == 3, said
     assert said.startswith(f"Error: {tmp_path}/closed/work cannot be used: Permission denied.")
     assert said.count("\n") == 1
 
