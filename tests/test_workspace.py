@@ -185,12 +185,16 @@ def test_a_process_that_ends_at_once_can_remove_its_folders_before(tmp_path: Pat
 
 def test_a_block_that_fails_with_its_folder_says_that_it_is_the_folder(tmp_path: Path) -> None:
     root = tmp_path / "root"
+
+    def write_to_what_is_gone(folder: Path) -> None:
+        root.rename(tmp_path / "elsewhere")
+        (folder / "file").write_bytes(b"x")
+
     with (
         pytest.raises(FolderUnusable, match="LATENTSYNC_WORK_DIR"),
         working_folder(root) as folder,
     ):
-        root.rename(tmp_path / "elsewhere")
-        (folder / "file").write_bytes(b"x")
+        write_to_what_is_gone(folder)
     shutil.rmtree(tmp_path / "elsewhere")
 
 
