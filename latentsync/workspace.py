@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentsync.errors import DiskFull, FolderUnusable
+from latentsync.errors import CodecFailed, DiskFull, FolderUnusable
 from latentsync.signals import before_exit
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ class _ProcessHome:
 
     def open(self) -> None:
         """Make the folder and its lock; raises OSError."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._root.stat().st_uid != os.getuid():  # in a shared folder anybody could make it
-            raise PermissionError(errno.EPERM, "it belongs to another user")
+        _make_root(self._root)
         while (lock := _take_lock(self.lock_path)) is None:
             self._draw_name()
         self._lock = lock
@@ -87,20 +85,37 @@ def working_folder(root: Path) -> Iterator[Path]:
 
     Raises:
         DiskFull: no room for the folder, or ENOSPC out of the block.
-        FolderUnusable: the root cannot be made or written to, or belongs to another user.
+        FolderUnusable: the root cannot be made or written to, or belongs to another user; or the
+            block failed because that has become so meanwhile.
     """
     with translate_disk_full():
         folder = _new_folder(root)
         try:
             yield folder
+        except (OSError, CodecFailed) as error:
+            if not is_disk_full(error) and (reason := _why_closed(folder)) is not None:
+                raise _unusable(root, reason) from error
+            raise
         finally:
             _remove(folder)
 
 
-def check_root(root: Path) -> None:
-    """Raise DiskFull or FolderUnusable unless working folders can be made in ``root`` now."""
-    with working_folder(root):
-        pass
+def why_unusable(root: Path) -> str | None:
+    """Return what keeps this process from working in ``root`` now; None if nothing does."""
+    try:
+        _make_root(root)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return why_unwritable(root)
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Return what keeps this process from writing to a folder, which is made if it is missing."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return _why_closed(folder)
 
 
 def remove_own_folders() -> None:
@@ -155,6 +170,13 @@ def is_disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in _FULL
 
 
+def _make_root(root: Path) -> None:
+    """Make the root; refuse somebody else's, for in a shared folder anybody could make it first."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+
+
 def _new_folder(root: Path) -> Path:
     """Make a folder inside the home of this process, which is made first if it is not there."""
     try:
@@ -163,12 +185,24 @@ def _new_folder(root: Path) -> Path:
     except OSError as error:
         if is_disk_full(error):
             raise
-        logger.warning("the working folder %s cannot be used: %s", root, error.strerror)
-        raise FolderUnusable(
-            f"The working folder cannot be used ({error.strerror}). "
-            "Set LATENTSYNC_WORK_DIR to another one.",
-            retry_after_s=_RETRY_AFTER_S,
-        ) from error
+        raise _unusable(root, error.strerror or type(error).__name__) from error
+
+
+def _why_closed(folder: Path) -> str | None:
+    """Return why nothing can be written into a folder now; None if something can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _unusable(root: Path, reason: str) -> FolderUnusable:
+    logger.warning("the working folder %s cannot be used: %s", root, reason)
+    return FolderUnusable(
+        f"The working folder cannot be used ({reason}). LATENTSYNC_WORK_DIR names another one.",
+        retry_after_s=_RETRY_AFTER_S,
+    )
 
 
 def _home_in(root: Path) -> _ProcessHome:

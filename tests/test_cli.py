@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -330,6 +331,44 @@ def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None
     result = run("serve", "--ui", "--no-auth")
     assert result.exit_code == 2
     assert "pip install 'latentsync[ui]'" in one_line(result)
+
+
+@pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
+@pytest.mark.parametrize(
+    ("folder", "variable"),
+    [
+        ("WORK_DIR", "WORK_DIR"),
+        ("DATA_DIR", "DATA_DIR"),
+        ("STORAGE_URL", "STORAGE_URL"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_named_with_its_variable(
+    command: list[str],
+    folder: str,
+    variable: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(f"LATENTSYNC_{folder}", str(tmp_path / "file" / "inside"))
+    result = CliRunner().invoke(cli.commands, command)
+    assert result.exit_code == 3
+    assert result.stderr == (
+        f"Error: {tmp_path}/file/inside cannot be used: Not a directory. "
+        f"LATENTSYNC_{variable} names another folder.\n"
+    )
+
+
+@pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
+def test_an_sqlite_that_is_too_old_keeps_a_process_from_starting(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.36.0")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+    result = CliRunner().invoke(cli.commands, command)
+    assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
+    assert "SQLite 3.36.0" in result.stderr
+    assert "3.37 or later" in result.stderr
 
 
 @pytest.mark.processes

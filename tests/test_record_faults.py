@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from latentsync import record_faults
 from latentsync.door import as_own_error
 from latentsync.errors import DiskFull, InternalError, RecordUnavailable
-from latentsync.record_faults import record_fault
+from latentsync.record_faults import note_record_fault, record_fault
 from tests.ports import free_port
 
 
@@ -81,3 +82,25 @@ def test_what_a_library_has_wrapped_is_found_and_a_defect_stays_one(tmp_path: Pa
         sa.exc.IntegrityError("s", {}, wrapped),
     ):
         assert isinstance(as_own_error(defect, "run"), InternalError)
+
+
+def test_a_database_that_stays_away_is_said_once_and_not_for_every_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_faults, "_outage", record_faults._Outage())
+    path = tmp_path / "jobs.db"
+    with (
+        closing(sqlite3.connect(path)) as holder,
+        engine_of(f"sqlite:///{path}", connect_args={"timeout": 0}) as engine,
+    ):
+        holder.execute("BEGIN EXCLUSIVE")
+        faults = [note_record_fault(failure(engine)) for _ in range(3)]
+    assert [type(fault) for fault in faults] == [RecordUnavailable] * 3
+    said = "The record of jobs cannot be reached (database is locked)"
+    assert [record.getMessage() for record in caplog.records] == [said]
+    assert caplog.records[0].exc_info is None
+
+
+def test_a_defect_is_not_said_to_be_the_databases(caplog: pytest.LogCaptureFixture) -> None:
+    assert note_record_fault(ValueError("b")) is None
+    assert caplog.records == []

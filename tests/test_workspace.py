@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from latentsync.errors import DiskFull, FolderUnusable
-from latentsync.workspace import sweep, translate_disk_full, working_folder
+from latentsync.workspace import remove_own_folders, sweep, translate_disk_full, working_folder
 
 WORKER = """
 import sys
@@ -164,3 +165,47 @@ def test_a_root_of_another_user_is_refused(tmp_path: Path) -> None:
     os.chown(root, 65534, 65534)
     with pytest.raises(FolderUnusable, match="LATENTSYNC_WORK_DIR"), working_folder(root):
         pass
+
+
+def test_a_folder_that_somebody_has_removed_leaves_no_lock_behind(tmp_path: Path) -> None:
+    with working_folder(tmp_path) as folder:
+        first = folder.parent
+    shutil.rmtree(first)
+    with working_folder(tmp_path) as folder:
+        assert folder.parent != first
+        assert sorted(tmp_path.iterdir()) == [folder.parent, folder.parent.with_suffix(".lock")]
+
+
+def test_a_process_that_ends_at_once_can_remove_its_folders_before(tmp_path: Path) -> None:
+    with working_folder(tmp_path) as folder:
+        (folder / "half a video").touch()
+        remove_own_folders()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_fails_with_its_folder_says_that_it_is_the_folder(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+
+    def write_to_what_is_gone(folder: Path) -> None:
+        root.rename(tmp_path / "elsewhere")
+        (folder / "file").write_bytes(b"x")
+
+    with (
+        pytest.raises(FolderUnusable, match="LATENTSYNC_WORK_DIR"),
+        working_folder(root) as folder,
+    ):
+        write_to_what_is_gone(folder)
+    shutil.rmtree(tmp_path / "elsewhere")
+
+
+def test_a_block_that_fails_by_itself_fails_with_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), working_folder(tmp_path) as folder:
+        (folder / "none").read_bytes()
+
+
+def test_what_cannot_be_swept_is_said_and_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "p-1-x.lock").mkdir()  # which nobody can open as a file
+    assert sweep(tmp_path) == 0
+    assert "Could not remove" in caplog.text

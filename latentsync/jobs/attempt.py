@@ -8,7 +8,7 @@ import uuid
 from dataclasses import replace
 from threading import Event
 
-from latentsync.errors import DiskFull, StorageUnavailable
+from latentsync.errors import DiskFull, FolderUnusable, StorageUnavailable
 from latentsync.jobs.device_process import DeviceLost, DeviceProcess
 from latentsync.jobs.files import FileStore
 from latentsync.jobs.job import Job, JobError, JobStatus
@@ -103,6 +103,9 @@ class Attempts:
         if _found_no_store(finished) and job.attempts < self._limits.attempts:
             self._wait_for_store(job)
             return self._is_latest(job)
+        if _found_no_folder(finished) and job.attempts < self._limits.attempts:
+            self._wait_for_folder(job)
+            return self._is_latest(job)
         self._end(job, finished, key)
         return False
 
@@ -170,6 +173,14 @@ class Attempts:
             if self._stopping.wait(_LOOK_EVERY_S):
                 return
 
+    def _wait_for_folder(self, job: Job) -> None:
+        """Wait until the work folder can be used again, however long, for the same reason."""
+        self._store.log(job, f"Attempt {job.attempts} could not use the working folder.")
+        logger.warning("job %s waits: the working folder cannot be used", job.id)
+        while self._store.is_wanted(job) and not self._reserve.can_work():
+            if self._stopping.wait(_LOOK_EVERY_S):
+                return
+
     def _is_latest(self, job: Job) -> bool:
         now = self._store.get(job.id)
         return now is not None and (now.status, now.attempts) == (job.status, job.attempts)
@@ -195,6 +206,10 @@ def _given_up(attempts: int) -> Finished:
 
 def _found_no_room(finished: Finished) -> bool:
     return finished.error is not None and finished.error.code == DiskFull.code
+
+
+def _found_no_folder(finished: Finished) -> bool:
+    return finished.error is not None and finished.error.code == FolderUnusable.code
 
 
 def _found_no_store(finished: Finished) -> bool:

@@ -136,7 +136,11 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
     )
     if is_file:
         event.listen(engine, "connect", _prepare_sqlite)
-    _make_tables(engine)
+    try:
+        _make_tables(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 

@@ -89,11 +89,11 @@ class JobDesk:
 
     def __init__(self, settings: Settings, *, has_worker: bool = False) -> None:
         self._settings = settings
+        self.files = FileStore(settings.storage)
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine, settings.public_url)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
-        self.files = FileStore(settings.storage)
         self._room = Room(self.store, self.files, settings)
         self.reserve = self._room.reserve
         # What a file is shared with is on this machine; of a Postgres nobody knows who uses it.

@@ -5,6 +5,7 @@ Keys are paths with forward slashes inside the store. A file appears whole or no
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from latentsync.errors import DiskFull, StorageUnavailable, shorten
-from latentsync.workspace import is_disk_full, translate_disk_full
+from latentsync.workspace import is_disk_full, translate_disk_full, why_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _COPY_BYTES = 1024 * 1024
 _READ_BYTES = 1024 * 1024  # fetched at once where somebody reads a part of it
 _PATTERN = set("*?[]")  # fsspec would take a key with one of these for many keys
 _RETRY_AFTER_S = 5.0
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}  # of a folder of this machine
 _TRY_AGAIN_S = 1.0
 
 # By its own defaults s3fs would keep up to 500 MB of a file in memory, and a call would hold its
@@ -53,7 +55,8 @@ class FileStore:
     Raises:
         StorageUnavailable: the address is of no known kind, or its package is not installed.
 
-    So do all methods but ``answers`` where an object store does not answer or refuses.
+    So do all methods but ``answers`` where an object store does not answer or refuses, or a folder
+    cannot be written to.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,7 +76,8 @@ class FileStore:
         target = self._path(key)
         with translate_disk_full():
             if self._is_local:
-                _copy_durably(path, Path(target))
+                with self._answering():
+                    _copy_durably(path, Path(target))
                 return
             with self._answering(missing_is_failure=True):
                 self._files.put_file(str(path), target, **self._copying)
@@ -96,7 +100,9 @@ class FileStore:
                     raise
 
     def answers(self) -> bool:
-        """Tell whether the store can be asked at all."""
+        """Tell whether the store can be used at all."""
+        if self._is_local:
+            return why_unwritable(Path(self._root)) is None
         try:
             self.size_below("any")
         except StorageUnavailable:
@@ -219,6 +225,11 @@ class FileStore:
         try:
             yield
         except Exception as error:
+            if self._is_local and getattr(error, "errno", None) in _UNWRITABLE:
+                logger.warning("the folder of files cannot be written to: %s", error)
+                raise StorageUnavailable(
+                    "The store of files cannot be written to.", retry_after_s=_RETRY_AFTER_S
+                ) from error
             is_missing = isinstance(error, FileNotFoundError) and not missing_is_failure
             # A full disk is this machine's, which keeps the copy.
             if self._is_local or is_missing or is_disk_full(error):

@@ -54,7 +54,7 @@ def hold_name(
     path: Path,
     name: str,
     patience_s: float = _PATIENCE_S,
-    wait: Callable[[float], bool] = Event().wait,
+    wait: Callable[[float], bool] | None = None,
 ) -> HeldName | None:
     """Hold a worker's name until the process ends, however it ends.
 
@@ -62,7 +62,8 @@ def hold_name(
         path: of the lock file, from :func:`lock_path`; its folder is made if missing.
         name: of the worker.
         patience_s: how long to wait for another one's end.
-        wait: waits so many seconds, or until this worker shall stop, and returns whether it shall.
+        wait: waits so many seconds, or until this worker shall stop, and returns whether it shall;
+            by default it never shall.
 
     Returns:
         The name, or None if this worker shall stop.
@@ -78,7 +79,7 @@ def hold_name(
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() < until:
-                if not wait(_LOOK_EVERY_S):
+                if not (wait or Event().wait)(_LOOK_EVERY_S):
                     continue
                 os.close(descriptor)
                 return None

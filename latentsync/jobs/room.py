@@ -16,6 +16,7 @@ from latentsync.jobs.files import FileStore
 from latentsync.jobs.retention import stored_bytes
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
+from latentsync.workspace import why_unusable
 
 _COUNT_EVERY_S = 1.0
 _TRY_AGAIN_S = 1.0
@@ -31,6 +32,7 @@ class Reserve:
 
     def __init__(self, settings: Settings, files: FileStore) -> None:
         self._min_free_bytes = settings.min_free_bytes
+        self._work_dir = settings.work_dir
         self._stored_in = [] if files.folder is None else [files.folder]
         self._media_go_through = [settings.work_dir, *self._stored_in]
         self._folders = [*self._media_go_through, *_folder_of_record(settings)]
@@ -89,6 +91,10 @@ class Reserve:
             except DiskFull:
                 if time.monotonic() > until or canceled.wait(_TRY_AGAIN_S):
                     raise
+
+    def can_work(self) -> bool:
+        """Tell whether the work folder can be used now, however much room there is in it."""
+        return why_unusable(self._work_dir) is None
 
     def is_short(self) -> bool:
         """Tell whether less is free than shall be."""

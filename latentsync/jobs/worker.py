@@ -23,6 +23,7 @@ from latentsync.jobs.deliveries import record_delivery
 from latentsync.jobs.device_process import DEVICE, DeviceProcess
 from latentsync.jobs.erasure import Erasure, is_erased
 from latentsync.jobs.files import FileStore
+from latentsync.jobs.folders import check_folders
 from latentsync.jobs.gpu_memory import GpuMemory
 from latentsync.jobs.line import LineEntrance, LineExit
 from latentsync.jobs.name_lock import hold_name, lock_path
@@ -61,12 +62,13 @@ class Worker:
     """
 
     def __init__(self, settings: Settings, device: Sequence[str] = DEVICE) -> None:
+        check_folders(settings)
         self._settings = settings
         self._name = settings.worker_name or f"{socket.gethostname()}/{settings.device}"
+        self._files = FileStore(settings.storage)
         engine = open_database(settings.jobs_database)
         self._entrance = LineEntrance(engine, settings.public_url)
         self._store = JobStore(engine, announce=self._entrance.webhooks.announce)
-        self._files = FileStore(settings.storage)
         self._roster = Roster(engine, self._name)
         self._gpu = GpuMemory(settings.device)
         self._obstacle: Obstacle | None = None  # to the default engine, as it was logged

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from latentsync import __version__
 from latentsync.answers import Problem
 from latentsync.jobs.desk import JobDesk
+from latentsync.jobs.folders import check_folders
 from latentsync.jobs.news import JobNews
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
@@ -109,6 +110,7 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
 def _app_with_jobs(
     settings: Settings, auth: Callable[..., Any], with_page: bool, has_worker: bool
 ) -> FastAPI:
+    check_folders(settings)
     desk = JobDesk(settings, has_worker=has_worker)
     news = JobNews(desk.store.engine)
     places = Places(settings.max_waiting)

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import pytest
 from tests.jobs import square_device
 from tests.jobs.farm import kill
 from tests.ports import free_port
-from tests.server.live import AUTH, KEY, REPOSITORY, answers, process, small_body, wait_until
+from tests.server.live import AUTH, KEY, REPOSITORY, answers, small_body, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -221,4 +220,3 @@ def test_a_record_that_is_locked_for_a_while_costs_nothing_but_time(running: Run
     for name in ("server", "worker"):
         log = (folder / f"{name}.log").read_text()
         assert log.count(LOCKED) == 1, log
-
