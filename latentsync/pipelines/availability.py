@@ -86,13 +86,12 @@ class EngineSurvey:
 
     @classmethod
     def from_json(cls, recorded: dict[str, Any]) -> EngineSurvey:
-        """Return what :meth:`to_json` was asked of."""
-        obstacles = recorded["obstacles"].items()
-        return cls(
-            recorded["default"],
-            recorded["auto"],
-            {name: None if found is None else Obstacle(**found) for name, found in obstacles},
-        )
+        """Return what :meth:`to_json` was asked of; a later version may have added to it."""
+        obstacles = {
+            name: None if found is None else Obstacle(found["code"], found["reason"])
+            for name, found in recorded["obstacles"].items()
+        }
+        return cls(recorded["default"], recorded["auto"], obstacles)
 
 
 def survey_engines(settings: Settings) -> EngineSurvey:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.jobs.farm import REPOSITORY
 
+pytestmark = pytest.mark.processes
+
 START = """
 import socket
 from latentsync.jobs.device import Device

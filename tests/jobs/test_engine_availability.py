@@ -174,6 +174,8 @@ def test_a_server_with_its_own_worker_knows_before_that_is_alive(
     office = Office(tmp_path, has_worker=True)
     assert "torch, diffusers" in office.refuse(office.ask(GPU, files=True)).message
     assert office.is_empty()
+    listed = list_models(office.settings, office.desk.engines.now()).models
+    assert [(model.id, model.reason) for model in listed if model.available] == [(DRAFT, None)]
     office.desk.submit([office.ask(DRAFT)], ME)
     office.worker("a", WITH_TORCH)  # which knows better
     office.desk.submit([office.ask(GPU)], ME)

@@ -244,6 +244,7 @@ def test_a_full_database_refuses_and_keeps_what_it_has(store: JobStore) -> None:
     assert store.get(kept.id) == kept
 
 
+@pytest.mark.processes
 def test_processes_that_start_at_once_agree_on_the_tables(tmp_path: Path) -> None:
     script = (
         "import sys; from latentsync.jobs.database import open_database;"

@@ -23,6 +23,7 @@ from latentsync.pipelines.base import build_pipeline
 from latentsync.pipelines.engines import Engines
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG, weights_for
+from latentsync.weights.cold_start import ensure
 from latentsync.weights.places import path_of
 from tests.without_packages import hide
 
@@ -103,14 +104,14 @@ def test_the_draft_engine_needs_the_core_and_its_embedded_files(
         require_any_engine(Settings())
 
 
-def test_offline_missing_weights_are_told_as_building_tells_them(tmp_path: Path) -> None:
+def test_offline_missing_weights_are_told_as_a_cold_start_tells_them(tmp_path: Path) -> None:
     settings = Settings(weights_dir=tmp_path, offline=True, face_landmarks="mesh")
     found = find_obstacle(GPU, settings)
     assert found is not None
     assert found.code == WeightsMissing.code
-    with pytest.raises(WeightsMissing) as built:
-        build_pipeline(GPU, settings)
-    assert found.reason == built.value.message
+    with pytest.raises(WeightsMissing) as fetched:
+        ensure(weights_for(GPU, settings), settings=settings)
+    assert found.reason == fetched.value.message
     for name in weights_for(GPU, settings):
         path = path_of(CATALOG[name], settings)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +166,10 @@ def test_where_only_torch_knows_auto_may_be_either(monkeypatch: pytest.MonkeyPat
 def test_a_survey_can_be_written_down_and_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch)
     found = survey_engines(Settings())
-    assert EngineSurvey.from_json(json.loads(json.dumps(found.to_json()))) == found
+    recorded = json.loads(json.dumps(found.to_json()))
+    assert EngineSurvey.from_json(recorded) == found
+    recorded["obstacles"][GPU]["since"] = recorded["speed"] = 1  # of a later version
+    assert EngineSurvey.from_json(recorded) == found
 
 
 def test_an_engine_of_a_later_version_is_refused() -> None:

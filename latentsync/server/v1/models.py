@@ -50,4 +50,4 @@ def list_models(settings: Settings, engines: Availability) -> Models:
 def _reason(engines: Availability, name: str) -> str | None:
     if (found := engines.obstacle(name)) is not None:
         return found.reason
-    return None if engines.workers else _NOT_KNOWN
+    return None if engines.surveys else _NOT_KNOWN
