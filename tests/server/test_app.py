@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.requests import HTTPConnection
 
 import latentsync
@@ -132,24 +134,35 @@ def test_a_key_stands_for_its_owner_and_an_empty_one_opens_nothing() -> None:
             asyncio.run(ask(header))
 
 
-@pytest.mark.parametrize("key", ["second", "schlüssel-ключ"])
-def test_each_of_several_keys_opens_the_door(tmp_path: Path, key: str) -> None:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """An application with three keys, and with a route of its own that divides by a number."""
     keys = ("first", "second", "schlüssel-ключ")
-    with serving_engine(tmp_path, SquareEngine(), api_keys=keys) as url:
-        headers = {b"Authorization": b"Bearer " + key.encode()}
-        assert httpx.post(f"{url}/predict", json={}, headers=headers).status_code == 422
-
-
-def test_errors_of_the_framework_itself_have_the_same_shape(tmp_path: Path) -> None:
-    app = app_with(SquareEngine(), settings_for(tmp_path))
+    app = app_with(SquareEngine(), settings_for(tmp_path_factory.mktemp("app"), api_keys=keys))
 
     @app.get("/number/{number}")
     async def number(number: int) -> int:
         return 1 // number
 
+    return app
+
+
+@pytest.fixture(scope="module")
+def url(app: FastAPI) -> Iterator[str]:
+    """Where it is served."""
     with serving(app) as url:
-        wrong = httpx.get(f"{url}/number/x")
-        broken = httpx.get(f"{url}/number/0")
+        yield url
+
+
+@pytest.mark.parametrize("key", ["second", "schlüssel-ключ"])
+def test_each_of_several_keys_opens_the_door(url: str, key: str) -> None:
+    headers = {b"Authorization": b"Bearer " + key.encode()}
+    assert httpx.post(f"{url}/predict", json={}, headers=headers).status_code == 422
+
+
+def test_errors_of_the_framework_itself_have_the_same_shape(url: str) -> None:
+    wrong = httpx.get(f"{url}/number/x")
+    broken = httpx.get(f"{url}/number/0")
     assert (wrong.status_code, wrong.json()["code"]) == (422, "INVALID_REQUEST")
     assert wrong.json()["field"] == "path.number"
     assert (broken.status_code, broken.json()["code"]) == (500, "INTERNAL_ERROR")
@@ -158,8 +171,7 @@ def test_errors_of_the_framework_itself_have_the_same_shape(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    app = app_with(SquareEngine(), settings_for(tmp_path_factory.mktemp("app")))
+def document(app: FastAPI) -> dict[str, Any]:
     document: dict[str, Any] = app.openapi()
     return document
 
@@ -197,9 +209,8 @@ def test_the_document_knows_every_field_and_every_reference_resolves(
         assert reference.removeprefix("#/components/schemas/") in schemas
 
 
-def test_the_pages_of_the_document_are_served(tmp_path: Path) -> None:
-    with serving_engine(tmp_path, SquareEngine()) as url:
-        docs = httpx.get(f"{url}/docs").text
-        assert "swagger" in docs
-        assert "://" not in docs.replace(url, "")  # nothing is loaded from an outside host
-        assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.")
+def test_the_pages_of_the_document_are_served(url: str) -> None:
+    docs = httpx.get(f"{url}/docs").text
+    assert "swagger" in docs
+    assert "://" not in docs.replace(url, "")  # nothing is loaded from an outside host
+    assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.")

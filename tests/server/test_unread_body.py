@@ -27,7 +27,10 @@ def start_sending(url: str) -> socket.socket:
     return connection
 
 
-def test_a_stranger_who_never_stops_sending_is_cut_off(url: str) -> None:
+def test_a_stranger_who_never_stops_sending_is_cut_off(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("latentsync.server.unread_body._LINGER_S", 0.2)
     with start_sending(url) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")  # while it is sending
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
