@@ -118,8 +118,8 @@ class Erasure:
     def _forget(self, before: float) -> None:
         """Forget erasures that were done long enough ago.
 
-        A notice that was under way may have put its next attempt into the line after the others had
-        been removed. That attempt sends nothing, but it holds the notice.
+        Whoever had read the job just before it went may have written something just after: the next
+        attempt of a notice, which sends nothing but holds it, or an event.
         """
         old = erasures.c.done_at < before
         with self._store.engine.connect() as connection:
@@ -127,8 +127,10 @@ class Erasure:
         for row in rows:
             self._entrance.webhooks.forget(row.number, row.job_id)
         if rows:
+            known = sa.select(jobs.c.id).where(jobs.c.id == events.c.job_id).exists()
             with self._store.engine.begin() as connection:
-                numbers = [row.number for row in rows]
+                ids, numbers = [row.job_id for row in rows], [row.number for row in rows]
+                connection.execute(events.delete().where(events.c.job_id.in_(ids), ~known))
                 connection.execute(erasures.delete().where(erasures.c.number.in_(numbers)))
 
     def _is_at_work(self, job: Job) -> bool:
