@@ -84,7 +84,7 @@ class Erasure:
             False while it is still at work, or was begun a moment ago: try again soon.
 
         Raises:
-            StorageUnavailable: its files cannot be removed now.
+            StorageUnavailable, OSError: its files cannot be removed now.
         """
         found = self._store.select(sa.select(jobs).where(jobs.c.number == number))
         for job in found:
@@ -111,8 +111,8 @@ class Erasure:
         for number in numbers:
             try:
                 self.finish(number)
-            except LatentSyncError as error:
-                logger.warning("a job could not be erased yet: %s", error.message)
+            except (LatentSyncError, OSError) as error:  # the others must not wait for it
+                logger.warning("a job could not be erased yet: %s", error)
         self._forget(now - LOST_S)
 
     def _forget(self, before: float) -> None:
