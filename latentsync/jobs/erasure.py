@@ -81,7 +81,7 @@ class Erasure:
             number: of the job.
 
         Returns:
-            False while it is still at work, or was begun a moment ago: try again soon.
+            False while a worker has it in its hands: try again soon.
 
         Raises:
             StorageUnavailable, OSError: its files cannot be removed now.
