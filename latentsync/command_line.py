@@ -60,7 +60,7 @@ Interval = Annotated[
 ]
 Mode = Annotated[
     SyncMode | None,
-    typer.Option(help="What to do when the lengths differ.  [default: bounce]"),
+    typer.Option(help="What to do when the lengths differ.", show_default="bounce"),
 ]
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")

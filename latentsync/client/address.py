@@ -40,9 +40,9 @@ class Address:
 
         Args:
             told: an absolute address, or a path on the server.
-            otherwise: taken if there is none, or if it leads to another host, port or scheme: the
-                token is for nobody else, and a server may call itself by a name that does not lead
-                to it from here.
+            otherwise: taken if there is none, or if it does not lie below this address: the token
+                is for nobody else, and a server may call itself by a name, or leave out a proxy's
+                prefix, by which it cannot be reached from here.
         """
         if told is None:
             return otherwise
@@ -52,7 +52,9 @@ class Address:
             url = httpx.URL(told)
         except httpx.InvalidURL:
             return otherwise
-        return told if _origin(url) == _origin(httpx.URL(self.base)) else otherwise
+        own = httpx.URL(self.base)
+        is_below = url.path.startswith(own.path.rstrip("/") + "/")
+        return told if is_below and _origin(url) == _origin(own) else otherwise
 
     @property
     def is_this_machine(self) -> bool:

@@ -187,11 +187,13 @@ class JobDesk:
         """
         try:
             return self._erasure.finish(number)
-        except (StorageUnavailable, SQLAlchemyError) as error:
-            if isinstance(error, SQLAlchemyError) and record_fault(error) is None:
+        except (StorageUnavailable, OSError) as error:
+            logger.warning("a job could not be erased yet: %s", error)
+        except SQLAlchemyError as error:
+            if (fault := record_fault(error)) is None:
                 raise
-            logger.warning("a job could not be erased yet: %s", type(error).__name__)
-            return False
+            logger.warning("a job could not be erased yet: %s", fault)
+        return False
 
     def remove_upload(self, upload_id: str, owner: str) -> None:
         """Remove an uploaded file; raises UploadNotFound, for other people's as well."""

@@ -81,10 +81,10 @@ class Erasure:
             number: of the job.
 
         Returns:
-            False while it is still at work, or was begun a moment ago: try again soon.
+            False while a worker has it in its hands: try again soon.
 
         Raises:
-            StorageUnavailable: its files cannot be removed now.
+            StorageUnavailable, OSError: its files cannot be removed now.
         """
         found = self._store.select(sa.select(jobs).where(jobs.c.number == number))
         for job in found:
@@ -111,15 +111,15 @@ class Erasure:
         for number in numbers:
             try:
                 self.finish(number)
-            except LatentSyncError as error:
-                logger.warning("a job could not be erased yet: %s", error.message)
+            except (LatentSyncError, OSError) as error:  # the others must not wait for it
+                logger.warning("a job could not be erased yet: %s", error)
         self._forget(now - LOST_S)
 
     def _forget(self, before: float) -> None:
         """Forget erasures that were done long enough ago.
 
-        A notice that was under way may have put its next attempt into the line after the others had
-        been removed. That attempt sends nothing, but it holds the notice.
+        Whoever had read the job just before it went may have written something just after: the next
+        attempt of a notice, which sends nothing but holds it, or an event.
         """
         old = erasures.c.done_at < before
         with self._store.engine.connect() as connection:
@@ -127,8 +127,10 @@ class Erasure:
         for row in rows:
             self._entrance.webhooks.forget(row.number, row.job_id)
         if rows:
+            known = sa.select(jobs.c.id).where(jobs.c.id == events.c.job_id).exists()
             with self._store.engine.begin() as connection:
-                numbers = [row.number for row in rows]
+                ids, numbers = [row.job_id for row in rows], [row.number for row in rows]
+                connection.execute(events.delete().where(events.c.job_id.in_(ids), ~known))
                 connection.execute(erasures.delete().where(erasures.c.number.in_(numbers)))
 
     def _is_at_work(self, job: Job) -> bool:

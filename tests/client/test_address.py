@@ -16,6 +16,8 @@ PATH = "/v1/predictions/7/output"
         ("http://a:8000/lips", PATH, f"http://a:8000/lips{PATH}"),
         ("http://a:8000", f"http://a:8000{PATH}", f"http://a:8000{PATH}"),
         ("https://a/lips/predict", f"https://A:443/lips{PATH}", f"https://A:443/lips{PATH}"),
+        ("http://a/lips", f"http://a{PATH}", "own"),  # a proxy has taken the prefix away
+        ("http://a/lips", f"http://a/lipstick{PATH}", "own"),
         ("http://a:8000", None, "own"),
         ("http://a:8000", f"http://b:8000{PATH}", "own"),
         ("http://a:8000", f"http://a:8001{PATH}", "own"),

@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from latentsync.errors import JobNotFound, StorageUnavailable, UploadNotFound
+from latentsync.errors import JobNotFound, OutputGone, StorageUnavailable, UploadNotFound
+from latentsync.jobs.database import erasures, events, jobs
 from latentsync.jobs.desk import JobDesk, Submission, owner_of
 from latentsync.jobs.erasure import Erasure, is_erased
 from latentsync.jobs.job import Job, JobStatus, Webhook
 from latentsync.jobs.line import LineEntrance
+from latentsync.jobs.news import JobNews
 from latentsync.jobs.retention import RESULTS
 from latentsync.jobs.roster import Roster
 from latentsync.jobs.store import Finished
 from latentsync.jobs.webhook_line import LOST_S
 from latentsync.request import PathSource, RunRequest, UrlSource
+from latentsync.server.places import Places
+from latentsync.server.queued_predict import QueuedDoor
 from latentsync.settings import Settings
 from tests.jobs.receiver import SECRET
 from tests.jobs.records import Clock
@@ -195,28 +199,29 @@ def test_a_job_whose_worker_is_gone_does_not_wait_for_it(office: Office) -> None
 
 
 def test_an_erasure_that_was_broken_off_is_finished_by_a_worker(office: Office) -> None:
-    jobs = [office.submit() for _ in range(3)]
-    office.succeed(jobs[0])
+    made = [office.submit() for _ in range(3)]
+    office.succeed(made[0])
     office.clock.now = 0.0
-    numbers = [office.desk.begin_erasure(job.id, ME) for job in jobs[:2]]
+    numbers = [office.desk.begin_erasure(job.id, ME) for job in made[:2]]
     office.housekeeping.resume()  # by its clock they were begun in the future: somebody is at it
     assert len(office.stored()) == 4
     office.clock.now = 1e12
     office.housekeeping.resume()
     assert all(is_erased(office.store.engine, number) for number in numbers)
-    assert office.store.get(jobs[0].id) is office.store.get(jobs[1].id) is None
+    assert office.store.get(made[0].id) is office.store.get(made[1].id) is None
     assert len(office.stored()) == 1
-    assert office.desk.job(jobs[2].id, ME) == jobs[2]
+    assert office.desk.job(made[2].id, ME) == made[2]
 
 
-def test_a_store_that_is_away_delays_the_erasure_and_hides_nothing_less(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", [StorageUnavailable("away"), PermissionError("not yours")])
+def test_files_that_cannot_go_delay_the_erasure_and_hide_nothing_less(
+    office: Office, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     job = office.submit()
     office.succeed(job)
 
     def is_away(_key: str) -> None:
-        raise StorageUnavailable("The store of files does not answer.")
+        raise fault
 
     with monkeypatch.context() as patch:
         patch.setattr(office.files, "remove", is_away)
@@ -232,8 +237,8 @@ def test_a_store_that_is_away_delays_the_erasure_and_hides_nothing_less(
     assert (office.rows(PERSONAL), office.stored()) == ({}, [])
 
 
-def test_what_a_notice_under_way_put_into_the_line_goes_later(office: Office) -> None:
-    job = office.submit()
+def test_what_was_written_just_after_goes_later(office: Office) -> None:
+    job, other = office.submit(), office.submit()
     office.succeed(job)
     number = office.desk.begin_erasure(job.id, ME)
     office.clock.now = 1e12
@@ -243,6 +248,9 @@ def test_what_a_notice_under_way_put_into_the_line_goes_later(office: Office) ->
     )
     with office.store.engine.begin() as connection:
         office._entrance.webhooks.announce(connection, ended)
+        for one in (job, other):
+            late = {"job_id": one.id, "at": 3.0, "kind": "log", "data": {"line": "late"}}
+            connection.execute(events.insert().values(late))
     assert office.notices(job) != {}
     office.clock.now += LOST_S - 1
     office.housekeeping.resume()
@@ -250,6 +258,43 @@ def test_what_a_notice_under_way_put_into_the_line_goes_later(office: Office) ->
     office.clock.now += 2
     office.housekeeping.resume()
     assert (office.notices(job), office.rows(job.id)) == ({}, {})
+    assert [event.kind for event in office.store.events(other.id)] == ["status", "log"]
+
+
+def test_a_record_of_an_earlier_version_can_be_erased(office: Office) -> None:
+    job = office.submit()
+    webhook = {"url": f"https://receiver.example/{PERSONAL}", "events": ["failed"]}
+    with office.store.engine.begin() as connection:
+        erasures.drop(connection)
+        connection.execute(jobs.update().values(webhook=webhook))
+    later = JobDesk(office.settings)
+    assert later.job(job.id, ME).webhook == Webhook(webhook["url"], ("failed",), None)
+    assert later.finish_erasure(later.begin_erasure(job.id, ME))
+    later.close()
+    assert office.rows(PERSONAL) == {}
+
+
+def test_a_video_that_was_erased_before_predict_could_send_it_is_gone(office: Office) -> None:
+    job = office.submit()
+    office.succeed(job)
+    ended = office.desk.job(job.id, ME)
+    assert office.erase(job)
+    door = QueuedDoor(office.desk, JobNews(office.store.engine), Places(1))
+    with pytest.raises(OutputGone):
+        door._finished(ended)
+
+
+def test_an_upload_that_goes_while_it_is_used_is_not_there(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = office.desk.store_upload(office.clip, ME)
+    key = office.desk.uploads.find(address, ME)
+    monkeypatch.setattr(office.desk.uploads, "find", lambda _address, _owner: key)
+    office.files.remove(str(key))
+    request = RunRequest(UrlSource(address, "video_url"), UrlSource("http://a.example/a", "audio"))
+    with pytest.raises(UploadNotFound) as refused:
+        office.desk.submit([Submission(request, "asked")], ME)
+    assert refused.value.field == "video_url"
 
 
 def test_an_upload_is_removed_by_its_owner_alone(office: Office) -> None:

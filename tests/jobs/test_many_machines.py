@@ -78,6 +78,19 @@ def test_a_running_job_is_stopped_in_time(lent: Farm) -> None:
     assert lent.wait_for(lambda: lent.job(job).status is JobStatus.CANCELED) < 2.0
 
 
+def test_jobs_are_erased_wherever_they_are(lent: Farm) -> None:
+    lent.start("one")
+    done, running, waiting = (lent.submit(seed) for seed in (PLAIN, SLOW + 60_000, PLAIN))
+    lent.wait_for(lambda: lent.job(running).status is JobStatus.PROCESSING)
+    for job in (done, running, waiting):
+        number = lent.desk.begin_erasure(job.id, OWNER)
+        lent.wait_for(lambda number=number: lent.desk.finish_erasure(number))
+        assert lent.desk.store.get(job.id) is None
+        assert lent.desk.store.events(job.id) == []
+        assert lent.results(job) == []
+    assert lent.media() == []
+
+
 def test_a_name_is_one_machines_until_its_worker_has_been_silent(lent: Farm) -> None:
     here, there = lent.folder / "here", lent.folder / "there"
     first = lent.start("a", work_dir=here)

@@ -86,6 +86,20 @@ def test_who_waits_for_a_prediction_hears_that_it_is_gone(
         assert following.result().status_code in (200, 404)
 
 
+def test_who_waits_with_predict_hears_that_it_was_canceled(
+    client: httpx.Client, body: dict[str, Any], url: str
+) -> None:
+    seed = FOR_EVER + 7
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(client.post, f"{url}/predict", json={**body, "seed": seed})
+        running = {"status": "processing"}
+        wait_until(lambda: client.get("/predictions", params=running).json()["predictions"])
+        (job,) = client.get("/predictions", params=running).json()["predictions"]
+        assert client.delete(f"/predictions/{job['id']}").status_code == 204
+        answer = waiting.result()
+    assert (answer.status_code, answer.json()["code"]) == (499, "CANCELED")
+
+
 def test_of_many_that_erase_one_prediction_at_once_one_does(
     client: httpx.Client, submit: Submit
 ) -> None:
