@@ -7,7 +7,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
   cat <<'TEXT'
-Usage: CEREBRIUM_API_KEY=... ./test_curl.sh [options]
+Usage: LATENTSYNC_API_KEY=... ./test_curl.sh [options]
 
   --video FILE|URL    source video        (VIDEO,    default assets/demo_video.mp4)
   --audio FILE|URL    speech              (AUDIO,    default assets/demo_audio.wav)
@@ -18,6 +18,8 @@ Usage: CEREBRIUM_API_KEY=... ./test_curl.sh [options]
   --output FILE       the finished MP4    (OUTPUT,   default output.mp4)
   --timeout SECONDS   longest wait        (TIMEOUT,  default 900)
   --help              this text
+
+The key or token is LATENTSYNC_API_KEY; without it LATENTSYNC_TOKEN or CEREBRIUM_API_KEY is used.
 TEXT
 }
 
@@ -47,7 +49,13 @@ while (($#)); do
   esac
 done
 
-[[ -n ${CEREBRIUM_API_KEY:-} ]] || fail "Set CEREBRIUM_API_KEY to your token."
+# Where several keys of a server are at hand, the first one will do.
+token=${LATENTSYNC_API_KEY:-}
+token=${token#"${token%%[!,[:space:]]*}"}
+token=${token%%,*}
+token=${token%"${token##*[![:space:]]}"}
+token=${token:-${LATENTSYNC_TOKEN:-${CEREBRIUM_API_KEY:-}}}
+[[ -n $token ]] || fail "Set LATENTSYNC_API_KEY to the server's key, or CEREBRIUM_API_KEY to a token of Cerebrium."
 for program in curl python3; do
   command -v "$program" >/dev/null || fail "$program is not installed."
 done
@@ -58,7 +66,7 @@ work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
 # The payload and the token go through private files: neither fits or belongs on a command line.
-printf 'Authorization: Bearer %s\n' "$CEREBRIUM_API_KEY" >"$work/headers"
+printf 'Authorization: Bearer %s\n' "$token" >"$work/headers"
 
 python3 - "$work/payload.json" "$video" "$audio" "$steps" "$guidance" "$seed" <<'PYTHON' || exit 1
 import base64, json, sys
