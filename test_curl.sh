@@ -54,7 +54,11 @@ token=${LATENTSYNC_API_KEY:-}
 token=${token#"${token%%[!,[:space:]]*}"}
 token=${token%%,*}
 token=${token%"${token##*[![:space:]]}"}
-token=${token:-${LATENTSYNC_TOKEN:-${CEREBRIUM_API_KEY:-}}}
+source=LATENTSYNC_API_KEY
+for name in LATENTSYNC_TOKEN CEREBRIUM_API_KEY; do
+  [[ -n $token ]] && break
+  source=$name token=${!name:-}
+done
 [[ -n $token ]] || fail "Set LATENTSYNC_API_KEY to the server's key, or CEREBRIUM_API_KEY to a token of Cerebrium."
 for program in curl python3; do
   command -v "$program" >/dev/null || fail "$program is not installed."
@@ -110,10 +114,10 @@ status=$(
     --output "$work/answer" --write-out '%{http_code}' "$endpoint" 2>"$work/curl_says"
 ) || fail "$endpoint did not answer: $(tail -n 1 "$work/curl_says")"
 
-python3 - "$work/answer" "$status" "$output" <<'PYTHON'
+python3 - "$work/answer" "$status" "$output" "$source" <<'PYTHON'
 import base64, json, os, struct, sys
 
-answer_path, status, output = sys.argv[1:]
+answer_path, status, output, source = sys.argv[1:]
 
 
 def fail(sentence):
@@ -138,7 +142,10 @@ def refuse_error(body):
     if status == "200" and not number.startswith(("4", "5")):
         return
     sentence = said.get("message") or said.get("detail") or said.get("error") or "no explanation"
-    fail(f"HTTP {number} {said.get('code') or ''}: {sentence}")
+    # The service's own errors with 403 have a code, and are not about the key.
+    about_key = number == "401" or (number == "403" and not said.get("code"))
+    refused = f"the key of {source} was refused: " if about_key else ""
+    fail(f"{refused}HTTP {number} {said.get('code') or ''}: {sentence}")
 
 
 def boxes(data, start, end):

@@ -212,7 +212,7 @@ def container(deployed: ControlPlane, tmp_path: Path) -> Path:
 
 def run_in(container: Path, code: str, **environment: str) -> list[str]:
     """Run Python in the container's folder; returns the lines that it prints."""
-    own = {"LATENTSYNC_WORK_DIR": str(container.parent / "work"), **environment}
+    own = {"LATENTSYNC_WORK_DIR": str(container.parent / "work"), KEY_NAME: KEY, **environment}
     done = subprocess.run(
         [sys.executable, "-c", "import warnings; warnings.simplefilter('ignore')\n" + code],
         cwd=container,
