@@ -36,7 +36,7 @@ check: $(VENV)/.check  ## style, types and the layers of the house
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-serve: $(VENV)/.core  ## a local server; needs LATENTSYNC_API_KEYS
+serve: $(VENV)/.core  ## a local server; needs LATENTSYNC_API_KEY
 	$(VENV)/bin/latentsync serve
 
 bench: $(VENV)/.test  ## the figures of the README

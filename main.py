@@ -19,6 +19,7 @@ if _VOLUME.is_dir():
     _os.environ.setdefault("TORCH_HOME", str(_VOLUME / "torch"))  # holds VGG16
 
 from latentsync import door as _door  # noqa: E402  (settings read the environment set above)
+from latentsync import environment as _environment  # noqa: E402
 from latentsync import request as _request  # noqa: E402
 from latentsync import schema as _schema  # noqa: E402
 from latentsync import workspace as _workspace  # noqa: E402
@@ -28,6 +29,8 @@ from latentsync.settings import Settings as _Settings  # noqa: E402
 _logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 _logging.getLogger("latentsync").setLevel(_logging.INFO)
 
+for _sentence in _environment.describe_unknown_variables(_os.environ):
+    _logging.getLogger("latentsync").warning(_sentence)
 _settings = _Settings()
 _workspace.sweep(_settings.work_dir)
 _engines = _pipelines.Engines(_settings)

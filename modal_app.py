@@ -9,6 +9,7 @@ GPU is there only afterwards.
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,8 @@ secrets = [
             "LATENTSYNC_DEVICE": "cuda",
         }
     ),
-    modal.Secret.from_name("latentsync", required_keys=["LATENTSYNC_API_KEYS"]),
+    # Its key may have the earlier name LATENTSYNC_API_KEYS, so that the start requires one.
+    modal.Secret.from_name("latentsync"),
 ]
 image = (
     modal.Image.debian_slim(python_version="3.11")
@@ -54,7 +56,7 @@ image = (
 )
 
 with image.imports():
-    from latentsync import door, request, schema
+    from latentsync import door, environment, request, schema
     from latentsync.pipelines import base
     from latentsync.pipelines.engines import Engines
     from latentsync.server.app import build_app
@@ -94,6 +96,8 @@ class LatentSync:
     def build(self) -> None:
         """Build the networks on the GPU; what fails here, fails the start and says which file."""
         settings = Settings()  # now: a snapshot's secrets may be old
+        if not settings.api_keys:
+            raise RuntimeError("The secret latentsync has no LATENTSYNC_API_KEY: add one to it.")
         engines = Engines(settings)
         engines.get()
 
@@ -176,7 +180,7 @@ class LatentSync:
 
     @modal.asgi_app(label="latentsync")
     def web(self) -> Any:
-        """Serve ``POST /predict`` to whoever has a key of LATENTSYNC_API_KEYS."""
+        """Serve ``POST /predict`` to whoever has a key of LATENTSYNC_API_KEY."""
         return self._app
 
 
@@ -207,5 +211,8 @@ def download_weights(engine: str | None = None) -> None:
 
 
 def _log() -> None:
+    """Log to stderr, first what variables look like settings and are none."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("latentsync").setLevel(logging.INFO)
+    for sentence in environment.describe_unknown_variables(os.environ):
+        logging.getLogger("latentsync").warning(sentence)

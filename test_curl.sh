@@ -7,7 +7,7 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 usage() {
   cat <<'TEXT'
-Usage: CEREBRIUM_API_KEY=... ./test_curl.sh [options]
+Usage: LATENTSYNC_API_KEY=... ./test_curl.sh [options]
 
   --video FILE|URL    source video        (VIDEO,    default assets/demo_video.mp4)
   --audio FILE|URL    speech              (AUDIO,    default assets/demo_audio.wav)
@@ -18,6 +18,8 @@ Usage: CEREBRIUM_API_KEY=... ./test_curl.sh [options]
   --output FILE       the finished MP4    (OUTPUT,   default output.mp4)
   --timeout SECONDS   longest wait        (TIMEOUT,  default 900)
   --help              this text
+
+The key or token is LATENTSYNC_API_KEY; without it LATENTSYNC_TOKEN or CEREBRIUM_API_KEY is used.
 TEXT
 }
 
@@ -47,7 +49,17 @@ while (($#)); do
   esac
 done
 
-[[ -n ${CEREBRIUM_API_KEY:-} ]] || fail "Set CEREBRIUM_API_KEY to your token."
+# Where several keys of a server are at hand, the first one will do.
+token=${LATENTSYNC_API_KEY:-}
+token=${token#"${token%%[!,[:space:]]*}"}
+token=${token%%,*}
+token=${token%"${token##*[![:space:]]}"}
+source=LATENTSYNC_API_KEY
+for name in LATENTSYNC_TOKEN CEREBRIUM_API_KEY; do
+  [[ -n $token ]] && break
+  source=$name token=${!name:-}
+done
+[[ -n $token ]] || fail "Set LATENTSYNC_API_KEY to the server's key, or CEREBRIUM_API_KEY to a token of Cerebrium."
 for program in curl python3; do
   command -v "$program" >/dev/null || fail "$program is not installed."
 done
@@ -58,7 +70,7 @@ work=$(mktemp -d)
 trap 'rm -rf -- "$work"' EXIT
 
 # The payload and the token go through private files: neither fits or belongs on a command line.
-printf 'Authorization: Bearer %s\n' "$CEREBRIUM_API_KEY" >"$work/headers"
+printf 'Authorization: Bearer %s\n' "$token" >"$work/headers"
 
 python3 - "$work/payload.json" "$video" "$audio" "$steps" "$guidance" "$seed" <<'PYTHON' || exit 1
 import base64, json, sys
@@ -102,10 +114,10 @@ status=$(
     --output "$work/answer" --write-out '%{http_code}' "$endpoint" 2>"$work/curl_says"
 ) || fail "$endpoint did not answer: $(tail -n 1 "$work/curl_says")"
 
-python3 - "$work/answer" "$status" "$output" <<'PYTHON'
+python3 - "$work/answer" "$status" "$output" "$source" <<'PYTHON'
 import base64, json, os, struct, sys
 
-answer_path, status, output = sys.argv[1:]
+answer_path, status, output, source = sys.argv[1:]
 
 
 def fail(sentence):
@@ -130,7 +142,10 @@ def refuse_error(body):
     if status == "200" and not number.startswith(("4", "5")):
         return
     sentence = said.get("message") or said.get("detail") or said.get("error") or "no explanation"
-    fail(f"HTTP {number} {said.get('code') or ''}: {sentence}")
+    # The service's own errors with 403 have a code, and are not about the key.
+    about_key = number == "401" or (number == "403" and not said.get("code"))
+    refused = f"the key of {source} was refused: " if about_key else ""
+    fail(f"{refused}HTTP {number} {said.get('code') or ''}: {sentence}")
 
 
 def boxes(data, start, end):

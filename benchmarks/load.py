@@ -116,7 +116,7 @@ class Server:
         )
         self.store = JobStore(open_database(self.settings.jobs_database))
         self._log = (folder / "server.log").open("wb")
-        own = {"DATA_DIR": folder / "data", "WORK_DIR": folder / "work", "API_KEYS": KEY}
+        own = {"DATA_DIR": folder / "data", "WORK_DIR": folder / "work", "API_KEY": KEY}
         own |= {"MAX_JOBS_PER_KEY": max_jobs, "MIN_FREE_BYTES": 0, "OFFLINE": 1}
         environment = {f"LATENTSYNC_{name}": str(value) for name, value in own.items()}
         command = ["-m", "latentsync", "serve", "--no-worker", "--port", str(port)]

@@ -52,7 +52,7 @@ def running_server(token: str) -> Iterator[str]:
     """Run ``latentsync serve`` on a free port and yield its address; stop it afterwards."""
     port = free_port()
     own = {
-        "LATENTSYNC_API_KEYS": token,
+        "LATENTSYNC_API_KEY": token,
         "LATENTSYNC_ENGINE": "draft",  # shows the embedded engine, on machines with a GPU too
     }
     command = [sys.executable, "-m", "latentsync", "serve", "--port", str(port)]

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from socket import socket
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from latentsync import __version__, jobs_commands, weights_commands
 from latentsync.answers import PredictDetails
@@ -32,18 +32,22 @@ from latentsync.command_line import (
     Url,
     Video,
     check_output,
+    connected,
     errors_as_one_line,
     fail,
+    load_settings,
     print_summary,
     with_run_options,
 )
 from latentsync.errors import LatentSyncError
 from latentsync.request import MediaSource, PathSource, RunRequest, UrlSource, segment_recording
 from latentsync.schema import build_options, build_segments, validate_fields
-from latentsync.settings import Settings, explain
+from latentsync.settings import KEY_VARIABLE, KEYS_VARIABLE, Settings
 
 if TYPE_CHECKING:
     from latentsync.client import Segment
+
+logger = logging.getLogger(__name__)
 
 commands = typer.Typer(
     help="The same video, with lips that say other speech.",
@@ -92,32 +96,46 @@ def serve(
         bool, typer.Option("--ui", help="Show a page at /; needs the extra latentsync[ui].")
     ] = False,
 ) -> None:
-    """Answer HTTP calls, with a worker beside; keys come from LATENTSYNC_API_KEYS."""
-    settings = _load_settings()
+    """Run the HTTP server, and a worker as its child.
+
+    The keys that callers must send come from LATENTSYNC_API_KEY.
+    """
+    settings = load_settings()
     if no_auth and not _is_loopback(host):
         fail(f"--no-auth listens on a loopback address only, not on {host!r}.", exit_code=2)
     if not no_auth and not settings.api_keys:
-        fail("Set LATENTSYNC_API_KEYS to one or more keys, or give --no-auth.", exit_code=2)
+        fail(
+            f"Set {KEY_VARIABLE} to the key that callers must send, or to several with commas "
+            "between them; or give --no-auth.",
+            exit_code=2,
+        )
 
     if ui and find_spec("gradio") is None:
         fail("--ui needs more packages: pip install 'latentsync[ui]'.", exit_code=2)
 
-    from latentsync.pipelines.availability import require_any_engine
-    from latentsync.server.app import build_app
-    from latentsync.server.serve import serve as serve_app
+    if os.environ.get(KEY_VARIABLE) and os.environ.get(KEYS_VARIABLE):
+        said = f"{KEY_VARIABLE} and {KEYS_VARIABLE} are both set: callers may send a key of either."
+        typer.echo(f"Warning: {said}", err=True)
+    with _listening(host, port) as listeners:
+        from latentsync.pipelines.availability import require_any_engine
+        from latentsync.server.app import build_app
+        from latentsync.server.serve import serve as serve_app
 
-    _log_to_stderr()
-    with _failing_to_start():
-        if not no_worker:
-            require_any_engine(settings)
-        app = build_app(settings, require_key=not no_auth, with_page=ui, has_worker=not no_worker)
-    serve_app(
-        app,
-        host=host,
-        port=port,
-        grace_s=settings.shutdown_grace_s,
-        with_worker=not no_worker,
-    )
+        with_worker = not no_worker
+        _log_to_stderr()
+        with _failing_to_start():
+            if with_worker:
+                require_any_engine(settings)
+            app = build_app(
+                settings, require_key=not no_auth, with_page=ui, has_worker=with_worker
+            )
+        _log_start(settings, with_worker=with_worker)
+        serve_app(
+            app,
+            listeners=listeners,
+            grace_s=settings.shutdown_grace_s,
+            with_worker=with_worker,
+        )
 
 
 @commands.command()
@@ -126,8 +144,11 @@ def worker(
         bool, typer.Option("--with-parent", hidden=True, help="End when standard input does.")
     ] = False,
 ) -> None:
-    """Run jobs on this machine's device; any number of workers may share a database and files."""
-    settings = _load_settings()
+    """Run jobs on this machine's device.
+
+    Any number of workers may share a database and files.
+    """
+    settings = load_settings(warn=not with_parent)  # the parent has warned
 
     from latentsync.jobs.worker import main as work
 
@@ -171,13 +192,12 @@ def predict(
 ) -> None:
     """Ask a server, local or on Cerebrium, to make the video."""
     with errors_as_one_line():
-        from latentsync.client import Client
         from latentsync.client.segment import named_media
         from latentsync.segments_file import read_speech
 
         spoken = read_speech(audio, segments)
         check_output(output, *map(str, named_media(video, audio, spoken).values()))
-        with Client(url, token or None, timeout_s=timeout_s) as client:
+        with connected(url, token, timeout_s=timeout_s) as client:
             prediction = client.predict(video, audio, segments=spoken, **options)
         prediction.save(output)
     print_summary(output, prediction.details)
@@ -214,7 +234,7 @@ def _run_here(request: RunRequest, output: Path) -> PredictDetails:
     from latentsync.pipelines.base import build_pipeline
     from latentsync.workspace import sweep
 
-    settings = _with_folders_of(request, _load_settings())
+    settings = _with_folders_of(request, load_settings())
     sweep(settings.work_dir)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
@@ -265,11 +285,31 @@ def _failing_to_start() -> Iterator[None]:
         fail(f"{error.filename or 'A folder'} cannot be used: {error.strerror}.", exit_code=3)
 
 
-def _load_settings() -> Settings:
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[list[socket]]:
+    """Hold the server's address, taken before anything else is imported or started."""
+    from latentsync.server.listening import CannotListen, listen
+
     try:
-        return Settings()
-    except ValidationError as error:
-        fail(explain(error), exit_code=2)
+        listeners = listen(host, port)
+    except CannotListen as error:
+        fail(str(error), exit_code=3)
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def _log_start(settings: Settings, *, with_worker: bool) -> None:
+    from sqlalchemy import make_url
+
+    record = make_url(settings.jobs_database).render_as_string(hide_password=True)
+    logger.info("jobs are recorded in %s, their files in %s", record, settings.storage)
+    if with_worker:
+        logger.info("a worker process of this server runs the jobs")
+    else:
+        logger.info("jobs wait for a `latentsync worker`: this server runs none (--no-worker)")
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,19 +9,37 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Never
+from typing import TYPE_CHECKING, Annotated, Any, Never
 
 import typer
+from pydantic import ValidationError
 
 from latentsync.answers import PredictDetails
 from latentsync.engines import NAMES
-from latentsync.errors import InvalidField, InvalidRequest, LatentSyncError, shorten
+from latentsync.environment import (
+    CALLER_KEY_VARIABLES,
+    URL_VARIABLE,
+    caller_key,
+    describe_unknown_variables,
+)
+from latentsync.errors import (
+    InvalidField,
+    InvalidRequest,
+    LatentSyncError,
+    ServerError,
+    Unreachable,
+    shorten,
+)
 from latentsync.fields import SyncMode
+from latentsync.settings import KEY_VARIABLE, Settings, explain
 from latentsync.signals import StoppedBySignal, raised_as_exceptions
+
+if TYPE_CHECKING:
+    from latentsync.client import Client
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")
-_TOKEN_VARIABLES = ["LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY"]
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
 
 Video = Annotated[str, typer.Option(help="Source video: a file or an http(s) address.")]
 Audio = Annotated[
@@ -65,8 +83,10 @@ Mode = Annotated[
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
 ]
-Url = Annotated[str, typer.Option(envvar="LATENTSYNC_URL", help="Address of the server.")]
-Token = Annotated[str, typer.Option(envvar=_TOKEN_VARIABLES, help="Bearer token.")]
+Url = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="Address of the server.")]
+Token = Annotated[
+    str, typer.Option(help=f"The server's key or token; by default that of {KEY_VARIABLE}.")
+]
 
 
 def run_options(
@@ -163,6 +183,72 @@ def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -
         fail(error.message, exit_code=1)
     except OSError as error:
         fail(f"--output cannot be written: {error.strerror or error}.", exit_code=1)
+
+
+def load_settings(*, warn: bool = True) -> Settings:
+    """Return the settings of the environment, or end the command with one line.
+
+    Args:
+        warn: warn of variables that look like settings; a process whose parent has done so
+            need not.
+    """
+    if warn:
+        warn_of_unknown_variables()
+    try:
+        return Settings()
+    except ValidationError as error:
+        fail(explain(error), exit_code=2)
+
+
+def warn_of_unknown_variables() -> None:
+    """Print a line on stderr for each variable that looks like a setting and is none."""
+    for sentence in describe_unknown_variables(os.environ):
+        typer.echo(f"Warning: {sentence}", err=True)
+
+
+@contextmanager
+def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Client]:
+    """Lend a client whose errors say what to do about the address and the key.
+
+    Args:
+        url: of the server.
+        token: of ``--token``; if it is empty, the environment's is used.
+        timeout_s: longest silence of the server.
+
+    Raises:
+        LatentSyncError: as the client's methods.
+    """
+    from latentsync.client import Client
+
+    warn_of_unknown_variables()
+    key, source = (token, "--token") if token else caller_key(os.environ)
+    with Client(url, key or None, timeout_s=timeout_s) as client:
+        try:
+            yield client
+        except ServerError as error:
+            if _is_about_the_key(error):
+                fail(_explain_refused_key(client.url, error, source), exit_code=1)
+            raise
+        except Unreachable as error:
+            fail(
+                f"{error.message} Does the server run, and is its address (--url or "
+                f"{URL_VARIABLE}) right?",
+                exit_code=1,
+            )
+
+
+def _is_about_the_key(error: ServerError) -> bool:
+    # Of this service's own answers with 403 none is; some platforms answer so to a wrong token.
+    is_platforms = error.server_status == _FORBIDDEN and error.server_code == "UNKNOWN"
+    return error.server_status == _UNAUTHORIZED or is_platforms
+
+
+def _explain_refused_key(url: str, error: ServerError, source: str) -> str:
+    if not source:
+        return f"{url} wants a key: set {KEY_VARIABLE}, or give --token. It says: {error.message}"
+    others = [name for name in CALLER_KEY_VARIABLES if name != source and os.environ.get(name)]
+    unused = f" {' and '.join(others)} is set as well, and was not used." if others else ""
+    return f"{url} refuses the key of {source}. It says: {error.message}{unused}"
 
 
 def fail(message: str, *, exit_code: int) -> Never:

@@ -21,6 +21,7 @@ from latentsync.command_line import (
     Url,
     Video,
     check_output,
+    connected,
     describe,
     describe_segments,
     describe_stages,
@@ -72,7 +73,7 @@ def submit(
         from latentsync.segments_file import read_speech
 
         spoken = read_speech(audio, segments)
-        with _client(url, token) as client:
+        with connected(url, token) as client:
             job = client.submit(
                 video,
                 audio,
@@ -88,7 +89,7 @@ def submit(
 @commands.command()
 def status(job_id: JobId, url: Url = _HERE, token: Token = "", as_json: AsJson = False) -> None:
     """Say how far a job is."""
-    with errors_as_one_line(), _client(url, token) as client:
+    with errors_as_one_line(), connected(url, token) as client:
         job = client.get(job_id)
     if as_json:
         typer.echo(job.model_dump_json())
@@ -114,7 +115,7 @@ def watch(
     ] = None,
 ) -> None:
     """Follow a job to its end; exit code 1 if it fails or is canceled."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), _client(url, token) as client:
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
         if output is not None:
             check_output(output)
         with _job_bar() as show:
@@ -127,8 +128,8 @@ def watch(
 
 @commands.command()
 def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Print what the server says of a job's stages and attempts, until it has ended."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), _client(url, token) as client:
+    """Print the log of a job's stages and attempts, until its end."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
         for event in client.events(job_id):
             if event.kind == "log":
                 typer.echo(event.data["line"])
@@ -137,7 +138,7 @@ def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
 @commands.command()
 def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
     """Cancel a job, also while it runs."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), _client(url, token) as client:
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
         job = client.cancel(job_id)
     if job.is_final:
         typer.echo(_state(job))
@@ -148,7 +149,7 @@ def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
 @commands.command()
 def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
     """Erase a job: its media, its video and all that is recorded of it. There is no way back."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), _client(url, token) as client:
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
         client.delete(job_id)
     typer.echo("erased")
 
@@ -162,7 +163,7 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """Show one's jobs, latest first."""
-    with errors_as_one_line(), _client(url, token) as client:
+    with errors_as_one_line(), connected(url, token) as client:
         page = client.list(None if status is None else status.value, limit=limit)
     if as_json:
         for job in page.jobs:
@@ -178,19 +179,14 @@ def list_jobs(
 
 @commands.command()
 def download(job_id: JobId, output: Output, url: Url = _HERE, token: Token = "") -> None:
-    """Bring a job's video here; a download that broke off is continued."""
+    """Bring a job's video here.
+
+    A download that broke off is continued.
+    """
     stopped = "Stopped; what has arrived is kept and continued next time."
-    with errors_as_one_line(when_stopped=stopped), _client(url, token) as client:
+    with errors_as_one_line(when_stopped=stopped), connected(url, token) as client:
         check_output(output)
         _download(client, job_id, output)
-
-
-@contextmanager
-def _client(url: str, token: str) -> Iterator[Client]:
-    from latentsync.client import Client
-
-    with Client(url, token or None) as client:
-        yield client
 
 
 def _download(client: Client, job_id: str, output: Path) -> None:

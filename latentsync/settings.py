@@ -9,25 +9,54 @@ import base64
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from latentsync.errors import shorten
 from latentsync.fields import EngineName
 
 MIB = 1024 * 1024
 
+PREFIX = "LATENTSYNC_"
+KEY_VARIABLE = "LATENTSYNC_API_KEY"  # of servers and of callers
+KEYS_VARIABLE = "LATENTSYNC_API_KEYS"  # its earlier name for servers, still read
+
 Wait = Annotated[float, Field(ge=0)]
 _SECRETS = {"api_keys", "database_url", "webhook_secret"}  # or they hold one
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which a server's keys may be in either of two variables, or in both."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value of a field as the environment has it, its variable, and its kind."""
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if field_name == "api_keys":
+            variables = (KEY_VARIABLE.lower(), KEYS_VARIABLE.lower())
+            value = ",".join(self.env_vars.get(name) or "" for name in variables)
+        return value, key, is_complex
+
+
+def _base_folder(variable: str, *usual: str) -> Path:
+    """Return a folder of the XDG Base Directory Specification, which ignores relative paths."""
+    given = Path(os.environ.get(variable, ""))
+    return given if given.is_absolute() else Path.home().joinpath(*usual)
 
 
 class Settings(BaseSettings):
     """One frozen object per process; every door builds it once and hands it down."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LATENTSYNC_",
+        env_prefix=PREFIX,
         frozen=True,
         extra="ignore",
         allow_inf_nan=False,
@@ -35,7 +64,7 @@ class Settings(BaseSettings):
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="bearer tokens that may call the server, comma-separated"
+        (), description="keys that callers must send, comma-separated"
     )
     engine: EngineName = Field(
         "auto",
@@ -98,7 +127,7 @@ class Settings(BaseSettings):
         30, ge=0, description="time for the running prediction to finish after a stop signal"
     )
     weights_dir: Path = Field(
-        default_factory=lambda: Path.home() / ".cache" / "latentsync",
+        default_factory=lambda: _base_folder("XDG_CACHE_HOME", ".cache") / "latentsync",
         description="folder that keeps downloaded weights (the draft engine needs none)",
     )
     weights_mirror: str | None = Field(
@@ -110,7 +139,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Field(
-        default_factory=lambda: Path.home() / ".local" / "share" / "latentsync",
+        default_factory=lambda: _base_folder("XDG_DATA_HOME", ".local", "share") / "latentsync",
         description="folder of the jobs' record and files, unless the next two say otherwise",
     )
     database_url: str | None = Field(
@@ -165,6 +194,18 @@ class Settings(BaseSettings):
         description="waits before each further attempt to tell a receiver, comma-separated",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return what is asked for values: the caller's arguments, then the environment."""
+        return init_settings, _Environment(settings_cls)
+
     @property
     def jobs_database(self) -> str:
         """Address of the jobs' record."""
@@ -207,4 +248,9 @@ def explain(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     field = str(problem["loc"][0])
     given = "not usable" if field in _SECRETS else shorten(problem["input"])
-    return f"LATENTSYNC_{field.upper()} is {given}: {problem['msg']}."
+    return f"{variable_of(field)} is {given}: {problem['msg']}."
+
+
+def variable_of(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return KEY_VARIABLE if field == "api_keys" else f"{PREFIX}{field.upper()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -70,8 +71,19 @@ def one_line(result: Result) -> str:
 
 def test_version_and_help() -> None:
     assert run("--version").stdout == f"latentsync {latentsync.__version__}\n"
-    for command in ((), ("serve",), ("run",), ("predict",)):
-        assert run(*command, "--help").exit_code == 0
+
+
+def test_help_is_whole_in_80_columns() -> None:
+    whole = CliRunner().invoke(cli.commands, ["--help"], terminal_width=80).stdout
+    commands = re.findall(r"^  (\w+)  ", whole.split("Commands:")[1], re.MULTILINE)
+    assert {"serve", "worker", "run", "predict", "submit", "list", "weights"} <= set(commands)
+    of_weights = [("weights", name) for name in ("list", "pull", "verify")]
+    for command in ((), *((name,) for name in commands), *of_weights):
+        said = CliRunner().invoke(cli.commands, [*command, "--help"], terminal_width=80)
+        assert said.exit_code == 0, said.output
+        assert max(map(len, said.stdout.splitlines())) <= 80
+        _, _, listed = said.stdout.partition("Commands:")
+        assert "..." not in listed  # of a sentence that is cut off
 
 
 def test_the_module_is_the_command() -> None:
@@ -249,11 +261,12 @@ def test_a_wrong_setting_is_named(media: list[str], tmp_path: Path) -> None:
     assert "LATENTSYNC_MAX_FPS is 'many'" in one_line(result)
 
 
-def test_predict_asks_a_server_with_the_token_of_the_environment(
+def test_predict_asks_a_server_with_the_key_of_the_environment(
     url: str, media: list[str], tmp_path: Path
 ) -> None:
     output = tmp_path / "o.mp4"
-    result = run("predict", "--url", url, *media, "--output", str(output), CEREBRIUM_API_KEY=KEY)
+    keys = f"{KEY}, another"  # as a server in the same shell takes them
+    result = run("predict", "--url", url, *media, "--output", str(output), LATENTSYNC_API_KEY=keys)
     assert result.exit_code == 0, result.output
     assert output.read_bytes()[4:8] == b"ftyp"
     assert "10 frames" in result.stdout
@@ -268,6 +281,51 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
     result = run("predict", "--url", "nowhere", *media, "--output", output)
     assert result.exit_code == 2
     assert "url is 'nowhere'" in one_line(result)
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "said"),
+    [
+        ([], {}, "wants a key: set LATENTSYNC_API_KEY, or give --token."),
+        (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refuses the key of --token."),
+        ([], {"LATENTSYNC_API_KEY": "wrong"}, "refuses the key of LATENTSYNC_API_KEY."),
+        ([], {"LATENTSYNC_TOKEN": "wrong"}, "refuses the key of LATENTSYNC_TOKEN."),
+        (
+            [],
+            {"CEREBRIUM_API_KEY": KEY, "LATENTSYNC_API_KEY": "wrong"},
+            "CEREBRIUM_API_KEY is set as well, and was not used.",
+        ),
+    ],
+)
+def test_a_refused_key_is_told_with_the_variable_to_set(
+    url: str, media: list[str], options: list[str], environment: dict[str, str], said: str
+) -> None:
+    result = run("predict", *media, "--output=o.mp4", "--url", url, *options, **environment)
+    assert result.exit_code == 1
+    assert said in one_line(result)
+    assert KEY not in result.output
+
+
+@pytest.mark.parametrize("name", ["LATENTSYNC_API_KEY", "LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY"])
+def test_a_key_may_have_its_new_and_its_earlier_names(
+    url: str, media: list[str], tmp_path: Path, name: str
+) -> None:
+    output = str(tmp_path / "o.mp4")
+    result = run("predict", "--url", url, *media, "--output", output, **{name: KEY})
+    assert result.exit_code == 0, result.output
+    assert KEY not in result.output
+
+
+def test_a_server_that_is_not_there_is_told_with_what_to_look_at(media: list[str]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        result = run("predict", "--url", url, *media, "--output", "o.mp4")
+    assert result.exit_code == 1
+    assert one_line(result) == (
+        f"Error: {url} cannot be reached: Connection refused. "
+        "Does the server run, and is its address (--url or LATENTSYNC_URL) right?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,9 +349,9 @@ def test_other_speaker_texts_are_refused(text: str) -> None:
 
 def test_serve_refuses_to_start_without_a_key() -> None:
     for keys in ("", " , "):
-        result = run("serve", LATENTSYNC_API_KEYS=keys)
+        result = run("serve", LATENTSYNC_API_KEY=keys)
         assert result.exit_code == 2
-        assert "LATENTSYNC_API_KEYS" in one_line(result)
+        assert "Set LATENTSYNC_API_KEY to" in one_line(result)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "a.example"])
@@ -303,7 +361,7 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
     assert "loopback" in one_line(result)
 
 
-@pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
+@pytest.mark.parametrize("command", [["serve", "--no-auth", "--port=0"], ["worker"]])
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -377,7 +435,7 @@ def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = ("-m", "latentsync", "serve", "--port", str(port))
-    with process(*arguments, LATENTSYNC_API_KEYS=f"other, {KEY}") as server:
+    with process(*arguments, LATENTSYNC_API_KEYS="other", LATENTSYNC_API_KEY=KEY) as server:
         wait_until(lambda: answers(url))
         assert httpx.post(f"{url}/predict", json={}).status_code == 401
         assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 422
@@ -388,22 +446,91 @@ def test_serve_answers_with_a_key_and_ends_on_a_signal(number: signal.Signals) -
 
 
 @pytest.mark.processes
-def test_serve_without_auth_asks_for_no_key() -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with process("-m", "latentsync", "serve", "--no-auth", "--port", str(port)):
-        wait_until(lambda: answers(url))
-        assert httpx.post(f"{url}/predict", json={}).status_code == 422
+def test_serve_says_what_runs_where_and_without_auth_asks_for_no_key(tmp_path: Path) -> None:
+    with process("-m", "latentsync", "serve", "--no-auth", "--port", "0") as server:
+        assert server.stdout is not None
+        said = ""
+        while (found := re.search(r"listening on (http://127\.0\.0\.1:\d+) ", said)) is None:
+            line = server.stdout.readline()
+            assert line, said
+            said += line
+        assert f"jobs are recorded in sqlite:///{tmp_path}/data/jobs.db" in said
+        assert f"their files in {tmp_path}/data/files" in said
+        assert "a worker process of this server runs the jobs" in said
+        assert httpx.post(f"{found[1]}/predict", json={}).status_code == 422
 
 
-@pytest.mark.processes
-def test_a_port_in_use_is_said() -> None:
+def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        with process("-m", "latentsync", "serve", "--no-auth", "--port", port) as server:
-            assert server.wait(timeout=60) == 3
-            assert server.stdout is not None
-            assert "address already in use" in server.stdout.read()
+        result = run("serve", "--no-auth", "--port", port)
+    assert result.exit_code == 3
+    assert f"Port {port} of 127.0.0.1 is in use by another program." in one_line(result)
+    assert "--port" in result.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("203.0.113.5", "--host 203.0.113.5 is no address of this machine"),
+        ("2001:db8::5", "--host 2001:db8::5 is no address of this machine"),
+        ("nosuch.invalid", "--host 'nosuch.invalid' is no name or address that is known here"),
+        ("a..example", "--host 'a..example' is no name or address"),
+        ("", "--host '' is no name or address"),
+    ],
+)
+def test_a_host_that_is_not_this_machine_is_one_line(host: str, said: str, tmp_path: Path) -> None:
+    result = run("serve", "--host", host, "--port", "0", LATENTSYNC_API_KEY=KEY)
+    assert result.exit_code == 3
+    assert said in one_line(result)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_server_with_keys_in_both_variables_says_that_it_takes_both() -> None:
+    both = {"LATENTSYNC_API_KEY": "new", "LATENTSYNC_API_KEYS": "old"}
+    warning, error = run("serve", "--host", "203.0.113.5", **both).stderr.splitlines()
+    assert warning.startswith("Warning: LATENTSYNC_API_KEY and LATENTSYNC_API_KEYS are both set")
+    assert error.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["serve", "--no-auth", "--host", "localhost", "--ui"],
+        ["worker"],
+        ["run", "--video", "no.mp4", "--audio", "no.wav", "--output", "o.mp4"],
+        [
+            "predict",
+            "--url",
+            "x",
+            "--video",
+            "http://a/v",
+            "--audio",
+            "http://a/a",
+            "--output=o.mp4",
+        ],
+        ["list", "--url", "nowhere"],
+        ["weights", "list"],
+    ],
+)
+def test_a_misspelt_setting_is_warned_of_once(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)  # so that serve ends
+    misspelt = {"LATENTSYNC_MAX_FSP": "60", "LATENTSYNC_DATABASE_URL": "sqlite:////proc/none/x.db"}
+    said = run(*command, **misspelt).stderr.splitlines()
+    warnings = [line for line in said if line.startswith("Warning: ")]
+    assert warnings == [
+        "Warning: LATENTSYNC_MAX_FSP is not a setting of latentsync and has no effect; "
+        "did you mean LATENTSYNC_MAX_FPS?"
+    ]
+    assert said[0] == warnings[0]
+
+
+def test_the_worker_of_a_server_leaves_warning_to_the_server() -> None:
+    misspelt = {"LATENTSYNC_MAX_FSP": "60", "LATENTSYNC_DATABASE_URL": "sqlite:////proc/none/x.db"}
+    assert "Warning" not in run("worker", "--with-parent", **misspelt).stderr
 
 
 def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:

@@ -35,11 +35,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 FILE = yaml.safe_load((REPOSITORY / "deploy" / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = FILE["services"]
 GIVEN = {
-    "LATENTSYNC_API_KEYS": "my-key",
+    "LATENTSYNC_API_KEY": "my-key",
     "POSTGRES_PASSWORD": "password0",
     "STORE_SECRET": "secret-of-the-store",
 }
-AUTH = {"Authorization": f"Bearer {GIVEN['LATENTSYNC_API_KEYS']}"}
+AUTH = {"Authorization": f"Bearer {GIVEN['LATENTSYNC_API_KEY']}"}
 WORKERS = 2
 STARTING_S, ENDING_S = 120.0, 60.0
 

@@ -47,12 +47,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    names = ("VIDEO", "AUDIO", "ENDPOINT", "STEPS", "GUIDANCE", "SEED", "OUTPUT", "TIMEOUT")
+    names = ("LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY", "VIDEO", "AUDIO", "ENDPOINT", "STEPS", "GUIDANCE", "SEED", "OUTPUT", "TIMEOUT")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     return subprocess.run(
         ["bash", str(SCRIPT), *arguments],
         cwd=folder,
-        env={**inherited, "CEREBRIUM_API_KEY": KEY, "LC_ALL": "C.UTF-8", **environment},
+        env={**inherited, "LATENTSYNC_API_KEY": KEY, "LC_ALL": "C.UTF-8", **environment},
         capture_output=True,
         text=True,
     )
@@ -94,10 +94,25 @@ def test_flags_win_over_the_environment(url: str, media: Path, tmp_path: Path) -
 
 
 def test_help_needs_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path, "--help", CEREBRIUM_API_KEY="")
+    done = run(tmp_path, "--help", LATENTSYNC_API_KEY="")
     assert done.returncode == 0
     for flag in ("video", "audio", "endpoint", "steps", "guidance", "seed", "output", "timeout"):
         assert f"--{flag}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LATENTSYNC_API_KEY": "", "CEREBRIUM_API_KEY": KEY},
+        {"LATENTSYNC_API_KEY": " ", "LATENTSYNC_TOKEN": KEY, "CEREBRIUM_API_KEY": "wrong"},
+        {"LATENTSYNC_API_KEY": f" , {KEY} ,other", "LATENTSYNC_TOKEN": "wrong"},
+    ],
+)
+def test_the_key_may_have_its_earlier_names_and_be_one_of_several(
+    url: str, media: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    done = run(tmp_path, "--steps", "51", ENDPOINT=url, **files(media), **environment)
+    assert "HTTP 422" in one_line(done)  # and not 401
 
 
 def test_the_script_is_executable() -> None:
@@ -107,8 +122,8 @@ def test_the_script_is_executable() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        ([], {"CEREBRIUM_API_KEY": ""}, "Set CEREBRIUM_API_KEY"),
-        ([], {"CEREBRIUM_API_KEY": "wrong"}, "HTTP 401 NOT_AUTHORIZED"),
+        ([], {"LATENTSYNC_API_KEY": ""}, "Set LATENTSYNC_API_KEY to the server's key"),
+        ([], {"LATENTSYNC_API_KEY": "wrong", "CEREBRIUM_API_KEY": KEY}, "the key of LATENTSYNC_API_KEY was refused: HTTP 401 NOT_AUTHORIZED"),
         (["--steps", "51"], {}, "HTTP 422 FIELD_INVALID: inference_steps is 51"),
         (["--steps", "many"], {}, "--steps is 'many'"),
         (["--guidance", "nan"], {}, "HTTP 422 FIELD_INVALID"),
@@ -172,6 +187,8 @@ def envelope(video: bytes) -> bytes:
         (502, b"<html>\nBad gateway\n</html>", "HTTP 502"),
         (500, b"", "HTTP 500"),
         (404, b'{"detail": "app not found"}', "HTTP 404 : app not found"),
+        (403, b'{"message": "no"}', "Error: the key of LATENTSYNC_API_KEY was refused: HTTP 403"),
+        (403, b'{"code": "ADDRESS_FORBIDDEN"}', "Error: HTTP 403 ADDRESS_FORBIDDEN"),
         (
             200,
             b'{"result": {"status_code": 422, "code": "NO_FACE", "message": "No\\nface."}}',

@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from latentsync.cli import commands
-from latentsync.settings import Settings
+from latentsync.settings import Settings, variable_of
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -57,7 +57,7 @@ def test_commands_and_settings_exist(container: dict[str, Any]) -> None:
         assert not option.startswith("--") or option in said.output
     for name in container["env"]:
         if name.startswith("LATENTSYNC_"):
-            assert name.removeprefix("LATENTSYNC_").lower() in Settings.model_fields
+            assert name in map(variable_of, Settings.model_fields)
 
 
 def test_the_image_copies_what_there_is_and_what_is_not_ignored() -> None:

@@ -38,7 +38,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
         if name.startswith(("LATENTSYNC_", "CEREBRIUM_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LATENTSYNC_URL", service.url)
-    monkeypatch.setenv("LATENTSYNC_TOKEN", KEY)
+    monkeypatch.setenv("LATENTSYNC_API_KEY", KEY)
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -172,7 +172,12 @@ def test_the_same_name_is_the_same_job(service: Service) -> None:
         (("watch", NOWHERE, "--output", "o.avi"), 2, "ends in .mp4"),
         (("download", NOWHERE, "--output", "/"), 2, "is a folder"),
         (("list", "--url", "nowhere"), 2, "url is 'nowhere'"),
-        (("list", "--token", "wrong"), 1, "token"),
+        (("list", "--token", "wrong"), 1, "refuses the key of --token"),
+        (("status", NOWHERE, "--token", "wrong"), 1, "refuses the key of --token"),
+        (("watch", NOWHERE, "--token", "wrong"), 1, "refuses the key of --token"),
+        (("log", NOWHERE, "--token", "wrong"), 1, "refuses the key of --token"),
+        (("cancel", NOWHERE, "--token", "wrong"), 1, "refuses the key of --token"),
+        (("download", NOWHERE, "--output", "o.mp4", "--token", "wrong"), 1, "refuses the key of"),
         (("submit", "--video", "http://a/b"), 2, "--audio, or --segments"),
         (("submit", "--video", "http://a/b", "--segments", "no.json"), 2, "no.json: No such file"),
         (("submit", "--video", "no.mp4", "--audio", "no.wav"), 2, "video 'no.mp4'"),
@@ -185,10 +190,11 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], exit_code: int, s
     assert said in one_line(result)
 
 
-def test_the_token_may_be_that_of_cerebrium(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LATENTSYNC_TOKEN")
-    assert run("list").exit_code == 1
+def test_the_key_may_be_in_variables_with_earlier_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LATENTSYNC_API_KEY")
+    assert "wants a key: set LATENTSYNC_API_KEY" in one_line(run("list"))
     assert run("list", CEREBRIUM_API_KEY=KEY).exit_code == 0
+    assert run("list", LATENTSYNC_TOKEN=KEY, CEREBRIUM_API_KEY="wrong").exit_code == 0
 
 
 def test_who_stops_watching_does_not_stop_the_job(service: Service) -> None:

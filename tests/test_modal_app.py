@@ -43,7 +43,7 @@ pytestmark = [
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 CEREBRIUM = tomllib.loads((REPOSITORY / "cerebrium.toml").read_text())["cerebrium"]
-KEYS = "LATENTSYNC_API_KEYS"
+KEY_NAME = "LATENTSYNC_API_KEY"
 
 
 # What is deployed
@@ -117,7 +117,7 @@ def test_both_have_the_volume_and_the_secret(deployed: ControlPlane, name: str) 
     assert volume.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
     assert volume.version == api_pb2.VOLUME_FS_VERSION_V2
     (secret,) = [asked for asked in deployed.of("SecretGetOrCreate") if asked.deployment_name]
-    assert (secret.deployment_name, list(secret.required_keys)) == ("latentsync", [KEYS])
+    assert (secret.deployment_name, list(secret.required_keys)) == ("latentsync", [])
     (mounted,) = function(deployed, name).volume_mounts
     assert (mounted.volume_id, mounted.read_only) == ("vo-latentsync-weights", False)
     # The one that is made with the account comes last, so it wins over the defaults.
@@ -212,7 +212,7 @@ def container(deployed: ControlPlane, tmp_path: Path) -> Path:
 
 def run_in(container: Path, code: str, **environment: str) -> list[str]:
     """Run Python in the container's folder; returns the lines that it prints."""
-    own = {"LATENTSYNC_WORK_DIR": str(container.parent / "work"), **environment}
+    own = {"LATENTSYNC_WORK_DIR": str(container.parent / "work"), KEY_NAME: KEY, **environment}
     done = subprocess.run(
         [sys.executable, "-c", "import warnings; warnings.simplefilter('ignore')\n" + code],
         cwd=container,
@@ -288,7 +288,7 @@ def modal_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTy
     """The module, with a small engine and settings as the secret would give them."""
     monkeypatch.setenv("LATENTSYNC_ENGINE", "draft")
     monkeypatch.setenv("LATENTSYNC_WORK_DIR", str(tmp_path / "work"))
-    monkeypatch.setenv(KEYS, KEY)
+    monkeypatch.setenv(KEY_NAME, KEY)
     monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.test_modal_app", "square_engine")})
     monkeypatch.setattr(Builder, "built", 0)
     return importlib.import_module("modal_app")
@@ -353,6 +353,21 @@ def test_the_web_endpoint_needs_a_key_and_shares_the_engine(
     assert Builder.built == 1
 
 
+@pytest.mark.parametrize("name", [KEY_NAME, "LATENTSYNC_API_KEYS", None])
+def test_a_start_needs_a_key_under_either_name(
+    modal_app: types.ModuleType, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    monkeypatch.delenv(KEY_NAME)
+    if name is None:
+        with pytest.raises(RuntimeError, match="no LATENTSYNC_API_KEY"):
+            modal_app.LatentSync().web.local()
+        return
+    monkeypatch.setenv(name, KEY)
+    with serving(modal_app.LatentSync().web.local()) as url:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        assert httpx.post(f"{url}/predict", headers=headers, json={}).status_code == 422
+
+
 def media_of(folder: Path) -> dict[str, Path]:
     return {"video": folder / "clip.mp4", "audio": folder / "speech.wav"}
 
@@ -365,7 +380,7 @@ def test_settings_are_read_after_the_snapshot(
 
     def import_engine(name: str) -> None:
         imported.append(name)
-        monkeypatch.setenv(KEYS, "of-today")
+        monkeypatch.setenv(KEY_NAME, "of-today")
 
     monkeypatch.setenv("LATENTSYNC_ENGINE", "auto")
     monkeypatch.setattr(modal_app.base, "import_engine", import_engine)

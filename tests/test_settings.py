@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,22 +11,68 @@ from pydantic import ValidationError
 from latentsync.settings import Settings, explain
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("LATENTSYNC_", "XDG_")):
+            monkeypatch.delenv(name)
+
+
 def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATENTSYNC_API_KEYS", " one, two ,,ключ")
+    monkeypatch.setenv("LATENTSYNC_API_KEY", " one, two ,,ключ")
     monkeypatch.setenv("LATENTSYNC_ALLOWED_ROOTS", "/a b,/c")
     settings = Settings()
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two", "ключ"]
     assert settings.allowed_roots == (Path("/a b"), Path("/c"))
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "keys"),
+    [
+        ("a", None, ["a"]),
+        (None, "b,c", ["b", "c"]),
+        ("a, d", "b,c", ["a", "d", "b", "c"]),
+        ("", "b", ["b"]),
+        (None, None, []),
+    ],
+)
+def test_keys_come_from_either_variable_and_from_both(
+    monkeypatch: pytest.MonkeyPatch, new: str | None, old: str | None, keys: list[str]
+) -> None:
+    for name, value in (("LATENTSYNC_API_KEY", new), ("LATENTSYNC_API_KEYS", old)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert [key.get_secret_value() for key in Settings().api_keys] == keys
+    (given,) = Settings(api_keys=("mine",)).api_keys  # type: ignore[arg-type]
+    assert given.get_secret_value() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting", "usual"),
+    [
+        ("XDG_CACHE_HOME", "weights_dir", ".cache"),
+        ("XDG_DATA_HOME", "data_dir", ".local/share"),
+    ],
+)
+def test_folders_are_where_xdg_says(
+    monkeypatch: pytest.MonkeyPatch, variable: str, setting: str, usual: str
+) -> None:
+    assert getattr(Settings(), setting) == Path.home() / usual / "latentsync"
+    monkeypatch.setenv(variable, "/elsewhere")
+    assert getattr(Settings(), setting) == Path("/elsewhere/latentsync")
+    for ignored in ("", "relative/path", "~/data"):  # as the specification asks
+        monkeypatch.setenv(variable, ignored)
+        assert getattr(Settings(), setting) == Path.home() / usual / "latentsync"
+
+
 @pytest.mark.parametrize("value", ["", ",", " , "])
 def test_no_key_is_no_key(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("LATENTSYNC_API_KEYS", value)
+    monkeypatch.setenv("LATENTSYNC_API_KEY", value)
     assert Settings().api_keys == ()
 
 
 def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LATENTSYNC_API_KEYS", "secret-key")
+    monkeypatch.setenv("LATENTSYNC_API_KEY", "secret-key")
     assert "secret-key" not in repr(Settings())
 
 

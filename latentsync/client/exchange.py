@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from latentsync.errors import FetchTimeout, LatentSyncError, Unreachable
 
 # Modal ends a request after 150 s with a 303 to the address of its result, and that one likewise.
 _MOST_HANDOVERS = 20
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")  # before what the operating system says in words
 
 BuildRequest = Callable[[], httpx.Request]
 
@@ -99,7 +101,7 @@ class Exchange:
         except httpx.TimeoutException:
             raise FetchTimeout(f"{self._shown_url} was silent for too long.", field="url") from None
         except httpx.HTTPError as error:
-            said = str(error).rstrip(".") or type(error).__name__
+            said = _ERRNO.sub("", str(error)).rstrip(".") or type(error).__name__
             raise Unreachable(
                 f"{self._shown_url} cannot be reached: {said}.", field="url"
             ) from error

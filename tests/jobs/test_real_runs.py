@@ -72,7 +72,7 @@ def test_a_deadline_is_kept_within_two_seconds(lent: Farm) -> None:
 def test_a_server_that_is_killed_with_or_without_its_worker_loses_nothing(
     lent: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LATENTSYNC_API_KEYS", "key")
+    monkeypatch.setenv("LATENTSYNC_API_KEY", "key")
     chance, jobs = random.Random(7), []
     for number in range(20):
         server = lent.start(command=("latentsync", "serve", "--port", str(free_port())))

@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+from latentsync.server.listening import listen
 from latentsync.server.serve import serve
 from tests.server.engines import GatedEngine
 from tests.server.live import app_with, settings_for
@@ -23,7 +24,7 @@ def main() -> None:
 
     threading.Thread(target=announce, daemon=True).start()
     app = app_with(engine, settings_for(work.parent, work_dir=work))
-    serve(app, host="127.0.0.1", port=port, grace_s=1)
+    serve(app, listeners=listen("127.0.0.1", port), grace_s=1)
 
 
 if __name__ == "__main__":

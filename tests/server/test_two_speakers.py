@@ -54,7 +54,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         "LATENTSYNC_DATA_DIR": str(own / "data"),
         "LATENTSYNC_WORK_DIR": str(own / "work"),
         "LATENTSYNC_ENGINE": "draft",
-        "LATENTSYNC_API_KEYS": KEY,
+        "LATENTSYNC_API_KEY": KEY,
         "LATENTSYNC_MIN_FREE_BYTES": "0",
     }
     url = f"http://127.0.0.1:{port}"

@@ -72,9 +72,10 @@ def test_a_killed_worker_of_a_real_server_comes_back_and_ends_with_the_server(
     folders = {
         "LATENTSYNC_DATA_DIR": str(tmp_path / "data"),
         "LATENTSYNC_WORK_DIR": str(tmp_path / "work"),
+        "LATENTSYNC_MAX_FSP": "60",
     }
     arguments = ("-m", "latentsync", "serve", "--port", str(port))
-    with process(*arguments, LATENTSYNC_API_KEYS=KEY, **folders) as server:
+    with process(*arguments, LATENTSYNC_API_KEY=KEY, **folders) as server:
         wait_until(lambda: answers(url) and httpx.get(f"{url}/ready").status_code == 200)
         first = children(server.pid)
         assert len(first) == 1
@@ -85,6 +86,9 @@ def test_a_killed_worker_of_a_real_server_comes_back_and_ends_with_the_server(
         server.kill()
         server.wait()
         wait_until(lambda: not Path(f"/proc/{second}").exists())
+        assert server.stdout is not None
+        # The server warns, and no worker of it does so again.
+        assert server.stdout.read().count("LATENTSYNC_MAX_FSP is not a setting") == 1
 
 
 def test_an_api_without_a_worker_has_no_children(tmp_path: Path) -> None:
@@ -95,7 +99,7 @@ def test_an_api_without_a_worker_has_no_children(tmp_path: Path) -> None:
         "LATENTSYNC_WORK_DIR": str(tmp_path / "work"),
     }
     arguments = ("-m", "latentsync", "serve", "--no-worker", "--port", str(port))
-    with process(*arguments, LATENTSYNC_API_KEYS=KEY, **folders) as server:
+    with process(*arguments, LATENTSYNC_API_KEY=KEY, **folders) as server:
         wait_until(lambda: answers(url))
         time.sleep(0.2)
         assert children(server.pid) == []
@@ -106,7 +110,7 @@ def test_listeners_do_not_hold_up_the_end_of_a_server(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     variables = {
-        "LATENTSYNC_API_KEYS": KEY,
+        "LATENTSYNC_API_KEY": KEY,
         "LATENTSYNC_DATA_DIR": str(tmp_path / "data"),
         "LATENTSYNC_WORK_DIR": str(tmp_path / "work"),
     }

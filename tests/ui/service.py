@@ -26,7 +26,7 @@ def page_server(folder: Path, *options: str, **settings: str) -> Iterator[str]:
         pytest.skip("the page needs the extra 'ui'")
     port = str(free_port())
     own = {
-        "LATENTSYNC_API_KEYS": f"{KEY},{OTHER_KEY}",
+        "LATENTSYNC_API_KEY": f"{KEY},{OTHER_KEY}",
         "LATENTSYNC_DATA_DIR": str(folder / "data"),
         "LATENTSYNC_WORK_DIR": str(folder / "work"),
         "LATENTSYNC_ENGINE": "draft",

@@ -30,6 +30,10 @@ def run(*arguments: str, **environment: str) -> Result:
     return CliRunner().invoke(cli.commands, ["weights", *arguments], env=environment)
 
 
+def unwrapped(paragraph: str) -> str:
+    return " ".join(paragraph.split())
+
+
 def states() -> dict[str, str]:
     """Return the state that the list shows for each file."""
     lines = run("list").stdout.splitlines()
@@ -94,12 +98,12 @@ def test_pull_of_something_unknown(name: str) -> None:
     assert f"'{name}'" in done.stderr
 
 
-def test_an_error_is_one_line(hub: Hub) -> None:
+def test_an_error_is_one_paragraph(hub: Hub) -> None:
     hub.files.pop(path_on_hub(UNET))
     done = run("pull", UNET)
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"Error: {UNET} could not be fetched from {hub.url}")
-    assert len(done.stderr.splitlines()) == 1
+    assert unwrapped(done.stderr).startswith(f"Error: {UNET} could not be fetched from {hub.url}")
+    assert all(line.startswith("    ") for line in done.stderr.splitlines()[1:])
 
 
 def test_a_wrong_setting_is_one_line() -> None:
@@ -108,14 +112,49 @@ def test_a_wrong_setting_is_one_line() -> None:
     assert "LATENTSYNC_WEIGHTS_MIRROR" in done.stderr
 
 
+def test_verify_tells_what_is_missing(hub: Hub) -> None:
+    done = run("verify")
+    assert done.exit_code == 1
+    missing = ", ".join(ENGINE_FILES)
+    assert unwrapped(done.stderr) == (
+        f"Error: missing: {missing}. Fetch with `latentsync weights pull`."
+    )
+    assert run("pull", *ENGINE_FILES).exit_code == 0
+    done = run("verify")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "latentsync-1.5/unet: not here, and not needed" in done.stdout
+    assert run("verify", "latentsync-1.6").exit_code == 0
+    # Whoever names a file wants it, needed or not.
+    for name, missing in (("latentsync-1.5", "latentsync-1.5/unet"), ("vgg16", "vgg16")):
+        done = run("verify", name)
+        assert done.exit_code == 1
+        assert unwrapped(done.stderr) == (
+            f"Error: missing: {missing}. Fetch with `latentsync weights pull {name}`."
+        )
+    assert run("verify", LATENTSYNC_ENGINE="latentsync-1.5").exit_code == 1
+
+
+@pytest.mark.parametrize("columns", ["80", "200", "48", ""])
+def test_everything_fits_the_terminal_and_80_columns(hub: Hub, columns: str) -> None:
+    hub.files.pop(VGG16_PATHS[0])
+    hub.files.pop(VGG16_PATHS[1])
+    commands = (["list"], ["verify"], ["pull"], ["verify"], ["verify", "vgg16"], ["pull", "x"])
+    said = [run(*command, COLUMNS=columns) for command in commands]
+    said.append(run("pull", "latentsync-1.5", LATENTSYNC_OFFLINE="1", COLUMNS=columns))
+    lines = [line for one in said for line in one.output.splitlines()]
+    width = min(80, int(columns or 80))
+    assert len(lines) > 50
+    for line in lines:  # longer ones are a path or an address, on a line of its own
+        assert len(line) <= width or " " not in line.strip(), line
+
+
 def test_verify_tells_what_is_damaged(hub: Hub, settings: Settings) -> None:
-    run("pull", UNET, "whisper-tiny")
-    assert run("verify").exit_code == 0
+    run("pull", *ENGINE_FILES)
     path = settings.weights_dir / "whisper" / "tiny.pt"
     path.write_bytes(b"?" + content_of("whisper-tiny")[1:])
     done = run("verify")
     assert done.exit_code == 1
     assert f"{UNET}: as it should be" in done.stdout
-    assert "vgg16: not here" in done.stdout
-    assert done.stderr.startswith("Error: damaged: whisper-tiny.")
+    assert "vgg16: not here, and not needed" in done.stdout
+    assert done.stderr == ("Error: damaged: whisper-tiny. Fetch with `latentsync weights pull`.\n")
     assert run("verify", UNET).exit_code == 0
