@@ -20,6 +20,7 @@ from latentsync.schema import PredictRequest
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.auth import BearerAuth, anonymous
 from latentsync.server.body import BodyLimit
+from latentsync.server.docs_policy import DocsPolicy
 from latentsync.server.engine import Engine
 from latentsync.server.error_answers import (
     NATIVE_PATHS,
@@ -131,7 +132,7 @@ def _nobody() -> None:
 
 
 def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> FastAPI:
-    app = FastAPIOffline(  # /docs and /redoc work without a network, too
+    app = FastAPIOffline(  # /docs and /redoc load from here alone
         title="latentsync",
         version=__version__,
         description="Post a video and speech, get the video with lips that say the speech.",
@@ -144,6 +145,7 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
         timeout_s=settings.body_timeout_s,
         streamed_paths=(UPLOADS_PATH,),
     )
+    app.add_middleware(DocsPolicy)
     app.add_middleware(UnreadBodyClose)  # added last, so it is the outermost
     add_error_handlers(app, _ERROR_SHAPES)
     add_openapi(app, *models)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,13 @@ def test_the_pages_of_the_document_are_served(tmp_path: Path) -> None:
         assert "swagger" in docs
         assert "://" not in docs.replace(url, "")  # nothing is loaded from an outside host
         assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.")
+
+
+def test_the_pages_about_the_api_may_load_nothing_from_other_hosts(tmp_path: Path) -> None:
+    with serving_engine(tmp_path, SquareEngine()) as url:
+        for page in ("docs", "redoc"):
+            answer = httpx.get(f"{url}/{page}")
+            assert answer.status_code == 200
+            assert "img-src 'self' data:;" in answer.headers["Content-Security-Policy"]
+            assert not re.search(r"""(src|href)=["']?(https?:)?//""", answer.text)
+        assert "Content-Security-Policy" not in httpx.get(f"{url}/health").headers
