@@ -23,6 +23,7 @@ from latentsync.server.arrivals import Arrivals
 from latentsync.server.auth import ANONYMOUS, BearerAuth, anonymous
 from latentsync.server.body import BodyLimit
 from latentsync.server.cross_site import LoopbackGuard, require_same_origin
+from latentsync.server.docs_policy import DocsPolicy
 from latentsync.server.engine import Engine
 from latentsync.server.error_answers import (
     NATIVE_PATHS,
@@ -155,7 +156,7 @@ def _nobody() -> None:
 
 
 def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> FastAPI:
-    app = FastAPIOffline(  # /docs and /redoc work without a network, too
+    app = FastAPIOffline(  # /docs and /redoc load from here alone
         title="latentsync",
         version=__version__,
         description="Post a video and speech, get the video with lips that say the speech.",
@@ -168,6 +169,7 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
         timeout_s=settings.body_timeout_s,
         streamed_paths=(UPLOADS_PATH,),
     )
+    app.add_middleware(DocsPolicy)
     add_error_handlers(app, _ERROR_SHAPES)
     add_openapi(app, *models)
     return app

@@ -2,7 +2,8 @@
 
     python -m tests.network make test
 
-The exit code is the command's, or 1 if somebody tried.
+The exit code is the command's, or 1 if somebody tried. Without a command it is 0 if anything can be
+watched here, else 1.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from tests.network import tracing
 
 
 def main(command: list[str]) -> int:
-    """Run the command; return the exit code."""
+    """Run the command under watch; return the exit code."""
     if reason := tracing.why_not():
         print(f"Nothing can be watched here: {reason}", file=sys.stderr)
         return 1
+    if not command:
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "trace")
         environment = tracing.talkative(os.environ)

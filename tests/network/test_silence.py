@@ -25,7 +25,7 @@ from tests.server.live import AUTH, KEY, REPOSITORY, wait_until
 from tests.weights.hub import running_hub
 from tests.weights.tiny import publish
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 WATCHED_S = 90.0  # what reports now and then does so within that
 _READY_S = 300.0
@@ -165,7 +165,7 @@ def test_no_process_reaches_beyond_loopback(watch: Watch, speech: Path, tmp_path
         look_at_pages(url, page_url)
         wait_until(lambda: time.monotonic() > ends_at, timeout_s=2 * WATCHED_S)
         found = watch.end()
-    assert found == {name: [] for name in found}
+    assert [f"{name}: {contact}" for name in found for contact in found[name]] == []
     assert (tmp_path / "serve.mp4").stat().st_size > 0
     assert (tmp_path / "serve --ui.mp4").stat().st_size > 0
     # onnxruntime's telemetry keeps a name of the machine and a queue there.

@@ -12,6 +12,7 @@ import ipaddress
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,8 +82,10 @@ def why_not() -> str | None:
     """Return why nothing can be watched here, or None if it can."""
     if shutil.which("strace") is None:
         return "strace is not installed: apt-get install strace"
-    tried = subprocess.run(["strace", *_OPTIONS, "-o", "/dev/null", "true"], capture_output=True)
-    return tried.stderr.decode().strip() or None
+    with tempfile.TemporaryDirectory() as folder:
+        command = watching(["true"], Path(folder, "trace"))
+        tried = subprocess.run(command, capture_output=True, text=True)
+    return tried.stderr.strip() or None
 
 
 def watching(command: Sequence[str], folder: Path) -> list[str]:

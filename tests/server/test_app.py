@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,3 +215,12 @@ def test_the_pages_of_the_document_are_served(url: str) -> None:
     assert "swagger" in docs
     assert "://" not in docs.replace(url, "")  # nothing is loaded from an outside host
     assert httpx.get(f"{url}/openapi.json").json()["openapi"].startswith("3.")
+
+
+def test_the_pages_about_the_api_may_load_nothing_from_other_hosts(url: str) -> None:
+    for page in ("docs", "redoc"):
+        answer = httpx.get(f"{url}/{page}")
+        assert answer.status_code == 200
+        assert "img-src 'self' data:;" in answer.headers["Content-Security-Policy"]
+        assert not re.search(r"""(src|href)=["']?(https?:)?//""", answer.text)
+    assert "Content-Security-Policy" not in httpx.get(f"{url}/health").headers

@@ -114,18 +114,24 @@ def screen(request: pytest.FixtureRequest) -> dict[str, int]:
 class Visit:
     """An opened page and what it asked for while it was open."""
 
-    def __init__(self, page: Any, url: str) -> None:
+    def __init__(self, page: Any, url: str, host: str | None = None) -> None:
         self.page = page
         self.outside: list[str] = []
+        self.refused: list[str] = []  # by the page's own policy, before anything is sent
         self.faults: list[str] = []
         page.set_default_timeout(_TIMEOUT_MS)
-        page.on("request", lambda sent: self._note(sent.url, url))
+        page.on("request", lambda sent: self._note(sent.url, host or url))
+        page.on("requestfailed", lambda sent: self._note_refused(sent.url, sent.failure))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.goto(url)
 
     def _note(self, asked: str, url: str) -> None:
         if not asked.startswith((url, "data:", "blob:")):
             self.outside.append(asked)
+
+    def _note_refused(self, asked: str, why: str | None) -> None:
+        if why is not None and "csp" in why.lower():
+            self.refused.append(asked)
 
     def give_key(self) -> None:
         self.page.fill("#key", KEY)
@@ -312,6 +318,19 @@ def test_everything_is_reached_with_the_keyboard(visit: Visit) -> None:
     page.get_by_role("button", name="Make the video").focus()
     page.keyboard.press("Enter")
     visit.wait_for("Choose or record a video first")
+
+
+@pytest.mark.parametrize(("path", "shown"), [("docs", ".swagger-ui .opblock"), ("redoc", "h1")])
+def test_the_description_of_the_api_is_shown_without_other_hosts(
+    chromium: Any, url: str, path: str, shown: str
+) -> None:
+    context = chromium.new_context()
+    visit = Visit(context.new_page(), f"{url}{path}", url)
+    visit.page.locator(shown).first.wait_for()
+    visit.page.wait_for_load_state("networkidle")
+    context.close()
+    assert visit.outside == visit.refused
+    assert visit.faults == []
 
 
 def test_an_open_page_does_not_hold_up_the_end_of_the_server(chromium: Any, tmp_path: Path) -> None:
