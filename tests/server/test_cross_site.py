@@ -22,6 +22,7 @@ from tests.server.queues import Server, queue_server
 
 BODY = {"video_url": "https://example.com/v.mp4", "audio_url": "https://example.com/a.wav"}
 EVIL = "http://evil.example"
+LIPSYNC = ("/lipsync/submit", "/lipsync/status", "/lipsync/cancel")
 PAGES = (
     *("/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/nowhere"),
     "/static-offline-docs/swagger-ui.css",
@@ -347,17 +348,15 @@ def test_a_refused_body_loses_no_answer_and_is_not_read_to_its_end(browser: http
         "application/jsonp",
     ],
 )
-@pytest.mark.parametrize(
-    "path", ["/predict", "/v1/predictions", "/v1/predictions/batch", "/sync", "/lipsync/submit"]
-)
 def test_json_must_be_declared_where_no_key_is_asked_for(
-    browser: httpx.Client, path: str, declared: str | None
+    browser: httpx.Client, declared: str | None
 ) -> None:
     headers = {} if declared is None else {"Content-Type": declared}
-    answer = browser.post(path, content=b"{}", headers=headers)
-    assert code_of(answer) == (415, "CONTENT_TYPE_UNSUPPORTED")
-    assert "missing" in answer.text if declared is None else repr(declared)[1:-1] in answer.text
-    assert "application/*+json" in answer.text
+    for path in ("/predict", "/v1/predictions", "/v1/predictions/batch", "/sync", *LIPSYNC):
+        answer = browser.post(path, content=b"{}", headers=headers)
+        assert code_of(answer) == (415, "CONTENT_TYPE_UNSUPPORTED"), path
+        assert ("missing" if declared is None else repr(declared)) in answer.text
+        assert "application/*+json" in answer.text
 
 
 @pytest.mark.parametrize(
