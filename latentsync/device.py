@@ -47,7 +47,7 @@ def has_cuda() -> bool:
         if (fault := explain_import_failure(error, engine_spec(AUTO_ON_GPU).extra)) is None:
             raise
         if nvidia:
-            raise EngineUnavailable(fault) from error
+            raise EngineUnavailable(f"This machine has an NVIDIA GPU. {fault}") from error
         return False
     if torch.cuda.is_available():
         return True

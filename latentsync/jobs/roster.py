@@ -140,6 +140,7 @@ class Roster:
 
     def _take(self, before: tuple[str, float] | None, engines: EngineSurvey | None) -> None:
         """Write this worker over what was written before; of several that try, one may."""
+        self._told = None  # it goes with the row
         try:
             with self._engine.begin() as connection:
                 if before is not None:

@@ -208,5 +208,6 @@ def _import_failures_explained(
     except kind as error:
         if (refusal := refused_import(name, error, settings)) is None:
             raise
-        logger.exception("engine %s cannot be imported", name)
+        # No louder than that: the error itself is told, and the command line tells one line.
+        logger.info("engine %s cannot be imported", name, exc_info=error)
         raise refusal from error

@@ -17,6 +17,7 @@ from latentsync.jobs.figures import LivingWorker, living_workers
 from latentsync.jobs.gpu_memory import DeviceMemory
 from latentsync.jobs.roster import SILENCE_S, NameLost, Roster
 from latentsync.pipelines.availability import EngineSurvey, Obstacle
+from tests.jobs.postgres import postgres
 from tests.jobs.records import Clock
 
 HERE, THERE = "lock file here", "lock file there"
@@ -154,6 +155,23 @@ def test_a_database_of_an_earlier_version_gets_what_it_lacks(
     assert alive.join(HERE, waiting(clock), survey())
     assert [one.engines for one in living_workers(opened)] == [None, survey()]
     opened.dispose()
+
+
+@pytest.mark.processes
+def test_in_postgres_too_a_worker_tells_what_it_can_run_and_it_goes_with_its_name() -> None:
+    with postgres() as url:
+        engine = open_database(url)
+        alive = Roster(engine, "w")
+        assert alive.join(HERE, lambda _: False, survey())
+        alive.greet(None, survey("torch is missing."))
+        assert living_workers(engine) == [LivingWorker("w", None, survey("torch is missing."))]
+        with engine.begin() as connection:
+            assert len(living_workers(engine, connection)) == 1
+        alive.leave()
+        assert living_workers(engine) == []
+        with engine.connect() as connection:
+            assert connection.execute(sa.select(host_engines)).all() == []
+        engine.dispose()
 
 
 def survey(reason: str | None = None) -> EngineSurvey:

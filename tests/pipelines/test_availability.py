@@ -185,6 +185,7 @@ def test_an_engine_whose_packages_are_broken_is_unavailable_with_the_cause(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(base, "_ENGINES", {GPU: ("brokennet", "build"), "draft": ("os", "none")})
+    caplog.set_level("INFO", "latentsync")
     with pytest.raises(EngineUnavailable) as caught:
         build_pipeline(GPU, Settings())
     assert caught.value.message == (

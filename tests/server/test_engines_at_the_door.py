@@ -206,6 +206,36 @@ def test_a_job_that_was_taken_before_fails_with_the_same_words(
     assert ended.error.message == f"The engine {GPU} {SAID}"
 
 
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let processes find a torch that misses a library; returns what is said of it."""
+    package = tmp_path / "site" / "torch"
+    package.mkdir(parents=True)
+    library = tmp_path / "lib" / "libcudart.so.12"
+    (package / "__init__.py").write_text(f"import ctypes\nctypes.CDLL({str(library)!r})\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    return (
+        f"The engine {GPU} cannot run here. It needs torch, which is installed but cannot be "
+        "imported (OSError: libcudart.so.12: cannot open shared object file: No such file or "
+        "directory). Install it again, or what it needs. Engines that can run here: draft."
+    )
+
+
+def test_a_broken_installation_is_told_with_its_cause_and_no_folder(
+    tmp_path: Path, broken: str
+) -> None:
+    media = ("--video", "no such file.mp4", "--audio", "no such file.wav")
+    done = command("run", "--engine", GPU, *media, "--output", str(tmp_path / "o.mp4"))
+    assert (done.returncode, done.stderr) == (1, f"Error: {broken}\n")
+    with farm(tmp_path, engine="draft", offline=False) as lent:
+        taken = lent.submit(engine=GPU)
+        lent.start(command=("latentsync", "worker"))
+        (ended,) = lent.wait_until_ended([taken])
+        assert "Traceback" in lent.log()  # for whoever runs it
+    assert ended.error is not None
+    assert (ended.error.code, ended.error.message) == ("ENGINE_UNAVAILABLE", broken)
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "latentsync", *arguments],

@@ -20,8 +20,13 @@ _START_TIMEOUT_S = 120.0
 
 
 @contextmanager
-def page_server(folder: Path, *options: str, **settings: str) -> Iterator[str]:
-    """Serve the page for two keys, with the draft engine; yields the address."""
+def page_server(
+    folder: Path, *options: str, needed: str | None = None, **settings: str
+) -> Iterator[str]:
+    """Serve the page for two keys, with the draft engine; yields the address.
+
+    It is up when ``needed`` answers 200: with a worker, by itself, when that is alive.
+    """
     if find_spec("gradio") is None:
         pytest.skip("the page needs the extra 'ui'")
     port = str(free_port())
@@ -34,7 +39,7 @@ def page_server(folder: Path, *options: str, **settings: str) -> Iterator[str]:
     }
     command = [sys.executable, "-m", "latentsync", "serve", "--ui", "--port", port, *options]
     url = f"http://127.0.0.1:{port}"
-    needed = "/health" if "--no-worker" in options else "/ready"
+    needed = needed or ("/health" if "--no-worker" in options else "/ready")
     log_path = folder / "server.log"
     with log_path.open("w") as log:
         server = subprocess.Popen(

@@ -17,6 +17,7 @@ import pytest
 from tests.server.live import AUTH, KEY
 from tests.server.queues import offering
 from tests.ui.service import page_server
+from tests.without_packages import children_without
 
 # A browser, a server and a worker share what machine there is, so nothing here is in a hurry.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -288,6 +289,26 @@ def test_only_engines_that_can_run_are_offered(visit: Visit) -> None:
     with httpx.Client(headers=AUTH) as client:
         models = client.get(f"{visit.page.url}v1/models").json()["models"]
     assert values == ["server", *(one["id"] for one in models if one["available"])]
+
+
+def test_where_the_servers_engine_cannot_run_another_is_chosen_and_makes_the_video(
+    chromium: Any, tmp_path: Path, long_speech: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children_without(tmp_path / "site", monkeypatch)
+    lacking = {"LATENTSYNC_ENGINE": "latentsync-1.6"}
+    with page_server(tmp_path, "--no-auth", needed="/v1/models", **lacking) as url:
+        context = chromium.new_context(viewport=_DESKTOP)
+        visit = Visit(context.new_page(), f"{url}/")
+        visit.page.click("#options button")
+        visit.page.locator("#engine input[value=draft]:checked").wait_for()
+        assert visit.page.locator("#engine input[type=radio]").count() == 1
+        visit.choose(VIDEO, long_speech)
+        visit.page.click("#make")
+        visit.wait_for("Step \\d of 6")
+        visit.page.click("#cancel")
+        visit.wait_for("Canceled. Nothing more happens")
+        context.close()
+        assert visit.faults == []
 
 
 def test_jobs_are_found_again_after_a_reload(visit: Visit, long_speech: Path) -> None:
