@@ -254,7 +254,7 @@ def _run_here(request: RunRequest, output: Path) -> PredictDetails:
 
 
 def _source(medium: str, given: str) -> MediaSource:
-    if given.startswith(("http://", "https://")):
+    if "://" in given:  # whether it is one that can be fetched, the fetching says
         return UrlSource(given, name=medium)
     return PathSource(Path(given), name=medium)
 

@@ -198,6 +198,12 @@ def load_settings(*, warn: bool = True) -> Settings:
         return Settings()
     except ValidationError as error:
         fail(explain(error), exit_code=2)
+    except RuntimeError:  # of Path.home(): no HOME, and no entry in the system's list of users
+        fail(
+            "This user has no home folder: set HOME, or LATENTSYNC_DATA_DIR and "
+            "LATENTSYNC_WEIGHTS_DIR.",
+            exit_code=2,
+        )
 
 
 def warn_of_unknown_variables() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import signal
 import socket
@@ -219,6 +220,23 @@ def test_a_missing_file_is_one_clear_line(media: list[str], tmp_path: Path) -> N
     result = run("run", "--video", "no.mp4", *media[2:], "--output", str(tmp_path / "o.mp4"))
     assert result.exit_code == 1
     assert "video" in one_line(result)
+
+
+def test_an_address_of_another_kind_is_no_missing_file(media: list[str], tmp_path: Path) -> None:
+    result = run("run", "--video", "ftp://a/b", *media[2:], "--output", str(tmp_path / "o.mp4"))
+    assert result.exit_code != 0
+    assert "http" in one_line(result)
+
+
+def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    result = run("weights", "list")
+    assert result.exit_code == 2
+    assert "set HOME, or LATENTSYNC_DATA_DIR and LATENTSYNC_WEIGHTS_DIR" in one_line(result)
 
 
 def test_a_private_address_is_refused_here_too(media: list[str], tmp_path: Path) -> None:
@@ -533,6 +551,7 @@ def test_the_worker_of_a_server_leaves_warning_to_the_server() -> None:
     assert "Warning" not in run("worker", "--with-parent", **misspelt).stderr
 
 
+@pytest.mark.processes
 def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "o.mp4"
     command = [sys.executable, "-m", "latentsync", "run", "--output", str(output)]

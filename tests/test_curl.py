@@ -47,7 +47,18 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    names = ("LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY", "VIDEO", "AUDIO", "ENDPOINT", "STEPS", "GUIDANCE", "SEED", "OUTPUT", "TIMEOUT")
+    names = (
+        "LATENTSYNC_TOKEN",
+        "CEREBRIUM_API_KEY",
+        "VIDEO",
+        "AUDIO",
+        "ENDPOINT",
+        "STEPS",
+        "GUIDANCE",
+        "SEED",
+        "OUTPUT",
+        "TIMEOUT",
+    )
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     return subprocess.run(
         ["bash", str(SCRIPT), *arguments],
@@ -123,7 +134,11 @@ def test_the_script_is_executable() -> None:
     ("arguments", "environment", "said"),
     [
         ([], {"LATENTSYNC_API_KEY": ""}, "Set LATENTSYNC_API_KEY to the server's key"),
-        ([], {"LATENTSYNC_API_KEY": "wrong", "CEREBRIUM_API_KEY": KEY}, "the key of LATENTSYNC_API_KEY was refused: HTTP 401 NOT_AUTHORIZED"),
+        (
+            [],
+            {"LATENTSYNC_API_KEY": "wrong", "CEREBRIUM_API_KEY": KEY},
+            "the key of LATENTSYNC_API_KEY was refused: HTTP 401 NOT_AUTHORIZED",
+        ),
         (["--steps", "51"], {}, "HTTP 422 FIELD_INVALID: inference_steps is 51"),
         (["--steps", "many"], {}, "--steps is 'many'"),
         (["--guidance", "nan"], {}, "HTTP 422 FIELD_INVALID"),
