@@ -8,14 +8,16 @@ from typing import Any
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Response
 
-from latentsync.answers import ErrorResponse
 from latentsync.errors import EngineUnavailable
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.figures import living_workers
 from latentsync.server.engine import Engine
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
+from latentsync.server.openapi import ERROR_RESPONSES, Responses
 
 State = Callable[[], dict[str, Any]]
+
+_METRICS = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def engine_state(engine: Engine) -> State:
@@ -52,17 +54,19 @@ def add_health(app: FastAPI, state: State) -> None:
         state: tells what is ready; raises EngineUnavailable while nothing is.
     """
 
-    @app.get("/health", tags=["health"], summary="The process lives")
+    @app.get("/health", tags=["health"], summary="Check that the server runs")
     async def health() -> dict[str, str]:
+        """Answers as long as this process runs, whatever the state of workers and storage."""
         return {"status": "ok"}
 
     @app.get(
         "/ready",
         tags=["health"],
-        summary="Predictions can be made",
-        responses={503: {"model": ErrorResponse, "description": "Not now; the message says why"}},
+        summary="Check that predictions can be made",
+        responses=_errors(500, 503),
     )
     def ready() -> dict[str, Any]:
+        """Answers 200 if a worker is running, or if the engine of this process is loaded."""
         return state()
 
 
@@ -73,10 +77,15 @@ def add_metrics(app: FastAPI, desk: JobDesk, auth: Callable[..., Any]) -> None:
     @app.get(
         "/metrics",
         tags=["health"],
-        summary="Figures for Prometheus",
+        summary="Get metrics for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={200: _METRICS, **_errors(401, 500, 503)},
         dependencies=[Depends(auth)],
     )
-    def figures() -> Response:
+    def get_metrics() -> Response:
+        """Queue length, ended jobs, seconds per stage, storage, and the memory of GPUs."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _errors(*statuses: int) -> Responses:
+    return {status: ERROR_RESPONSES[status] for status in statuses}

@@ -24,11 +24,14 @@ from latentsync.server.engine import Engine
 from latentsync.server.error_answers import error_answer
 from latentsync.server.hang_up import unless_gone
 from latentsync.server.line import Line
-from latentsync.server.openapi import ERROR_RESPONSES, PREDICT_BODY
+from latentsync.server.openapi import ERROR_RESPONSES, predict_body
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
-Name = Annotated[str, Path(description="any name: the local server has one project and one app")]
+Name = Annotated[
+    str,
+    Path(description="Any name: this server has one project and one app.", examples=["latentsync"]),
+]
 
 
 class Door(Protocol):
@@ -97,27 +100,33 @@ def build_predict_router(door: Door, auth: Callable[..., Any]) -> APIRouter:
         auth: the dependency whose value is that owner.
     """
     router = APIRouter(tags=["predict"])
+    body = predict_body()
 
     @router.post(
         "/predict",
         response_model=PredictResponse,
         responses=ERROR_RESPONSES,
-        openapi_extra=PREDICT_BODY,
-        summary="Make the lips of a video say a speech recording",
+        openapi_extra=body,
+        summary="Make a video and wait for it",
     )
     async def predict(request: Request, owner: str = Depends(auth)) -> Response:
+        """Waits until the video is made and answers it as base64, with how it was made.
+
+        Closing the connection cancels the run.
+        """
         return await door.answer(request, owner)
 
     @router.post(
         "/v4/{project}/{app}/predict",
         response_model=PredictResponse,
         responses=ERROR_RESPONSES,
-        openapi_extra=PREDICT_BODY,
-        summary="The same, at the path that Cerebrium uses",
+        openapi_extra=body,
+        summary="Make a video and wait for it (path of Cerebrium)",
     )
-    async def predict_at_cloud_path(
+    async def predict_on_cerebrium_path(
         project: Name, app: Name, request: Request, owner: str = Depends(auth)
     ) -> Response:
+        """The same as `POST /predict`, at the path under which Cerebrium serves it."""
         return await door.answer(request, owner)
 
     return router

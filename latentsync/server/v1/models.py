@@ -16,16 +16,19 @@ _DESCRIPTIONS = {
 class Model(BaseModel):
     """One engine."""
 
-    id: str = Field(description="a value of the field engine")
-    description: str
-    is_default: bool = Field(description="taken when a request names none")
+    id: str = Field(description="Value for the field `engine`.")
+    description: str = Field(description="What it does and needs.")
+    is_default: bool = Field(description="Whether requests without `engine` use it.")
 
 
 class Models(BaseModel):
-    """All engines."""
+    """The engines, and the default one."""
 
-    default: str = Field(description="auto is latentsync-1.6 on a worker with a GPU, else draft")
-    models: list[Model]
+    default: str = Field(
+        description="Engine of requests that name none. `auto` is `latentsync-1.6` on a worker "
+        "with a GPU, else `draft`."
+    )
+    models: list[Model] = Field(description="The engines.")
 
 
 def list_models(settings: Settings) -> Models:
