@@ -17,23 +17,25 @@ class SegmentDetails(BaseModel):
 class PredictDetails(BaseModel):
     """How the video was made. Fields may be added, none is ever renamed."""
 
-    guidance_scale: float
-    inference_steps: int
-    seed: int
+    guidance_scale: float = Field(description="As requested.")
+    inference_steps: int = Field(description="As requested.")
+    seed: int = Field(description="Seed of the run, the drawn one if the request had -1.")
     engine: str = Field(description="Engine that made the lips.")
-    model_version: str
-    scheduler: SchedulerName = "ddim"
-    feature_cache_interval: int = 1
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    model_version: str = Field(description="Version of its weights or rules.")
+    scheduler: SchedulerName = Field("ddim", description="As requested.")
+    feature_cache_interval: int = Field(1, description="As requested.")
+    guidance_interval: tuple[float, float] = Field((0.0, 1.0), description="As requested.")
     sync_mode: SyncMode
-    frames: int
-    frames_without_face: int
-    faces_found: int
-    fps: float
-    width: int
-    height: int
-    duration_s: float
-    segments: list[SegmentDetails] = []
+    frames: int = Field(description="Frames of the result.")
+    frames_without_face: int = Field(description="Frames that passed through unchanged.")
+    faces_found: int = Field(description="Different faces seen in the video.")
+    fps: float = Field(description="Frames per second of the result.")
+    width: int = Field(description="Width of the result in pixels.")
+    height: int = Field(description="Height of the result in pixels.")
+    duration_s: float = Field(description="Duration of the result in seconds.")
+    segments: list[SegmentDetails] = Field(
+        [], description="The segments of the request; empty without them."
+    )
     seconds: dict[str, float] = Field(
         description="Seconds per stage; a name with a dot is a part of the stage before the dot."
     )

@@ -67,15 +67,17 @@ Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
 class SpeakerPoint(StrictModel):
     """The face at `point` (x, y in pixels of the upright picture) in `frame` (25 per second)."""
 
-    frame: FrameIndex = 0
-    point: tuple[Coordinate, Coordinate]
+    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    point: tuple[Coordinate, Coordinate] = Field(description="x and y in pixels.")
 
 
 class SpeakerBox(StrictModel):
     """The face that overlaps `box` (x1, y1, x2, y2 in pixels) most in `frame` (25 per second)."""
 
-    frame: FrameIndex = 0
-    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] = Field(
+        description="Left, top, right and bottom in pixels."
+    )
 
     @model_validator(mode="after")
     def _corners_in_order(self) -> SpeakerBox:

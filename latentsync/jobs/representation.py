@@ -6,9 +6,25 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from latentsync.jobs.job import Delivery, Job, JobStatus
+
+_EXAMPLE: JsonDict = {
+    "id": "5f3a1c52-8d0e-4b7a-9a43-0c6a2f1e7d10",
+    "status": "processing",
+    "progress": {"stage": "generate", "fraction": 0.42, "frames_done": 68, "frames_total": 161},
+    "queue_position": None,
+    "created_at": "2026-01-31T12:00:00Z",
+    "started_at": "2026-01-31T12:00:01Z",
+    "finished_at": None,
+    "attempts": 1,
+    "error": None,
+    "output_url": None,
+    "details": None,
+    "webhook": None,
+}
 
 
 class Progress(BaseModel):
@@ -42,6 +58,8 @@ class WebhookDelivery(BaseModel):
 
 class Prediction(BaseModel):
     """A prediction and its current state."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     id: str = Field(description="UUID, drawn by the server or chosen by the caller.")
     status: JobStatus

@@ -14,6 +14,7 @@ from latentsync import __version__
 from latentsync.answers import Problem
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.news import JobNews
+from latentsync.jobs.representation import Prediction
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
 from latentsync.server.arrivals import Arrivals
@@ -100,7 +101,7 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
         await run_in_threadpool(line.close)
 
     app = _new_app(settings, lifespan, introduction(with_jobs=False))
-    add_openapi(app, schemas_of(PredictRequest))
+    add_openapi(app, schemas_of(PredictRequest), _ERROR_SHAPES)
     app.state.dismiss_listeners = _nobody  # for the process that serves the app
     app.state.stop_runs = line.stop
     add_health(app, engine_state(engine))
@@ -120,7 +121,8 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool
         await run_in_threadpool(desk.close)
 
     app = _new_app(settings, lifespan, introduction(with_jobs=True))
-    add_openapi(app, schemas_of(*_BODIES, Problem) | SCHEMAS)
+    answers = schemas_of(Prediction, Problem, mode="serialization")
+    add_openapi(app, answers | schemas_of(*_BODIES) | SCHEMAS, _ERROR_SHAPES)
     app.state.dismiss_listeners = news.close
     app.state.stop_runs = places.close
     add_health(app, workers_state(desk.store.engine))

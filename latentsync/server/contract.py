@@ -35,7 +35,7 @@ ResultName = Annotated[
     str,
     Path(
         description="Last part of the address that the server gave for the video.",
-        examples=[RESULT_NAME],
+        openapi_examples={"name": {"summary": "A result", "value": RESULT_NAME}},
     ),
 ]
 

@@ -87,7 +87,7 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
     """
 
     def answer(request: Request, error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
-        return _shape_at(request.url.path, shapes)(error, run_id)
+        return shape_at(request.url.path, shapes)(error, run_id)
 
     @app.exception_handler(LatentSyncError)
     async def own(request: Request, error: LatentSyncError) -> JSONResponse:
@@ -127,7 +127,8 @@ def _allowed(request: Request) -> str:
     )
 
 
-def _shape_at(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
+def shape_at(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
+    """Return how errors are told at a path; ``shapes`` has those of the contracts below paths."""
     for beginning, shape in shapes.items():
         if path == beginning or path.startswith(f"{beginning}/"):
             return shape

@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from fastapi.openapi.models import Example
+
 from latentsync.packaged import find_packaged
 
 PREDICTION_ID = "5f3a1c52-8d0e-4b7a-9a43-0c6a2f1e7d10"
 UPLOADED_VIDEO = "upload://example-video"  # stands for the url that POST /v1/uploads answered
 UPLOADED_AUDIO = "upload://example-audio"
 RESULT_NAME = "3q2-7wZk.mp4"  # stands for the drawn name in the address of a result
+ABOUT_EXAMPLE: dict[str, Example] = {
+    "example": {"summary": "The one that the example of PUT creates", "value": PREDICTION_ID}
+}
 
 
 @cache

@@ -32,14 +32,14 @@ from latentsync.server.contract import (
     submit,
 )
 from latentsync.server.error_answers import error_headers
-from latentsync.server.examples import PREDICTION_ID, embedded_media
+from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
 from latentsync.server.openapi import MEANINGS, VIDEO, VIDEO_RESPONSES
 
 RESULTS = "/static/results"
 LIPSYNC_PATHS = ("/lipsync", RESULTS)
 
 RequestId = Annotated[
-    str, Path(description="`request_id` of the request.", examples=[PREDICTION_ID])
+    str, Path(description="`request_id` of the request.", openapi_examples=ABOUT_EXAMPLE)
 ]
 _EXAMPLE_NAME = {"request_id": PREDICTION_ID}
 
@@ -129,7 +129,20 @@ _STATUS = {
 
 
 _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
-    400: {"model": LipsyncFailure, "description": "The request is not waiting any more"}
+    400: {
+        "model": LipsyncFailure,
+        "description": "The request is not waiting any more",
+        "content": {
+            "application/json": {
+                "example": {
+                    "status": "Failed",
+                    "reason": "The request is InProgress; only one that is InQueue can be "
+                    "cancelled.",
+                    "code": NotInQueue.code,
+                }
+            }
+        },
+    }
 }
 
 

@@ -6,14 +6,32 @@ so FastAPI never sees their model: it is declared here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from latentsync.answers import ErrorResponse
+from latentsync.errors import (
+    DeadlineExceeded,
+    DiskFull,
+    EngineUnavailable,
+    FetchTimeout,
+    ForbiddenAddress,
+    IdempotencyConflict,
+    InternalError,
+    InvalidField,
+    JobNotFound,
+    LatentSyncError,
+    LineFull,
+    MalformedBody,
+    NotAuthorized,
+    TooManyBytes,
+)
+from latentsync.server.error_answers import ErrorShape, shape_at
 from latentsync.server.examples import embedded_request, json_content, named
 
 REFERENCE = "#/components/schemas/{model}"
@@ -33,6 +51,28 @@ MEANINGS = {
     503: "The engine, the file storage or the database is not ready; try again later",
     504: "The run did not end before its deadline",
     507: "The disk of the server is full",
+}
+# What is shown as an example of each; in the shape of the contract that answers it.
+EXAMPLE_ERRORS: dict[int, LatentSyncError] = {
+    error.status: error
+    for error in (
+        MalformedBody("The body is not JSON: Expecting value (at 0)."),
+        NotAuthorized("The bearer token is not known to this server."),
+        ForbiddenAddress("video_url points to a private address.", field="video_url"),
+        JobNotFound("There is no such job."),
+        FetchTimeout("The request body did not arrive within 300 s."),
+        IdempotencyConflict("This Idempotency-Key was used for another request."),
+        TooManyBytes("The request body is larger than 268435456 bytes."),
+        InvalidField(
+            "inference_steps is 51: input should be less than or equal to 50 (allowed: 1 to 50).",
+            field="inference_steps",
+        ),
+        LineFull("8 predictions are waiting already."),
+        InternalError("The server has a defect; its log names this reference."),
+        EngineUnavailable("No worker is alive; jobs are kept."),
+        DeadlineExceeded("The run did not end within 900 s."),
+        DiskFull("The disk has too little room."),
+    )
 }
 
 TAGS = {
@@ -113,11 +153,18 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def schemas_of(*models: type[BaseModel]) -> dict[str, Any]:
-    """Return the schemas of models that FastAPI does not see, and of what they consist of."""
+def schemas_of(
+    *models: type[BaseModel], mode: Literal["validation", "serialization"] = "validation"
+) -> dict[str, Any]:
+    """Return the schemas of models that FastAPI does not see, and of what they consist of.
+
+    Args:
+        models: of bodies.
+        mode: ``validation`` for those of calls, ``serialization`` for those of answers.
+    """
     found: dict[str, Any] = {}
     for model in models:
-        schema = model.model_json_schema(ref_template=REFERENCE)
+        schema = model.model_json_schema(ref_template=REFERENCE, mode=mode)
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
     return found
@@ -166,12 +213,13 @@ _RETRY = {"Retry-After": header("Seconds after which the call may succeed, if kn
 _ERROR_HEADERS = {"401": {"WWW-Authenticate": header("`Bearer`.")}, "429": _RETRY, "503": _RETRY}
 
 
-def add_openapi(app: FastAPI, schemas: Mapping[str, Any]) -> None:
+def add_openapi(app: FastAPI, schemas: Mapping[str, Any], shapes: Mapping[str, ErrorShape]) -> None:
     """Make the application's document complete.
 
     Args:
         app: the application.
         schemas: those of bodies that FastAPI never sees, by name.
+        shapes: how errors are told below paths.
     """
     generate = app.openapi
 
@@ -179,18 +227,20 @@ def add_openapi(app: FastAPI, schemas: Mapping[str, Any]) -> None:
         is_new = app.openapi_schema is None  # FastAPI keeps what it has generated
         generated = generate()
         if is_new:
-            _complete(generated, schemas)
+            _complete(generated, schemas, shapes)
         return generated
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented hook
 
 
-def _complete(document: dict[str, Any], schemas: Mapping[str, Any]) -> None:
+def _complete(
+    document: dict[str, Any], schemas: Mapping[str, Any], shapes: Mapping[str, ErrorShape]
+) -> None:
     components = document["components"]["schemas"]
     components.update(schemas)
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)  # of FastAPI's own answer, which is never given here
-    for operation in _operations(document):
+    for path, operation in _operations(document):
         responses = operation["responses"]
         if "HTTPValidationError" in str(responses.get("422")):
             del responses["422"]  # its parameters take any text
@@ -198,12 +248,23 @@ def _complete(document: dict[str, Any], schemas: Mapping[str, Any]) -> None:
             responses.pop("401", None)
         for status in responses.keys() & _ERROR_HEADERS:
             responses[status]["headers"] = _ERROR_HEADERS[status]
-    used = {tag for operation in _operations(document) for tag in operation.get("tags", ())}
+        _add_error_examples(responses, shape_at(path, shapes))
+    used = {tag for _, operation in _operations(document) for tag in operation.get("tags", ())}
     document["tags"] = [
         {"name": name, "description": text} for name, text in TAGS.items() if name in used
     ]
 
 
-def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for methods in document["paths"].values():
-        yield from methods.values()
+def _add_error_examples(responses: Mapping[str, Any], shape: ErrorShape) -> None:
+    """Show what the errors among the answers look like; FastAPI would leave null fields out."""
+    for status, response in responses.items():
+        error = EXAMPLE_ERRORS.get(int(status))
+        if error is not None:
+            for content in response.get("content", {}).values():
+                content.setdefault("example", json.loads(bytes(shape(error, None).body)))
+
+
+def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation

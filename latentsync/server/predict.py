@@ -30,7 +30,10 @@ from latentsync.workspace import working_folder
 
 Name = Annotated[
     str,
-    Path(description="Any name: this server has one project and one app.", examples=["latentsync"]),
+    Path(
+        description="Any name: this server has one project and one app.",
+        openapi_examples={"name": {"summary": "Any", "value": "latentsync"}},
+    ),
 ]
 
 

@@ -30,13 +30,13 @@ from latentsync.server.contract import (
     submit,
 )
 from latentsync.server.error_answers import error_headers
-from latentsync.server.examples import PREDICTION_ID, UPLOADED_AUDIO, UPLOADED_VIDEO
+from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
 from latentsync.server.openapi import MEANINGS, VIDEO, VIDEO_RESPONSES
 
 OUTPUTS = "/outputs"
 TASK_PATHS = ("/sync", "/task", "/queue", OUTPUTS)
 
-TaskId = Annotated[str, Path(description="`task_id` of the task.", examples=[PREDICTION_ID])]
+TaskId = Annotated[str, Path(description="`task_id` of the task.", openapi_examples=ABOUT_EXAMPLE)]
 
 # What clients may call the checkpoints: their places in the weights folder, and the name that the
 # latest one has where only one is installed. Looked up here, never opened.

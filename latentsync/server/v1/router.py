@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from latentsync.jobs.desk import check_job_id
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.representation import Prediction
-from latentsync.server.examples import PREDICTION_ID
+from latentsync.server.examples import ABOUT_EXAMPLE
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
 from latentsync.server.v1 import openapi as documented
 from latentsync.server.v1.api import NativeApi
@@ -25,7 +25,7 @@ JobId = Annotated[
     Path(
         description="Id of the prediction, a UUID.",
         json_schema_extra={"format": "uuid"},
-        examples=[PREDICTION_ID],
+        openapi_examples=ABOUT_EXAMPLE,
     ),
 ]
 Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
