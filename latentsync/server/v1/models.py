@@ -21,7 +21,7 @@ class Model(BaseModel):
     is_default: bool = Field(description="Whether requests without `engine` use it.")
 
 
-class Models(BaseModel):
+class ModelList(BaseModel):
     """The engines, and the default one."""
 
     default: str = Field(
@@ -31,10 +31,10 @@ class Models(BaseModel):
     models: list[Model] = Field(description="The engines.")
 
 
-def list_models(settings: Settings) -> Models:
+def list_models(settings: Settings) -> ModelList:
     """Return the engines and which one is taken by default."""
     models = [
         Model(id=name, description=text, is_default=name == settings.engine)
         for name, text in _DESCRIPTIONS.items()
     ]
-    return Models(default=settings.engine, models=models)
+    return ModelList(default=settings.engine, models=models)

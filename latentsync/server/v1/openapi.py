@@ -29,7 +29,7 @@ from latentsync.server.openapi import (
     reference,
     schemas_of,
 )
-from latentsync.server.v1.representation import Predictions
+from latentsync.server.v1.representation import PredictionList
 from latentsync.server.v1.webhook import WebhookField
 
 
@@ -208,12 +208,12 @@ SUBMIT_ONE_RESPONSES: Responses = {
 SUBMIT_RESPONSES: Responses = {
     200: SUBMIT_ONE_RESPONSES[200],
     202: {
-        "model": Prediction | Predictions,
+        "model": Prediction | PredictionList,
         "description": "Accepted: the prediction, or those of a list",
         "headers": _LOCATION,
     },
 }
-BATCH_RESPONSES: Responses = {202: {"model": Predictions, "description": "All are accepted"}}
+BATCH_RESPONSES: Responses = {202: {"model": PredictionList, "description": "All are accepted"}}
 _EVENT_EXAMPLE = """\
 id: 12
 event: progress

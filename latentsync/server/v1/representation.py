@@ -16,7 +16,7 @@ class PredictionPage(BaseModel):
     )
 
 
-class Predictions(BaseModel):
+class PredictionList(BaseModel):
     """The predictions of one call, in the order of its list."""
 
     predictions: list[Prediction]

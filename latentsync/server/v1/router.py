@@ -14,7 +14,7 @@ from latentsync.server.examples import ABOUT_EXAMPLE
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
 from latentsync.server.v1 import openapi as documented
 from latentsync.server.v1.api import NativeApi
-from latentsync.server.v1.models import Models, list_models
+from latentsync.server.v1.models import ModelList, list_models
 from latentsync.server.v1.representation import PredictionPage, Upload
 from latentsync.server.v1.uploads import receive_upload
 
@@ -188,7 +188,7 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
             return await receive_upload(request, api.desk, api.settings, owner)
 
     @router.get("/models", name="list_models", tags=["models"], summary="List the engines")
-    def models(_owner: str = Depends(auth)) -> Models:
+    def models(_owner: str = Depends(auth)) -> ModelList:
         """Returns the values of the field `engine`, and which one is the default."""
         return list_models(api.settings)
 
