@@ -127,7 +127,9 @@ def _app_with_jobs(settings: Settings, auth: Callable[..., Any], with_page: bool
     app.state.stop_runs = places.close
     add_health(app, workers_state(desk.store.engine))
     add_metrics(app, desk, auth)
-    app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
+    app.include_router(
+        build_predict_router(QueuedDoor(desk, news, places), auth, with_uploads=True)
+    )
     arrivals = Arrivals(settings)
     api = NativeApi(desk, news, settings, arrivals)
     app.include_router(build_v1_router(api, auth))

@@ -13,7 +13,7 @@ from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.figures import living_workers
 from latentsync.server.engine import Engine
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
-from latentsync.server.openapi import ERROR_RESPONSES, Responses
+from latentsync.server.openapi import error_responses
 
 State = Callable[[], dict[str, Any]]
 
@@ -63,7 +63,7 @@ def add_health(app: FastAPI, state: State) -> None:
         "/ready",
         tags=["health"],
         summary="Check that predictions can be made",
-        responses=_errors(500, 503),
+        responses=error_responses(500, 503),
     )
     def ready() -> dict[str, Any]:
         """Answers 200 if a worker is running, or if the engine of this process is loaded."""
@@ -79,13 +79,9 @@ def add_metrics(app: FastAPI, desk: JobDesk, auth: Callable[..., Any]) -> None:
         tags=["health"],
         summary="Get metrics for Prometheus",
         response_class=Response,
-        responses={200: _METRICS, **_errors(401, 500, 503)},
+        responses={200: _METRICS, **error_responses(401, 500, 503)},
         dependencies=[Depends(auth)],
     )
     def get_metrics() -> Response:
         """Queue length, ended jobs, seconds per stage, storage, and the memory of GPUs."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)
-
-
-def _errors(*statuses: int) -> Responses:
-    return {status: ERROR_RESPONSES[status] for status in statuses}

@@ -118,11 +118,15 @@ _ERRORS = """
 allowed. 429 and 503 may carry `Retry-After`, in seconds.
 """
 
-ERROR_RESPONSES: Responses = {
-    status: {"model": ErrorResponse, "description": meaning}
-    for status, meaning in MEANINGS.items()
-    if status not in (404, 409)  # of jobs
-}
+
+def error_responses(*statuses: int) -> Responses:
+    """Return the error answers with these statuses, as contract A tells them."""
+    return {
+        status: {"model": ErrorResponse, "description": MEANINGS[status]} for status in statuses
+    }
+
+
+ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409}))  # those two are of jobs
 
 
 def predict_body() -> dict[str, Any]:

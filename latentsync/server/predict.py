@@ -24,7 +24,7 @@ from latentsync.server.engine import Engine
 from latentsync.server.error_answers import error_answer
 from latentsync.server.hang_up import unless_gone
 from latentsync.server.line import Line
-from latentsync.server.openapi import ERROR_RESPONSES, predict_body
+from latentsync.server.openapi import ERROR_RESPONSES, error_responses, predict_body
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
@@ -95,20 +95,24 @@ def _check(canceled: threading.Event) -> None:
         raise Canceled("The run was canceled.")
 
 
-def build_predict_router(door: Door, auth: Callable[..., Any]) -> APIRouter:
+def build_predict_router(
+    door: Door, auth: Callable[..., Any], *, with_uploads: bool = False
+) -> APIRouter:
     """Return the routes of contract A: the short path and the one that Cerebrium uses.
 
     Args:
         door: answers a request of an owner.
         auth: the dependency whose value is that owner.
+        with_uploads: media may be uploads, which may be missing.
     """
     router = APIRouter(tags=["predict"])
     body = predict_body()
+    responses = {**ERROR_RESPONSES, **(error_responses(404) if with_uploads else {})}
 
     @router.post(
         "/predict",
         response_model=PredictResponse,
-        responses=ERROR_RESPONSES,
+        responses=responses,
         openapi_extra=body,
         summary="Make a video and wait for it",
     )
@@ -122,7 +126,7 @@ def build_predict_router(door: Door, auth: Callable[..., Any]) -> APIRouter:
     @router.post(
         "/v4/{project}/{app}/predict",
         response_model=PredictResponse,
-        responses=ERROR_RESPONSES,
+        responses=responses,
         openapi_extra=body,
         summary="Make a video and wait for it (path of Cerebrium)",
     )

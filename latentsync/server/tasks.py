@@ -140,7 +140,7 @@ def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRo
     @router.post(
         "/sync",
         summary="Create a task",
-        responses=_errors(400, 403, 408, 413, 422, 429, 507),
+        responses=_errors(400, 403, 404, 408, 413, 422, 429, 507),
         openapi_extra=describe_body(
             TaskRequest,
             "Media stored with POST /v1/uploads",

@@ -48,6 +48,7 @@ def problems(*statuses: int) -> Responses:
 
 
 _FILE = {"type": "string", "format": "binary"}
+_LEFT_EMPTY = {"examples": [""]}  # else the page of /docs fills in what it makes up
 
 
 def form_schema() -> dict[str, Any]:
@@ -59,7 +60,7 @@ def form_schema() -> dict[str, Any]:
         "type": "object",
         "title": "PredictionForm",
         "description": "A prediction to make, as a form: the fields of the JSON body, and files. "
-        "Values that are objects or lists are written as JSON.",
+        "A field without a value counts as not given.",
         "properties": {
             "video": {**_FILE, "description": "The source video, as a file."},
             "audio": {**_FILE, "description": "The speech recording, as a file."},
@@ -88,20 +89,19 @@ def form_schema() -> dict[str, Any]:
 
 def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of a field in a form, where everything is text and nothing is null."""
-    described = {name: value for name, value in schema.items() if name != "anyOf"}
+    described = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
-    if described.get("default", "") is None:
-        del described["default"]
+    default = schema.get("default")
     if described.get("type") == "boolean":  # spelled out, since languages print it differently
-        default = {"default": str(described["default"]).lower()}
-        return {**described, **default, "type": "string", "enum": ["true", "false"]}
-    if described.get("type") != "array" and len(kinds) < 2:
-        return {**described, **(kinds[0] if kinds else {})}
-    about = {name: described.pop(name) for name in ("title", "description")}
-    described.pop("default", None)
-    content = {"anyOf": kinds} if kinds else described
-    json_text = {"contentMediaType": "application/json", "contentSchema": content}
-    return {**about, "type": "string", **json_text}
+        spelled = {"enum": ["true", "false"], "default": str(default).lower()}
+        return {**described, "type": "string", **spelled}
+    if described.get("type") == "array" or len(kinds) > 1:
+        about = {name: described[name] for name in ("title", "description")}
+        # No contentMediaType: the page of /docs would ask for a file.
+        text = f"{about['description']} Written as JSON."
+        return {**about, "description": text, "type": "string", **_LEFT_EMPTY}
+    filled = _LEFT_EMPTY if default is None else {"default": default}
+    return {**described, **(kinds[0] if kinds else {}), **filled}
 
 
 _ONE = reference("PredictionRequest")
@@ -173,7 +173,7 @@ _LAST_EVENT_ID = header_parameter(
     "The `id` of the last event that you have seen: the stream goes on after it.",
     schema={"pattern": "^[0-9]+$"},
 )
-SUBMIT_PROBLEMS = problems(400, 403, 408, 409, 413, 429, 507)
+SUBMIT_PROBLEMS = problems(400, 403, 404, 408, 409, 413, 429, 507)
 SUBMIT: dict[str, Any] = {
     "parameters": [_KEY, _PREFER],
     "requestBody": {
@@ -224,7 +224,7 @@ EVENTS: dict[str, Any] = {"parameters": [_LAST_EVENT_ID]}
 EVENTS_RESPONSES: Responses = {
     200: {
         "description": "The events until the prediction has ended",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EVENT_EXAMPLE}},
+        "content": {"text/event-stream": {"example": _EVENT_EXAMPLE}},
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
 }
