@@ -126,9 +126,7 @@ def serve(
         with _failing_to_start():
             if with_worker:
                 require_any_engine(settings)
-            app = build_app(
-                settings, require_key=not no_auth, with_page=ui, has_worker=with_worker
-            )
+            app = build_app(settings, require_key=not no_auth, with_page=ui, has_worker=with_worker)
         _log_start(settings, with_worker=with_worker)
         serve_app(
             app,

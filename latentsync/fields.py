@@ -20,13 +20,20 @@ SECONDS_MAX = 1e6  # likewise
 
 
 class SyncMode(StrEnum):
-    """What happens when the audio and the video have different lengths."""
+    """What to do when video and audio have different lengths.
 
-    BOUNCE = "bounce"  # the video plays forwards and backwards until the audio ends
-    LOOP = "loop"  # the video starts again until the audio ends
-    CUT_OFF = "cut_off"  # both end with the shorter one
-    SILENCE = "silence"  # both end with the longer one: silence, or the last picture held
-    REMAP = "remap"  # the video is slowed down or sped up to the audio's length
+    - `bounce`: play the video forwards and backwards until the audio ends.
+    - `loop`: start the video again until the audio ends.
+    - `cut_off`: end with the shorter of the two.
+    - `silence`: end with the longer of the two; add silence or hold the last picture.
+    - `remap`: slow the video down or speed it up to the length of the audio.
+    """
+
+    BOUNCE = "bounce"
+    LOOP = "loop"
+    CUT_OFF = "cut_off"
+    SILENCE = "silence"
+    REMAP = "remap"
 
 
 class StrictModel(BaseModel):
@@ -52,23 +59,27 @@ def _whole_number(value: object) -> object:
 
 Text = Annotated[str, AfterValidator(_whole_unicode)]
 Coordinate = Annotated[float, Field(strict=True, ge=0)]
-WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
-FrameIndex = Annotated[WholeNumber, Field(strict=True, ge=0, le=FRAME_INDEX_MAX)]
+# After a Field in Annotated: behind a validator pydantic leaves its bounds out of the JSON schema.
+_AS_WHOLE_NUMBER = BeforeValidator(_whole_number)
+WholeNumber = Annotated[int, _AS_WHOLE_NUMBER]
+FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX), _AS_WHOLE_NUMBER]
 Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
 
 
 class SpeakerPoint(StrictModel):
-    """The face at ``point`` (x, y in pixels of the upright picture) in ``frame`` (25 fps)."""
+    """The face at `point` (x, y in pixels of the upright picture) in `frame` (25 per second)."""
 
-    frame: FrameIndex = 0
-    point: tuple[Coordinate, Coordinate]
+    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    point: tuple[Coordinate, Coordinate] = Field(description="x and y in pixels.")
 
 
 class SpeakerBox(StrictModel):
-    """The face that overlaps ``box`` (x1, y1, x2, y2 in pixels) most in ``frame`` (25 fps)."""
+    """The face that overlaps `box` (x1, y1, x2, y2 in pixels) most in `frame` (25 per second)."""
 
-    frame: FrameIndex = 0
-    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] = Field(
+        description="Left, top, right and bottom in pixels."
+    )
 
     @model_validator(mode="after")
     def _corners_in_order(self) -> SpeakerBox:
@@ -91,24 +102,27 @@ GuidanceScale = Annotated[
         strict=True,
         ge=GUIDANCE_SCALE_MIN,
         le=GUIDANCE_SCALE_MAX,
-        description="strength of classifier-free guidance; 1.0 means none (diffusion engines)",
+        description="Strength of classifier-free guidance; 1.0 turns it off. The draft engine "
+        "ignores it.",
     ),
 ]
 InferenceSteps = Annotated[
-    WholeNumber,
+    int,
     Field(
         strict=True,
         ge=INFERENCE_STEPS_MIN,
         le=INFERENCE_STEPS_MAX,
-        description="denoising steps (diffusion engines)",
+        description="Number of denoising steps. The draft engine ignores it.",
     ),
+    _AS_WHOLE_NUMBER,
 ]
 Seed = Annotated[
-    WholeNumber,
+    int,
     Field(
         strict=True,
         ge=SEED_RANDOM,
         le=SEED_MAX,
-        description="seed of the run; -1 draws a random one and reports it",
+        description="Seed of the random numbers. -1 draws one; `details.seed` reports it.",
     ),
+    _AS_WHOLE_NUMBER,
 ]

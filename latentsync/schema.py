@@ -68,18 +68,26 @@ def _exactly_one_source(schema: dict[str, Any]) -> None:
 
 
 class SegmentFields(StrictModel):
-    """A part of the video that one speaker says, with its own piece of speech."""
+    """A part of the video in which one speaker speaks."""
 
-    audio_url: Text | None = Field(None, description="http(s) address of its recording")
+    audio_url: Text | None = Field(
+        None, description="URL of the recording of this segment, as for the video."
+    )
     audio_base64: Text | None = Field(
-        None, description="its recording as base64 or data: URI; by default the request's recording"
+        None,
+        description="The recording of this segment as base64 or `data:` URI. A segment without a "
+        "recording uses the recording of the request.",
     )
-    start_s: Seconds = Field(0.0, description="where in the video it begins, in seconds")
+    start_s: Seconds = Field(0.0, description="Start of the segment in the video, in seconds.")
     end_s: Seconds | None = Field(
-        None, description="where in the video it ends; by default where its recording does"
+        None,
+        description="End of the segment in the video, in seconds; by default where its recording "
+        "ends. A longer recording is cut, a shorter one followed by silence.",
     )
-    audio_start_s: Seconds = Field(0.0, description="where in the recording it begins, in seconds")
-    speaker: Speaker | None = Field(None, description="whose lips move; by default the request's")
+    audio_start_s: Seconds = Field(0.0, description="Start in the recording, in seconds.")
+    speaker: Speaker | None = Field(
+        None, description="Who speaks; by default the `speaker` of the request."
+    )
 
     @model_validator(mode="after")
     def _start_before_end(self) -> SegmentFields:
@@ -89,54 +97,68 @@ class SegmentFields(StrictModel):
 
 
 class PredictRequest(StrictModel):
-    """The body of ``POST /predict``: one video, one speech recording and the options of the run."""
+    """One video, one speech recording and the options of the run."""
 
     model_config = ConfigDict(json_schema_extra=_exactly_one_source)
 
-    video_url: Text | None = Field(None, description="http(s) address of the source video")
-    video_base64: Text | None = Field(None, description="source video as base64 or data: URI")
-    audio_url: Text | None = Field(None, description="http(s) address of the speech recording")
-    audio_base64: Text | None = Field(None, description="speech recording as base64 or data: URI")
+    video_url: Text | None = Field(
+        None, description="URL of the source video: http or https, or `upload://…` of an upload."
+    )
+    video_base64: Text | None = Field(
+        None, description="The source video as base64 or `data:` URI."
+    )
+    audio_url: Text | None = Field(
+        None, description="URL of the speech recording, as for the video."
+    )
+    audio_base64: Text | None = Field(
+        None, description="The speech recording as base64 or `data:` URI."
+    )
     guidance_scale: GuidanceScale = 1.5
     inference_steps: InferenceSteps = 20
     seed: Seed = 1247
     sync_mode: SyncMode = Field(
-        SyncMode.BOUNCE, description="what to do when audio and video lengths differ"
+        SyncMode.BOUNCE, description="What to do when video and audio have different lengths."
     )
     speaker: Speaker = Field(
-        "auto", description="whose lips move: auto, a frame with a point, or a frame with a box"
+        "auto",
+        description="Who speaks: `auto` (the largest and steadiest face), a point in a frame, or a "
+        "box in a frame.",
     )
     deadline_s: float | None = Field(
-        None, strict=True, gt=0, description="give up when the run takes longer, in seconds"
+        None, strict=True, gt=0, description="Stop with an error after so many seconds of the run."
     )
     engine: EngineName | None = Field(
-        None, description="which engine makes the lips; by default the server's"
+        None,
+        description="Engine that makes the lips; by default the one that the server is set to.",
     )
     scheduler: SchedulerName = Field(
-        "ddim", description="how a step is taken; dpm-solver++ needs fewer steps, approximately"
+        "ddim",
+        description="Sampler. `dpm-solver++` needs about half the steps and is approximate.",
     )
     feature_cache_interval: WholeNumber = Field(
         1,
         strict=True,
         ge=1,
         le=CACHE_INTERVAL_MAX,
-        description="run the whole network only every so many steps; above 1 approximate",
+        description="Run the whole network only every so many steps, and reuse its features in "
+        "between. Faster and approximate above 1.",
     )
     guidance_interval: tuple[Share, Share] = Field(
         (0.0, 1.0),
-        description="part of the steps with guidance, start and end in 0..1; less is approximate",
+        description="The part of the steps with guidance: start and end from 0 to 1. Faster and "
+        "approximate when shorter.",
     )
 
     segments: tuple[SegmentFields, ...] = Field(
         (),
         max_length=SEGMENTS_MAX,
-        description="parts with a recording or a speaker of their own, instead of one recording "
-        "from start to end; they may overlap where different people speak",
+        description="Parts of the video with a recording or a speaker of their own, instead of one "
+        "recording from start to end. They may overlap if different people speak.",
     )
     keep_sound: bool = Field(
         True,
         strict=True,
-        description="with segments: the video's own sound is heard where nobody speaks",
+        description="With `segments`: keep the sound of the video outside the segments.",
     )
 
     @field_validator("guidance_interval")

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class JobStatus(StrEnum):
-    """Where a job is in its life; the last three are final."""
+    """State of a job; `succeeded`, `failed` and `canceled` are final."""
 
     QUEUED = "queued"
     PROCESSING = "processing"

@@ -6,60 +6,81 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from latentsync.jobs.job import Delivery, Job, JobStatus
 
+_EXAMPLE: JsonDict = {
+    "id": "5f3a1c52-8d0e-4b7a-9a43-0c6a2f1e7d10",
+    "status": "processing",
+    "progress": {"stage": "generate", "fraction": 0.42, "frames_done": 68, "frames_total": 161},
+    "queue_position": None,
+    "created_at": "2026-01-31T12:00:00Z",
+    "started_at": "2026-01-31T12:00:01Z",
+    "finished_at": None,
+    "attempts": 1,
+    "error": None,
+    "output_url": None,
+    "details": None,
+    "webhook": None,
+}
+
 
 class Progress(BaseModel):
-    """How far the running attempt is."""
+    """Progress of the current attempt."""
 
-    stage: str = Field(description="fetch, probe, read, generate or write; empty before the first")
-    fraction: float = Field(description="of the whole run, 0 to 1")
-    frames_done: int
-    frames_total: int = Field(description="0 until it is known")
+    stage: str = Field(
+        description="`fetch`, `probe`, `read`, `generate` or `write`; empty before the first."
+    )
+    fraction: float = Field(description="Fraction of the whole run, 0 to 1.")
+    frames_done: int = Field(description="Frames made so far.")
+    frames_total: int = Field(description="Frames of the result; 0 until known.")
 
 
 class PredictionError(BaseModel):
     """Why a prediction failed."""
 
-    code: str = Field(description="stable, for programs")
-    message: str = Field(description="one sentence, for people")
-    field: str | None = None
+    code: str = Field(description="Stable code, for programs.")
+    message: str = Field(description="One sentence, for people.")
+    field: str | None = Field(None, description="Field of the request that is at fault.")
 
 
 class WebhookDelivery(BaseModel):
-    """Whether the receiver of a webhook has heard of the end."""
+    """Delivery of the webhook of a prediction."""
 
     status: Literal["pending", "delivered", "failed"] = Field(
-        description="pending until it is told or, after the last attempt, failed"
+        description="`pending` until it is delivered or the last attempt has failed."
     )
-    attempts: int = Field(description="how often it was sent")
-    reason: str | None = Field(description="why the last attempt failed, for people")
+    attempts: int = Field(description="Number of attempts so far.")
+    reason: str | None = Field(description="Why the last attempt failed, for people.")
 
 
 class Prediction(BaseModel):
-    """One prediction, from its arrival until it is forgotten."""
+    """A prediction and its current state."""
 
-    id: str
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    id: str = Field(description="UUID, drawn by the server or chosen by the caller.")
     status: JobStatus
     progress: Progress
     queue_position: int | None = Field(
-        description="predictions ahead in the line, 0 is next; null unless queued"
+        description="Predictions ahead of it in the queue, 0 is next; null unless `queued`."
     )
-    created_at: datetime
-    started_at: datetime | None = Field(description="of the latest attempt")
-    finished_at: datetime | None
-    attempts: int = Field(description="how often it was begun; above 1 if a worker was lost")
-    error: PredictionError | None
+    created_at: datetime = Field(description="When it was accepted.")
+    started_at: datetime | None = Field(description="Start of the latest attempt; null before it.")
+    finished_at: datetime | None = Field(description="When it ended; null before that.")
+    attempts: int = Field(description="Number of attempts; above 1 if a worker was lost.")
+    error: PredictionError | None = Field(description="Null unless `failed`.")
     output_url: str | None = Field(
-        description="address of the video, which wants the same key; null unless succeeded"
+        description="Address of the video, which needs the same key; null unless `succeeded`."
     )
     details: dict[str, Any] | None = Field(
-        description="of the finished run, as contract A has them: engine, seed, frames, seconds …"
+        description="How the video was made (engine, seed, frames, seconds per stage and more); "
+        "null unless `succeeded`. The schema is PredictDetails."
     )
     webhook: WebhookDelivery | None = Field(
-        None, description="how far the word of its end is; null if nobody is to be told"
+        None, description="Delivery of the webhook; null if the request named none."
     )
 
 
@@ -72,7 +93,7 @@ def represent(
         job: the job.
         queue_position: how many are ahead of it; None unless it is queued.
         base_url: address of the server, as the caller knows it; empty if that is not known.
-        delivery: how far the word of its end is; None if nobody is to be told.
+        delivery: of its webhook; None if the request named none.
     """
     error = job.error
     return Prediction(

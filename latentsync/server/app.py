@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
@@ -17,6 +16,7 @@ from latentsync.answers import Problem
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.folders import check_folders
 from latentsync.jobs.news import JobNews
+from latentsync.jobs.representation import Prediction
 from latentsync.pipelines.engines import Engines
 from latentsync.schema import PredictRequest
 from latentsync.server.arrivals import Arrivals
@@ -33,21 +33,33 @@ from latentsync.server.error_answers import (
 )
 from latentsync.server.health import add_health, add_metrics, engine_state, workers_state
 from latentsync.server.line import Line
-from latentsync.server.lipsync import LIPSYNC_PATHS, build_lipsync_router, lipsync_error
-from latentsync.server.openapi import add_openapi
+from latentsync.server.lipsync import (
+    LIPSYNC_PATHS,
+    LipsyncRequest,
+    RequestName,
+    build_lipsync_router,
+    lipsync_error,
+)
+from latentsync.server.openapi import add_openapi, introduction, operation_id, schemas_of
 from latentsync.server.places import Places
 from latentsync.server.predict import DirectDoor, build_predict_router
 from latentsync.server.queued_predict import QueuedDoor
-from latentsync.server.tasks import TASK_PATHS, build_tasks_router, task_error
+from latentsync.server.tasks import TASK_PATHS, TaskRequest, build_tasks_router, task_error
 from latentsync.server.unread_body import UnreadBodyClose
 from latentsync.server.v1.api import NativeApi
-from latentsync.server.v1.openapi import PredictionRequest
+from latentsync.server.v1.openapi import SCHEMAS, PredictionRequest
 from latentsync.server.v1.router import build_v1_router
 from latentsync.server.v1.uploads import UPLOADS_PATH
 from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
 
 _FORM_BYTES = MIB  # of a form, beside its files
+_BODIES = (PredictRequest, PredictionRequest, TaskRequest, LipsyncRequest, RequestName)
+_DOCS_PAGE = {
+    "tryItOutEnabled": True,
+    "defaultModelsExpandDepth": 0,
+    "displayRequestDuration": True,
+}
 _ERROR_SHAPES: dict[str, ErrorShape] = {
     NATIVE_PATHS: problem_answer,
     **dict.fromkeys(TASK_PATHS, task_error),
@@ -100,7 +112,8 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
         yield
         await run_in_threadpool(line.close)
 
-    app = _new_app(settings, lifespan, PredictRequest)
+    app = _new_app(settings, lifespan, introduction(with_jobs=False))
+    add_openapi(app, schemas_of(PredictRequest), _ERROR_SHAPES)
     app.state.dismiss_listeners = _nobody  # for the process that serves the app
     app.state.stop_runs = line.stop
     add_health(app, engine_state(engine))
@@ -122,12 +135,16 @@ def _app_with_jobs(
         yield
         await run_in_threadpool(desk.close)
 
-    app = _new_app(settings, lifespan, PredictRequest, PredictionRequest, Problem)
+    app = _new_app(settings, lifespan, introduction(with_jobs=True))
+    answers = schemas_of(Prediction, Problem, mode="serialization")
+    add_openapi(app, answers | schemas_of(*_BODIES) | SCHEMAS, _ERROR_SHAPES)
     app.state.dismiss_listeners = news.close
     app.state.stop_runs = places.close
     add_health(app, workers_state(desk.engines))
     add_metrics(app, desk, auth)
-    app.include_router(build_predict_router(QueuedDoor(desk, news, places), auth))
+    app.include_router(
+        build_predict_router(QueuedDoor(desk, news, places), auth, with_uploads=True)
+    )
     arrivals = Arrivals(settings)
     api = NativeApi(desk, news, settings, arrivals)
     app.include_router(build_v1_router(api, auth))
@@ -155,11 +172,15 @@ def _nobody() -> None:
     """Nobody listens where every call ends with its own run."""
 
 
-def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> FastAPI:
+def _new_app(settings: Settings, lifespan: Any, description: str) -> FastAPI:
     app = FastAPIOffline(  # /docs and /redoc load from here alone
         title="latentsync",
         version=__version__,
-        description="Post a video and speech, get the video with lips that say the speech.",
+        description=description,
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        servers=_servers(settings.public_url),
+        generate_unique_id_function=operation_id,
+        swagger_ui_parameters=_DOCS_PAGE,
         lifespan=lifespan,
     )
     app.add_middleware(
@@ -171,5 +192,12 @@ def _new_app(settings: Settings, lifespan: Any, *models: type[BaseModel]) -> Fas
     )
     app.add_middleware(DocsPolicy)
     add_error_handlers(app, _ERROR_SHAPES)
-    add_openapi(app, *models)
     return app
+
+
+def _servers(public_url: str | None) -> list[dict[str, Any]]:
+    """Return where the API is: the address that a caller has already, and the public one."""
+    servers = [{"url": "/", "description": "The server that you are looking at."}]
+    if public_url is not None:
+        servers.append({"url": public_url, "description": "Its public address."})
+    return servers

@@ -25,7 +25,7 @@ class BearerAuth(HTTPBearer):
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
-        super().__init__(scheme_name="bearer", description="a key of LATENTSYNC_API_KEY")
+        super().__init__(scheme_name="bearer", description="A key of this server.")
         self._owners = [(key.encode(), owner_of(key)) for key in keys if key]
 
     async def __call__(self, request: HTTPConnection) -> str:  # type: ignore[override]

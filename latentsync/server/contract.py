@@ -6,8 +6,9 @@ import asyncio
 import hmac
 import uuid
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from fastapi import Path
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -23,19 +24,22 @@ from latentsync.schema import validate_as
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.body import understand_json
 from latentsync.server.error_answers import ErrorShape
+from latentsync.server.examples import RESULT_NAME, json_content, named
+from latentsync.server.openapi import reference
 from latentsync.server.stored_file import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
-_NEVER_REPEATED = ""  # fingerprint: these contracts have no name by which to repeat a call
+ResultName = Annotated[
+    str,
+    Path(
+        description="Last part of the address that the server gave for the video.",
+        openapi_examples={"name": {"summary": "A result", "value": RESULT_NAME}},
+    ),
+]
 
-VIDEO_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The whole video", "content": {"video/mp4": {}}},
-    206: {"description": "The range asked for", "content": {"video/mp4": {}}},
-    304: {"description": "The caller has it already"},
-    416: {"description": "There is nothing in this range"},
-}
+_NEVER_REPEATED = ""  # fingerprint: these contracts have no name by which to repeat a call
 
 
 def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
@@ -61,9 +65,15 @@ def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
     return Route
 
 
-def describe_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Return what OpenAPI says of a body that is read after authorization and under limits."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
+def describe_body(model: type[BaseModel], summary: str, example: dict[str, Any]) -> dict[str, Any]:
+    """Return what OpenAPI says of a body that is read after authorization and under limits.
+
+    Args:
+        model: the fields; the application adds it to the document.
+        summary: what the example shows.
+        example: a body that runs as it stands.
+    """
+    content = json_content(reference(model.__name__), {"example": named(summary, example)})
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -144,7 +144,7 @@ def _allowed(request: Request) -> str:
 
 
 def shape_at(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
-    """Return how errors are told at a path: contract A's way where no other is given."""
+    """Return how errors are answered at a path; ``shapes`` has those of contracts, by path."""
     for beginning, shape in shapes.items():
         if path == beginning or path.startswith(f"{beginning}/"):
             return shape

@@ -7,14 +7,16 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Response
 
-from latentsync.answers import ErrorResponse
 from latentsync.errors import EngineUnavailable
 from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.server.engine import Engine
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
+from latentsync.server.openapi import error_responses
 
 State = Callable[[], dict[str, Any]]
+
+_METRICS = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def engine_state(engine: Engine) -> State:
@@ -52,17 +54,19 @@ def add_health(app: FastAPI, state: State) -> None:
         state: tells what is ready; raises EngineUnavailable while nothing is.
     """
 
-    @app.get("/health", tags=["health"], summary="The process lives")
+    @app.get("/health", tags=["health"], summary="Check that the server runs")
     async def health() -> dict[str, str]:
+        """Answers as long as this process runs, whatever the state of workers and storage."""
         return {"status": "ok"}
 
     @app.get(
         "/ready",
         tags=["health"],
-        summary="Predictions can be made",
-        responses={503: {"model": ErrorResponse, "description": "Not now; the message says why"}},
+        summary="Check that predictions can be made",
+        responses=error_responses(500, 503),
     )
     def ready() -> dict[str, Any]:
+        """Answers 200 if a worker is running, or if the engine of this process is loaded."""
         return state()
 
 
@@ -73,10 +77,11 @@ def add_metrics(app: FastAPI, desk: JobDesk, auth: Callable[..., Any]) -> None:
     @app.get(
         "/metrics",
         tags=["health"],
-        summary="Figures for Prometheus",
+        summary="Get metrics for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={200: _METRICS, **error_responses(401, 500, 503)},
         dependencies=[Depends(auth)],
     )
-    def figures() -> Response:
+    def get_metrics() -> Response:
+        """Queue length, ended jobs, seconds per stage, storage, and the memory of GPUs."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -25,7 +25,7 @@ from latentsync.server.arrivals import Arrivals
 from latentsync.server.base_url import base_url_of
 from latentsync.server.body import read_json
 from latentsync.server.contract import (
-    VIDEO_RESPONSES,
+    ResultName,
     describe_body,
     result_path,
     route_with_errors,
@@ -33,36 +33,42 @@ from latentsync.server.contract import (
     submit,
 )
 from latentsync.server.error_answers import error_headers
-from latentsync.server.openapi import MEANINGS
+from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
+from latentsync.server.openapi import MEANINGS, VIDEO, VIDEO_RESPONSES
 
 RESULTS = "/static/results"
 LIPSYNC_PATHS = ("/lipsync", RESULTS)
 
+RequestId = Annotated[
+    str, Path(description="`request_id` of the request.", openapi_examples=ABOUT_EXAMPLE)
+]
+_EXAMPLE_NAME = {"request_id": PREDICTION_ID}
+
 
 class LipsyncRequest(StrictModel):
-    """What to make."""
+    """A video to make, with the media as base64."""
 
-    video_source: Text = Field(description="source video as base64 or data: URI")
-    audio_source: Text = Field(description="speech recording as base64 or data: URI")
+    video_source: Text = Field(description="The source video as base64 or `data:` URI.")
+    audio_source: Text = Field(description="The speech recording as base64 or `data:` URI.")
     inference_steps: InferenceSteps = 20
     guidance_scale: GuidanceScale = 2.0
     seed: Seed = 1247
 
 
 class RequestName(StrictModel):
-    """Which request a call is about."""
+    """The request that a call is about."""
 
-    request_id: Text
+    request_id: Text = Field(description="`request_id` that was answered on submission.")
 
 
 class LipsyncAccepted(BaseModel):
-    """A request that was taken in."""
+    """An accepted request."""
 
-    request_id: str
+    request_id: str = Field(description="Id to ask about the request.")
 
 
 class RequestStatus(StrEnum):
-    """Where a request is in its life."""
+    """State of a request; the last three are final."""
 
     IN_QUEUE = "InQueue"
     IN_PROGRESS = "InProgress"
@@ -74,44 +80,44 @@ class RequestStatus(StrEnum):
 class Video(BaseModel):
     """A finished video."""
 
-    url: str = Field(description="absolute; whoever knows it may download")
+    url: str = Field(description="Absolute address; it needs no key.")
 
 
 class Timings(BaseModel):
-    """Where the time went."""
+    """Duration of the run."""
 
-    inference: float = Field(description="seconds in which the frames were made")
+    inference: float = Field(description="Seconds in which the frames were made.")
 
 
 class Results(BaseModel):
-    """What was made."""
+    """The finished video and its timings."""
 
-    video: list[Video]
+    video: list[Video] = Field(description="One video.")
     timings: Timings
 
 
 class LipsyncStatus(BaseModel):
-    """How far a request is."""
+    """A request and its current state."""
 
     status: RequestStatus
-    reason: str | None = Field(description="one sentence if it failed or was cancelled")
-    queue_position: int | None = Field(description="1 is next; null unless InQueue")
-    results: Results | None = Field(description="null unless Succeed")
+    reason: str | None = Field(description="One sentence if it failed or was cancelled.")
+    queue_position: int | None = Field(description="1 is next; null unless `InQueue`.")
+    results: Results | None = Field(description="Null unless `Succeed`.")
 
 
 class LipsyncCanceled(BaseModel):
-    """A request that was cancelled."""
+    """A cancelled request."""
 
-    status: Literal["Succeed"] = "Succeed"
-    reason: str
+    status: Literal["Succeed"] = Field("Succeed", description="Always `Succeed`.")
+    reason: str = Field(description="One sentence, for people.")
 
 
 class LipsyncFailure(BaseModel):
-    """Every error of this contract."""
+    """An error of the submit, status and cancel API."""
 
-    status: Literal["Failed"] = "Failed"
-    reason: str = Field(description="one sentence, for people")
-    code: str = Field(description="stable, for programs")
+    status: Literal["Failed"] = Field("Failed", description="Always `Failed`.")
+    reason: str = Field(description="One sentence, for people.")
+    code: str = Field(description="Stable code, for programs.")
 
 
 _STATUS = {
@@ -124,7 +130,20 @@ _STATUS = {
 
 
 _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
-    400: {"model": LipsyncFailure, "description": "The request does not wait any more"}
+    400: {
+        "model": LipsyncFailure,
+        "description": "The request is not waiting any more",
+        "content": {
+            "application/json": {
+                "example": {
+                    "status": "Failed",
+                    "reason": "The request is InProgress; only one that is InQueue can be "
+                    "cancelled.",
+                    "code": NotInQueue.code,
+                }
+            }
+        },
+    }
 }
 
 
@@ -159,21 +178,23 @@ def _calls(
 
     @router.post(
         "/lipsync/submit",
-        summary="Hand in a request",
+        summary="Submit a request",
         responses=_errors(507),
-        openapi_extra=describe_body(LipsyncRequest),
+        openapi_extra=describe_body(LipsyncRequest, "Embedded media", _example()),
     )
-    async def hand_in(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
+    async def submit_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
+        """Puts a request into the queue and answers its id at once."""
         job = await submit(request, desk, arrivals, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
 
     @router.post(
         "/lipsync/status",
-        summary="How far a request is",
+        summary="Get the state of a request",
         responses=_errors(404),
-        openapi_extra=describe_body(RequestName),
+        openapi_extra=describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
-    async def status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
+    async def get_lipsync_status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
+        """Returns state, queue position and, on success, the address of the video."""
         job_id = await read_name(request, owner)
         base_url = base_url_of(request, public_url)
 
@@ -184,11 +205,15 @@ def _calls(
 
     @router.post(
         "/lipsync/cancel",
-        summary="Cancel a request that waits",
+        summary="Cancel a waiting request",
         responses=_errors(404) | _NOT_IN_QUEUE,
-        openapi_extra=describe_body(RequestName),
+        openapi_extra=describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
-    async def cancel(request: Request, owner: str = Depends(auth)) -> LipsyncCanceled:
+    async def cancel_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncCanceled:
+        """Cancels a request that is still `InQueue`; a running one goes on.
+
+        `POST /v1/predictions/{job_id}/cancel` cancels running ones as well.
+        """
         job_id = await read_name(request, owner)
         return await run_in_threadpool(_cancel, desk, job_id, owner)
 
@@ -202,11 +227,13 @@ def _downloads(desk: JobDesk) -> APIRouter:
     @router.head(RESULTS + "/{request_id}/{name}", include_in_schema=False)
     @router.get(
         RESULTS + "/{request_id}/{name}",
-        summary="A finished video",
+        summary="Download the video of a request",
         response_class=Response,
         responses=VIDEO_RESPONSES | _errors(404, 500, 503),
+        openapi_extra=VIDEO,
     )
-    def result(request: Request, request_id: str, name: str) -> Response:
+    def lipsync_result(request: Request, request_id: RequestId, name: ResultName) -> Response:
+        """The file behind `results.video[0].url`; without a key, as its random name is secret."""
         return send_result(request, desk, request_id, name)
 
     return router
@@ -267,6 +294,11 @@ def lipsync_error(error: LatentSyncError, _reference: str | None) -> JSONRespons
     status = HTTPStatus.UNPROCESSABLE_ENTITY if isinstance(error, InvalidRequest) else error.status
     failure = LipsyncFailure(reason=error.message, code=error.code)
     return JSONResponse(failure.model_dump(), status, error_headers(error))
+
+
+def _example() -> dict[str, Any]:
+    video, audio = embedded_media()
+    return {"seed": 7, "video_source": video, "audio_source": audio}
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -6,67 +6,270 @@ so FastAPI never sees their model: it is declared here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from latentsync.answers import ErrorResponse
+from latentsync.errors import (
+    DeadlineExceeded,
+    DiskFull,
+    EngineUnavailable,
+    FetchTimeout,
+    ForbiddenAddress,
+    IdempotencyConflict,
+    InternalError,
+    InvalidField,
+    JobNotFound,
+    LatentSyncError,
+    LineFull,
+    MalformedBody,
+    NotAuthorized,
+    TooManyBytes,
+)
+from latentsync.server.error_answers import ErrorShape, shape_at
+from latentsync.server.examples import embedded_request, json_content, named
 
 REFERENCE = "#/components/schemas/{model}"
+Responses = dict[int | str, dict[str, Any]]
 
 MEANINGS = {
-    400: "The body is not a JSON object",
-    401: "The bearer token is missing or wrong",
-    403: "A media address or path that this server must not read",
-    404: "There is no such thing, or it is somebody else's",
-    408: "The body or a media address was too slow",
-    409: "The id or Idempotency-Key was used for another request",
+    400: "The body is not what its Content-Type says, or not of the expected form",
+    401: "The bearer key is missing or wrong",
+    403: "A media URL that this server must not fetch",
+    404: "Not found, or it belongs to another key",
+    408: "The body or a media URL was too slow",
+    409: "The id or the Idempotency-Key was used for another request",
     410: "The video is no longer kept",
-    413: "The body or a medium is larger than allowed",
-    422: "A field or a medium cannot be used",
-    429: "The line is full; Retry-After says when to try again",
-    500: "A defect of the server or a codec failure",
-    503: "The engine, the store of files or the record of jobs is not ready",
+    413: "The body or a media file is larger than allowed",
+    422: "A field or a media file cannot be used",
+    429: "Too much is waiting, arriving or stored; try again later",
+    500: "A defect of the server, or the codec failed",
+    503: "The engine, the file storage or the database is not ready; try again later",
     504: "The run did not end before its deadline",
-    507: "The server's disk is full",
+    507: "The disk of the server is full",
+}
+# What is shown as an example of each; in the shape of the contract that answers it.
+EXAMPLE_ERRORS: dict[int, LatentSyncError] = {
+    error.status: error
+    for error in (
+        MalformedBody("The body is not JSON: Expecting value (at 0)."),
+        NotAuthorized("The bearer token is not known to this server."),
+        ForbiddenAddress("video_url points to a private address.", field="video_url"),
+        JobNotFound("There is no such job."),
+        FetchTimeout("The request body did not arrive within 300 s."),
+        IdempotencyConflict("This Idempotency-Key was used for another request."),
+        TooManyBytes("The request body is larger than 268435456 bytes."),
+        InvalidField(
+            "inference_steps is 51: input should be less than or equal to 50 (allowed: 1 to 50).",
+            field="inference_steps",
+        ),
+        LineFull("8 predictions are waiting already."),
+        InternalError("The server has a defect; its log names this reference."),
+        EngineUnavailable("No worker is alive; jobs are kept."),
+        DeadlineExceeded("The run did not end within 900 s."),
+        DiskFull("The disk has too little room."),
+    )
 }
 
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": meaning}
-    for status, meaning in MEANINGS.items()
-    if status not in (404, 409, 410)  # of jobs
+TAGS = {
+    "predictions": "**Start here.** A prediction is a job: create it, follow its state, fetch the "
+    "video. Jobs survive restarts of the server and of its workers.",
+    "uploads": "Store a media file once, and name it in as many predictions as you like.",
+    "models": "The engines that make the lips.",
+    "predict": "One call that waits for the video and answers it as base64. The field names and "
+    "the answer are those of the Cerebrium deployment.",
+    "tasks": "A queue API by URL, for clients that exist. It makes the same jobs as `/v1`; new "
+    "clients should use `/v1/predictions`.",
+    "lipsync": "A submit, status and cancel API with base64 media, for clients that exist. It "
+    "makes the same jobs as `/v1`; new clients should use `/v1/predictions`.",
+    "health": "State of the server, for load balancers and monitoring.",
 }
+_INTRODUCTION = """\
+Send a video and a speech recording; get the same video with lips that say the speech.
 
-PREDICT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": {"$ref": REFERENCE.format(model="PredictRequest")}}
-        },
+**Key.** Operations with a lock need a key of this server, sent as `Authorization: Bearer <key>`.
+Here, press **Authorize** and paste the key alone, without the word `Bearer`. Whoever runs the
+server gives you one (`LATENTSYNC_API_KEY`). A server without the button asks for no key.
+"""
+_WITH_JOBS = """
+**First video.**
+
+1. Open `PUT /v1/predictions/{job_id}` below and press **Execute**. The example holds a small
+   picture and a second of speech, and asks to wait for the result.
+2. Open `GET /v1/predictions/{job_id}/output` and press **Execute**, then **Download file**.
+
+**Your own media.** Send files as a form (choose `multipart/form-data` in `POST /v1/predictions`),
+or store them with `POST /v1/uploads` and use the `url` of the answer, or give a URL, or embed
+base64.
+
+**State.** Ask `GET /v1/predictions/{job_id}` until `status` is `succeeded`, `failed` or
+`canceled`, or follow `GET /v1/predictions/{job_id}/events`, or give a `webhook` in the request.
+"""
+_WITH_ENGINE = """
+**First video.** Open `POST /predict` below and press **Execute**. The example holds a small picture
+and a second of speech; the answer holds the finished video as base64.
+"""
+_ERRORS = """
+**Errors** have a stable `code` and one sentence that names the field, the value and what is
+allowed. 429 and 503 may carry `Retry-After`, in seconds.
+"""
+
+
+def error_responses(*statuses: int) -> Responses:
+    """Return the error answers with these statuses, as contract A tells them."""
+    return {
+        status: {"model": ErrorResponse, "description": MEANINGS[status]} for status in statuses
     }
+
+
+ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409}))  # those two are of jobs
+
+
+def predict_body() -> dict[str, Any]:
+    """Return what the document says of the body of ``POST /predict``."""
+    content = json_content(
+        reference("PredictRequest"),
+        {"embedded": named("Embedded media", embedded_request(seed=7))},
+    )
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def reference(model: str) -> dict[str, str]:
+    """Return the reference to a schema of the document."""
+    return {"$ref": REFERENCE.format(model=model)}
+
+
+def introduction(*, with_jobs: bool) -> str:
+    """Return the text above the operations.
+
+    Args:
+        with_jobs: the server keeps jobs; else it has ``/predict`` only.
+    """
+    return _INTRODUCTION + (_WITH_JOBS if with_jobs else _WITH_ENGINE) + _ERRORS
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the id of an operation: the name of its route, which is short and in snake_case."""
+    return route.name
+
+
+def schemas_of(
+    *models: type[BaseModel], mode: Literal["validation", "serialization"] = "validation"
+) -> dict[str, Any]:
+    """Return the schemas of models that FastAPI does not see, and of what they consist of.
+
+    Args:
+        models: of bodies.
+        mode: ``validation`` for those of calls, ``serialization`` for those of answers.
+    """
+    found: dict[str, Any] = {}
+    for model in models:
+        schema = model.model_json_schema(ref_template=REFERENCE, mode=mode)
+        found |= schema.pop("$defs", {})
+        found[model.__name__] = schema
+    return found
+
+
+def header(description: str, kind: str = "string") -> dict[str, Any]:
+    """Return what the document says of a header of an answer; ``kind`` is its JSON type."""
+    return {"description": description, "schema": {"type": kind}}
+
+
+def header_parameter(name: str, description: str, **more: Any) -> dict[str, Any]:
+    """Return what the document says of an optional header of a call.
+
+    Args:
+        name: of the header.
+        description: for callers.
+        more: what else OpenAPI knows of a parameter; ``schema`` is added to that of a text.
+    """
+    about = {"name": name, "in": "header", "required": False, "description": description}
+    return {**about, **more, "schema": {"type": "string", **more.get("schema", {})}}
+
+
+_VIDEO = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+VIDEO_RESPONSES: Responses = {
+    200: {"description": "The whole video", "content": _VIDEO},
+    206: {
+        "description": "The part asked for",
+        "content": _VIDEO,
+        "headers": {"Content-Range": header("Which bytes of how many.")},
+    },
+    304: {"description": "The video has not changed"},
+    416: {"description": "The file has no such part"},
+}
+VIDEO: dict[str, Any] = {
+    "parameters": [
+        header_parameter(
+            "Range", "Part of the file: `bytes=first-last`, `bytes=first-` or `bytes=-count`."
+        ),
+        header_parameter(
+            "If-None-Match", "The `ETag` of the video that you have: then the answer is 304."
+        ),
+    ]
 }
 
+_RETRY = {"Retry-After": header("Seconds after which the call may succeed, if known.", "integer")}
+_ERROR_HEADERS = {"401": {"WWW-Authenticate": header("`Bearer`.")}, "429": _RETRY, "503": _RETRY}
 
-def add_openapi(app: FastAPI, *models: type[BaseModel]) -> None:
-    """Make the application's document carry the models of bodies that FastAPI never sees."""
+
+def add_openapi(app: FastAPI, schemas: Mapping[str, Any], shapes: Mapping[str, ErrorShape]) -> None:
+    """Make the application's document complete.
+
+    Args:
+        app: the application.
+        schemas: those of bodies that FastAPI never sees, by name.
+        shapes: how errors are told below paths.
+    """
+    generate = app.openapi
 
     def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            app.openapi_schema = _build(app, models)
-        return app.openapi_schema
+        is_new = app.openapi_schema is None  # FastAPI keeps what it has generated
+        generated = generate()
+        if is_new:
+            _complete(generated, schemas, shapes)
+        return generated
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented hook
 
 
-def _build(app: FastAPI, models: Iterable[type[BaseModel]]) -> dict[str, Any]:
-    document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
-    )
-    for model in models:
-        schema = model.model_json_schema(ref_template=REFERENCE)
-        parts = schema.pop("$defs", {})
-        document["components"]["schemas"].update({**parts, model.__name__: schema})
-    return document
+def _complete(
+    document: dict[str, Any], schemas: Mapping[str, Any], shapes: Mapping[str, ErrorShape]
+) -> None:
+    components = document["components"]["schemas"]
+    components.update(schemas)
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)  # of FastAPI's own answer, which is never given here
+    for path, operation in _operations(document):
+        responses = operation["responses"]
+        if "HTTPValidationError" in str(responses.get("422")):
+            del responses["422"]  # its parameters take any text
+        if "security" not in operation:
+            responses.pop("401", None)
+        for status in responses.keys() & _ERROR_HEADERS:
+            responses[status]["headers"] = _ERROR_HEADERS[status]
+        _add_error_examples(responses, shape_at(path, shapes))
+    used = {tag for _, operation in _operations(document) for tag in operation.get("tags", ())}
+    document["tags"] = [
+        {"name": name, "description": text} for name, text in TAGS.items() if name in used
+    ]
+
+
+def _add_error_examples(responses: Mapping[str, Any], shape: ErrorShape) -> None:
+    """Show what the errors among the answers look like; FastAPI would leave null fields out."""
+    for status, response in responses.items():
+        error = EXAMPLE_ERRORS.get(int(status))
+        if error is not None:
+            for content in response.get("content", {}).values():
+                content.setdefault("example", json.loads(bytes(shape(error, None).body)))
+
+
+def _operations(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation

@@ -25,11 +25,17 @@ from latentsync.server.engine import Engine
 from latentsync.server.error_answers import error_answer
 from latentsync.server.hang_up import unless_gone
 from latentsync.server.line import Line
-from latentsync.server.openapi import ERROR_RESPONSES, PREDICT_BODY
+from latentsync.server.openapi import ERROR_RESPONSES, error_responses, predict_body
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
-Name = Annotated[str, Path(description="any name: the local server has one project and one app")]
+Name = Annotated[
+    str,
+    Path(
+        description="Any name: this server has one project and one app.",
+        openapi_examples={"name": {"summary": "Any", "value": "latentsync"}},
+    ),
+]
 
 
 class Door(Protocol):
@@ -92,35 +98,45 @@ def _check(canceled: threading.Event) -> None:
         raise Canceled("The run was canceled.")
 
 
-def build_predict_router(door: Door, auth: Callable[..., Any]) -> APIRouter:
+def build_predict_router(
+    door: Door, auth: Callable[..., Any], *, with_uploads: bool = False
+) -> APIRouter:
     """Return the routes of contract A: the short path and the one that Cerebrium uses.
 
     Args:
         door: answers a request of an owner.
         auth: the dependency whose value is that owner.
+        with_uploads: media may be uploads, which may be missing.
     """
     router = APIRouter(tags=["predict"])
+    body = predict_body()
+    responses = {**ERROR_RESPONSES, **(error_responses(404) if with_uploads else {})}
 
     @router.post(
         "/predict",
         response_model=PredictResponse,
-        responses=ERROR_RESPONSES,
-        openapi_extra=PREDICT_BODY,
-        summary="Make the lips of a video say a speech recording",
+        responses=responses,
+        openapi_extra=body,
+        summary="Make a video and wait for it",
     )
     async def predict(request: Request, owner: str = Depends(auth)) -> Response:
+        """Waits until the video is made and answers it as base64, with how it was made.
+
+        Closing the connection cancels the run.
+        """
         return await door.answer(request, owner)
 
     @router.post(
         "/v4/{project}/{app}/predict",
         response_model=PredictResponse,
-        responses=ERROR_RESPONSES,
-        openapi_extra=PREDICT_BODY,
-        summary="The same, at the path that Cerebrium uses",
+        responses=responses,
+        openapi_extra=body,
+        summary="Make a video and wait for it (path of Cerebrium)",
     )
-    async def predict_at_cloud_path(
+    async def predict_on_cerebrium_path(
         project: Name, app: Name, request: Request, owner: str = Depends(auth)
     ) -> Response:
+        """The same as `POST /predict`, at the path under which Cerebrium serves it."""
         return await door.answer(request, owner)
 
     return router

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -22,7 +22,7 @@ from latentsync.jobs.job import Job, JobStatus
 from latentsync.request import RunOptions, RunRequest, UrlSource
 from latentsync.server.arrivals import Arrivals
 from latentsync.server.contract import (
-    VIDEO_RESPONSES,
+    ResultName,
     describe_body,
     result_path,
     route_with_errors,
@@ -30,10 +30,13 @@ from latentsync.server.contract import (
     submit,
 )
 from latentsync.server.error_answers import error_headers
-from latentsync.server.openapi import MEANINGS
+from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
+from latentsync.server.openapi import MEANINGS, VIDEO, VIDEO_RESPONSES
 
 OUTPUTS = "/outputs"
 TASK_PATHS = ("/sync", "/task", "/queue", OUTPUTS)
+
+TaskId = Annotated[str, Path(description="`task_id` of the task.", openapi_examples=ABOUT_EXAMPLE)]
 
 # What clients may call the checkpoints: their places in the weights folder, and the name that the
 # latest one has where only one is installed. Looked up here, never opened.
@@ -46,26 +49,28 @@ _CHECKPOINTS: dict[str, EngineName] = {
 
 
 class TaskRequest(StrictModel):
-    """What to make."""
+    """A video to make, by URL."""
 
-    video_url: Text = Field(description="http(s) address of the source video")
-    audio_url: Text = Field(description="http(s) address of the speech recording")
+    video_url: Text = Field(
+        description="URL of the source video: http or https, or `upload://…` of an upload."
+    )
+    audio_url: Text = Field(description="URL of the speech recording, as for the video.")
     inference_ckpt_path: Text | None = Field(
-        None, description=f"a checkpoint that the server knows: {', '.join(_CHECKPOINTS)}"
+        None, description=f"A checkpoint that the server knows: {', '.join(_CHECKPOINTS)}."
     )
     inference_steps: InferenceSteps = 20
     guidance_scale: GuidanceScale = 1.0
 
 
 class TaskAccepted(BaseModel):
-    """A task that was taken in."""
+    """An accepted task."""
 
-    task_id: str
-    queue_position: int = Field(description="tasks ahead in the line; 0 is next, or running")
+    task_id: str = Field(description="Id to ask about the task.")
+    queue_position: int = Field(description="Tasks ahead in the queue; 0 is next, or running.")
 
 
 class TaskStatus(StrEnum):
-    """Where a task is in its life."""
+    """State of a task; `completed` and `failed` are final."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -74,34 +79,36 @@ class TaskStatus(StrEnum):
 
 
 class Task(BaseModel):
-    """How far a task is."""
+    """A task and its current state."""
 
     status: TaskStatus
-    progress: float = Field(description="0 to 1")
-    message: str = Field(description="one sentence, for people")
-    output_video_url: str | None = Field(description="path on this server; null until completed")
-    output_mask_url: str | None = Field(description="always null: masks are not kept")
+    progress: float = Field(description="Fraction of the run, 0 to 1.")
+    message: str = Field(description="One sentence, for people.")
+    output_video_url: str | None = Field(
+        description="Path of the video on this server; null until `completed`."
+    )
+    output_mask_url: str | None = Field(description="Always null: masks are not kept.")
 
 
 class QueuedTask(BaseModel):
-    """One of the caller's tasks in the line."""
+    """One of your tasks in the queue."""
 
-    task_id: str
-    position: int = Field(description="tasks ahead of it, other callers' too")
+    task_id: str = Field(description="Id of the task.")
+    position: int = Field(description="Tasks ahead of it, those of other callers included.")
 
 
 class TaskQueue(BaseModel):
-    """The line."""
+    """The queue."""
 
-    queue_length: int = Field(description="tasks that wait, other callers' too")
-    is_processing: bool
-    queued_tasks: list[QueuedTask] = Field(description="the caller's own")
+    queue_length: int = Field(description="Waiting tasks, those of other callers included.")
+    is_processing: bool = Field(description="Whether a task is running.")
+    queued_tasks: list[QueuedTask] = Field(description="Your own waiting tasks.")
 
 
 class TaskErrorResponse(ErrorResponse):
-    """Every error of this contract."""
+    """An error of the queue API by URL."""
 
-    detail: str = Field(description="the message again, where clients of FastAPI look for it")
+    detail: str = Field(description="The message again, where clients of FastAPI look for it.")
 
 
 _STATUS = {
@@ -132,21 +139,31 @@ def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRo
 
     @router.post(
         "/sync",
-        summary="Hand in a task",
-        responses=_errors(400, 403, 408, 413, 422, 429, 507),
-        openapi_extra=describe_body(TaskRequest),
+        summary="Create a task",
+        responses=_errors(400, 403, 404, 408, 413, 422, 429, 507),
+        openapi_extra=describe_body(
+            TaskRequest,
+            "Media stored with POST /v1/uploads",
+            {"video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
+        ),
     )
     async def sync(request: Request, owner: str = Depends(auth)) -> TaskAccepted:
+        """Puts a task into the queue and answers at once, in spite of its name.
+
+        Media come by URL; ask `GET /task/{task_id}` for the state.
+        """
         job = await submit(request, desk, arrivals, owner, TaskRequest, _translate)
         position = await run_in_threadpool(desk.store.position, job)
         return TaskAccepted(task_id=job.id, queue_position=position or 0)
 
-    @router.get("/task/{task_id}", summary="How far a task is", responses=_errors(404))
-    def task(task_id: str, owner: str = Depends(auth)) -> Task:
+    @router.get("/task/{task_id}", summary="Get a task", responses=_errors(404))
+    def get_task(task_id: TaskId, owner: str = Depends(auth)) -> Task:
+        """Returns state, progress and, when it is completed, the path of the video."""
         return _show(*desk.look(task_id, owner))
 
-    @router.get("/queue", summary="The line, and one's own tasks in it")
-    def queue(owner: str = Depends(auth)) -> TaskQueue:
+    @router.get("/queue", summary="Get the queue")
+    def get_queue(owner: str = Depends(auth)) -> TaskQueue:
+        """Returns the length of the queue and the positions of your own tasks in it."""
         counts = desk.store.count()
         waiting = enumerate(desk.store.waiting())
         own = [(job.id, position) for position, job in waiting if job.owner == owner]
@@ -166,11 +183,13 @@ def _downloads(desk: JobDesk) -> APIRouter:
     @router.head(OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
     @router.get(
         OUTPUTS + "/{task_id}/{name}",
-        summary="A finished video",
+        summary="Download the video of a task",
         response_class=Response,
         responses=VIDEO_RESPONSES | _errors(404, 500, 503),
+        openapi_extra=VIDEO,
     )
-    def output(request: Request, task_id: str, name: str) -> Response:
+    def task_output(request: Request, task_id: TaskId, name: ResultName) -> Response:
+        """The file behind `output_video_url`. No key is needed: its random name is the secret."""
         return send_result(request, desk, task_id, name)
 
     return router

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ AUTH = {"Authorization": f"Bearer {KEY}"}
 OTHER_KEY = "another-key-of-the-tests"
 OTHER_AUTH = {"Authorization": f"Bearer {OTHER_KEY}"}
 _WORKER = "tests.jobs.worker_process"
+REAL_WORKER = ("latentsync", "worker", "--with-parent")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -88,12 +89,18 @@ def serving_jobs(settings: Settings, *, workers: int = 1) -> Iterator[str]:
         yield url
 
 
-def worker_command(settings: Settings, name: str) -> list[str]:
-    """Return the command of a worker with these settings; see ``tests.jobs.square_device``."""
+def worker_command(settings: Settings, name: str, program: Sequence[str] = (_WORKER,)) -> list[str]:
+    """Return the command of a worker with these settings; see ``tests.jobs.square_device``.
+
+    Args:
+        settings: of the worker.
+        name: of the worker.
+        program: module and arguments; ``REAL_WORKER`` has the engines of an installation.
+    """
     own = {key: getattr(settings, key) for key in settings.model_fields_set - {"api_keys"}}
     given = {**own, "worker_name": name}
     variables = [f"LATENTSYNC_{key.upper()}={value}" for key, value in given.items()]
-    return ["env", "-C", str(REPOSITORY), *variables, sys.executable, "-m", _WORKER]
+    return ["env", "-C", str(REPOSITORY), *variables, sys.executable, "-m", *program]
 
 
 @contextlib.contextmanager

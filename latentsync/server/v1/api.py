@@ -33,7 +33,7 @@ from latentsync.server.arrivals import Arrivals
 from latentsync.server.base_url import base_url_of, path_of
 from latentsync.server.stored_file import stored_video
 from latentsync.server.v1.events import EventStream, parse_last_event_id
-from latentsync.server.v1.representation import PredictionPage, Predictions
+from latentsync.server.v1.representation import PredictionList, PredictionPage
 from latentsync.server.v1.submission import read_submissions
 from latentsync.settings import Settings
 
@@ -115,7 +115,7 @@ class NativeApi:
         jobs, is_list = await self._take_in(request, owner, job_id, only_lists)
         if is_list:
             shown = await run_in_threadpool(lambda: [self.show(job, base_url) for job in jobs])
-            return _json(Predictions(predictions=shown), 202)
+            return _json(PredictionList(predictions=shown), 202)
         job = jobs[0] if wait_s is None else await self._wait(jobs[0], wait_s)
         headers = {"Location": f"{path_of(base_url)}/v1/predictions/{job.id}"}
         if wait_s is not None:

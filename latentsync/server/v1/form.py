@@ -117,11 +117,17 @@ def _parser(
 
 
 def read_form(parts: FormData) -> Form:
-    """Tell fields and files apart; raises MalformedBody for doubles, UnknownField for a file."""
+    """Tell fields and files apart; raises MalformedBody for doubles, UnknownField for a file.
+
+    A control that was left empty is sent as well, by browsers and by the page of ``/docs``: an
+    empty field, or a file without a name. It counts as not given.
+    """
     form = Form({}, {})
     for name, part in parts.multi_items():
         if name in form.fields or name in form.files:
             raise MalformedBody(f"The field {shorten(name)} is in the form twice.")
+        if _is_left_empty(part):
+            continue
         if isinstance(part, UploadFile):
             form.files[_file_name(name)] = part
         else:
@@ -179,6 +185,10 @@ def take_files(
         hashes[name] = _save(file.file, path, name, max_bytes)
         request = _with_source(request, PathSource(path, name=name))
     return request, hashes
+
+
+def _is_left_empty(part: UploadFile | str) -> bool:
+    return not part.filename and not part.size if isinstance(part, UploadFile) else part == ""
 
 
 def _file_name(name: str) -> str:

@@ -14,25 +14,28 @@ _NOT_KNOWN = "No worker is alive, so it is not known yet whether it can run; job
 class Model(BaseModel):
     """One engine."""
 
-    id: str = Field(description="a value of the field engine")
-    description: str
-    is_default: bool = Field(description="taken when a request names none")
+    id: str = Field(description="Value for the field `engine`.")
+    description: str = Field(description="What it does and needs.")
+    is_default: bool = Field(description="Whether requests without `engine` use it.")
     available: bool = Field(
-        description="false: no worker can run it, and predictions that ask for it are refused"
+        description="Whether a worker can run it; requests for one that none can run are refused."
     )
     reason: str | None = Field(
-        description="why it cannot run, and what to do about it; or why that is not known"
+        description="Why it cannot run and what to do about it, or why that is not known."
     )
 
 
-class Models(BaseModel):
-    """All engines."""
+class ModelList(BaseModel):
+    """The engines, and the default one."""
 
-    default: str = Field(description="auto is latentsync-1.6 on a worker with a GPU, else draft")
-    models: list[Model]
+    default: str = Field(
+        description="Engine of requests that name none. `auto` is `latentsync-1.6` on a worker "
+        "with a GPU, else `draft`."
+    )
+    models: list[Model] = Field(description="The engines.")
 
 
-def list_models(settings: Settings, engines: Availability) -> Models:
+def list_models(settings: Settings, engines: Availability) -> ModelList:
     """Return the engines, which one is taken by default, and which can run."""
     models = [
         Model(
@@ -44,7 +47,7 @@ def list_models(settings: Settings, engines: Availability) -> Models:
         )
         for spec in ENGINES.values()
     ]
-    return Models(default=settings.engine, models=models)
+    return ModelList(default=settings.engine, models=models)
 
 
 def _reason(engines: Availability, name: str) -> str | None:

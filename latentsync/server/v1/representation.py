@@ -1,4 +1,4 @@
-"""Predictions in company, and uploads, as the native API shows them."""
+"""Response models of the native API: lists of predictions, and uploads."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from latentsync.jobs.representation import Prediction
 
 
 class PredictionPage(BaseModel):
-    """Some of one's predictions, latest first."""
+    """A page of your predictions, newest first."""
 
     predictions: list[Prediction]
-    next_cursor: str | None = Field(description="give it as cursor for those that come after")
+    next_cursor: str | None = Field(
+        description="Pass it as `cursor` to get the next page; null on the last one."
+    )
 
 
-class Predictions(BaseModel):
-    """The predictions of one call, in its order."""
+class PredictionList(BaseModel):
+    """The predictions of one call, in the order of its list."""
 
     predictions: list[Prediction]
 
@@ -23,6 +25,8 @@ class Predictions(BaseModel):
 class Upload(BaseModel):
     """A stored file."""
 
-    id: str
-    url: str = Field(description="use it as video_url or audio_url")
-    size_bytes: int
+    id: str = Field(description="Id of the upload.")
+    url: str = Field(
+        description="Address to use as `video_url` or `audio_url`, `upload://` and the id."
+    )
+    size_bytes: int = Field(description="Size of the file.")

@@ -10,19 +10,28 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from latentsync.jobs.desk import check_job_id
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.representation import Prediction
+from latentsync.server.examples import ABOUT_EXAMPLE
+from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
 from latentsync.server.v1 import openapi as documented
 from latentsync.server.v1.api import NativeApi
-from latentsync.server.v1.models import Models, list_models
+from latentsync.server.v1.models import ModelList, list_models
 from latentsync.server.v1.representation import PredictionPage, Upload
 from latentsync.server.v1.uploads import receive_upload
 
 _PAGE, _PAGE_MAX = 20, 100
 
-JobId = Annotated[str, Path(description="a prediction's id", json_schema_extra={"format": "uuid"})]
-UploadId = Annotated[str, Path(description="an upload's id")]
-Status = Annotated[JobStatus | None, Query(description="only those in this state")]
-Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="at most so many")]
-Cursor = Annotated[str | None, Query(description="next_cursor of the page before")]
+JobId = Annotated[
+    str,
+    Path(
+        description="Id of the prediction, a UUID.",
+        json_schema_extra={"format": "uuid"},
+        openapi_examples=ABOUT_EXAMPLE,
+    ),
+]
+UploadId = Annotated[str, Path(description="Id of the upload: the last part of its `url`.")]
+Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
+Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="Length of a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before this one.")]
 Auth = Callable[..., Any]
 
 
@@ -45,32 +54,45 @@ def _submitting(api: NativeApi, auth: Auth) -> APIRouter:
 
     @router.post(
         "/predictions",
-        summary="Hand in a prediction, or several",
+        summary="Create a prediction, or several",
         status_code=202,
         responses=documented.SUBMIT_RESPONSES,
         openapi_extra=documented.SUBMIT,
     )
-    async def submit(request: Request, owner: str = Depends(auth)) -> Response:
+    async def create_prediction(request: Request, owner: str = Depends(auth)) -> Response:
+        """Puts a prediction into the queue and answers it at once, or waits with `Prefer`.
+
+        Send the fields as JSON, or as a form with the media as files. An object
+        `{"predictions": [...]}`, or the list alone, creates several: all or none.
+        """
         return await api.submit(request, owner)
 
     @router.post(
         "/predictions/batch",
-        summary="Hand in several predictions: all are taken, or none",
+        summary="Create several predictions: all or none",
         status_code=202,
         responses=documented.BATCH_RESPONSES,
         openapi_extra=documented.BATCH,
     )
-    async def submit_batch(request: Request, owner: str = Depends(auth)) -> Response:
+    async def create_prediction_batch(request: Request, owner: str = Depends(auth)) -> Response:
+        """Puts up to 100 predictions into the queue. If one of them is refused, none is created."""
         return await api.submit(request, owner, only_lists=True)
 
     @router.put(
         "/predictions/{job_id}",
-        summary="Hand in a prediction under an id of one's own, as often as one likes",
+        summary="Create a prediction with an id of your own (idempotent)",
         status_code=202,
         responses=documented.SUBMIT_ONE_RESPONSES,
         openapi_extra=documented.SUBMIT_ONE,
     )
-    async def submit_as(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+    async def put_prediction(
+        request: Request, job_id: JobId, owner: str = Depends(auth)
+    ) -> Response:
+        """Like `POST /v1/predictions`, under a UUID that you choose.
+
+        A repeated call with the same body answers the same prediction and makes no second one. An
+        id that was used for anything else, by any key, is answered 409.
+        """
         return await api.submit(request, owner, job_id=check_job_id(job_id))
 
     return router
@@ -81,64 +103,89 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     unknown = documented.problems(404)
 
     @router.head("/predictions", include_in_schema=False)
-    @router.get("/predictions", summary="One's predictions, latest first")
-    def predictions(
+    @router.get("/predictions", summary="List your predictions, newest first")
+    def list_predictions(
         request: Request,
         status: Status = None,
         limit: Limit = _PAGE,
         cursor: Cursor = None,
         owner: str = Depends(auth),
     ) -> PredictionPage:
+        """Returns a page of the predictions of your key; `next_cursor` leads to the next page."""
         return api.page(request, owner, status, limit, cursor)
 
     @router.head("/predictions/{job_id}", include_in_schema=False)
     @router.get(
         "/predictions/{job_id}",
-        summary="How far a prediction is",
+        summary="Get a prediction",
         response_model=Prediction,
         responses=unknown,
     )
-    async def prediction(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+    async def get_prediction(
+        request: Request, job_id: JobId, owner: str = Depends(auth)
+    ) -> Response:
+        """Returns the state, progress, queue position and, at the end, the address of the video.
+
+        Cheap to ask: once a second is fine.
+        """
         return await api.status(request, job_id, owner)
 
     @router.post(
         "/predictions/{job_id}/cancel",
-        summary="Cancel it: at once while it waits, within two seconds while it runs",
+        summary="Cancel a prediction",
         responses=unknown,
     )
-    def cancel(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Prediction:
+    def cancel_prediction(
+        request: Request, job_id: JobId, owner: str = Depends(auth)
+    ) -> Prediction:
+        """Cancels it at once while it waits, within two seconds while it runs.
+
+        One that has ended stays as it is.
+        """
         canceled = api.desk.cancel(api.find(job_id, owner).id, owner)
         return api.show(canceled, api.base_url(request))
 
     @router.delete(
         "/predictions/{job_id}",
-        summary="Erase it: its media, its result and everything that is recorded of it",
-        description="One that waits or runs is canceled first, and no webhook tells of it. From "
-        "now on every address of it answers 404. Its id and its Idempotency-Key are free again.",
+        summary="Erase a prediction",
         status_code=204,
         response_class=Response,
         responses=unknown | documented.ERASURE | documented.problems(507),
     )
-    async def erase(job_id: JobId, owner: str = Depends(auth)) -> Response:
+    async def delete_prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
+        """Removes its media, its video and everything that is recorded of it.
+
+        One that waits or runs is canceled first, and no webhook is sent. From then on every address
+        of it answers 404. Its id and its `Idempotency-Key` are free again.
+        """
         return await api.erase(job_id, owner)
 
     @router.get(
         "/predictions/{job_id}/events",
-        summary="What happens to it, as server-sent events",
+        summary="Follow a prediction (server-sent events)",
         response_class=Response,
-        responses=unknown | documented.EVENTS,
+        responses=unknown | documented.EVENTS_RESPONSES,
+        openapi_extra=documented.EVENTS,
     )
-    def events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+    def prediction_events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        """Sends what has happened so far, then what happens, until the prediction has ended.
+
+        Events: `status`, `progress`, `position` (a new place in the queue), `log` (messages of the
+        run) and `webhook` (attempts to deliver it). `data` is a JSON object. After a broken
+        connection, `Last-Event-ID` continues the stream; browsers send it by themselves.
+        """
         return api.events(request, job_id, owner)
 
     @router.head("/predictions/{job_id}/output", include_in_schema=False)
     @router.get(
         "/predictions/{job_id}/output",
-        summary="The finished video",
+        summary="Download the video",
         response_class=Response,
-        responses=documented.problems(404, 410) | documented.OUTPUT,
+        responses=unknown | documented.NO_VIDEO | VIDEO_RESPONSES,
+        openapi_extra=VIDEO,
     )
-    def output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+    def prediction_output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        """Returns the MP4 of a prediction that has succeeded, whole or in parts (`Range`)."""
         return api.output(request, job_id, owner)
 
     return router
@@ -150,31 +197,37 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
     @router.post(
         "/uploads",
         tags=["uploads"],
-        summary="Store a file, to be used instead of an address",
+        summary="Store a media file",
         status_code=201,
         responses=documented.UPLOAD_PROBLEMS,
         openapi_extra=documented.UPLOAD,
     )
-    async def upload(request: Request, owner: str = Depends(auth)) -> Upload:
+    async def create_upload(request: Request, owner: str = Depends(auth)) -> Upload:
+        """Stores the body as a file of your key; the answered `url` goes wherever a media URL does.
+
+        The body is the file itself, not a form: `curl --data-binary @video.mp4`. What kind of file
+        it is, its content says.
+        """
         with api.arrivals.place(request, owner, is_streamed=True):
             return await receive_upload(request, api.desk, api.settings, owner)
 
     @router.delete(
         "/uploads/{upload_id}",
         tags=["uploads"],
-        summary="Remove an uploaded file",
-        description="Predictions that were handed in with it have copies of their own.",
+        summary="Remove an upload",
         status_code=204,
         response_class=Response,
         responses=documented.problems(404) | documented.REMOVED,
     )
-    def remove_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
+    def delete_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
+        """Removes the file; predictions that were made with it have copies of their own."""
         api.desk.remove_upload(upload_id, owner)
         return Response(status_code=204)
 
     @router.head("/models", include_in_schema=False)
-    @router.get("/models", tags=["models"], summary="The engines to choose from")
-    def models(_owner: str = Depends(auth)) -> Models:
+    @router.get("/models", name="list_models", tags=["models"], summary="List the engines")
+    def models(_owner: str = Depends(auth)) -> ModelList:
+        """Returns the values of the field `engine`, which can run now, and the default."""
         return list_models(api.settings, api.desk.engines.now())
 
     return router

@@ -1,4 +1,4 @@
-"""The ``webhook`` field: whom to tell how a prediction ended."""
+"""The ``webhook`` field: the address to call when a prediction has ended."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ _ALLOWED = 'an http(s) address, or {"url": …, "events": [succeeded, failed, ca
 
 
 class WebhookField(BaseModel):
-    """Whom to tell, and of what."""
+    """The address to call, and for which ends."""
 
     model_config = ConfigDict(extra="forbid")
 
     url: Annotated[Text, Field(pattern=r"^https?://[^\s/]\S*$", max_length=_URL_CHARACTERS_MAX)] = (
-        Field(description="called with a signed POST; never a private address")
+        Field(
+            description="Called with a signed POST (Standard Webhooks). Private addresses are "
+            "refused."
+        )
     )
     events: list[Literal["succeeded", "failed", "canceled"]] = Field(
-        default=["succeeded", "failed", "canceled"], min_length=1, max_length=3
+        default=["succeeded", "failed", "canceled"],
+        min_length=1,
+        max_length=3,
+        description="Final states for which to call it.",
     )
 
 

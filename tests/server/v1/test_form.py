@@ -231,3 +231,32 @@ def test_more_files_than_there_can_be_are_refused(read: Read) -> None:
     files = {f"segments.{number}.audio": b"x" for number in range(SEGMENTS_MAX + 3)}
     with pytest.raises(MalformedBody, match="Too many files"):
         read(files, segments=TWO)
+
+
+def test_what_a_browser_sends_of_an_empty_form_field_counts_as_not_given(tmp_path: Path) -> None:
+    boundary = b"----part"
+    parts = [
+        (b'name="video"; filename="v.mp4"', b"video"),
+        (b'name="audio"; filename="a.wav"', b"speech"),
+        (b'name="segments.0.audio"; filename=""\r\nContent-Type: application/octet-stream', b""),
+        (b'name="segments.1.audio"', b""),  # as the page of /docs sends it
+        *((b'name="%s"' % name, b"") for name in (b"video_url", b"seed", b"segments", b"webhook")),
+        (b'name="guidance_scale"', b"2.5"),
+    ]
+    head = b"--" + boundary + b"\r\nContent-Disposition: form-data; "
+    body = b"".join(head + about + b"\r\n\r\n" + value + b"\r\n" for about, value in parts)
+    settings = settings_for(tmp_path)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body + b"--" + boundary + b"--\r\n"}
+
+    async def take() -> Submission:
+        kind = b"multipart/form-data; boundary=" + boundary
+        scope = {"type": "http", "headers": [(b"content-type", kind)], "app": None}
+        reserve = Reserve(settings, FileStore(settings.storage))
+        async with read_submissions(Request(scope, receive), settings, reserve) as ((one,), _):
+            return one
+
+    run = asyncio.run(take()).request
+    assert (run.options.guidance_scale, run.options.seed, run.segments) == (2.5, 1247, ())
+    assert set(run.media) == {"video", "audio"}
