@@ -127,7 +127,7 @@ def error_responses(*statuses: int) -> Responses:
     }
 
 
-ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409}))  # those two are of jobs
+ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409, 410}))  # those are of jobs
 
 
 def predict_body() -> dict[str, Any]:
