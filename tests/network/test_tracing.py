@@ -125,6 +125,8 @@ def test_what_cannot_be_understood_is_no_silence(tmp_path: Path) -> None:
         contacts(tmp_path)
     with pytest.raises(ValueError, match="not understood: connect"):
         read(tmp_path, "connect(4, 0x7ffe, 16) = 0")
+    with pytest.raises(ValueError, match="not understood: connect"):
+        read(tmp_path, "connect(4, {sa_family=AF_INET, sin_po")
 
 
 def test_a_thread_is_named_by_its_program(tmp_path: Path) -> None:

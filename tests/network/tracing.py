@@ -39,8 +39,9 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _TEXT = re.compile(r'(inet_addr\(|AF_INET6, |sun_path=@?)?("(?:[^"\\]|\\.)*")(?:\.\.\.)?')
 _CALL = re.compile(
     r"(?P<name>connect|send\w+|io_uring_setup)\((?P<arguments>.*?)"
-    r"(\) += (?P<result>-?\d+|\?)[^)\"]*(\([^)]*\))?| <unfinished \.\.\.>)?$"
+    r"(\) += (?P<result>-?\d+|\?)[^)\"]*(\([^)]*\))?| <unfinished \.\.\.>)$"
 )
+_SENDING = ("connect(", "sendto(", "sendmsg(", "sendmmsg(", "io_uring_setup(")
 _FAMILY = re.compile(r"sa_family=(\w+)")
 _CHILD = re.compile(r"(?:clone3?|v?fork)\(.*\) += (\d+)")
 _PROGRAM = re.compile(r"execve\(.*?\[(.*?)\](?:\.\.\.)?, .* = 0$")
@@ -182,6 +183,8 @@ def _beyond_loopback(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
         call = _CALL.match(line)
         if call is None:
+            if line.startswith(_SENDING):
+                raise ValueError(f"not understood: {line.strip()}")
             continue
         if call["name"] == "io_uring_setup" and call["result"] != "-1":
             yield "unknown: what goes through io_uring cannot be watched"
