@@ -161,3 +161,12 @@ def test_a_replica_without_its_weights_does_not_start_and_says_which_file(tmp_pa
         assert replica.wait() != 0
     (error,) = [line for line in said if line.startswith("latentsync.errors.WeightsMissing: ")]
     assert "latentsync-1.6/latentsync_unet.pt in the weights folder" in error
+
+
+def test_a_misspelt_secret_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LATENTSYNC_MAX_FSP", "60")
+    load(monkeypatch, tmp_path / "work")
+    sys.modules.pop("main", None)
+    assert "LATENTSYNC_MAX_FSP is not a setting of latentsync" in caplog.text
