@@ -109,5 +109,5 @@ def engine_spec(name: str) -> EngineSpec:
 
 def unknown_engine(name: str) -> EngineUnavailable:
     """Return the error for a name that is no engine's."""
-    known = ", ".join(ENGINES)
+    known = ", ".join(sorted(ENGINES))
     return EngineUnavailable(f"There is no engine named {name!r}. Known: {known}.", field="engine")

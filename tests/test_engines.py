@@ -30,7 +30,7 @@ def test_the_names_that_may_be_asked_for_are_those_of_the_table() -> None:
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
-    with pytest.raises(EngineUnavailable, match="named 'magic'. Known: latentsync-1.6, ") as caught:
+    with pytest.raises(EngineUnavailable, match="named 'magic'. Known: draft, ") as caught:
         engine_spec("magic")
     assert caught.value.field == "engine"
 
