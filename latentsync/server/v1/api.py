@@ -185,13 +185,9 @@ class NativeApi:
             OutputGone: its video is no longer kept.
         """
         job = self.find(job_id, owner)
-        if not job.status.is_final:
-            raise OutputNotReady(
-                f"The prediction is {job.status}: its output is there once it has succeeded.",
-                field="id",
-            )
-        if job.result_key is None:
-            raise NoOutput(f"The prediction is {job.status}: it has no output.", field="id")
+        if not job.status.is_final or job.result_key is None:
+            kind = NoOutput if job.status.is_final else OutputNotReady
+            raise kind(f"The prediction is {job.status}: it has no output.", field="id")
         try:
             return stored_video(request, self.desk.files, job.result_key, name=f"{job.id}.mp4")
         except FileNotFoundError:
@@ -216,14 +212,7 @@ class NativeApi:
         )
         if job.status.is_final and not self.desk.store.events(job.id, after, limit=1):
             return Response(status_code=204)  # tells an EventSource to stop connecting again
-        return EventStream(
-            self.desk,
-            self.news,
-            job,
-            after=after,
-            heartbeat_s=self.heartbeat_s,
-            base_url=self.base_url(request),
-        )
+        return EventStream(self.desk, self.news, job, after=after, heartbeat_s=self.heartbeat_s)
 
 
 def _at(base_url: str, submission: Submission) -> Submission:

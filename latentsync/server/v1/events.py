@@ -12,9 +12,9 @@ from starlette.responses import StreamingResponse
 
 from latentsync.errors import InvalidField, shorten
 from latentsync.jobs.desk import JobDesk
-from latentsync.jobs.job import Job, JobEvent, JobStatus
+from latentsync.jobs.job import Job, JobEvent
 from latentsync.jobs.news import JobNews, wait_for
-from latentsync.jobs.representation import as_iso_time, output_url
+from latentsync.jobs.representation import as_iso_time
 
 _LOOK_EVERY_S = 0.5  # at the place in the line, which changes without an event of one's own
 _READ_AT_LEAST_EVERY_S = 5.0  # bells can be overtaken, see JobNews.bell
@@ -53,21 +53,13 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self,
-        desk: JobDesk,
-        news: JobNews,
-        job: Job,
-        *,
-        after: int,
-        heartbeat_s: float,
-        base_url: str = "",
+        self, desk: JobDesk, news: JobNews, job: Job, *, after: int, heartbeat_s: float
     ) -> None:
         self._desk = desk
         self._news = news
         self._job = job
         self._after = after
         self._heartbeat_s = heartbeat_s
-        self._base_url = base_url
         self._position: int | None = None  # the last that was sent
         self._sent_at = time.monotonic()  # when anything was
         super().__init__(self._messages(), headers=_HEADERS)
@@ -78,7 +70,8 @@ class EventStream(StreamingResponse):
                 events, position, is_final = await run_in_threadpool(self._read)
                 for event in events:
                     self._after, self._sent_at = event.number, time.monotonic()
-                    yield _message(event.kind, self._data(event), event.number)
+                    data = event.data | {"at": as_iso_time(event.at)}
+                    yield _message(event.kind, data, event.number)
                 if events:
                     continue  # until there are no more
                 if is_final or self._news.is_closed:
@@ -90,13 +83,6 @@ class EventStream(StreamingResponse):
                         yield message
                     has_rung = await wait_for(bell, min(self._heartbeat_s, _LOOK_EVERY_S))
                     position = self._news.position(self._job)
-
-    def _data(self, event: JobEvent) -> dict[str, Any]:
-        """Return what is told of an event."""
-        data = event.data | {"at": as_iso_time(event.at)}
-        if event.kind == "status" and data.get("status") == JobStatus.SUCCEEDED:
-            data["output_url"] = output_url(event.job_id, self._base_url)
-        return data
 
     def _without_event(self, position: int | None) -> str | None:
         """Return what is to be said though nothing has happened to the job."""

@@ -236,8 +236,13 @@ def test_wrong_paths_and_methods_are_told_as_their_contract_tells_errors(
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/v1/predictions", "GET, POST"),
-        ("DELETE", f"/v1/predictions/{uuid.uuid5(uuid.NAMESPACE_URL, 'x')}", "GET, PUT"),
+        ("DELETE", "/v1/predictions", "GET, HEAD, POST"),
+        (
+            "POST",
+            f"/v1/predictions/{uuid.uuid5(uuid.NAMESPACE_URL, 'x')}",
+            "GET, HEAD, PUT, DELETE",
+        ),
+        ("GET", "/v1/uploads/x", "DELETE"),
         ("POST", "/static/results/a/b", "GET, HEAD"),
         ("GET", "/predict", "POST"),
     ],
