@@ -22,6 +22,12 @@ RESULT_NAME = "3q2-7wZk.mp4"  # stands for the drawn name in the address of a re
 ABOUT_EXAMPLE: dict[str, Example] = {
     "example": {"summary": "The one that the example of PUT creates", "value": PREDICTION_ID}
 }
+ABOUT_UPLOAD: dict[str, Example] = {
+    "example": {
+        "summary": "What follows upload:// in the url of an upload",
+        "value": UPLOADED_VIDEO.removeprefix("upload://"),
+    }
+}
 
 
 @cache

@@ -29,6 +29,7 @@ from latentsync.errors import (
     LineFull,
     MalformedBody,
     NotAuthorized,
+    OutputGone,
     TooManyBytes,
 )
 from latentsync.server.error_answers import ErrorShape, shape_at
@@ -63,6 +64,7 @@ EXAMPLE_ERRORS: dict[int, LatentSyncError] = {
         JobNotFound("There is no such job."),
         FetchTimeout("The request body did not arrive within 300 s."),
         IdempotencyConflict("This Idempotency-Key was used for another request."),
+        OutputGone("The video is no longer kept."),
         TooManyBytes("The request body is larger than 268435456 bytes."),
         InvalidField(
             "inference_steps is 51: input should be less than or equal to 50 (allowed: 1 to 50).",

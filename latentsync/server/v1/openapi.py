@@ -6,13 +6,16 @@ they are declared here, and added to the document by :mod:`latentsync.server.ope
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
+from latentsync.errors import OutputNotReady
 from latentsync.jobs.representation import Prediction
 from latentsync.schema import PredictRequest
+from latentsync.server.error_answers import problem_answer
 from latentsync.server.examples import (
     UPLOADED_AUDIO,
     UPLOADED_VIDEO,
@@ -233,11 +236,17 @@ ERASURE: Responses = {
     204: {"description": "It is gone"},
 }
 REMOVED: Responses = {204: ERASURE[204]}
+_NOT_READY = OutputNotReady("The prediction is processing; there is no video before it has ended.")
 NO_VIDEO: Responses = {
     409: {
         "description": "There is no video: `OUTPUT_NOT_READY` until the prediction has ended, "
         "`NO_OUTPUT` if it failed or was canceled",
-        "content": {"application/problem+json": {"schema": reference("Problem")}},
+        "content": {
+            "application/problem+json": {
+                "schema": reference("Problem"),
+                "example": json.loads(bytes(problem_answer(_NOT_READY).body)),
+            }
+        },
     },
     410: problems(410)[410],
 }

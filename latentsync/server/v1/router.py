@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from latentsync.jobs.desk import check_job_id
 from latentsync.jobs.job import JobStatus
 from latentsync.jobs.representation import Prediction
-from latentsync.server.examples import ABOUT_EXAMPLE
+from latentsync.server.examples import ABOUT_EXAMPLE, ABOUT_UPLOAD
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
 from latentsync.server.v1 import openapi as documented
 from latentsync.server.v1.api import NativeApi
@@ -28,7 +28,9 @@ JobId = Annotated[
         openapi_examples=ABOUT_EXAMPLE,
     ),
 ]
-UploadId = Annotated[str, Path(description="Id of the upload: the last part of its `url`.")]
+UploadId = Annotated[
+    str, Path(description="`id` of the answer to the upload.", openapi_examples=ABOUT_UPLOAD)
+]
 Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="Length of a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before this one.")]
