@@ -87,6 +87,7 @@ def test_help_is_whole_in_80_columns() -> None:
         assert "..." not in listed  # of a sentence that is cut off
 
 
+@pytest.mark.processes
 def test_the_module_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "latentsync", "--version"],
