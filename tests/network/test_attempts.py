@@ -9,6 +9,7 @@ import pytest
 from tests.network.attempts import Attempts, asks_for, is_beyond
 
 
+@pytest.mark.processes  # the ordinary tests are watched and must not try
 def test_a_connection_beyond_loopback_is_noted(attempts: Attempts) -> None:
     with socket.socket() as reaching:
         reaching.setblocking(False)
