@@ -257,4 +257,4 @@ def test_processes_that_start_at_once_agree_on_the_tables(tmp_path: Path) -> Non
         assert process.stdin is not None
         process.stdin.write(b"x")
         process.stdin.close()
-    assert [process.wait(30) for process in started] == [0, 0, 0]
+    assert [process.wait(100) for process in started] == [0, 0, 0]
