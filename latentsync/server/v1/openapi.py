@@ -98,7 +98,7 @@ def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     if described.get("type") == "array" or len(kinds) > 1:
         about = {name: described[name] for name in ("title", "description")}
         # No contentMediaType: the page of /docs would ask for a file.
-        text = f"{about['description']} Written as JSON."
+        text = f"{about['description']} Objects and lists are written as JSON."
         return {**about, "description": text, "type": "string", **_LEFT_EMPTY}
     filled = _LEFT_EMPTY if default is None else {"default": default}
     return {**described, **(kinds[0] if kinds else {}), **filled}
