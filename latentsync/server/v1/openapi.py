@@ -122,7 +122,9 @@ SCHEMAS = {"PredictionForm": form_schema(), "PredictionBatch": _WRAPPED}
 def _segments() -> dict[str, Any]:
     video, audio = embedded_media()
     parts = [{"start_s": 0.0, "end_s": 0.4}, {"start_s": 0.6, "audio_start_s": 0.4}]
-    return {"segments": parts, "video_base64": video, "audio_base64": audio}
+    # The video is shorter than its segments: what is seen then has to be chosen.
+    asked = {"segments": parts, "sync_mode": "bounce"}
+    return {**asked, "video_base64": video, "audio_base64": audio}
 
 
 _EMBEDDED = named("Embedded media", embedded_request(seed=7))
@@ -149,6 +151,7 @@ _FORM = {
                     "video": "video.mp4",
                     "segments.0.audio": "audio.wav",
                     "segments": '[{"start_s": 0.5}]',
+                    "sync_mode": "bounce",
                 },
             ),
         },
