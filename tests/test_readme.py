@@ -49,6 +49,17 @@ def test_linked_files_are_there(link):
     assert (ROOT / link).is_file()
 
 
+@pytest.mark.parametrize("paper", ["CONTRIBUTING.md", "SECURITY.md", "assets/LICENCES.md"])
+def test_what_the_papers_name_is_there(paper):
+    text = (ROOT / paper).read_text("utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)", text):
+        assert ((ROOT / paper).parent / link).is_file(), link
+    for name in re.findall(r"`((?:latentsync|tests|docs)/[\w/]+\.py)`", text):
+        assert (ROOT / name).exists(), name
+    for variable in re.findall(r"LATENTSYNC_(\w+)", text):
+        assert variable.lower() in Settings.model_fields, variable
+
+
 def test_every_folder_and_file_of_the_map_exists():
     house = README.split("## The house")[1].split("```")[1]
     for name in re.findall(r"^(\S+?)  ", house, re.MULTILINE):

@@ -95,8 +95,8 @@ _INTRODUCTION = """\
 Send a video and a speech recording; get the same video with lips that say the speech.
 
 **Key.** Operations with a lock need a key of this server, sent as `Authorization: Bearer <key>`.
-Here, press **Authorize** and paste the key alone, without the word `Bearer`. Whoever runs the
-server gives you one (`LATENTSYNC_API_KEY`). A server without the button asks for no key.
+On `/docs`, press **Authorize** and paste the key alone, without the word `Bearer`. Whoever runs
+the server gives you one (`LATENTSYNC_API_KEY`). A server without the button asks for no key.
 """
 _WITH_JOBS = """
 **First video.**

@@ -150,7 +150,8 @@ def test_every_example_of_a_server_of_jobs_succeeds(tmp_path: Path) -> None:
         # What the examples asked for was also made: the faces were found, the speech was heard.
         for job_id in made - deleted:
             wait_until(lambda job_id=job_id: ended(client, job_id), timeout_s=300)
-            assert client.get(f"/v1/predictions/{job_id}").json()["status"] == "succeeded"
+            job = client.get(f"/v1/predictions/{job_id}").json()
+            assert job["status"] == "succeeded", job
         assert len(made) >= 8
 
 

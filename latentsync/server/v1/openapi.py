@@ -101,7 +101,7 @@ def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     if described.get("type") == "array" or len(kinds) > 1:
         about = {name: described[name] for name in ("title", "description")}
         # No contentMediaType: the page of /docs would ask for a file.
-        text = f"{about['description']} Written as JSON."
+        text = f"{about['description']} Objects and lists are written as JSON."
         return {**about, "description": text, "type": "string", **_LEFT_EMPTY}
     filled = _LEFT_EMPTY if default is None else {"default": default}
     return {**described, **(kinds[0] if kinds else {}), **filled}
@@ -125,7 +125,9 @@ SCHEMAS = {"PredictionForm": form_schema(), "PredictionBatch": _WRAPPED}
 def _segments() -> dict[str, Any]:
     video, audio = embedded_media()
     parts = [{"start_s": 0.0, "end_s": 0.4}, {"start_s": 0.6, "audio_start_s": 0.4}]
-    return {"segments": parts, "video_base64": video, "audio_base64": audio}
+    # The video is shorter than its segments: what is seen then has to be chosen.
+    asked = {"segments": parts, "sync_mode": "bounce"}
+    return {**asked, "video_base64": video, "audio_base64": audio}
 
 
 _EMBEDDED = named("Embedded media", embedded_request(seed=7))
@@ -152,6 +154,7 @@ _FORM = {
                     "video": "video.mp4",
                     "segments.0.audio": "audio.wav",
                     "segments": '[{"start_s": 0.5}]',
+                    "sync_mode": "bounce",
                 },
             ),
         },
