@@ -123,6 +123,6 @@ def openings(lead: int) -> np.ndarray:
     return plan_motion(phones, loudness, voiced, 130, MotionConfig()).opening[lead : lead + 30]
 
 
-@pytest.mark.parametrize("lead", (80, 91, 93, 95, 97))
+@pytest.mark.parametrize("lead", [80, 91, 93, 95, 97])
 def test_speech_that_begins_frames_later_moves_the_mouth_the_same_frames_later(lead: int):
     np.testing.assert_allclose(openings(lead), openings(64), atol=1e-9)
