@@ -8,6 +8,7 @@ bilabials close it for at least one frame, and a slope limit keeps the motion fr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from latentsync.audio.activity import HOP_S
 from latentsync.audio.phones import SILENCE, Phone
 from latentsync.draft.config import MotionConfig
 from latentsync.draft.visemes import BILABIALS, REST, UNCLEAR, VISEMES, MouthShape, Viseme
-from latentsync.formats import VIDEO_FPS
+from latentsync.formats import ROUNDING, VIDEO_FPS
 
 Curve = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ def plan_motion(
         num_frames: frames wanted; the mouth is closed after the end of the sound.
         config: how lively the mouth moves.
     """
-    hops = max(len(loudness), int(np.ceil(num_frames / VIDEO_FPS / HOP_S)) + 1)
+    hops = max(len(loudness), int(np.ceil(num_frames / VIDEO_FPS / HOP_S - ROUNDING)) + 1)
     loudness = _extend(loudness, hops)
     speaking = speech_envelope(_extend(voiced.astype(np.float64), hops) > 0.5)
     opening, spread, rounding = blend_visemes(phones, hops)
@@ -116,15 +117,15 @@ def _articulate(opening: Curve, config: MotionConfig) -> Curve:
 def _viseme_of(phone: Phone) -> Viseme:
     if phone.name == SILENCE:
         return REST
-    if phone.end_s - phone.start_s > _LONGEST_PHONE_S:
+    if phone.end_s - phone.start_s > _LONGEST_PHONE_S + ROUNDING:
         return UNCLEAR
     return VISEMES.get(phone.name, UNCLEAR)
 
 
 def _dominance(phone: Phone, viseme: Viseme, hops: int) -> tuple[int, Curve]:
     """Return the first hop and the pull of one sound: flat in its middle, falling outside."""
-    first = max(0, int((phone.start_s - 3 * viseme.reach_s) / HOP_S))
-    last = min(hops, int((phone.end_s + 3 * viseme.reach_s) / HOP_S) + 1)
+    first = max(0, _hop_at(phone.start_s - 3 * viseme.reach_s))
+    last = min(hops, _hop_at(phone.end_s + 3 * viseme.reach_s) + 1)
     time_s = (np.arange(first, last) + 0.5) * HOP_S
     middle_s, half_s = (phone.start_s + phone.end_s) / 2, (phone.end_s - phone.start_s) / 2
     flat_s = max(0.5 * half_s, half_s - _BLENDING_S)
@@ -168,7 +169,7 @@ def _find_closures(phones: Sequence[Phone], loudness: Curve) -> list[tuple[float
     reach = int(_CLOSURE_NEIGHBOURHOOD_S / HOP_S)
     for phone in phones:
         if phone.name in BILABIALS:
-            first, last = int(phone.start_s / HOP_S), int(phone.end_s / HOP_S) + 1
+            first, last = _hop_at(phone.start_s), _hop_at(phone.end_s) + 1
             around = loudness[max(0, first - reach) : last + reach]
             within = loudness[first:last]
             dip = around.max(initial=0.0) - within.min(initial=1.0)
@@ -188,7 +189,7 @@ def _close_bilabials(
     frames = np.arange(len(opening))
     closed, plosive = opening.copy(), np.zeros(len(opening), dtype=np.bool_)
     for middle_s, strength in closures:
-        frame = int(middle_s * VIDEO_FPS)
+        frame = int(middle_s * VIDEO_FPS + ROUNDING)
         if frame < len(opening):
             distance = np.abs(frames - frame)
             fast = np.minimum(distance, _CLOSURE_REACH) * config.closure_slope_limit
@@ -196,6 +197,11 @@ def _close_bilabials(
             np.minimum(closed, opening[frame] * (1 - strength) + fast + slow, out=closed)
             plosive |= distance <= _CLOSURE_REACH
     return closed, plosive
+
+
+def _hop_at(moment_s: float) -> int:
+    """Return the step of 10 ms that a moment lies in; one that begins then, if any does."""
+    return math.floor(moment_s / HOP_S + ROUNDING)
 
 
 def _extend(values: Curve, length: int) -> Curve:

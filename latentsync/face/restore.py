@@ -20,6 +20,7 @@ from latentsync.formats import Frame
 # face by a few levels below and right, as in the frames that LatentSync's authors show.
 _OUTSIDE = 127.0
 _HALF = 127.5  # levels
+_ROUNDING = 1e-4  # share of a pixel that places in float32 miss or add, at most
 _SEAM = 20  # the seam is as wide as the face's side over this
 
 
@@ -92,6 +93,8 @@ def seam_mask(covered: Floats) -> SeamMask:
     nothing is covered.
     """
     coverage = _erode(covered, 2, anchor=1)
+    # Whole pixels that are whole but for rounding would make the area of a whole square one less.
+    np.copyto(coverage, 1, where=coverage > 1 - _ROUNDING)
     area = cv2.sumElems(coverage)[0]  # in double precision
     width = int(math.sqrt(area)) // _SEAM
     center = _erode(coverage, 2 * width, anchor=width) if width else _erode(coverage, 3, anchor=1)

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.fields import SyncMode
-from latentsync.formats import VIDEO_FPS
-
-_ROUNDING = 1e-6  # shares of a frame; keeps 1.2 s x 25 at 30 frames, not 31
+from latentsync.formats import ROUNDING, VIDEO_FPS
 
 
 def count_frames(duration_s: float) -> int:
-    """Return how many 25 fps frames cover ``duration_s``: the last one may be part empty."""
-    return max(1, math.ceil(duration_s * VIDEO_FPS - _ROUNDING))
+    """Return how many 25 fps frames cover ``duration_s``: the last one may be part empty.
+
+    1.2 s x 25 are 30 frames, not the 31 that arithmetic makes of it.
+    """
+    return max(1, math.ceil(duration_s * VIDEO_FPS - ROUNDING))
 
 
 def plan_frames(

@@ -10,6 +10,7 @@ from latentsync.errors import (
     TooManyFrames,
     UnreadableMedia,
 )
+from latentsync.formats import ROUNDING
 from latentsync.settings import Settings
 
 _SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
@@ -18,7 +19,7 @@ _ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may lie this much 
 
 def check_audio_length(duration_s: float, settings: Settings, field: str) -> None:
     """Raise AudioTooShort or MediaTooLong if the sound's length is outside the limits."""
-    if duration_s < settings.min_audio_s:
+    if duration_s < settings.min_audio_s - ROUNDING:
         raise AudioTooShort(
             f"{field} lasts {duration_s * 1000:.0f} ms; at least "
             f"{settings.min_audio_s * 1000:.0f} ms of sound are needed.",
@@ -29,7 +30,7 @@ def check_audio_length(duration_s: float, settings: Settings, field: str) -> Non
 
 def check_length(duration_s: float, max_duration_s: float, field: str) -> None:
     """Raise MediaTooLong if a video or recording lasts longer than allowed."""
-    if duration_s > max_duration_s:
+    if duration_s > max_duration_s + ROUNDING:
         raise MediaTooLong(
             f"{field} lasts longer than {max_duration_s:g} s, the longest allowed.",
             field=field,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from latentsync.errors import InvalidField
 from latentsync.fields import SyncMode
-from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
+from latentsync.formats import ROUNDING, SAMPLE_RATE, VIDEO_FPS, Waveform
 from latentsync.media.lengths import extend_frames
 from latentsync.media.limits import check_length
 from latentsync.request import Segment
@@ -22,6 +22,7 @@ from latentsync.settings import Settings
 
 SPEAKERS_AT_ONCE_MAX = 4  # each costs its waveform and a pass of the engine
 _SAMPLES_PER_FRAME = SAMPLE_RATE // VIDEO_FPS
+_ROUNDED_DIGITS = 6  # of a number of frames, behind the point; further ones are arithmetic's
 _LEAST_S = 1 / VIDEO_FPS  # of a recording that is left to speak
 
 
@@ -71,15 +72,15 @@ def place_segment(index: int, segment: Segment, recording_s: float) -> Place:
         InvalidField: it begins behind the end of its recording.
     """
     name = f"segments.{index}"
-    if recording_s - segment.audio_start_s < _LEAST_S:
+    if recording_s - segment.audio_start_s < _LEAST_S - ROUNDING:
         raise InvalidField(
             f"{name}.audio_start_s is {segment.audio_start_s:g}, but the recording lasts "
             f"{recording_s:.2f} s.",
             field=f"{name}.audio_start_s",
         )
     end_s = end_of(segment, recording_s)
-    start = round(segment.start_s * VIDEO_FPS)
-    stop = max(start + 1, round(end_s * VIDEO_FPS))
+    start = _nearest_frame(segment.start_s)
+    stop = max(start + 1, _nearest_frame(end_s))
     return Place(name, start, stop, segment.audio_start_s + start / VIDEO_FPS - segment.start_s)
 
 
@@ -155,6 +156,14 @@ def _check_start(
         f"{num_source_frames / VIDEO_FPS:g} s{hint}.",
         field=f"{place.name}.start_s",
     )
+
+
+def _nearest_frame(moment_s: float) -> int:
+    """Return the frame nearest to a moment, the even one of two that are equally near.
+
+    Moments that differ by arithmetic only, such as 0.1 and 0.3 - 0.2, have the same frame.
+    """
+    return round(round(moment_s * VIDEO_FPS, _ROUNDED_DIGITS))
 
 
 def _check_crowd(places: Sequence[Place]) -> None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.formats import VIDEO_FPS
+from latentsync.formats import ROUNDING, VIDEO_FPS
 
 Timestamps = NDArray[np.int64]  # in units of the stream's time base
 
@@ -56,7 +56,7 @@ def build_timeline(
     last_s = last_duration * unit_s or (float(np.median(gaps)) * unit_s if gaps.size else 0.0)
     start_s = (pts - pts[0]) * unit_s
     duration_s = float(start_s[-1]) + (last_s or 1 / VIDEO_FPS)
-    num_frames = max(1, math.ceil(duration_s * VIDEO_FPS - _PARTIAL_SLOT))
+    num_frames = max(1, math.ceil(duration_s * VIDEO_FPS - _PARTIAL_SLOT - ROUNDING))
     middle_s = (np.arange(num_frames) + 0.5) / VIDEO_FPS - _TIE_S
     shown = np.maximum(np.searchsorted(start_s, middle_s, side="right") - 1, 0)
     return Timeline(

@@ -108,3 +108,21 @@ def test_slope_limit_has_no_lag_and_keeps_calm_curves():
     assert np.allclose(limited, 1 - limited[::-1])  # as early before the step as late after it
     calm = np.sin(np.arange(40) / 20)
     assert np.array_equal(limit_slope(calm, np.full(40, 0.1)), calm)
+
+
+def openings(lead: int) -> np.ndarray:
+    """Return how open the mouth is around a closure after ``lead`` frames of silence."""
+    names = ("AA", "B", "AA")
+    # Times as the recognizer has them: whole hops in seconds.
+    hops = 4 * lead + np.array([40, 50, 62, 74])  # "B" has its middle between two frames
+    phones = [Phone(*one) for one in zip(names, hops[:-1] * 0.01, hops[1:] * 0.01, strict=True)]
+    voiced = np.zeros(4 * 130, np.bool_)
+    voiced[hops[0] : hops[-1]] = True
+    loudness = np.where(voiced, 1.0, 0.0)
+    loudness[hops[1] : hops[2]] = 0.5
+    return plan_motion(phones, loudness, voiced, 130, MotionConfig()).opening[lead : lead + 30]
+
+
+@pytest.mark.parametrize("lead", [80, 91, 93, 95, 97])
+def test_speech_that_begins_frames_later_moves_the_mouth_the_same_frames_later(lead: int):
+    np.testing.assert_allclose(openings(lead), openings(64), atol=1e-9)

@@ -35,6 +35,21 @@ def test_two_segments_that_share_a_moment_share_no_frame(moment: float) -> None:
     assert before.stop == after.start
 
 
+@pytest.mark.parametrize("frame", range(40))
+def test_moments_that_differ_by_rounding_only_share_no_frame_either(frame: int) -> None:
+    between = (frame + 0.5) / 25  # as near to one frame as to the next
+    for moment in (np.nextafter(between, 0), between, np.nextafter(between, 9)):
+        before = place_segment(0, Segment(None, end_s=float(moment)), 9.0)
+        after = place_segment(1, Segment(None, start_s=between), 9.0)
+        assert before.stop == max(1, after.start)
+
+
+@pytest.mark.parametrize("begun_s", [1.0, 1.2, 4.06, 4.46])
+def test_one_frame_of_a_recording_is_enough(begun_s: float) -> None:
+    segment = Segment(None, audio_start_s=begun_s)
+    assert place_segment(0, segment, round(begun_s + 0.04, 2)) == place(0, 1, begun_s)
+
+
 def test_even_the_shortest_segment_has_a_frame() -> None:
     assert place_segment(0, Segment(None, start_s=0.4, end_s=0.401), 1.0) == place(10, 11)
 

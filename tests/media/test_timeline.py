@@ -36,3 +36,10 @@ def test_the_last_frame_is_shown_for_its_whole_length() -> None:
 
 def test_a_missing_last_length_is_taken_from_the_others() -> None:
     assert timeline([0, 100, 200]).duration_s == pytest.approx(0.3)
+
+
+def test_a_rest_of_a_tenth_of_a_slot_is_no_picture_however_long_the_video() -> None:
+    for count in range(1, 300):
+        stamps = list(range(0, count * 40, 40))
+        assert timeline(stamps, 44).slot_pts.size == count
+        assert timeline(stamps, 45).slot_pts.size == count + 1

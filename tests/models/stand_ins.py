@@ -2,7 +2,7 @@
 
 Everything goes through the code that loads the published files. Of the recorded numbers in
 tests/golden, unet_tiny.npz lacks one of three timesteps and whisper_tiny_dims.npz the two longer
-clips; the arrays that are there are whole.
+clips, ddim_tiny.npz the guided steps after the seventh; what is there is as recorded.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def test_a_network_with_other_numbers_fails_alone(
 ) -> None:
     root = take(*_STAGES)
     path = root / "golden/unet_tiny_stages.npz"
-    edit(path, stage_conv_in=moved(1e-3), stage_mid_block=spoilt, stage_nothing=moved(0))
+    edit(path, stage_conv_in=moved(1), stage_mid_block=spoilt, stage_nothing=moved(0))
     assert set(failures(root)) == {"stage_conv_in", "stage_mid_block", "stage_nothing"}
 
 

@@ -45,7 +45,6 @@ def test_the_lips_of_the_demo_do_what_they_are_meant_to_do(tmp_path):
 
 
 @pytest.mark.network
-@pytest.mark.timeout(400)
 def test_the_lips_of_a_real_moving_face_do_what_they_are_meant_to_do(real_clip, tmp_path):
     face = agreement(real_clip, tmp_path)
     assert face.correlation >= LEAST_CORRELATION
