@@ -95,8 +95,7 @@ def test_a_device_that_died_while_idle_is_started_again(start: Start) -> None:
     first = hear(device)["pid"]
     assert isinstance(first, int)
     os.kill(first, signal.SIGKILL)
-    while is_alive(first):
-        time.sleep(0.01)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # until its parent may know, too
     device.run({})
     assert hear(device)["pid"] != first
 
