@@ -60,6 +60,7 @@ def test_its_parameters_are_the_fields_of_contract_a_with_their_defaults(
     parameters = dict(inspect.signature(main.predict).parameters)
     assert parameters.pop("run_id").default is None
     assert list(parameters) == list(PredictRequest.model_fields)
+    assert parameters.pop("sync_mode").default is None  # the default, and nobody's choice
     for name, parameter in parameters.items():
         assert parameter.default == PredictRequest.model_fields[name].default, name
 

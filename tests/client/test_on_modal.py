@@ -83,6 +83,7 @@ def square_engine(_name: str, _settings: Settings, _check: object) -> SquareEngi
 def test_what_is_deployed_runs_what_is_handed_in(
     plane: RunningPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("LATENTSYNC_API_KEY", "my-key")  # without one the container does not start
     monkeypatch.setenv("LATENTSYNC_ENGINE", "draft")
     monkeypatch.setenv("LATENTSYNC_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.setattr(base, "_ENGINES", {"draft": (__name__, "square_engine")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import sys
 import time
@@ -324,6 +325,7 @@ def test_a_stop_hands_the_job_back(bench: Bench, thread: ThreadPoolExecutor) -> 
 def test_a_record_that_is_away_costs_neither_the_attempt_nor_its_result(
     bench: Bench, thread: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, logger="latentsync.jobs.watch")
     job = add(bench.store)
     script = "    tell('generate'); wait_for('one'); log('made'); wait_for('two')\n" + SUCCEED
     running = thread.submit(bench.run, script, job)
@@ -341,6 +343,7 @@ def test_a_record_that_is_away_costs_neither_the_attempt_nor_its_result(
 def test_the_end_of_a_job_waits_for_the_record_unless_the_worker_is_stopped(
     bench: Bench, thread: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, logger="latentsync.jobs.watch")
     job = add(bench.store)
     running = thread.submit(bench.run, "    tell('generate'); wait_for('one')\n" + FAIL, job)
     bench.wait_for_stage(job)
