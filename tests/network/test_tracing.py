@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.network import tracing
+from tests.server.live import wait_until
 from tests.network.tracing import Contact, contacts
 from tests.server.live import REPOSITORY
 
@@ -260,8 +261,13 @@ def test_the_command_fails_for_whoever_talks_and_otherwise_ends_as_what_it_ran(
 def test_whoever_outlives_the_command_is_named(talkative: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "trace"
     subprocess.run(tracing.watching(["sh", "-c", "sleep 600 & echo $!"], folder), check=True)
+    wait_until(lambda: traces_of_sleep(folder) != [])
     with pytest.raises(tracing.TraceIncomplete, match=r"\(sleep 600\)"):
-        tracing.wait_for_end(folder, timeout_s=1)
-    (sleeping,) = [path for path in folder.iterdir() if '["sleep", "600"]' in path.read_text()]
+        tracing.wait_for_end(folder, timeout_s=0)
+    (sleeping,) = traces_of_sleep(folder)
     os.kill(int(sleeping.suffix[1:]), 15)
     tracing.wait_for_end(folder)
+
+
+def traces_of_sleep(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if '["sleep", "600"]' in path.read_text()]

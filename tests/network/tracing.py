@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import ipaddress
+import os
 import re
 import shutil
 import subprocess
@@ -108,12 +109,26 @@ def wait_for_end(folder: Path, *, timeout_s: float = 60.0) -> None:
         TraceIncomplete: some still run; they are named.
     """
     deadline = time.monotonic() + timeout_s
-    while running := [path for path in _files(folder) if _still_runs(path)]:
+    while _is_being_written(folder):
         if time.monotonic() > deadline:
             programs = _Programs(folder)
-            named = (f"{_id_of(path)} ({programs.of(_id_of(path))})" for path in running)
-            raise TraceIncomplete(f"these still run: {', '.join(named)}")
+            running = [_id_of(path) for path in _files(folder) if _still_runs(path)]
+            named = ", ".join(f"{process} ({programs.of(process)})" for process in running)
+            raise TraceIncomplete(f"these still run: {named}")
         time.sleep(0.05)
+
+
+def _is_being_written(folder: Path) -> bool:
+    """Tell whether strace still watches: it ends after the last process, all of it written."""
+    output = os.fsencode(folder / "process")
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().split(b"\0")
+        except OSError:  # it has just ended
+            continue
+        if output in arguments and Path(os.fsdecode(arguments[0])).name == "strace":
+            return True
+    return False
 
 
 def contacts(folder: Path) -> list[Contact]:
