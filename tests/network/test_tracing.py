@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.network import tracing
-from tests.server.live import wait_until
 from tests.network.tracing import Contact, contacts
-from tests.server.live import REPOSITORY
+from tests.server.live import REPOSITORY, wait_until
 
 _NSCD = 'connect(5, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = 0'
 _IPV6 = (
