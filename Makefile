@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := -m pytest
+# One more than there are cores, since tests of processes mostly wait.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests start hundreds of interpreters, which find what the first one has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .PHONY: install demo test processes gates browser processors parity check serve bench clean
@@ -16,7 +20,7 @@ test: $(VENV)/.test  ## install what the tests need and run them
 	$(RUN) -m pytest -n auto --dist worksteal
 
 processes: $(VENV)/.test  ## whole servers, workers, hubs and platforms, some of them killed
-	$(RUN) $(PYTEST) -n auto --dist worksteal -m "processes and not slow"
+	$(RUN) $(PYTEST) -n $(WORKERS) --dist worksteal -m "processes and not slow"
 
 gates: $(VENV)/.test  ## kills, power cuts, two hosts on Postgres, the Compose file: one after the other
 	$(RUN) $(PYTEST) -m slow tests/jobs tests/test_compose.py --deselect tests/jobs/test_load.py

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +17,32 @@ from latentsync.settings import Settings
 from tests.network.attempts import Attempts
 
 _attempts = Attempts()
+_MARKS_OF_FILE = re.compile(r"^pytestmark = (.*)", re.MULTILINE)
 
 
 def pytest_configure() -> None:
     """Let tests interrupt what they start: what a shell runs in the background ignores Ctrl-C."""
     _attempts.watch()
+    gc.disable()  # while everything is loaded
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what is loaded by now and stays: it is most of what there is."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files alone of which every test is deselected: loading them takes seconds."""
+    if collection_path.suffix != ".py":
+        return None
+    left_out = re.findall(r"\bnot (\w+)", config.getoption("markexpr"))
+    marks = _MARKS_OF_FILE.search(collection_path.read_text(encoding="utf-8"))
+    is_left_out = marks is not None and any(f"mark.{one}" in marks[1] for one in left_out)
+    return True if is_left_out else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

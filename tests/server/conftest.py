@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-
-_DRAWN_CALLS = "test_openapi_fuzz.py"
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the drawn calls alone where they are not run: loading what draws takes a second."""
-    is_left_out = "not processes" in config.getoption("markexpr")
-    return True if is_left_out and collection_path.name == _DRAWN_CALLS else None
 
 
 @pytest.fixture(scope="session", autouse=True)
