@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PYTEST := -m pytest
-# One more than there are cores, since tests of processes mostly wait.
-WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Twice as many as there are cores, since tests of processes mostly wait.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 # Tests start hundreds of interpreters, which find what the first one has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: install demo test processes gates browser processors parity check serve bench clean
+.PHONY: install demo test processes gates browser everything processors parity check serve bench clean
 
 install: $(VENV)/.core  ## the light core: draft engine, server, client, command line
 
@@ -24,6 +24,10 @@ processes: $(VENV)/.test  ## whole servers, workers, hubs and platforms, some of
 
 gates: $(VENV)/.test  ## kills, power cuts, two hosts on Postgres, the Compose file: one after the other
 	$(RUN) $(PYTEST) -m slow tests/jobs tests/test_compose.py --deselect tests/jobs/test_load.py
+
+everything: $(VENV)/.browser  ## processes, gates and browser at once: half as long as one by one
+	$(RUN) $(PYTEST) -n $(WORKERS) --dist worksteal -m "processes or slow or browser" \
+		--deselect tests/jobs/test_load.py --deselect tests/parity
 
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) $(PYTEST) -m browser tests/ui

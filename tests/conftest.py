@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from latentsync.settings import Settings
 from tests.network.attempts import Attempts
 
 _attempts = Attempts()
+_LONGEST = "test_silence.py"  # it mostly waits
 _MARKS_OF_FILE = re.compile(r"^pytestmark = (.*)", re.MULTILINE)
 
 
@@ -29,7 +31,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the collector of garbage what is loaded by now and stays: it is most of what there is."""
+    """Spare the garbage collector what is loaded by now and stays: most of all there is."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -45,9 +47,28 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if is_left_out else None
 
 
+@pytest.hookimpl(trylast=True)  # once others have left out what is not to be run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what mostly waits, so that the other tests run meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_silence.py")
+    """Let each process begin with its share of what takes long: the others run meanwhile.
+
+    Every process of xdist is given a piece of the list at first.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = sorted(
+        (one for one in items if _is_slow(one)), key=lambda one: one.path.name != _LONGEST
+    )
+    others = [one for one in items if not _is_slow(one)]
+    piece = -(-len(items) // workers)
+    items.clear()
+    for number in range(workers):
+        begins = slow[number::workers]
+        rest = piece - len(begins)
+        items += begins + others[:rest]
+        del others[:rest]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.path.name == _LONGEST or item.get_closest_marker("slow") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,6 +28,7 @@ from latentsync.workspace import working_folder
 NO_ENGINE = "No engine can run on this server now; ask whoever runs it."
 AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
 _JOBS_SHOWN = 50
+_DELETED = "Deleted. The server has kept nothing of it."
 
 # What the page remembers of the jobs that were handed in on it: the source and the sync mode.
 Sources = dict[str, tuple[str, str]]
@@ -99,9 +100,10 @@ class Actions:
                 changed = f"{job.id} {job.status}" != seen
                 jobs = await _list(client, job.id, zone_of(visit.request)) if changed else gr.skip()
         except LatentSyncError as error:
-            gone = isinstance(error, ServerError) and error.server_status < 500
-            timer = gr.Timer(active=not gone)
-            return words.alert_of(error), *(gr.skip(),) * 3, timer, "", "", gr.skip()
+            status = error.server_status if isinstance(error, ServerError) else 500
+            # It may have been deleted after this look at it had begun.
+            said = words.note(_DELETED, "status") if status == 404 else words.alert_of(error)
+            return said, *(gr.skip(),) * 3, gr.Timer(active=status >= 500), "", "", gr.skip()
         ready = job.id if job.status == "succeeded" else ""
         return (
             words.describe(job),
@@ -134,7 +136,7 @@ class Actions:
                 jobs = await _list(client, None, zone_of(visit.request))
         except LatentSyncError as error:
             return words.alert_of(error), gr.skip()
-        return words.note("Deleted. The server has kept nothing of it.", "status"), jobs
+        return words.note(_DELETED, "status"), jobs
 
     async def tell(self, job_id: str | None, visit: gr.Request) -> AsyncIterator[tuple[Any, str]]:
         """Yield what the chosen job has said of itself, more and more until it has ended.

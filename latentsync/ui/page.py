@@ -245,7 +245,12 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
     outcome.jobs.change(cancels=[telling])
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
     outcome.delete.click(
-        actions.delete, [outcome.jobs], [outcome.status, outcome.jobs], js=_CONFIRM, **_QUIET
+        actions.delete,
+        [outcome.jobs],
+        [outcome.status, outcome.jobs],
+        js=_CONFIRM,
+        trigger_mode="multiple",  # by itself a click is lost while the one before is dealt with
+        **_QUIET,
     )
     ready.change(actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET)
     page.load(actions.offer_engines, None, [inputs.engine], **_QUIET)
