@@ -12,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -302,8 +303,10 @@ def _listening(host: str, port: int) -> Iterator[list[socket]]:
 def _log_start(settings: Settings, *, with_worker: bool) -> None:
     from sqlalchemy import make_url
 
-    record = make_url(settings.jobs_database).render_as_string(hide_password=True)
-    logger.info("jobs are recorded in %s, their files in %s", record, settings.storage)
+    # Either address may hold a password; one of a database may be in its query, too.
+    record = make_url(settings.jobs_database).set(query={}).render_as_string(hide_password=True)
+    storage = re.sub(r"(?<=://)[^/@]*@", "", settings.storage)
+    logger.info("jobs are recorded in %s, their files in %s", record, storage)
     if with_worker:
         logger.info("a worker process of this server runs the jobs")
     else:

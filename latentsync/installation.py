@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 _OWN = "latentsync"
-_IMPORT_SYSTEM = ("importlib", "_frozen_importlib", "_frozen_importlib_external")
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"():,;]+/)+")
 _CAUSE_CHARACTERS = 200
 
@@ -79,7 +79,7 @@ def _failed_package(error: Exception) -> str | None:
         return None if _is_own(error.name) else error.name.partition(".")[0]
     for frame, _ in traceback.walk_tb(error.__traceback__):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if package not in (_OWN, *_IMPORT_SYSTEM):
+        if package not in (_OWN, *sys.stdlib_module_names):
             return package
     return None
 

@@ -150,8 +150,9 @@ def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
 def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
     """Erase a job: its media, its video and all that is recorded of it. There is no way back."""
     with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
-        client.delete(job_id)
-    typer.echo("erased")
+        is_gone = client.delete(job_id)
+    left = "out of reach; the server removes the rest as soon as it can"
+    typer.echo("erased" if is_gone else left)
 
 
 @commands.command("list")

@@ -57,12 +57,16 @@ class _ProcessHome:
         self.folder.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Remove the folder and let go of the lock, in this order."""
+        """Remove the folder and let go of the lock, in this order.
+
+        The lock of a folder that could not be removed stays: by it the next sweep finds both.
+        """
         _remove(self.folder)
-        try:
-            self.lock_path.unlink(missing_ok=True)
-        except OSError as error:
-            _log_leftover(None, str(self.lock_path), error)
+        if not os.path.lexists(self.folder):
+            try:
+                self.lock_path.unlink(missing_ok=True)
+            except OSError as error:
+                _log_leftover(None, str(self.lock_path), error)
         self.forget()
 
     def _draw_name(self) -> None:
@@ -145,7 +149,10 @@ def _sweep_up(lock_path: Path) -> bool:
     if lock is None:
         return False
     try:
-        _remove(lock_path.with_suffix(""))
+        folder = lock_path.with_suffix("")
+        _remove(folder)
+        if os.path.lexists(folder):  # the next sweep may be luckier
+            return False
         lock_path.unlink(missing_ok=True)
     finally:
         os.close(lock)

@@ -88,3 +88,12 @@ def test_a_defect_of_this_package_is_no_broken_installation() -> None:
         with pytest.raises(ImportError) as caught:
             exec(statement)
         assert explain_import_failure(caught.value, "models") is None
+
+
+def test_a_defect_that_shows_in_the_standard_library_is_no_broken_installation() -> None:
+    try:
+        exec("import json; json.loads('{')", {"__name__": "latentsync.broken"})
+    except ValueError as error:
+        below = error.__traceback__.tb_next if error.__traceback__ else None
+        failure = error.with_traceback(below)
+    assert explain_import_failure(failure, "models") is None

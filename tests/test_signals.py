@@ -93,8 +93,10 @@ def test_a_command_that_starts_ends_quietly(name: str, tmp_path: Path) -> None:
         with started(name, folder) as child:
             wait_until(lambda pid=child.pid: listens(pid))
             time.sleep(moment_s)
-            if child.poll() is not None:
-                break  # it had nothing more to do
+            if child.poll() is not None:  # it had nothing more to do
+                said, _ = child.communicate()
+                assert (name, child.returncode) == ("run", 0), (moment_s, said)
+                break
             child.send_signal(number)
             said, _ = child.communicate(timeout=60)
             told = (moment_s, number, said)

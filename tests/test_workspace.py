@@ -209,3 +209,17 @@ def test_what_cannot_be_swept_is_said_and_left(
     (tmp_path / "p-1-x.lock").mkdir()  # which nobody can open as a file
     assert sweep(tmp_path) == 0
     assert "Could not remove" in caplog.text
+
+
+def test_the_lock_of_a_folder_that_could_not_be_removed_leads_the_next_sweep_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working_folder(tmp_path), monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as when it is in use
+        remove_own_folders()
+    assert len(list(tmp_path.glob("p-*.lock"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        assert sweep(tmp_path) == 0
+    assert sweep(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -109,9 +109,9 @@ class AsyncClient:
         """Cancel the job, also while it runs."""
         return await self._calls.cancel(job)
 
-    async def delete(self, job: Job | str) -> None:
-        """Erase the job and all that the server has recorded of it."""
-        await self._calls.delete(job)
+    async def delete(self, job: Job | str) -> bool:
+        """Erase the job and all that the server has recorded of it; False if that goes on."""
+        return await self._calls.delete(job)
 
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None

@@ -193,7 +193,7 @@ class Client:
         """Cancel the job, also while it runs: that takes up to two seconds; raises as submit."""
         return finish(self._calls.cancel(job))
 
-    def delete(self, job: Job | str) -> None:
+    def delete(self, job: Job | str) -> bool:
         """Erase the job: its media, its video and all that the server has recorded of it.
 
         One that waits or runs is canceled first. There is no way back, and no such job afterwards.
@@ -201,11 +201,15 @@ class Client:
         Args:
             job: the job or its id.
 
+        Returns:
+            True if all of it is gone; False if a run or the storage holds some of it up, which the
+            server removes as soon as it can.
+
         Raises:
             ServerError: there is no such job, or the server refused.
             Unreachable, FetchTimeout: as :meth:`submit`.
         """
-        finish(self._calls.delete(job))
+        return finish(self._calls.delete(job))
 
     def download(self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None) -> Path:
         """Bring the job's video to ``path``, whole or not at all; missing folders are created.

@@ -93,7 +93,7 @@ class Calls:
         """Ask for the end of a job; return it as it is then."""
         return read_job(await self._ask("POST", f"{self._url(job)}/cancel"))
 
-    async def delete(self, job: Job | str) -> None:
+    async def delete(self, job: Job | str) -> bool:
         """Have a job erased; one that a broken-off try has erased already is no error."""
         url, tries = self._url(job), 0
 
@@ -103,10 +103,12 @@ class Calls:
             return self._exchange.build("DELETE", url, timeout=self._timeout)
 
         try:
-            await self._exchange.ask(build)
+            answer = await self._exchange.ask(build)
         except ServerError as refusal:
             if tries == 1 or refusal.server_code != JobNotFound.code:
                 raise
+            return True
+        return answer.status_code == httpx.codes.NO_CONTENT
 
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None

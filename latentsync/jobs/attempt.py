@@ -183,7 +183,8 @@ class Attempts:
 
     def _is_latest(self, job: Job) -> bool:
         now = self._store.get(job.id)
-        return now is not None and (now.status, now.attempts) == (job.status, job.attempts)
+        attempt = (job.number, job.status, job.attempts)
+        return now is not None and (now.number, now.status, now.attempts) == attempt
 
     def _clear(self, job_id: str) -> None:
         """Remove what an ended job needs no more: its media, and what lost attempts left."""

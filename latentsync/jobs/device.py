@@ -21,7 +21,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from queue import Queue
-from threading import Event, Lock, Thread
+from threading import Event, Lock, RLock, Thread
 from typing import Any, NoReturn
 
 from latentsync import runner
@@ -141,11 +141,16 @@ class Device:
             end_group()
 
 
+_ending = RLock()  # never let go of
+
+
 def end_group() -> NoReturn:
     """End this process and everything that it started, at once.
 
-    Its working folders go first: nobody else may be left to sweep them up.
+    Its working folders go first: nobody else may be left to sweep them up. A thread that comes
+    second waits here until the first has ended the group.
     """
+    _ending.acquire()
     remove_own_folders()
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)

@@ -92,6 +92,8 @@ class Erasure:
                 return False
             for folder in (*stored_folders(job.request), f"{RESULTS}/{job.id}"):
                 self._files.remove(folder)
+            if not self._store.select(sa.select(jobs).where(jobs.c.number == number)):
+                return True  # another process was quicker, and the id may be a new job's by now
             self._entrance.forget([job.id])
             self._entrance.webhooks.forget(job.number, job.id)
         with self._store.engine.begin() as connection:
@@ -146,7 +148,8 @@ class Erasure:
         as_it_was = (jobs.c.status == job.status, jobs.c.attempts == job.attempts)
         ended = jobs.update().where(jobs.c.number == job.number, *as_it_was)
         with self._store.engine.begin() as connection:
-            return bool(connection.execute(ended.values(status=JobStatus.CANCELED)).rowcount)
+            values = {"status": JobStatus.CANCELED, "finished_at": self._clock()}
+            return bool(connection.execute(ended.values(values)).rowcount)
 
 
 def is_erased(engine: sa.Engine, job_number: int) -> bool:

@@ -25,11 +25,16 @@ from latentsync.request import (
 
 def record_options(options: RunOptions) -> dict[str, Any]:
     """Return a run's options as plain JSON."""
-    return {
+    recorded = {
         **asdict(options),
         "speaker": _record_speaker(options.speaker),
         "sync_mode": options.sync_mode.value,
     }
+    if (
+        options.sync_mode_given
+    ):  # as everything recorded before counts; older workers do not know it
+        del recorded["sync_mode_given"]
+    return recorded
 
 
 def recall_options(recorded: dict[str, Any]) -> RunOptions:

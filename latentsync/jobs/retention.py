@@ -104,7 +104,8 @@ class Retention:
         self._entrance.forget(gone)
         with self._store.engine.begin() as connection:
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
-            connection.execute(jobs.delete().where(jobs.c.id.in_(gone)))
+            numbers = [job.number for job in ended]
+            connection.execute(jobs.delete().where(jobs.c.number.in_(numbers)))
 
     def _folders_in_use(self, _names: Collection[str]) -> set[str]:
         unfinished = self._store.select(sa.select(jobs).where(jobs.c.status.not_in(_FINAL)))

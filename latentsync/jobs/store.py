@@ -339,7 +339,7 @@ def _whole(finished: Finished) -> dict[str, Any]:
 
 def _is_current(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
     return (
-        jobs.c.id == job.id,
+        jobs.c.number == job.number,  # the id may be another job's once this one is erased
         jobs.c.status == JobStatus.PROCESSING,
         jobs.c.attempts == job.attempts,
     )

@@ -32,6 +32,7 @@ from latentsync.media.guard import (
     parse_address,
     reason_of,
 )
+from latentsync.record_faults import note_record_fault
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class WebhookSender:
         Returns:
             Seconds after which to try again; None if it has arrived or there is no use.
         """
-        if self._is_erased(notice.job_number):
+        if self._is_known_erased(notice):
             return None
         reason = self._try(notice)
         delivery = self._judge(reason, attempt)
@@ -166,10 +167,22 @@ class WebhookSender:
         if delivery.status == "failed":
             logger.error("webhook %s: given up after %d attempts", notice.id, attempt + 1)
             return None
-        if self._is_erased(notice.job_number):  # meanwhile: the next attempt would hold the notice
+        if self._is_known_erased(notice):  # meanwhile: the next attempt would hold the notice
             return None
         delay_s = self._settings.webhook_retry_delays_s[attempt]
         return delay_s * random.uniform(1.0, 1.0 + _JITTER)
+
+    def _is_known_erased(self, notice: Notice) -> bool:
+        """Tell whether the job is erased; while the record is away, as far as is known, not.
+
+        Housekeeping removes the notices of an erased job whatever is answered here.
+        """
+        try:
+            return self._is_erased(notice.job_number)
+        except SQLAlchemyError as error:
+            if note_record_fault(error) is None:
+                raise
+            return False
 
     def _try(self, notice: Notice) -> Exception | None:
         """Send a notice once; returns why it did not arrive."""

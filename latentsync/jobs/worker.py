@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Event, Lock, Thread
 
@@ -119,10 +119,18 @@ class Worker:
         while not self._stopping.wait(_GREET_EVERY_S):
             self._keep_house()
         if self._turn.acquire(timeout=_HAND_BACK_S):  # nothing is at work any more
-            self._roster.leave()
-        self._device.kill()  # before the last sweep: nobody comes after it
+            self._at_the_end(self._roster.leave)
+        self._at_the_end(self._device.kill)  # before the last sweep: nobody comes after it
         sweep(self._settings.work_dir)
         logger.info("worker %s has stopped", self._name)
+
+    def _at_the_end(self, step: Callable[[], None]) -> None:
+        """Do one of the last steps; the process ends whether it succeeds or not."""
+        try:
+            step()
+        except Exception as error:  # whoever is not told will miss this worker after a while
+            if not _is_known(error):
+                logger.exception("worker %s could not end in good order", self._name)
 
     def stop(self) -> None:
         """Stop soon; the job at work is begun again by whoever comes next, at no cost to it."""

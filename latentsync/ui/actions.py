@@ -29,6 +29,7 @@ NO_ENGINE = "No engine can run on this server now; ask whoever runs it."
 AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
 _JOBS_SHOWN = 50
 _DELETED = "Deleted. The server has kept nothing of it."
+_BEING_DELETED = "Out of reach now. The server removes the rest as soon as it can."
 
 # What the page remembers of the jobs that were handed in on it: the source and the sync mode.
 Sources = dict[str, tuple[str, str]]
@@ -132,11 +133,11 @@ class Actions:
             return gr.skip(), gr.skip()
         try:
             async with client_of(visit) as client:
-                await client.delete(job_id)
+                is_gone = await client.delete(job_id)
                 jobs = await _list(client, None, zone_of(visit.request))
         except LatentSyncError as error:
             return words.alert_of(error), gr.skip()
-        return words.note(_DELETED, "status"), jobs
+        return words.note(_DELETED if is_gone else _BEING_DELETED, "status"), jobs
 
     async def tell(self, job_id: str | None, visit: gr.Request) -> AsyncIterator[tuple[Any, str]]:
         """Yield what the chosen job has said of itself, more and more until it has ended.

@@ -197,7 +197,7 @@ def test_the_same_key_is_the_same_job(client: Any, service: Service) -> None:
 
 def test_an_erased_job_is_no_more(client: Any, service: Service) -> None:
     job = client.submit(*service.media, seed=LONG)
-    assert client.delete(job) is None
+    assert client.delete(job) is True
     assert job.id not in [one.id for one in client.list(limit=100).jobs]
     with pytest.raises(ServerError) as refused:
         client.get(job.id)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from latentsync.errors import DiskFull
-from latentsync.jobs.database import open_database, translate_database_full
+from latentsync.jobs.database import jobs, open_database, translate_database_full
 from latentsync.jobs.job import Job, JobError, JobStatus, NewJob, Webhook
 from latentsync.jobs.store import Finished, JobStore
 from tests.jobs.farm import REPOSITORY
@@ -129,6 +129,18 @@ def test_only_the_latest_attempt_may_report_and_finish(store: JobStore) -> None:
     assert store.finish(second, DONE)
     ended = get(store, job)
     assert (ended.status, ended.result_key, ended.fraction) == (JobStatus.SUCCEEDED, "results/x", 1)
+
+
+def test_an_attempt_of_an_erased_job_ends_no_later_job_of_its_id(store: JobStore) -> None:
+    erased = begin(store, add(store))
+    with store.engine.begin() as connection:
+        connection.execute(jobs.delete().where(jobs.c.number == erased.number))
+    later = begin(store, add(store, id=erased.id))
+    assert (later.attempts, later.status) == (erased.attempts, erased.status)
+    assert not store.is_wanted(erased)
+    assert not store.report(erased, "generate", 0.5, 1, 2)
+    assert not store.finish(erased, DONE)
+    assert get(store, later).status is JobStatus.PROCESSING
 
 
 def test_a_succeeded_job_is_told_to_have_all_its_frames(store: JobStore) -> None:

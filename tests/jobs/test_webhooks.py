@@ -221,6 +221,16 @@ def test_a_notice_is_sent_even_if_its_state_cannot_be_recorded(
     assert len(receiver.received) == 2
 
 
+def test_a_record_that_is_away_ends_no_attempts(receiver: Receiver, signing: Settings) -> None:
+    def ask(_number: int) -> bool:
+        raise OperationalError("SELECT", {}, Exception("the connection was closed"))
+
+    receiver.statuses = [503]
+    sending = WebhookSender(signing, lambda _number, _delivery: None, ask)
+    assert sending.send(a_notice(receiver.url("hook")), 0) is not None
+    assert len(receiver.received) == 1
+
+
 def test_a_receiver_that_does_not_listen_is_tried_again(signing: Settings) -> None:
     with running_receiver() as closed:
         url = closed.url("hook")

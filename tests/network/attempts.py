@@ -54,7 +54,7 @@ def is_beyond(host: str) -> bool:
 
 def asks_for(host: str | bytes) -> bool:
     """Tell whether resolving ``host`` asks somebody: it is a name, and not this machine's."""
-    name = host.decode() if isinstance(host, bytes) else host
+    name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
     try:
         socket.inet_aton(name)
     except (OSError, UnicodeError):

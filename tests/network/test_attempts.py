@@ -15,7 +15,7 @@ def test_a_connection_beyond_loopback_is_noted(attempts: Attempts) -> None:
         reaching.setblocking(False)
         reaching.connect_ex(("192.0.2.1", 80))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as telling:
-        telling.connect(("192.0.2.2", 9))
+        telling.connect_ex(("192.0.2.2", 9))
     assert attempts.take() == [
         "socket.connect ('192.0.2.1', 80)",
         "socket.connect ('192.0.2.2', 9)",

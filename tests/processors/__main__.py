@@ -27,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if platform.machine() != "x86_64":
         _say(f"The limits are those of x86-64; this is {platform.machine()}: nothing was run.")
         return 0
-    limits = {limit.name: limit for limit in known_limits(look(os.environ))}
-    if unknown := sorted(set(wanted) - set(limits)):
-        parser.error(f"{', '.join(unknown)}: no such limit; there are {', '.join(limits)}")
     try:
+        limits = {limit.name: limit for limit in known_limits(look(os.environ))}
+        if unknown := sorted(set(wanted) - set(limits)):
+            parser.error(f"{', '.join(unknown)}: no such limit; there are {', '.join(limits)}")
         failed = [name for name in wanted or limits if not _passes(limits[name])]
     except LimitNotInForce as error:
         _say(f"The limit is not in force. {error}")

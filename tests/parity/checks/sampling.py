@@ -76,7 +76,7 @@ def _sample(
             raise _Enough
 
     with suppress(_Enough):
-        denoise(networks.unet(way.dtype), inputs, options, keep)
+        steps[-1] = denoise(networks.unet(way.dtype), inputs, options, keep)
     return steps
 
 
