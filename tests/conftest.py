@@ -22,10 +22,11 @@ _LONGEST = "test_silence.py"  # it mostly waits
 _MARKS_OF_FILE = re.compile(r"^pytestmark = (.*)", re.MULTILINE)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let tests interrupt what they start: what a shell runs in the background ignores Ctrl-C."""
     _attempts.watch()
-    gc.disable()  # while everything is loaded
+    if not config.getoption("numprocesses", None):  # else this process loads nothing
+        gc.disable()  # while everything is loaded
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

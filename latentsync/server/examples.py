@@ -20,7 +20,10 @@ UPLOADED_VIDEO = "upload://example-video"  # stands for the url that POST /v1/up
 UPLOADED_AUDIO = "upload://example-audio"
 RESULT_NAME = "3q2-7wZk.mp4"  # stands for the drawn name in the address of a result
 ABOUT_EXAMPLE: dict[str, Example] = {
-    "example": {"summary": "The one that the example of PUT creates", "value": PREDICTION_ID}
+    "example": {
+        "summary": "The one that the example of PUT creates; taken (409) if another key was first",
+        "value": PREDICTION_ID,
+    }
 }
 ABOUT_UPLOAD: dict[str, Example] = {
     "example": {

@@ -66,7 +66,10 @@ def add_health(app: FastAPI, state: State) -> None:
         responses=error_responses(500, 503),
     )
     def ready() -> dict[str, Any]:
-        """Answers 200 if a worker is running, or if the engine of this process is loaded."""
+        """Answers 200 if a worker runs that can use the default engine.
+
+        Without jobs: if the engine of this process is loaded.
+        """
         return state()
 
 
