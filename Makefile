@@ -32,7 +32,7 @@ everything: $(VENV)/.browser  ## processes, gates and browser at once: half as l
 browser: $(VENV)/.browser  ## the page in the system's chromium; skipped where there is none
 	$(RUN) $(PYTEST) -m browser tests/ui
 
-processors: $(VENV)/.test  ## [LIMITS=lowest]: the tests that compute, libraries held to older processors
+processors: $(VENV)/.test  ## [LIMITS="lowest --only face"]: the tests that compute, libraries held to older processors
 	$(RUN) -m tests.processors $(LIMITS)
 
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder

@@ -77,7 +77,7 @@ def test_a_job_is_erased_though_the_answer_is_lost(
     with client_of("blocking", service.url, KEY) as sound:
         job = sound.submit(*service.media)
     proxy.faults = [Fault(answer_bytes=0)]
-    assert client.delete(job) is None
+    assert client.delete(job) is True
     assert proxy.connections == 2
     with pytest.raises(ServerError) as refused:
         client.delete(job)

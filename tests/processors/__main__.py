@@ -23,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tests under each limit and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.processors", description=__doc__)
     parser.add_argument("limits", nargs="*", metavar="limit", help="all by default")
-    wanted = parser.parse_args(arguments).limits
+    parser.add_argument("--only", choices=FOLDERS, action="append", help="of the folders of tests")
+    given = parser.parse_args(arguments)
+    wanted = given.limits
     if platform.machine() != "x86_64":
         _say(f"The limits are those of x86-64; this is {platform.machine()}: nothing was run.")
         return 0
@@ -31,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         limits = {limit.name: limit for limit in known_limits(look(os.environ))}
         if unknown := sorted(set(wanted) - set(limits)):
             parser.error(f"{', '.join(unknown)}: no such limit; there are {', '.join(limits)}")
-        failed = [name for name in wanted or limits if not _passes(limits[name])]
+        folders = given.only or FOLDERS
+        failed = [name for name in wanted or limits if not _passes(limits[name], folders)]
     except LimitNotInForce as error:
         _say(f"The limit is not in force. {error}")
         return 2
@@ -39,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(failed))
 
 
-def _passes(limit: Limit) -> bool:
+def _passes(limit: Limit, folders: Sequence[str]) -> bool:
     limit.require(look(limit.environment()))
     _say(f"== {limit.name}: {dict(limit.variables)}")
     command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", "--dist", "worksteal"]
     command += [f"--ignore=tests/{name}" for name in _LEFT_OUT]
-    command += [f"tests/{name}" for name in FOLDERS]
+    command += [f"tests/{name}" for name in folders]
     return subprocess.run(command, env=limit.environment(), check=False).returncode == 0
 
 
