@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -34,7 +35,7 @@ from latentsync.server.contract import (
 )
 from latentsync.server.error_answers import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
-from latentsync.server.openapi import MEANINGS, VIDEO, VIDEO_RESPONSES
+from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
 
 RESULTS = "/static/results"
 LIPSYNC_PATHS = ("/lipsync", RESULTS)
@@ -301,7 +302,4 @@ def _example() -> dict[str, Any]:
     return {"seed": 7, "video_source": video, "audio_source": audio}
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"model": LipsyncFailure, "description": MEANINGS[status]} for status in statuses
-    }
+_errors = partial(error_responses, model=LipsyncFailure)

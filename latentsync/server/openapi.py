@@ -122,11 +122,9 @@ allowed. 429 and 503 may carry `Retry-After`, in seconds.
 """
 
 
-def error_responses(*statuses: int) -> Responses:
-    """Return the error answers with these statuses, as contract A tells them."""
-    return {
-        status: {"model": ErrorResponse, "description": MEANINGS[status]} for status in statuses
-    }
+def error_responses(*statuses: int, model: type[BaseModel] = ErrorResponse) -> Responses:
+    """Return the error answers with these statuses, in the shape of a contract, A by default."""
+    return {status: {"model": model, "description": MEANINGS[status]} for status in statuses}
 
 
 ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409, 410}))  # those are of jobs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -31,7 +32,7 @@ from latentsync.server.contract import (
 )
 from latentsync.server.error_answers import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
-from latentsync.server.openapi import MEANINGS, VIDEO, VIDEO_RESPONSES
+from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
 
 OUTPUTS = "/outputs"
 TASK_PATHS = ("/sync", "/task", "/queue", OUTPUTS)
@@ -247,7 +248,4 @@ def task_error(error: LatentSyncError, reference: str | None) -> JSONResponse:
     return JSONResponse(body.model_dump(), error.status, error_headers(error))
 
 
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {
-        status: {"model": TaskErrorResponse, "description": MEANINGS[status]} for status in statuses
-    }
+_errors = partial(error_responses, model=TaskErrorResponse)
