@@ -18,28 +18,28 @@ if _VOLUME.is_dir():
     _os.environ.setdefault("LATENTSYNC_WEIGHTS_DIR", str(_VOLUME / "latentsync"))
     _os.environ.setdefault("TORCH_HOME", str(_VOLUME / "torch"))  # holds VGG16
 
-from latentsync import door as _door  # noqa: E402  (settings read the environment set above)
-from latentsync import environment as _environment  # noqa: E402
-from latentsync import request as _request  # noqa: E402
-from latentsync import schema as _schema  # noqa: E402
+from latentsync import serverless as _serverless  # noqa: E402  (settings read the environment set above)
+from latentsync import settings as _settings  # noqa: E402
 from latentsync import workspace as _workspace  # noqa: E402
-from latentsync.pipelines import engines as _pipelines  # noqa: E402
+from latentsync.pipelines import registry as _pipelines  # noqa: E402
+from latentsync.schema import predict as _schema  # noqa: E402
+from latentsync.schema import run as _run  # noqa: E402
 from latentsync.settings import Settings as _Settings  # noqa: E402
 
 _logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 _logging.getLogger("latentsync").setLevel(_logging.INFO)
 
-for _sentence in _environment.describe_unknown_variables(_os.environ):
+for _sentence in _settings.describe_unknown_variables(_os.environ):
     _logging.getLogger("latentsync").warning(_sentence)
-_settings = _Settings()
-_workspace.sweep(_settings.work_dir)
-_engines = _pipelines.Engines(_settings)
+_configured = _Settings()
+_workspace.sweep(_configured.work_dir)
+_engines = _pipelines.Engines(_configured)
 # The cold start: weights and networks, once per replica and before its first request. What fails
 # here fails the replica, and the log says which file: none gets ready that cannot predict.
 _engines.get()
 
 
-@_door.cloud_door(_partial(_door.run_inline, settings=_settings, engines=_engines))
+@_serverless.cloud_door(_partial(_serverless.run_inline, settings=_configured, engines=_engines))
 def predict(
     video_url: str | None = None,
     video_base64: str | None = None,
@@ -58,7 +58,7 @@ def predict(
     segments: _Sequence[dict[str, object]] = (),
     keep_sound: bool = True,
     run_id: str | None = None,
-) -> _request.RunRequest:
+) -> _run.RunRequest:
     """Make the lips of a video say a speech recording.
 
     The body only names the fields of the request; the decorator runs it and returns

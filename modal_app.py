@@ -56,12 +56,13 @@ image = (
 )
 
 with image.imports():
-    from latentsync import door, environment, request, schema
-    from latentsync.pipelines import base
-    from latentsync.pipelines.engines import Engines
+    from latentsync import serverless, settings
+    from latentsync.pipelines import registry
+    from latentsync.pipelines.registry import Engines
+    from latentsync.schema import run
     from latentsync.server.app import build_app
     from latentsync.settings import Settings
-    from latentsync.weights import catalog, cold_start
+    from latentsync.weights import catalog, ensure
 
 
 @app.cls(
@@ -90,7 +91,7 @@ class LatentSync:
         """
         _log()
         engine = Settings().engine
-        base.import_engine(_ON_GPU if engine == "auto" else engine)
+        registry.import_engine(_ON_GPU if engine == "auto" else engine)
 
     @modal.enter(snap=False)
     def build(self) -> None:
@@ -101,9 +102,9 @@ class LatentSync:
         engines = Engines(settings)
         engines.get()
 
-        @door.cloud_door(partial(door.run_inline, settings=settings, engines=engines))
-        def predict(fields: dict[str, object], run_id: str | None) -> request.RunRequest:
-            return schema.parse_request(fields)
+        @serverless.cloud_door(partial(serverless.run_inline, settings=settings, engines=engines))
+        def predict(fields: dict[str, object], run_id: str | None) -> run.RunRequest:
+            return predict.parse_request(fields)
 
         self._answer = predict
         self._app = build_app(settings, engines)
@@ -203,9 +204,9 @@ def download_weights(engine: str | None = None) -> None:
     engine = engine or settings.engine
     names = catalog.weights_for(_ON_GPU if engine == "auto" else engine, settings)
     try:
-        cold_start.ensure(names, settings=settings, catalog=files)
+        ensure.ensure(names, settings=settings, catalog=files)
         if settings.fetch_vgg16:
-            cold_start.fetch_vgg16_in_background(settings, catalog=files).join()
+            ensure.fetch_vgg16_in_background(settings, catalog=files).join()
     finally:
         volume.commit()  # even of a broken-off download: the next one continues it
 
@@ -214,5 +215,5 @@ def _log() -> None:
     """Log to stderr, first what variables look like settings and are none."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("latentsync").setLevel(logging.INFO)
-    for sentence in environment.describe_unknown_variables(os.environ):
+    for sentence in settings.describe_unknown_variables(os.environ):
         logging.getLogger("latentsync").warning(sentence)

@@ -30,20 +30,20 @@ import torch
 
 from benchmarks.memory import make_speech, make_video
 from benchmarks.restore import face_points
-from latentsync.face.alignment import FaceAligner
 from latentsync.face.boxes import Floats
-from latentsync.face.crop import cut_face
-from latentsync.face.mask import to_pixel_values
-from latentsync.face.restore import restore_face
 from latentsync.face.speaker import Choice
 from latentsync.formats import Frame
-from latentsync.lipsync.heap import give_large_blocks_back
-from latentsync.lipsync.speaker import MeshFinder, align_speaker
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
 from latentsync.media.reader import VideoReader
 from latentsync.media.sound import read_sound
 from latentsync.media.writer import write_video
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines.batching import give_large_blocks_back
+from latentsync.pipelines.lipsync.alignment import FaceAligner
+from latentsync.pipelines.lipsync.bilinear import cut_face
+from latentsync.pipelines.lipsync.face_finder import MeshFinder, align_speaker
+from latentsync.pipelines.lipsync.mask import to_pixel_values
+from latentsync.pipelines.lipsync.paste_back import restore_face
 from latentsync.settings import Settings
 
 RESOLUTIONS = (256, 512)

@@ -23,14 +23,14 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.draft.motion import MouthMotion
 from latentsync.face.tracker import track_faces
 from latentsync.media.probe import probe_audio
 from latentsync.media.sound import read_waveform
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines.draft.motion import MouthMotion
 from latentsync.pipelines.draft_pipeline import DraftPipeline
-from latentsync.request import PathSource, RunRequest
 from latentsync.runner import Result, run
+from latentsync.schema.run import PathSource, RunRequest
 from latentsync.settings import Settings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from latentsync.face.detector import FaceDetector
+from latentsync.face.blazeface import FaceDetector
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.smoothing import smooth_track
 from latentsync.face.tracker import FaceTracker

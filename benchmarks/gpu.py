@@ -26,12 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.restore import face_points
 from latentsync.config import read_config
-from latentsync.face.alignment import FaceAligner
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS
-from latentsync.lipsync.hearing import Hearing
-from latentsync.lipsync.networks import LipsyncNetworks
-from latentsync.lipsync.noise import SeededNoise
-from latentsync.lipsync.speaker import MeshFinder
 from latentsync.models.checkpoint import fill, place
 from latentsync.models.config import LatentSyncConfig
 from latentsync.models.sampling import SamplingOptions
@@ -39,6 +34,11 @@ from latentsync.models.unet import UNet3DConditionModel
 from latentsync.models.vae import build_vae, decode_latents, encode_moments
 from latentsync.models.whisper import WhisperDims, build_whisper
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines.lipsync.alignment import FaceAligner
+from latentsync.pipelines.lipsync.audio_features import Hearing
+from latentsync.pipelines.lipsync.face_finder import MeshFinder
+from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+from latentsync.pipelines.lipsync.windows import SeededNoise
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
 from tests.demo_media import FramesInMemory
 

@@ -19,12 +19,12 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from latentsync.jobs import worker
-from latentsync.jobs.desk import JobDesk, Submission
-from latentsync.jobs.files import FileStore
-from latentsync.jobs.job import Job, JobStatus
-from latentsync.request import RunOptions, RunRequest, UrlSource
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.service import JobDesk, Submission
+from latentsync.jobs.storage import FileStore
+from latentsync.schema.run import RunOptions, RunRequest, UrlSource
 from latentsync.settings import Settings
+from latentsync.worker import worker
 
 ENGINE_S = 0.05
 SUBMIT_MS, READ_MS = 100.0, 50.0  # allowed 95th percentiles of the spread load

@@ -29,11 +29,11 @@ import torch
 
 from benchmarks.memory import make_speech, make_video
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
-from latentsync.lipsync.posteriors import PosteriorCache
 from latentsync.monitor import Progress, RunMonitor
+from latentsync.pipelines.lipsync.face_generator import PosteriorCache
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
-from latentsync.request import PathSource, RunOptions, RunRequest
 from latentsync.runner import run
+from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 from tests.pipelines.tiny_lipsync import build_tiny_lipsync
@@ -62,7 +62,7 @@ def main() -> int:
     frames = _bounce(alone)
     within.append(_report_difference("batched - one by one", _bounce(together), frames))
     forgetful = partial(PosteriorCache, most_bytes=0)
-    with mock.patch("latentsync.lipsync.face_maker.PosteriorCache", forgetful):
+    with mock.patch("latentsync.pipelines.lipsync.face_generator.PosteriorCache", forgetful):
         within.append(_report_difference("looped, kept - made again", frames, _bounce(alone)))
     return int(not all(within))
 

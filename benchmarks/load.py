@@ -35,9 +35,9 @@ from pathlib import Path
 from benchmarks.jobs import READ_MS, SUBMIT_MS, percentile, start_worker
 from benchmarks.lean_http import Caller
 from latentsync.jobs.database import open_database
-from latentsync.jobs.desk import owner_of
-from latentsync.jobs.files import FileStore
-from latentsync.jobs.job import JobStatus
+from latentsync.jobs.models import JobStatus
+from latentsync.jobs.service import owner_of
+from latentsync.jobs.storage import FileStore
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 from tests.ports import free_port

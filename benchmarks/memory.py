@@ -19,9 +19,10 @@ import cv2
 import numpy as np
 
 from latentsync.formats import VIDEO_FPS, Frame
-from latentsync.pipelines.base import Pipeline, build_pipeline
-from latentsync.request import PathSource, RunOptions, RunRequest
+from latentsync.pipelines.base import Pipeline
+from latentsync.pipelines.registry import build_pipeline
 from latentsync.runner import run
+from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 
 ASSETS = Path(__file__).parents[1] / "assets"

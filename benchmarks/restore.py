@@ -16,13 +16,11 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from latentsync.face.alignment import FaceAligner, Matrix, crop_size
-from latentsync.face.alignment_points import Points3
-from latentsync.face.bilinear import invert, place_pixels, sample
 from latentsync.face.boxes import Floats
-from latentsync.face.crop import cut_face
-from latentsync.face.restore import restore_face
 from latentsync.formats import Frame
+from latentsync.pipelines.lipsync.alignment import FaceAligner, Matrix, Points3, crop_size
+from latentsync.pipelines.lipsync.bilinear import cut_face, invert, place_pixels, sample
+from latentsync.pipelines.lipsync.paste_back import restore_face
 
 SIZE = (1080, 1920)  # height, width
 REPEATS = 15

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.audio.activity import HOP_S, measure_loudness_db
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
-from latentsync.fields import SyncMode
 from latentsync.formats import VIDEO_FPS, Frame, Waveform
-from latentsync.media.lengths import plan_frames
 from latentsync.media.probe import probe_audio
 from latentsync.media.sound import read_waveform
+from latentsync.media.timeline import plan_frames
+from latentsync.pipelines.draft.phones import HOP_S, measure_loudness_db
+from latentsync.schema.fields import SyncMode
 from latentsync.settings import Settings
 
 COLUMNS = 8

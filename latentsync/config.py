@@ -1,8 +1,12 @@
-"""Reads a model version's values from ``configs/`` into a frozen dataclass."""
+"""Reads a model version's values from ``configs/`` into a frozen dataclass.
+
+Finds the files that come with the package: embedded networks and model configurations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
@@ -10,7 +14,25 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from latentsync.errors import EngineUnavailable
-from latentsync.packaged import find_packaged
+
+_PACKAGE = Path(__file__).resolve().parent
+_ROOTS = (
+    _PACKAGE / "packaged",  # in an installed wheel
+    _PACKAGE.parent,  # in a checkout
+)
+
+
+def find_packaged(name: str) -> Path:
+    """Return the path of a file such as ``"configs/draft.yaml"``.
+
+    Raises:
+        EngineUnavailable: it is missing, so this installation is broken.
+    """
+    for root in _ROOTS:
+        if (root / name).is_file():
+            return root / name
+    raise EngineUnavailable(f"The file {name} of the package is missing; install again.")
+
 
 Form = TypeVar("Form")
 

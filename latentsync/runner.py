@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, get_ident
 
-from latentsync.answers import PredictDetails
 from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.media.fetch import fetch_media
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
@@ -25,8 +24,9 @@ from latentsync.media.reader import VideoReader
 from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
 from latentsync.pipelines.base import ENGINE_OPTIONS, FrameSource, Generation, Pipeline
-from latentsync.request import RunRequest
-from latentsync.script import Recording, Script, write_script
+from latentsync.plan import Recording, Script, write_script
+from latentsync.schema.responses import PredictDetails
+from latentsync.schema.run import RunRequest
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 

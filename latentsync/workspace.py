@@ -26,7 +26,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentsync.errors import CodecFailed, DiskFull, FolderUnusable
-from latentsync.signals import before_exit
 
 logger = logging.getLogger(__name__)
 
@@ -264,5 +263,4 @@ def _forget_all() -> None:
 
 
 atexit.register(remove_own_folders)
-before_exit(remove_own_folders)
 os.register_at_fork(after_in_child=_forget_all)

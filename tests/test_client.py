@@ -16,7 +16,7 @@ import pytest
 
 from latentsync import Client
 from latentsync.errors import FetchTimeout, InvalidField, LatentSyncError, ServerError, Unreachable
-from latentsync.fields import SpeakerPoint
+from latentsync.schema.fields import SpeakerPoint
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
 from tests.server.live import KEY, serving_engine

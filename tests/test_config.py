@@ -6,8 +6,8 @@ import pytest
 
 from latentsync import config
 from latentsync.config import read_config
-from latentsync.draft.config import DraftConfig
 from latentsync.errors import EngineUnavailable
+from latentsync.pipelines.draft.visemes import DraftConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from latentsync.cli import commands
+from latentsync.cli.app import commands
 from latentsync.settings import Settings, variable_of
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from tests.server.live import REPOSITORY
 SERVING = {"fastapi", "starlette", "uvicorn", "modal", "dbos", "sqlalchemy", "fsspec"}
 HEAVY = {"torch", "cv2", "onnxruntime", "av", "pocketsphinx", *SERVING}
 
-SERVER = "import latentsync.server.app, latentsync.server.serve, latentsync.cli"
+SERVER = "import latentsync.server.app, latentsync.server.serve, latentsync.cli.app"
 
 
 @cache
@@ -34,8 +34,8 @@ def test_importing_the_package_loads_nothing_else() -> None:
     [
         "from latentsync import AsyncClient, Client, Job, JobEvent, Prediction, Segment",
         "import latentsync.client",
-        "import latentsync.schema, latentsync.errors, latentsync.settings",
-        "import latentsync.cli, latentsync.jobs_commands",
+        "import latentsync.schema.predict, latentsync.errors, latentsync.settings",
+        "import latentsync.cli.app, latentsync.cli.jobs",
     ],
 )
 def test_client_schema_and_command_line_stay_light(statement: str) -> None:
@@ -43,7 +43,7 @@ def test_client_schema_and_command_line_stay_light(statement: str) -> None:
 
 
 def test_the_schema_needs_no_http() -> None:
-    assert "httpx" not in loaded_by("import latentsync.schema, latentsync.cli")
+    assert "httpx" not in loaded_by("import latentsync.schema.predict, latentsync.cli.app")
 
 
 def test_the_server_needs_no_torch_and_without_the_page_no_gradio() -> None:

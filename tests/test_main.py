@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from latentsync.answers import PredictResult
-from latentsync.engines import ENGINES
-from latentsync.pipelines import base
-from latentsync.pipelines.engines import Engines
-from latentsync.schema import PredictRequest
+from latentsync.pipelines.registry import Engines
+from latentsync.schema.predict import PredictRequest
+from latentsync.schema.responses import PredictResult
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG
-from latentsync.weights.places import path_of
+from latentsync.weights.paths import path_of
+from tests.engine_builders import replace_builders
 from tests.server.live import files_in, process, small_body
 from tests.without_packages import hide
 
@@ -37,7 +36,7 @@ def square_engine(_name: str, _settings: Settings, _check: object) -> Any:
 def load(monkeypatch: pytest.MonkeyPatch, work: Path) -> types.ModuleType:
     """Import main.py afresh with a small engine, in a work folder of its own."""
     monkeypatch.setenv("LATENTSYNC_WORK_DIR", str(work))
-    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.test_main", "square_engine")})
+    replace_builders(monkeypatch, {"draft": ("tests.test_main", "square_engine")})
     monkeypatch.delitem(sys.modules, "main", raising=False)
     return importlib.import_module("main")
 
@@ -103,7 +102,6 @@ def test_an_engine_that_is_not_installed_is_an_answer_with_a_code(
     main: types.ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch)
-    monkeypatch.setitem(base._ENGINES, "latentsync-1.6", ENGINES["latentsync-1.6"].builder)
     nowhere = {"video_url": "http://127.0.0.1:9/v.mp4", "audio_url": "http://127.0.0.1:9/a.wav"}
     answer = main.predict(**nowhere, engine="latentsync-1.6", run_id="r-9")
     told = (answer["status_code"], answer["code"], answer["field"])

@@ -20,12 +20,12 @@ import pytest
 from modal_proto import api_pb2
 
 from latentsync import Client
-from latentsync.answers import PredictDetails, PredictResult
-from latentsync.pipelines import base
-from latentsync.schema import PredictRequest
+from latentsync.schema.predict import PredictRequest
+from latentsync.schema.responses import PredictDetails, PredictResult
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG
 from tests.demo_media import DEMO_VIDEO
+from tests.engine_builders import replace_builders
 from tests.modal_cloud import ControlPlane, control_plane
 from tests.server.clips import write_speech
 from tests.server.engines import SquareEngine
@@ -289,7 +289,7 @@ def modal_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleTy
     monkeypatch.setenv("LATENTSYNC_ENGINE", "draft")
     monkeypatch.setenv("LATENTSYNC_WORK_DIR", str(tmp_path / "work"))
     monkeypatch.setenv(KEY_NAME, KEY)
-    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.test_modal_app", "square_engine")})
+    replace_builders(monkeypatch, {"draft": ("tests.test_modal_app", "square_engine")})
     monkeypatch.setattr(Builder, "built", 0)
     return importlib.import_module("modal_app")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from latentsync.config import find_packaged
 from latentsync.errors import EngineUnavailable
-from latentsync.packaged import find_packaged
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,7 @@ PUBLIC = {
         "Segment",
         "__version__",
     ],
-    "latentsync.cli": ["main"],
+    "latentsync.cli.app": ["main"],
     "latentsync.client": [
         "AsyncClient",
         "Client",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from latentsync.cli.segments import read_speech
 from latentsync.client import Segment
-from latentsync.client.segment import segment_fields
+from latentsync.client._payload import segment_fields
 from latentsync.errors import InvalidField
-from latentsync.schema import PredictRequest, SegmentFields, parse_request, validate_fields
-from latentsync.segments_file import read_speech
+from latentsync.schema.predict import PredictRequest, SegmentFields, parse_request, validate_fields
 from latentsync.settings import Settings, variable_of
 
 ROOT = Path(__file__).resolve().parent.parent

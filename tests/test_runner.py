@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 
 from latentsync import errors
-from latentsync.fields import SyncMode
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
 from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import (
@@ -22,8 +21,9 @@ from latentsync.pipelines.base import (
     GenerationReport,
     Utterance,
 )
-from latentsync.request import InlineSource, PathSource, RunOptions, RunRequest
 from latentsync.runner import Result, run
+from latentsync.schema.fields import SyncMode
+from latentsync.schema.run import InlineSource, PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, make_video, read_number, tone
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from latentsync.fields import Speaker
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
 from latentsync.pipelines.base import Utterance
+from latentsync.schema.fields import Speaker
 
 
 def whole(waveform: Waveform, num_frames: int, speaker: Speaker = "auto") -> list[Utterance]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from latentsync import installation
-from latentsync.engines import ENGINES
+from latentsync.pipelines import requirements
+from latentsync.schema.engines import ENGINES
 
 NETWORKS = ENGINES["latentsync-1.6"].packages
 _FINDER = """
@@ -33,7 +33,7 @@ def children_without(
 
 def hide(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...] = NETWORKS) -> None:
     """Let this process not find these packages when it looks whether they are installed."""
-    find = installation.find_spec
+    find = requirements.find_spec
     monkeypatch.setattr(
-        installation, "find_spec", lambda name: None if name in names else find(name)
+        requirements, "find_spec", lambda name: None if name in names else find(name)
     )

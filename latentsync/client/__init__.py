@@ -22,22 +22,19 @@ Several people may speak, each with a recording of their own, in parts of the vi
 
 from __future__ import annotations
 
-from latentsync.client.asynchronous import AsyncClient
-from latentsync.client.blocking import Client
-from latentsync.client.job import (
+from latentsync.client._http import Patience
+from latentsync.client._payload import Media, Options, Segment
+from latentsync.client.client import AsyncClient, Client
+from latentsync.client.modal import ModalClient
+from latentsync.client.models import (
     Job,
     JobError,
     JobEvent,
     JobPage,
     JobStatus,
+    Prediction,
     WebhookDelivery,
 )
-from latentsync.client.media import Media
-from latentsync.client.on_modal import ModalClient
-from latentsync.client.patience import Patience
-from latentsync.client.prediction import Prediction
-from latentsync.client.request import Options
-from latentsync.client.segment import Segment
 
 __all__ = [
     "AsyncClient",

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.face.boxes import Floats
-from latentsync.face.onnx_model import check_signature, open_model
-from latentsync.face.onnx_runtime import InferenceSession
+from latentsync.face.onnx import InferenceSession, check_signature, open_model
 from latentsync.formats import Frame
 
 INPUT_SIDE = 512  # pixels

@@ -11,7 +11,7 @@ import numpy as np
 from latentsync.errors import InvalidField, NoFace
 from latentsync.face.boxes import Box, center, contains, overlap
 from latentsync.face.track import FaceTrack
-from latentsync.fields import Speaker, SpeakerBox, SpeakerPoint
+from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint
 
 _NEAREST = 0.5  # of the face's longer side: how far outside a face a point may lie
 _LEAST_OVERLAP = 0.1  # of a caller's box with a face

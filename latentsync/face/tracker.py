@@ -2,6 +2,8 @@
 
 The detector runs only at the first frame, at cuts, when a face is lost and every few frames for
 newcomers; the mesh network confirms every hit of it, so that a false hit makes no track.
+
+Hard cuts between camera shots.
 """
 
 from __future__ import annotations
@@ -10,16 +12,46 @@ import math
 from collections.abc import Iterable
 from itertools import combinations
 
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.face.blazeface import Detection, FaceDetector
 from latentsync.face.boxes import Box, area, box_around, center, overlap
-from latentsync.face.detector import Detection, FaceDetector
-from latentsync.face.followed import FollowedFace, Sighting
-from latentsync.face.likeness import portrait
 from latentsync.face.mesh import FaceMesh, FaceRegion
-from latentsync.face.shots import CutFinder
 from latentsync.face.track import FaceTrack
-from latentsync.face.usable import face_size, is_usable
+from latentsync.face.tracked_face import FollowedFace, Sighting, face_size, is_usable, portrait
 from latentsync.formats import Frame
 from latentsync.monitor import RunMonitor
+
+_GRID = (18, 32)  # samples per frame, rows and columns
+_CUT_CHANGE = 24.0  # mean change of brightness between two frames, of 255
+
+
+class CutFinder:
+    """Compares each frame with the one before.
+
+    A flash counts as a cut too; that costs one more search and loses nothing.
+    """
+
+    def __init__(self) -> None:
+        self._last: NDArray[np.float32] | None = None
+
+    def is_cut(self, frame: Frame) -> bool:
+        """Tell whether ``frame`` begins a new shot; the first frame does not."""
+        samples = _sample(frame)
+        last, self._last = self._last, samples
+        return last is not None and float(np.abs(samples - last).mean()) > _CUT_CHANGE
+
+
+def _sample(frame: Frame) -> NDArray[np.float32]:
+    """Return the brightness at a coarse grid of small blocks, float32 (18,32)."""
+    height, width = frame.shape[:2]
+    rows = np.linspace(0, height - 1, 2 * _GRID[0]).astype(int)
+    columns = np.linspace(0, width - 1, 2 * _GRID[1]).astype(int)
+    brightness = frame[rows[:, None], columns].astype(np.float32).mean(axis=2)
+    blocks: NDArray[np.float32] = brightness.reshape(_GRID[0], 2, _GRID[1], 2).mean(axis=(1, 3))
+    return blocks
+
 
 MAX_FACES = 4  # followed at the same time, the largest first
 NEW_PRESENCE = 0.75  # of the mesh network, from which a detection is a face

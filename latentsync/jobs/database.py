@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from latentsync.errors import DiskFull, RecordUnavailable
-from latentsync.record_faults import record_fault
+from latentsync.public_errors import record_fault
 
 _SQLITE = "sqlite"
 _OLDEST_SQLITE = (3, 37)
@@ -104,7 +104,7 @@ host_engines = sa.Table(
     sa.Column(
         "name", sa.String(120), sa.ForeignKey(hosts.c.name, ondelete="CASCADE"), primary_key=True
     ),
-    sa.Column("survey", sa.JSON, nullable=False),  # see latentsync.pipelines.availability
+    sa.Column("survey", sa.JSON, nullable=False),  # see latentsync.pipelines.registry
 )
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from latentsync.engines import AUTO
-from latentsync.jobs.figures import living_workers
-from latentsync.pipelines.availability import EngineSurvey, Obstacle
+from latentsync.jobs.stats import living_workers
+from latentsync.schema.engines import AUTO, EngineSurvey, Obstacle
 
 Surveys = Callable[[], EngineSurvey]
 

@@ -15,14 +15,13 @@ import sqlalchemy as sa
 
 from latentsync.errors import LatentSyncError
 from latentsync.jobs.database import erasures, events, jobs, translate_database_full
-from latentsync.jobs.figures import living_workers
-from latentsync.jobs.files import FileStore
-from latentsync.jobs.job import Job, JobStatus
-from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.requests import stored_folders
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.queue import LOST_S, LineEntrance
 from latentsync.jobs.retention import RESULTS
+from latentsync.jobs.serialization import stored_folders
+from latentsync.jobs.stats import living_workers
+from latentsync.jobs.storage import FileStore
 from latentsync.jobs.store import JobStore
-from latentsync.jobs.webhook_line import LOST_S
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection
 import sqlalchemy as sa
 
 from latentsync.jobs.database import events, jobs
-from latentsync.jobs.files import FileStore
-from latentsync.jobs.job import Job, JobStatus, NewJob
-from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.requests import stored_folders, stored_keys
+from latentsync.jobs.models import Job, JobStatus, NewJob
+from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.serialization import stored_folders, stored_keys
+from latentsync.jobs.storage import FileStore
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 

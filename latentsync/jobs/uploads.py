@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Lock
 
 from latentsync.errors import LineFull
-from latentsync.jobs.files import FileStore
 from latentsync.jobs.retention import UPLOADS
+from latentsync.jobs.storage import FileStore
 
 UPLOAD_SCHEME = "upload://"
 _NAME = re.compile(r"[0-9a-f]{32}")

@@ -2,6 +2,8 @@
 
 A notice is written when its job ends and stays the same however often it is sent: receivers drop
 doubles by ``webhook-id`` and trust a notice by ``webhook-signature``.
+
+How far the word of a job's end is: an event of the job for every attempt to tell it.
 """
 
 from __future__ import annotations
@@ -10,29 +12,32 @@ import asyncio
 import json
 import logging
 import random
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from ipaddress import ip_address
 from socket import gaierror
 
 import httpx
+import sqlalchemy as sa
 import standardwebhooks
 from httpx_secure import SSRFProtectionError
 from sqlalchemy.exc import SQLAlchemyError
 
 from latentsync.errors import ForbiddenAddress, InvalidField, shorten
-from latentsync.jobs.job import Delivery, Job, Webhook
-from latentsync.jobs.representation import represent
-from latentsync.media.guard import (
+from latentsync.jobs.database import events, jobs
+from latentsync.jobs.models import Delivery, Job, Webhook
+from latentsync.jobs.schemas import represent
+from latentsync.media.ssrf import (
     is_public,
     leads_to_public,
     open_guarded_client,
     parse_address,
     reason_of,
 )
-from latentsync.record_faults import note_record_fault
+from latentsync.public_errors import note_record_fault
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -249,3 +254,41 @@ def _check(answer: httpx.Response) -> None:
         raise _NoUse("the receiver wants no more notices (410)")
     if not answer.is_success:
         raise _Unsent(f"the receiver answered {answer.status_code}")
+
+
+_KIND = "webhook"
+
+
+def record_delivery(engine: sa.Engine, job_number: int, delivery: Delivery) -> None:
+    """Note how an attempt went; nothing of a job that is forgotten.
+
+    Args:
+        engine: the database of jobs.
+        job_number: which job; ids may have been given to other jobs since.
+        delivery: how far it is now.
+    """
+    chosen = sa.select(jobs.c.id).where(jobs.c.number == job_number)
+    with engine.begin() as connection:
+        job_id = connection.execute(chosen).scalar_one_or_none()
+        if job_id is not None:
+            told = {"job_id": job_id, "at": time.time(), "kind": _KIND, "data": asdict(delivery)}
+            connection.execute(events.insert().values(told))
+
+
+def find_delivery(engine: sa.Engine, job: Job) -> Delivery | None:
+    """Return how far the word of a job's end is; None if nobody is to hear of it."""
+    if job.webhook is None:
+        return None
+    if not job.status.is_final:
+        return Delivery()
+    if job.status not in job.webhook.events:
+        return None
+    chosen = (
+        sa.select(events.c.data)
+        .where(events.c.job_id == job.id, events.c.kind == _KIND)
+        .order_by(events.c.number.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        found = connection.execute(chosen).scalar_one_or_none()
+    return Delivery() if found is None else Delivery(**found)

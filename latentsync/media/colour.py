@@ -2,13 +2,17 @@
 
 The numbers of ``matrix``, ``primaries`` and ``transfer`` are those of ITU-T H.273, which FFmpeg
 shares (1 is BT.709 in all three, 2 is "not said").
+
+Turning a picture the way its display matrix says (phones film lying on their side).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
@@ -114,3 +118,40 @@ class ToYuv:
         yuv.color_primaries = self._colour.primaries
         yuv.color_trc = self._colour.transfer
         return yuv
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the eight ways to lay a rectangle down: transpose first, then flip."""
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    def apply(self, frame: Frame) -> Frame:
+        """Return the frame upright as contiguous H,W,3; a view where nothing has to move."""
+        upright = frame.transpose(1, 0, 2) if self.transpose else frame
+        if self.flip_x:
+            upright = upright[:, ::-1]
+        if self.flip_y:
+            upright = upright[::-1]
+        return np.ascontiguousarray(upright)
+
+    def upright_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height after :meth:`apply`."""
+        return (height, width) if self.transpose else (width, height)
+
+
+def read_orientation(frame: VideoFrame) -> Orientation:
+    """Return how a decoded frame must be turned.
+
+    The display matrix sends pixel (x, y) to (a x + c y, b x + d y). Angles that are no multiple
+    of 90 degrees are taken as the nearest one.
+    """
+    side_data = cast(SideDataContainer, frame.side_data).get(Type.DISPLAYMATRIX)
+    if side_data is None:
+        return Orientation()
+    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(transpose=True, flip_x=c < 0, flip_y=b < 0)
+    return Orientation(flip_x=a < 0, flip_y=d < 0)

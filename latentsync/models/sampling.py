@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from latentsync.errors import InvalidField, NumericalFailure
-from latentsync.fields import SchedulerName
 from latentsync.models.unet import UNet3DConditionModel
+from latentsync.schema.fields import SchedulerName
 
 NUM_TRAIN_TIMESTEPS = 1000
 FEATURE_CACHE_INTERVAL = 3  # every third pass runs whole when the cache is on

@@ -17,10 +17,11 @@ from latentsync.models.checkpoint import (
     fill,
     mismatch,
     place,
+    read_cache,
     read_state,
+    write_cache,
 )
 from latentsync.models.embeddings import position_table
-from latentsync.models.weights_cache import read_cache, write_cache
 
 logger = logging.getLogger(__name__)
 

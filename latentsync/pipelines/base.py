@@ -7,24 +7,17 @@ often as it needs, in any order, through :class:`FrameSource`; it must not keep 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.device import has_cuda
-from latentsync.engines import AUTO, AUTO_ELSEWHERE, AUTO_ON_GPU, ENGINES, unknown_engine
-from latentsync.errors import LatentSyncError
-from latentsync.fields import Speaker
 from latentsync.formats import Frame, Waveform
-from latentsync.monitor import RunMonitor, never
-from latentsync.pipelines.availability import refused_import, require_packages
-from latentsync.request import RunOptions
-from latentsync.settings import Settings
+from latentsync.monitor import RunMonitor
+from latentsync.schema.fields import Speaker
+from latentsync.schema.run import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -135,79 +128,3 @@ class Pipeline(Protocol):
                 the same lips.
         """
         ...
-
-
-BuildEngine = Callable[[str, Settings, Callable[[], None]], Pipeline]
-
-# Imported on first use: no engine's packages load before that.
-_ENGINES = {name: spec.builder for name, spec in ENGINES.items()}
-
-
-def resolve_engine(name: str) -> str:
-    """Return the engine that ``auto`` stands for here: LatentSync on a GPU machine, else draft.
-
-    Any other name is returned as it is.
-
-    Raises:
-        EngineUnavailable: there is a GPU that cannot be used.
-    """
-    if name != AUTO:
-        return name
-    return AUTO_ON_GPU if has_cuda() else AUTO_ELSEWHERE
-
-
-def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = never) -> Pipeline:
-    """Build the engine called ``name``.
-
-    Args:
-        name: a name of :data:`latentsync.fields.EngineName`.
-        settings: device, type of numbers, weights.
-        check: called while weights are fetched; may raise to stop.
-
-    Raises:
-        EngineUnavailable: the name is unknown, or the engine cannot run here.
-    """
-    name = resolve_engine(name)
-    build = import_engine(name, settings)
-    with _import_failures_explained(name, settings, ImportError):
-        return build(name, settings, check)
-
-
-def import_engine(name: str, settings: Settings | None = None) -> BuildEngine:
-    """Import what an engine is made of, and return the function that builds it.
-
-    Building asks for the device, importing does not.
-
-    Args:
-        name: as for :func:`build_pipeline`, but not ``auto``, which depends on the device.
-        settings: by which an error names the engines that can run; by default the environment's.
-
-    Raises:
-        EngineUnavailable: the name is unknown, or a package is missing or cannot be imported.
-    """
-    if name not in _ENGINES:
-        raise unknown_engine(name)
-    settings = settings or Settings()
-    require_packages(name, settings)
-    module_name, function_name = _ENGINES[name]
-    build: BuildEngine
-    with _import_failures_explained(name, settings, Exception):  # a broken package raises anything
-        build = getattr(import_module(module_name), function_name)
-    return build
-
-
-@contextmanager
-def _import_failures_explained(
-    name: str, settings: Settings, kind: type[Exception]
-) -> Iterator[None]:
-    """Turn the failure of another package's import into EngineUnavailable; the log has it whole."""
-    try:
-        yield
-    except LatentSyncError:
-        raise
-    except kind as error:
-        if (refusal := refused_import(name, error, settings)) is None:
-            raise
-        # No louder than that: the error itself is told, and the command line tells one line.
-        logger.info("engine %s cannot be imported", name, exc_info=error)
-        raise refusal from error

@@ -14,13 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.audio.activity import detect_voice, loudness_gain, measure_loudness_db
-from latentsync.audio.phones import PhoneRecognizer
 from latentsync.config import read_config
-from latentsync.draft.config import DraftConfig
-from latentsync.draft.face_writer import FaceWriter
-from latentsync.draft.motion import MouthMotion, plan_motion
-from latentsync.draft.mouth import Mouth
 from latentsync.face.smoothing import smooth_track
 from latentsync.face.speaker import choose_speaker
 from latentsync.face.track import FaceTrack
@@ -28,7 +22,7 @@ from latentsync.face.tracker import track_faces
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
-from latentsync.pipelines.chorus import (
+from latentsync.pipelines.compositing import (
     Touch,
     Touches,
     check_mouths,
@@ -37,7 +31,17 @@ from latentsync.pipelines.chorus import (
     num_frames_searched,
     put_together,
 )
-from latentsync.request import RunOptions
+from latentsync.pipelines.draft.interior import FaceWriter
+from latentsync.pipelines.draft.motion import MouthMotion, plan_motion
+from latentsync.pipelines.draft.mouth import Mouth
+from latentsync.pipelines.draft.phones import (
+    PhoneRecognizer,
+    detect_voice,
+    loudness_gain,
+    measure_loudness_db,
+)
+from latentsync.pipelines.draft.visemes import DraftConfig
+from latentsync.schema.run import RunOptions
 from latentsync.settings import Settings
 
 
@@ -80,7 +84,7 @@ class DraftPipeline:
         }
 
         def begin(number: int) -> Touches:
-            """Begin an utterance; see :func:`latentsync.pipelines.chorus.put_together`."""
+            """Begin an utterance; see :func:`latentsync.pipelines.compositing.put_together`."""
             one = utterances[number]
             indices = frame_indices[one.start : one.stop]
             return _draw(source, indices, tracks[number], writers[faces[number]], motions[number])

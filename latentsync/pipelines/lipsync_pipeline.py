@@ -19,37 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.config import read_config
-from latentsync.device import choose_device, choose_dtype
 from latentsync.errors import Canceled
 from latentsync.face.boxes import Floats
-from latentsync.face.crop import cut_face
 from latentsync.face.landmarks106 import Landmarks106
-from latentsync.face.onnx_model import best_device
-from latentsync.face.restore import restore_face
+from latentsync.face.onnx import best_device
 from latentsync.face.scrfd import ScrfdDetector
 from latentsync.formats import Frame
-from latentsync.lipsync.beside import Beside
-from latentsync.lipsync.face_maker import (
-    FaceMaker,
-    MadeFaces,
-    NetworkPortions,
-    WindowFaces,
-    timed_on_device,
-)
-from latentsync.lipsync.heap import give_large_blocks_back
-from latentsync.lipsync.hearing import Hearing
-from latentsync.lipsync.networks import LipsyncNetworks, load_networks
-from latentsync.lipsync.noise import Noise, SeededNoise
-from latentsync.lipsync.portions import out_of_memory_told
-from latentsync.lipsync.speaker import (
-    Matrices,
-    MeshFinder,
-    ReadFrames,
-    SpeakerFinder,
-    TrainedFinder,
-    align_speaker,
-)
-from latentsync.lipsync.windows import Window, cut_windows, group_windows
 from latentsync.models.config import LatentSyncConfig
 from latentsync.models.sampling import SamplingOptions
 from latentsync.monitor import RunMonitor
@@ -60,7 +35,8 @@ from latentsync.pipelines.base import (
     GenerationReport,
     Utterance,
 )
-from latentsync.pipelines.chorus import (
+from latentsync.pipelines.batching import give_large_blocks_back, out_of_memory_told
+from latentsync.pipelines.compositing import (
     Touch,
     Touches,
     check_mouths,
@@ -69,9 +45,37 @@ from latentsync.pipelines.chorus import (
     num_frames_searched,
     put_together,
 )
-from latentsync.request import RunOptions
+from latentsync.pipelines.lipsync.audio_features import Hearing
+from latentsync.pipelines.lipsync.bilinear import cut_face
+from latentsync.pipelines.lipsync.face_finder import (
+    Matrices,
+    MeshFinder,
+    ReadFrames,
+    SpeakerFinder,
+    TrainedFinder,
+    align_speaker,
+)
+from latentsync.pipelines.lipsync.face_generator import (
+    FaceMaker,
+    MadeFaces,
+    NetworkPortions,
+    WindowFaces,
+    timed_on_device,
+)
+from latentsync.pipelines.lipsync.networks import LipsyncNetworks, load_networks
+from latentsync.pipelines.lipsync.paste_back import restore_face
+from latentsync.pipelines.lipsync.windows import (
+    Noise,
+    SeededNoise,
+    Window,
+    cut_windows,
+    group_windows,
+)
+from latentsync.pipelines.prefetch import Beside
+from latentsync.pipelines.requirements import choose_device, choose_dtype
+from latentsync.schema.run import RunOptions
 from latentsync.settings import Settings
-from latentsync.weights.cold_start import prepare
+from latentsync.weights.ensure import prepare
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +142,7 @@ class LipsyncPipeline:
         check_mouths(utterances, faces)
 
         def begin(number: int) -> Touches:
-            """Begin an utterance; see :func:`latentsync.pipelines.chorus.put_together`."""
+            """Begin an utterance; see :func:`latentsync.pipelines.compositing.put_together`."""
             one = utterances[number]
             num_frames = one.stop - one.start
             # 2. Listen: features come window by window, as they are needed

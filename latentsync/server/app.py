@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -12,49 +12,50 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from latentsync import __version__
-from latentsync.answers import Problem
-from latentsync.jobs.desk import JobDesk
-from latentsync.jobs.folders import check_folders
-from latentsync.jobs.news import JobNews
-from latentsync.jobs.representation import Prediction
-from latentsync.pipelines.engines import Engines
-from latentsync.schema import PredictRequest
-from latentsync.server.arrivals import Arrivals
+from latentsync.jobs.disk_space import check_folders
+from latentsync.jobs.notifier import JobNews
+from latentsync.jobs.schemas import Prediction
+from latentsync.jobs.service import JobDesk, SurveyEngines
+from latentsync.schema.predict import PredictRequest
+from latentsync.schema.responses import Problem
+from latentsync.server.admission import Arrivals, Places
 from latentsync.server.auth import ANONYMOUS, BearerAuth, anonymous
-from latentsync.server.body import BodyLimit
-from latentsync.server.cross_site import LoopbackGuard, require_same_origin
-from latentsync.server.docs_policy import DocsPolicy
-from latentsync.server.engine import Engine
-from latentsync.server.error_answers import (
+from latentsync.server.cross_site import DocsPolicy, LoopbackGuard, require_same_origin
+from latentsync.server.errors import (
     NATIVE_PATHS,
     ErrorShape,
     add_error_handlers,
     problem_answer,
 )
-from latentsync.server.health import add_health, add_metrics, engine_state, workers_state
-from latentsync.server.line import Line
-from latentsync.server.lipsync import (
+from latentsync.server.health import add_health, add_metrics, workers_state
+from latentsync.server.openapi import add_openapi, introduction, operation_id, schemas_of
+from latentsync.server.request_body import BodyLimit, UnreadBodyClose
+from latentsync.server.routes.lipsync_queue import (
     LIPSYNC_PATHS,
     LipsyncRequest,
     RequestName,
     build_lipsync_router,
     lipsync_error,
 )
-from latentsync.server.openapi import add_openapi, introduction, operation_id, schemas_of
-from latentsync.server.places import Places
-from latentsync.server.predict import DirectDoor, build_predict_router
-from latentsync.server.queued_predict import QueuedDoor
-from latentsync.server.tasks import TASK_PATHS, TaskRequest, build_tasks_router, task_error
-from latentsync.server.unread_body import UnreadBodyClose
-from latentsync.server.v1.api import NativeApi
-from latentsync.server.v1.openapi import SCHEMAS, PredictionRequest
-from latentsync.server.v1.router import build_v1_router
-from latentsync.server.v1.uploads import UPLOADS_PATH
+from latentsync.server.routes.openapi import SCHEMAS, PredictionRequest
+from latentsync.server.routes.predict import QueuedDoor, build_predict_router
+from latentsync.server.routes.predictions import build_v1_router
+from latentsync.server.routes.predictions_api import NativeApi
+from latentsync.server.routes.task_queue import (
+    TASK_PATHS,
+    TaskRequest,
+    build_tasks_router,
+    task_error,
+)
+from latentsync.server.routes.uploads import UPLOADS_PATH
 from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
 
 _FORM_BYTES = MIB  # of a form, beside its files
 _BODIES = (PredictRequest, PredictionRequest, TaskRequest, LipsyncRequest, RequestName)
+if TYPE_CHECKING:
+    from latentsync.pipelines.registry import Engines
+
 _DOCS_PAGE = {
     "tryItOutEnabled": True,
     "defaultModelsExpandDepth": 0,
@@ -73,7 +74,7 @@ def build_app(
     *,
     require_key: bool = True,
     with_page: bool = False,
-    has_worker: bool = False,
+    survey: SurveyEngines | None = None,
 ) -> FastAPI:
     """Build the application of one process.
 
@@ -86,12 +87,13 @@ def build_app(
             server that listens on loopback only; it answers this machine's programs and its own
             pages, see :class:`LoopbackGuard`.
         with_page: show the page at ``/``, which is about jobs; needs the extra ``ui``.
-        has_worker: a worker is started beside this process, with the same settings.
+        survey: finds which engines can run here, if this process starts a worker with the same
+            settings.
     """
     keys = [key.get_secret_value() for key in settings.api_keys]
     auth = BearerAuth(keys) if require_key else anonymous
     if engines is None:
-        app = _app_with_jobs(settings, auth, with_page, has_worker)
+        app = _app_with_jobs(settings, auth, with_page, survey)
     else:
         app = _app_with_engines(settings, engines, auth)
     if not require_key:
@@ -101,7 +103,10 @@ def build_app(
 
 
 def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., Any]) -> FastAPI:
-    """Whichever engine is the default one is built in the background, unless it is built."""
+    """The default engine is built in the background, unless it is built already."""
+    # Brings the runner and the codecs, which a server with workers does not need.
+    from latentsync.server.routes.predict_inline import DirectDoor, Engine, Line, engine_state
+
     engine = Engine(settings.engine, engines)
     line = Line(settings.max_waiting)
 
@@ -122,10 +127,10 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
 
 
 def _app_with_jobs(
-    settings: Settings, auth: Callable[..., Any], with_page: bool, has_worker: bool
+    settings: Settings, auth: Callable[..., Any], with_page: bool, survey: SurveyEngines | None
 ) -> FastAPI:
     check_folders(settings)
-    desk = JobDesk(settings, has_worker=has_worker)
+    desk = JobDesk(settings, survey=survey)
     news = JobNews(desk.store.engine)
     places = Places(settings.max_waiting)
 
@@ -152,7 +157,7 @@ def _app_with_jobs(
     app.include_router(build_tasks_router(desk, arrivals, open_to))
     app.include_router(build_lipsync_router(desk, arrivals, auth, settings.public_url))
     if with_page:
-        from latentsync.server.page import add_page  # heavy, and not installed everywhere
+        from latentsync.server.routes.page import add_page  # heavy, and not installed everywhere
 
         add_page(app, api, auth.owner if isinstance(auth, BearerAuth) else None)
     return app

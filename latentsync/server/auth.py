@@ -9,7 +9,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from latentsync.errors import NotAuthorized
-from latentsync.jobs.desk import owner_of
+from latentsync.jobs.service import owner_of
 
 ANONYMOUS = "anonymous"  # owns every job of a server that asks for no key
 _SCHEME = b"bearer "

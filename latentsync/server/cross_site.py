@@ -5,6 +5,10 @@ nor a cookie keeps them out. Browsers say where they come from in headers that p
 ``Host`` has the name by which the page calls this server (after DNS rebinding that is the page's
 own), ``Origin`` and ``Sec-Fetch-Site`` tell of the page itself. Programs that are no browsers send
 neither of the last two, and are not concerned.
+
+Keeps the pages of the API's description from loading anything from other hosts.
+
+Their scripts come from here, but ReDoc's asks a CDN for a logo, which tells it who reads them.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentsync.errors import ForbiddenHost, ForbiddenOrigin, LatentSyncError, shorten
-from latentsync.server.body import JSON_TYPE_REQUIRED
-from latentsync.server.error_answers import ErrorShape, shape_at
+from latentsync.server.errors import ErrorShape, shape_at
+from latentsync.server.request_body import JSON_TYPE_REQUIRED
 
 _HOST = re.compile(
     r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{0,5}))?", re.ASCII | re.IGNORECASE
@@ -161,3 +166,34 @@ def _origin_of(url: str) -> tuple[str, str, int] | None:
 
 def _values(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for header, value in scope["headers"] if header == name]
+
+
+_PAGES = ("/docs", "/redoc")
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:; object-src 'none'"
+)
+
+
+class DocsPolicy:
+    """ASGI middleware: adds a content security policy to these pages."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand the request on; add the header to the answer if it is such a page."""
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
+            await send(message)
+
+        is_page = scope["type"] == "http" and _path(scope) in _PAGES
+        await self._app(scope, receive, send_with_policy if is_page else send)
+
+
+def _path(scope: Scope) -> str:
+    """Return the path below the one where the application is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))

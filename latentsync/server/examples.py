@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi.openapi.models import Example
 
-from latentsync.packaged import find_packaged
+from latentsync.config import find_packaged
 
 PREDICTION_ID = "5f3a1c52-8d0e-4b7a-9a43-0c6a2f1e7d10"
 UPLOADED_VIDEO = "upload://example-video"  # stands for the url that POST /v1/uploads answered

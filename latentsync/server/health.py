@@ -8,29 +8,14 @@ from typing import Any
 from fastapi import Depends, FastAPI, Response
 
 from latentsync.errors import EngineUnavailable
-from latentsync.jobs.desk import JobDesk
 from latentsync.jobs.engine_availability import EngineAvailability
-from latentsync.server.engine import Engine
+from latentsync.jobs.service import JobDesk
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
 from latentsync.server.openapi import error_responses
 
 State = Callable[[], dict[str, Any]]
 
 _METRICS = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-
-
-def engine_state(engine: Engine) -> State:
-    """Return what tells of an engine in this process."""
-
-    def state() -> dict[str, Any]:
-        pipeline = engine.default()
-        return {
-            "status": "ready",
-            "engine": pipeline.name,
-            "model_version": pipeline.model_version,
-        }
-
-    return state
 
 
 def workers_state(engines: EngineAvailability) -> State:

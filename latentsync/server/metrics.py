@@ -13,11 +13,11 @@ from threading import Lock
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
-from latentsync.jobs import figures
-from latentsync.jobs.desk import JobDesk
-from latentsync.jobs.figures import LivingWorker
-from latentsync.jobs.job import JobStatus
+from latentsync.jobs import stats
+from latentsync.jobs.models import JobStatus
 from latentsync.jobs.retention import stored_bytes
+from latentsync.jobs.service import JobDesk
+from latentsync.jobs.stats import LivingWorker
 
 __all__ = ["CONTENT_TYPE", "JobMetrics"]
 
@@ -35,7 +35,7 @@ class JobMetrics:
         self._desk = desk
         self._registry = CollectorRegistry()
         self._turn = Lock()  # two scrapes at once must not count a job twice
-        self._counted_to = figures.newest_event(desk.store.engine)
+        self._counted_to = stats.newest_event(desk.store.engine)
         self._add_gauges()
         self._add_counters()
 
@@ -82,8 +82,8 @@ class JobMetrics:
         for status, number in counted.items():
             self._jobs.labels(status).set(number)
         self._depth.set(counted[JobStatus.QUEUED])
-        self._oldest.set(figures.oldest_waiting_s(engine))
-        self._read_workers(figures.living_workers(engine))
+        self._oldest.set(stats.oldest_waiting_s(engine))
+        self._read_workers(stats.living_workers(engine))
         self._stored.set(stored_bytes(self._desk.store, self._desk.files))
         free_bytes = self._desk.files.free_bytes()
         self._free.set(-1 if free_bytes is None else free_bytes)
@@ -98,7 +98,7 @@ class JobMetrics:
 
     def _count_ended(self) -> None:
         engine = self._desk.store.engine
-        ended, self._counted_to = figures.ended_after(engine, self._counted_to)
+        ended, self._counted_to = stats.ended_after(engine, self._counted_to)
         for job in ended:
             self._outcomes.labels(job.status, job.error_code or "").inc()
             if job.wait_s is not None and job.run_s is not None:

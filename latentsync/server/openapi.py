@@ -1,7 +1,7 @@
 """What the OpenAPI document says beyond what FastAPI finds out by itself.
 
-Bodies are parsed by :func:`latentsync.schema.parse_request`, after authorization and under limits,
-so FastAPI never sees their model: it is declared here.
+Bodies are parsed by :func:`latentsync.schema.predict.parse_request`, after authorization and under
+limits, so FastAPI never sees their model: it is declared here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from latentsync.answers import ErrorResponse
 from latentsync.errors import (
     DeadlineExceeded,
     DiskFull,
@@ -32,7 +31,8 @@ from latentsync.errors import (
     OutputGone,
     TooManyBytes,
 )
-from latentsync.server.error_answers import ErrorShape, shape_at
+from latentsync.schema.responses import ErrorResponse
+from latentsync.server.errors import ErrorShape, shape_at
 from latentsync.server.examples import embedded_request, json_content, named
 
 REFERENCE = "#/components/schemas/{model}"

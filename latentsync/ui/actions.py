@@ -15,14 +15,14 @@ from PIL import Image
 
 from latentsync.client import AsyncClient, Job
 from latentsync.errors import LatentSyncError, ServerError
-from latentsync.fields import SyncMode
 from latentsync.jobs.engine_availability import EngineAvailability
+from latentsync.schema.fields import SyncMode
 from latentsync.settings import Settings
-from latentsync.ui import words
-from latentsync.ui.curve import measure_curve
+from latentsync.ui import texts
+from latentsync.ui.analysis import measure_curve
+from latentsync.ui.face_preview import Still, take_still
 from latentsync.ui.player import build_player, draw_curve
-from latentsync.ui.still import Still, take_still
-from latentsync.ui.visit import client_of, zone_of
+from latentsync.ui.session import client_of, zone_of
 from latentsync.workspace import working_folder
 
 NO_ENGINE = "No engine can run on this server now; ask whoever runs it."
@@ -63,16 +63,16 @@ class Actions:
         """Hand in a job; return status, list of jobs, sources."""
         if not video or not audio:
             missing = "the speech" if video else "a video"
-            return words.hint(f"Choose or record {missing} first."), gr.skip(), sources
+            return texts.hint(f"Choose or record {missing} first."), gr.skip(), sources
         if engine is None:
-            return words.hint(f"{NO_ENGINE} Reload the page later."), gr.skip(), sources
+            return texts.hint(f"{NO_ENGINE} Reload the page later."), gr.skip(), sources
         try:
             async with client_of(visit) as client:
                 job = await client.submit(
                     Path(video),
                     Path(audio),
                     speaker=json.loads(face) if face != "auto" else "auto",
-                    engine=None if engine == words.SERVERS_ENGINE else engine,
+                    engine=None if engine == texts.SERVERS_ENGINE else engine,
                     sync_mode=sync_mode,
                     inference_steps=round(steps),
                     guidance_scale=float(guidance),
@@ -80,8 +80,8 @@ class Actions:
                 )
                 jobs = await _list(client, job.id, zone_of(visit.request))
         except LatentSyncError as error:
-            return words.alert_of(error), gr.skip(), sources
-        return words.describe(job), jobs, {**sources, job.id: (video, sync_mode)}
+            return texts.alert_of(error), gr.skip(), sources
+        return texts.describe(job), jobs, {**sources, job.id: (video, sync_mode)}
 
     async def watch(
         self, job_id: str | None, seen: str, visit: gr.Request
@@ -103,11 +103,11 @@ class Actions:
         except LatentSyncError as error:
             status = error.server_status if isinstance(error, ServerError) else 500
             # It may have been deleted after this look at it had begun.
-            said = words.note(_DELETED, "status") if status == 404 else words.alert_of(error)
+            said = texts.note(_DELETED, "status") if status == 404 else texts.alert_of(error)
             return said, *(gr.skip(),) * 3, gr.Timer(active=status >= 500), "", "", gr.skip()
         ready = job.id if job.status == "succeeded" else ""
         return (
-            words.describe(job),
+            texts.describe(job),
             gr.Button(visible=not job.is_final),
             gr.Button(visible=bool(ready), link=video_url(ready) if ready else None),
             gr.Button(visible=True),
@@ -123,9 +123,9 @@ class Actions:
             return gr.skip()
         try:
             async with client_of(visit) as client:
-                return words.describe(await client.cancel(job_id))
+                return texts.describe(await client.cancel(job_id))
         except LatentSyncError as error:
-            return words.alert_of(error)
+            return texts.alert_of(error)
 
     async def delete(self, job_id: str | None, visit: gr.Request) -> tuple[Any, Any]:
         """Erase the chosen job, unless the visitor thought better of it; return status and list."""
@@ -136,8 +136,8 @@ class Actions:
                 is_gone = await client.delete(job_id)
                 jobs = await _list(client, None, zone_of(visit.request))
         except LatentSyncError as error:
-            return words.alert_of(error), gr.skip()
-        return words.note(_DELETED if is_gone else _BEING_DELETED, "status"), jobs
+            return texts.alert_of(error), gr.skip()
+        return texts.note(_DELETED if is_gone else _BEING_DELETED, "status"), jobs
 
     async def tell(self, job_id: str | None, visit: gr.Request) -> AsyncIterator[tuple[Any, str]]:
         """Yield what the chosen job has said of itself, more and more until it has ended.
@@ -145,7 +145,7 @@ class Actions:
         With it the frame around it, which is there when a job is chosen.
         """
         lines: list[str] = []
-        yield gr.Accordion(visible=bool(job_id)), words.story(lines)
+        yield gr.Accordion(visible=bool(job_id)), texts.story(lines)
         if not job_id:
             return
         try:
@@ -153,11 +153,11 @@ class Actions:
                 async for event in events:
                     if event.kind == "log":
                         lines.append(event.data["line"])
-                        yield gr.skip(), words.story(lines)
+                        yield gr.skip(), texts.story(lines)
                 job = await client.get(job_id)
-                yield gr.skip(), words.story(lines, job.details)
+                yield gr.skip(), texts.story(lines, job.details)
         except LatentSyncError as error:
-            yield gr.skip(), words.alert_of(error)
+            yield gr.skip(), texts.alert_of(error)
 
     async def open_page(self, visit: gr.Request) -> tuple[Any, Any]:
         """Return status and list of jobs; one that still goes on is chosen."""
@@ -165,11 +165,11 @@ class Actions:
             async with client_of(visit) as client:
                 return gr.skip(), await _list(client, None, zone_of(visit.request))
         except LatentSyncError as error:
-            return words.alert_of(error), gr.skip()
+            return texts.alert_of(error), gr.skip()
 
     def offer_engines(self) -> Any:
         """Return the engines to choose from: those that can run now."""
-        choices = words.engine_choices(self.engines.now())
+        choices = texts.engine_choices(self.engines.now())
         chosen = choices[0][1] if choices else None
         return gr.Radio(choices=choices, value=chosen, info=None if choices else NO_ENGINE)
 
@@ -182,20 +182,20 @@ class Actions:
             return
         source, sync_mode = sources.get(ready, (None, SyncMode.BOUNCE))
         player = build_player(video_url(ready), source, SyncMode(sync_mode))
-        yield player, words.note("Measuring the sound and the mouth …", "status")
+        yield player, texts.note("Measuring the sound and the mouth …", "status")
         try:
             with working_folder(self.settings.work_dir) as folder:
                 async with client_of(visit) as client:
                     video = await client.download(ready, folder / "result.mp4")
                 curve = draw_curve(await measure_curve(video))
         except LatentSyncError as error:
-            curve = words.note(f"The curve could not be drawn: {error.message}")
+            curve = texts.note(f"The curve could not be drawn: {error.message}")
         yield player, curve
 
     async def show_faces(self, video: str | None, percent: float) -> tuple[Any, Any, Any, Any]:
         """Return a picture of the video, the faces to choose from, the still, and a message."""
         if not video:
-            return gr.skip(), gr.skip(), None, words.hint("Choose or record a video first.")
+            return gr.skip(), gr.skip(), None, texts.hint("Choose or record a video first.")
         try:
             with working_folder(self.settings.work_dir) as folder:
                 target = folder / "still.jpg"
@@ -203,12 +203,12 @@ class Actions:
                 with Image.open(target) as picture:
                     picture.load()
         except LatentSyncError as error:
-            return gr.skip(), gr.skip(), None, words.alert_of(error)
+            return gr.skip(), gr.skip(), None, texts.alert_of(error)
         return (
             gr.Image(picture, visible=True),
             gr.Radio(choices=[AUTO_FACE, *_face_choices(still)], value="auto"),
             still,
-            words.note(words.found_faces(len(still.faces)), "status"),
+            texts.note(texts.found_faces(len(still.faces)), "status"),
         )
 
     def choose_face(self, still: Still | None, click: gr.SelectData) -> Any:
@@ -246,5 +246,5 @@ async def _list(client: AsyncClient, chosen: str | None, zone: tzinfo) -> Any:
         shown.append(await client.get(chosen))
     info = None if shown else "None yet. They appear here and stay for a while."
     return gr.Radio(
-        choices=[(words.label(job, zone), job.id) for job in shown], value=chosen, info=info
+        choices=[(texts.label(job, zone), job.id) for job in shown], value=chosen, info=info
     )

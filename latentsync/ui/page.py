@@ -8,16 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from latentsync.fields import (
+from latentsync.jobs.engine_availability import EngineAvailability
+from latentsync.schema.fields import (
     GUIDANCE_SCALE_MAX,
     GUIDANCE_SCALE_MIN,
     INFERENCE_STEPS_MAX,
     INFERENCE_STEPS_MIN,
 )
-from latentsync.jobs.engine_availability import EngineAvailability
-from latentsync.schema import PredictRequest
+from latentsync.schema.predict import PredictRequest
 from latentsync.settings import Settings
-from latentsync.ui import words
+from latentsync.ui import texts
 from latentsync.ui.actions import AUTO_FACE, Actions
 from latentsync.ui.player import SCRIPT
 
@@ -145,13 +145,13 @@ def _draw_inputs() -> _Inputs:
     default = PredictRequest.model_fields
     with gr.Accordion("Options", open=False, elem_id="options"):
         engine = gr.Radio(
-            [(words.AUTOMATIC, words.SERVERS_ENGINE)],  # until the page has asked
-            value=words.SERVERS_ENGINE,
+            [(texts.AUTOMATIC, texts.SERVERS_ENGINE)],  # until the page has asked
+            value=texts.SERVERS_ENGINE,
             label="What makes the lips",
             elem_id="engine",
         )
         sync_mode = gr.Radio(
-            words.SYNC_MODES,
+            texts.SYNC_MODES,
             value=default["sync_mode"].default.value,
             label="If the video is shorter or longer than the speech",
         )
@@ -202,7 +202,7 @@ def _draw_faces() -> _Faces:
 
 def _draw_outcome() -> _Outcome:
     status = gr.HTML(
-        words.note("Choose a video and a speech, then press “Make the video”."), elem_id="status"
+        texts.note("Choose a video and a speech, then press “Make the video”."), elem_id="status"
     )
     with gr.Row():
         cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
@@ -212,7 +212,7 @@ def _draw_outcome() -> _Outcome:
     curve = gr.HTML(elem_id="curve")
     detail = "What happens in detail"
     with gr.Accordion(detail, open=False, visible=False, elem_id="story") as frame:
-        story = gr.HTML(words.story([]))
+        story = gr.HTML(texts.story([]))
     jobs = gr.Radio(
         choices=[], label="Your videos: choose one to watch, download or delete it", elem_id="jobs"
     )

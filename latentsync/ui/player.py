@@ -6,9 +6,9 @@ import html
 from pathlib import Path
 from urllib.parse import quote
 
-from latentsync.fields import SyncMode
-from latentsync.ui.curve import Curve
-from latentsync.ui.words import note
+from latentsync.schema.fields import SyncMode
+from latentsync.ui.analysis import Curve
+from latentsync.ui.texts import note
 
 SCRIPT = Path(__file__).with_name("player.js").read_text("utf-8")
 

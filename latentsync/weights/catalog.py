@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from latentsync.engines import engine_spec
 from latentsync.errors import EngineUnavailable
+from latentsync.schema.engines import engine_spec
 from latentsync.settings import Settings
 
 HUB = "https://huggingface.co"  # unless HF_ENDPOINT or a setting names another

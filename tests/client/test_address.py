@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from latentsync.client.address import parse_address
+from latentsync.client._transport import parse_address
 
 PATH = "/v1/predictions/7/output"
 

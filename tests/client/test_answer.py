@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from latentsync.client.answer import native_error, read_job, read_page
-from latentsync.client.job import JobEvent
+from latentsync.client._http import native_error, read_job, read_page
+from latentsync.client.models import JobEvent
 from latentsync.errors import ServerError
 
 JOB = {"id": "x", "status": "queued"}

@@ -16,7 +16,7 @@ from latentsync.errors import FetchTimeout, InvalidField, ServerError, Unreachab
 from tests.client.either import KINDS, QUICK, client_of
 from tests.client.flaky import Fault, FlakyProxy, flaky
 from tests.client.service import Service
-from tests.jobs import square_device
+from tests.jobs import square_runner
 from tests.server.live import KEY
 
 pytestmark = pytest.mark.processes
@@ -131,7 +131,7 @@ def test_a_stream_of_events_is_taken_up_where_it_broke(
 
 
 def test_waiting_outlives_broken_streams(client: Any, proxy: FlakyProxy, service: Service) -> None:
-    job = client.submit(*service.media, seed=square_device.SLOW + 800)
+    job = client.submit(*service.media, seed=square_runner.SLOW + 800)
     proxy.faults = [Fault(answer_bytes=500), Fault(answer=BUSY), Fault(answer_bytes=700)]
     assert client.wait(job).status == "succeeded"
 
@@ -148,7 +148,7 @@ def test_where_events_do_not_come_through_it_asks(
     client: Any, service: Service, proxy: FlakyProxy, answer: bytes
 ) -> None:
     proxy.instead = {b"/events": answer}
-    job = client.submit(*service.media, seed=square_device.SLOW + 300)
+    job = client.submit(*service.media, seed=square_runner.SLOW + 300)
     seen: list[str] = []
     done = client.wait(job, on_progress=lambda one: seen.append(one.status))
     assert (done.status, seen[-1]) == ("succeeded", "succeeded")
@@ -264,7 +264,7 @@ def test_a_folder_is_no_target(client: Any, finished: str, tmp_path: Path) -> No
 def test_a_silent_stream_does_not_hold_up_waiting(service: Service, proxy: FlakyProxy) -> None:
     hasty = Patience(retries=1, first_pause_s=0.01, silence_s=0.2, poll_every_s=0.1)
     with client_of("blocking", service.url, KEY, hasty) as client:
-        job = client.submit(*service.media, seed=square_device.SLOW + 60_000)
+        job = client.submit(*service.media, seed=square_runner.SLOW + 60_000)
         started = time.monotonic()
         with pytest.raises(FetchTimeout):
             client.wait(job, timeout_s=0.6)

@@ -14,18 +14,18 @@ import pytest
 from latentsync import AsyncClient, Client, Job, JobEvent
 from latentsync.client import JobStatus, ModalClient, Options, Segment
 from latentsync.errors import Canceled, FetchTimeout, InvalidField, ServerError, UnknownField
-from latentsync.jobs import job as record
-from latentsync.jobs import representation
+from latentsync.jobs import models as record
+from latentsync.jobs import schemas
 from latentsync.monitor import Progress
-from latentsync.schema import PredictRequest
+from latentsync.schema.predict import PredictRequest
 from tests.client.either import KINDS, client_of
 from tests.client.service import OTHER_KEY, Service
-from tests.jobs import square_device
+from tests.jobs import square_runner
 from tests.server.live import KEY
 
 pytestmark = pytest.mark.processes
 
-LONG = square_device.SLOW + 60_000
+LONG = square_runner.SLOW + 60_000
 
 
 @pytest.fixture(params=KINDS)
@@ -37,12 +37,12 @@ def client(request: pytest.FixtureRequest, service: Service) -> Iterator[Any]:
 def test_a_job_is_handed_in_followed_and_downloaded(
     client: Any, service: Service, tmp_path: Path
 ) -> None:
-    job = client.submit(*service.media, seed=square_device.SLOW + 300)
+    job = client.submit(*service.media, seed=square_runner.SLOW + 300)
     assert (job.status, job.is_final) == ("queued", False)
     seen: list[Job] = []
     done = client.wait(job, on_progress=seen.append)
     assert done.status == "succeeded"
-    assert done.details.seed == square_device.SLOW + 300
+    assert done.details.seed == square_runner.SLOW + 300
     assert (done.progress.fraction, done.queue_position, done.error) == (1.0, None, None)
     assert done.created_at <= done.started_at <= done.finished_at
     assert seen[-1] == done
@@ -68,7 +68,7 @@ def test_a_download_never_leads_the_key_to_another_host(
 
 
 def test_progress_never_goes_back_for_who_comes_late(client: Any, service: Service) -> None:
-    job = client.submit(*service.media, seed=square_device.SLOW + 1200)
+    job = client.submit(*service.media, seed=square_runner.SLOW + 1200)
     for event in client.events(job):
         if event.kind == "progress":
             break
@@ -278,7 +278,7 @@ def test_an_id_that_cannot_be_one_is_not_asked_for(client: Any, job_id: str) -> 
 
 
 def test_jobs_are_read_as_the_server_tells_them() -> None:
-    assert Job.model_fields.keys() == representation.Prediction.model_fields.keys()
+    assert Job.model_fields.keys() == schemas.Prediction.model_fields.keys()
     assert set(get_args(JobStatus)) == {status.value for status in record.JobStatus}
     for status in record.JobStatus:
         assert Job(id="x", status=status.value).is_final is status.is_final

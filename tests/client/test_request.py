@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from latentsync.client import Media, Segment
-from latentsync.client.request import Asked, Options, inline_body, open_submission
+from latentsync.client._payload import Asked, Options, inline_body, open_submission
 from latentsync.errors import ConflictingFields, InvalidField, LatentSyncError, MissingField
-from latentsync.fields import SEGMENTS_MAX
-from latentsync.schema import parse_request
+from latentsync.schema.fields import SEGMENTS_MAX
+from latentsync.schema.predict import parse_request
 
 MIB = 1024 * 1024
 LEFT = {"frame": 1, "point": [3, 4]}

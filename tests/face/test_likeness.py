@@ -1,6 +1,6 @@
 import numpy as np
 
-from latentsync.face.likeness import likeness, portrait
+from latentsync.face.tracked_face import likeness, portrait
 from latentsync.face.tracker import track_faces
 from tests.face.pictures import astronaut, blank, paste, stranger, turned
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latentsync.face import topology
-from latentsync.face.detector import FaceDetector
+from latentsync.face.blazeface import FaceDetector
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from tests.face.pictures import astronaut, blank, turned
 

@@ -20,7 +20,7 @@ class Looking:
             print(os.environ.get("ORT_DISABLE_TELEMETRY"))
 
 sys.meta_path.insert(0, Looking)
-import latentsync.face.detector, latentsync.face.scrfd
+import latentsync.face.blazeface, latentsync.face.scrfd
 """
 
 

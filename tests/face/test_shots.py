@@ -1,6 +1,6 @@
 import numpy as np
 
-from latentsync.face.shots import CutFinder
+from latentsync.face.tracker import CutFinder
 from tests.face.pictures import astronaut, blank, noisy, paste
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from latentsync.errors import InvalidField, NoFace
 from latentsync.face.speaker import Choice, choose_speaker
-from latentsync.fields import SpeakerBox, SpeakerPoint
+from latentsync.schema.fields import SpeakerBox, SpeakerPoint
 from tests.face.tracks import make_track, still
 
 LARGE = make_track(still(20, scale=1.5))  # box about 119, 104, 261, 266

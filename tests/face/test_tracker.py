@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latentsync.errors import Canceled
-from latentsync.face.detector import FaceDetector
+from latentsync.face.blazeface import FaceDetector
 from latentsync.face.tracker import MAX_FACES, SEARCH_EVERY, track_faces
 from latentsync.monitor import RunMonitor
 from tests.face.pictures import astronaut, blank, noisy, paste, stranger

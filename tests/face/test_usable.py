@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from latentsync.face.detector import FaceDetector
+from latentsync.face.blazeface import FaceDetector
 from latentsync.face.mesh import FaceMesh, FaceRegion
-from latentsync.face.usable import face_size, is_usable, yaw
+from latentsync.face.tracked_face import face_size, is_usable, yaw
 from tests.face.pictures import FACE_SIZE, astronaut
 
 

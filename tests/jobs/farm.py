@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from latentsync.jobs.desk import JobDesk, Submission
-from latentsync.jobs.job import Job
-from latentsync.request import PathSource, RunOptions, RunRequest
+from latentsync.jobs.models import Job
+from latentsync.jobs.service import JobDesk, Submission
+from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
-from tests.jobs.square_device import gate_of
+from tests.jobs.square_runner import gate_of
 from tests.server.clips import write_clip, write_speech
 from tests.server.live import files_in
 

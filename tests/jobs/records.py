@@ -7,10 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from latentsync.jobs.job import Job, NewJob
-from latentsync.jobs.requests import record_options
+from latentsync.jobs.models import Job, NewJob
+from latentsync.jobs.serialization import record_options
 from latentsync.jobs.store import Alongside, JobStore
-from latentsync.request import RunOptions
+from latentsync.schema.run import RunOptions
 
 OWNER = "owner"
 

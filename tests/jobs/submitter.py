@@ -9,8 +9,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from latentsync.jobs.desk import JobDesk, Submission
-from latentsync.request import PathSource, RunOptions, RunRequest
+from latentsync.jobs.service import JobDesk, Submission
+from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.jobs.farm import OWNER
 

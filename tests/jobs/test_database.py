@@ -14,7 +14,7 @@ from dbos import _sys_db_sqlite
 from latentsync.errors import RecordUnavailable
 from latentsync.jobs import database
 from latentsync.jobs.database import open_database
-from latentsync.jobs.line import LineEntrance
+from latentsync.jobs.queue import LineEntrance
 from latentsync.jobs.store import JobStore
 from tests.jobs.records import new_job
 from tests.ports import free_port

@@ -6,20 +6,21 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from latentsync.engines import ENGINES
 from latentsync.errors import EngineUnavailable, WeightsMissing
 from latentsync.jobs.database import hosts
-from latentsync.jobs.desk import JobDesk, Submission, owner_of
 from latentsync.jobs.engine_availability import EngineAvailability
-from latentsync.jobs.roster import Roster
-from latentsync.pipelines.availability import EngineSurvey, Obstacle
-from latentsync.request import PathSource, RunOptions, RunRequest, UrlSource
-from latentsync.server.v1.models import list_models
+from latentsync.jobs.service import JobDesk, Submission, owner_of
+from latentsync.pipelines.registry import survey_engines
+from latentsync.schema.engines import ENGINES, EngineSurvey, Obstacle
+from latentsync.schema.run import PathSource, RunOptions, RunRequest, UrlSource
+from latentsync.server.routes.engines import list_models
 from latentsync.settings import Settings
+from latentsync.worker.membership import Roster
 from tests.server.clips import write_clip, write_speech
 from tests.without_packages import hide
 
@@ -43,7 +44,7 @@ WITHOUT_TORCH, WITH_TORCH = survey(latentsync=NO_TORCH), survey()
 class Office:
     """A desk whose workers are nothing but what they say."""
 
-    def __init__(self, folder: Path, **desk: bool) -> None:
+    def __init__(self, folder: Path, **desk: Any) -> None:
         self.folder = folder
         self.settings = Settings(
             data_dir=folder / "data", work_dir=folder / "work", min_free_bytes=0, max_waiting=0
@@ -171,7 +172,7 @@ def test_a_server_with_its_own_worker_knows_before_that_is_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch)
-    office = Office(tmp_path, has_worker=True)
+    office = Office(tmp_path, survey=survey_engines)
     assert "torch, diffusers" in office.refuse(office.ask(GPU, files=True)).message
     assert office.is_empty()
     listed = list_models(office.settings, office.desk.engines.now()).models

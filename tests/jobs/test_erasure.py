@@ -13,19 +13,18 @@ import sqlalchemy as sa
 
 from latentsync.errors import JobNotFound, OutputGone, StorageUnavailable, UploadNotFound
 from latentsync.jobs.database import erasures, events, jobs
-from latentsync.jobs.desk import JobDesk, Submission, owner_of
 from latentsync.jobs.erasure import Erasure, is_erased
-from latentsync.jobs.job import Job, JobStatus, Webhook
-from latentsync.jobs.line import LineEntrance
-from latentsync.jobs.news import JobNews
+from latentsync.jobs.models import Job, JobStatus, Webhook
+from latentsync.jobs.notifier import JobNews
+from latentsync.jobs.queue import LOST_S, LineEntrance
 from latentsync.jobs.retention import RESULTS
-from latentsync.jobs.roster import Roster
+from latentsync.jobs.service import JobDesk, Submission, owner_of
 from latentsync.jobs.store import Finished
-from latentsync.jobs.webhook_line import LOST_S
-from latentsync.request import PathSource, RunRequest, UrlSource
-from latentsync.server.places import Places
-from latentsync.server.queued_predict import QueuedDoor
+from latentsync.schema.run import PathSource, RunRequest, UrlSource
+from latentsync.server.admission import Places
+from latentsync.server.routes.predict import QueuedDoor
 from latentsync.settings import Settings
+from latentsync.worker.membership import Roster
 from tests.jobs.receiver import SECRET
 from tests.jobs.records import Clock
 from tests.server.clips import write_clip

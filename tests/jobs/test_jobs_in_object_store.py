@@ -10,12 +10,12 @@ import httpx
 import pytest
 
 from latentsync.errors import StorageUnavailable
-from latentsync.jobs.desk import Submission
-from latentsync.jobs.job import Job, JobStatus
-from latentsync.request import RunOptions, RunRequest, UrlSource
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.service import Submission
+from latentsync.schema.run import RunOptions, RunRequest, UrlSource
 from tests.jobs.farm import OWNER, Farm, farm, kill
 from tests.jobs.object_store import BUCKET, ObjectStore, forget_clients, object_store
-from tests.jobs.square_device import PLAIN, SLOW
+from tests.jobs.square_runner import PLAIN, SLOW
 from tests.ports import free_port
 from tests.server.live import answers
 from tests.server.queues import offering, plays

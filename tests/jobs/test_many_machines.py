@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.models import Job, JobStatus
 from tests.jobs.farm import OWNER, Farm, farm, kill
 from tests.jobs.postgres import postgres
-from tests.jobs.square_device import GATED, HANGS, PLAIN, SLOW
+from tests.jobs.square_runner import GATED, HANGS, PLAIN, SLOW
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

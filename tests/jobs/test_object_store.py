@@ -14,7 +14,7 @@ from threading import Event, Thread, Timer
 import pytest
 
 from latentsync.errors import DiskFull, StorageUnavailable
-from latentsync.jobs.files import FileStore
+from latentsync.jobs.storage import FileStore
 from tests.jobs.object_store import BUCKET, SECRET, ObjectStore, forget_clients, object_store
 
 pytestmark = pytest.mark.processes
@@ -116,7 +116,7 @@ def test_what_another_process_stores_is_seen(
     store: ObjectStore, files: FileStore, source: Path
 ) -> None:
     assert (files.exists("a/b"), files.below("a")) == (False, {})
-    put = "import sys; from pathlib import Path; from latentsync.jobs.files import FileStore; "
+    put = "import sys; from pathlib import Path; from latentsync.jobs.storage import FileStore; "
     put += "FileStore(sys.argv[1]).put(Path(sys.argv[2]), 'a/b')"
     url = f"s3://{BUCKET}/some/prefix"
     subprocess.run([sys.executable, "-c", put, url, str(source)], check=True)
@@ -214,7 +214,7 @@ def test_patience_has_an_end(store: ObjectStore, files: FileStore, source: Path)
 _COPY_LARGE = """
 import sys
 from pathlib import Path
-from latentsync.jobs.files import FileStore
+from latentsync.jobs.storage import FileStore
 
 def peak():  # not getrusage's, which begins with that of the process before
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.jobs.desk import Submission
-from latentsync.jobs.job import Job, JobStatus
-from latentsync.request import PathSource, RunOptions, RunRequest
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.service import Submission
+from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from tests.jobs.farm import OWNER, REPOSITORY, Farm, farm, kill
 from tests.ports import free_port
 

@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from latentsync.jobs.database import open_database
-from latentsync.jobs.files import FileStore
-from latentsync.jobs.job import Job, JobStatus
-from latentsync.jobs.line import LineEntrance
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.queue import LineEntrance
 from latentsync.jobs.retention import INPUTS, RESULTS, STRAY_S, UPLOADS, Retention, stored_bytes
+from latentsync.jobs.storage import FileStore
 from latentsync.jobs.store import Finished, JobStore
 from latentsync.settings import Settings
 from tests.jobs.records import Clock, new_job, record

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from latentsync.errors import DiskFull
 from latentsync.jobs.database import jobs, open_database, translate_database_full
-from latentsync.jobs.job import Job, JobError, JobStatus, NewJob, Webhook
+from latentsync.jobs.models import Job, JobError, JobStatus, NewJob, Webhook
 from latentsync.jobs.store import Finished, JobStore
 from tests.jobs.farm import REPOSITORY
 from tests.jobs.records import OWNER, Clock, add, new_job, record
@@ -260,7 +260,7 @@ def test_a_full_database_refuses_and_keeps_what_it_has(store: JobStore) -> None:
 def test_processes_that_start_at_once_agree_on_the_tables(tmp_path: Path) -> None:
     script = (
         "import sys; from latentsync.jobs.database import open_database;"
-        "from latentsync.jobs.line import prepare_line; sys.stdin.read(1);"
+        "from latentsync.jobs.queue import prepare_line; sys.stdin.read(1);"
         "prepare_line(open_database(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, f"sqlite:///{tmp_path / 'jobs.db'}"]

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from latentsync.errors import ForbiddenAddress, InvalidField, LatentSyncError
-from latentsync.jobs.job import Delivery, Job, JobError, JobStatus, Webhook
+from latentsync.jobs.models import Delivery, Job, JobError, JobStatus, Webhook
 from latentsync.jobs.webhooks import Notice, WebhookSender, check_webhook, notice_of
 from latentsync.settings import Settings
 from tests.jobs.receiver import SECRET, Receiver, running_receiver, verified

@@ -7,11 +7,10 @@ from functools import partial
 from threading import Event
 
 from latentsync.jobs.database import open_database
-from latentsync.jobs.deliveries import record_delivery
-from latentsync.jobs.job import JobStatus
-from latentsync.jobs.line import LineEntrance, LineExit
+from latentsync.jobs.models import JobStatus
+from latentsync.jobs.queue import LineEntrance, LineExit
 from latentsync.jobs.store import Finished, JobStore
-from latentsync.jobs.webhooks import WebhookSender
+from latentsync.jobs.webhooks import WebhookSender, record_delivery
 from latentsync.settings import Settings
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-from latentsync.jobs import worker
 from latentsync.settings import Settings
+from latentsync.worker import worker
 
-DEVICE = (sys.executable, "-m", "tests.jobs.square_device")
+DEVICE = (sys.executable, "-m", "tests.jobs.square_runner")
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -12,9 +12,9 @@ import pytest
 
 from latentsync import errors
 from latentsync.media.fetch import fetch_media
-from latentsync.media.guard import is_public
+from latentsync.media.ssrf import is_public
 from latentsync.monitor import RunMonitor
-from latentsync.request import InlineSource, MediaSource, PathSource, UrlSource
+from latentsync.schema.run import InlineSource, MediaSource, PathSource, UrlSource
 from latentsync.settings import Settings
 from tests.media.senders import CONTENT, Sender, running_sender
 
@@ -202,18 +202,18 @@ def test_a_redirect_away_from_public_addresses_is_forbidden(
     target: str,
 ) -> None:
     """The first hop is let through as if it were public; the rule must hold for the second."""
-    from latentsync.media import download
+    from latentsync.media import fetch as fetch_module
 
     hops: list[str] = []
     strict = near.model_copy(update={"allow_private_addresses": False})
-    original = download._Download._hop
+    original = fetch_module._Download._hop
 
     async def first_hop_is_public(self, client, address, file):  # type: ignore[no-untyped-def]
         hops.append(address.host)
         self._settings = near if len(hops) == 1 else strict
         return await original(self, client, address, file)
 
-    monkeypatch.setattr(download._Download, "_hop", first_hop_is_public)
+    monkeypatch.setattr(fetch_module._Download, "_hop", first_hop_is_public)
     where = "http://" + target.format(port=sender.server_port)
     with pytest.raises(errors.ForbiddenAddress):
         fetch(url(sender.url(f"redirect?to={where}")), folder, near)
@@ -224,12 +224,12 @@ def test_the_connection_itself_is_guarded_too(
     sender: Sender, folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name may change its address after the check: the guarded connection must refuse."""
-    from latentsync.media import download
+    from latentsync.media import fetch as fetch_module
 
     async def looks_public(_self: object, _url: object) -> None:
         return None
 
-    monkeypatch.setattr(download._Download, "_check_host", looks_public)
+    monkeypatch.setattr(fetch_module._Download, "_check_host", looks_public)
     before = len(sender.asked)
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(errors.ForbiddenAddress):

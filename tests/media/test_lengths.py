@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentsync.fields import SyncMode
-from latentsync.media.lengths import count_frames, plan_frames
+from latentsync.media.timeline import count_frames, plan_frames
+from latentsync.schema.fields import SyncMode
 
 SOURCES = [1, 2, 3, 25, 26, 240]
 DURATIONS_S = [0.1, 0.36, 0.4, 1.0, 1.01, 3.999, 12.345]

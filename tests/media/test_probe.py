@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from latentsync import errors
-from latentsync.media.orientation import Orientation
+from latentsync.media.colour import Orientation
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
 from latentsync.settings import Settings
 from tests.media.makers import cut, make_sound, make_video, tone

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import Canceled, InvalidField, NumericalFailure
-from latentsync.fields import SchedulerName
 from latentsync.models.sampling import SamplingOptions, WindowInputs, build_scheduler, denoise
 from latentsync.models.unet import UNet3DConditionModel
+from latentsync.schema.fields import SchedulerName
 from tests.models.stand_ins import load_tiny_unet, worst
 
 T = torch.from_numpy

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from latentsync.errors import CheckpointMismatch, CheckpointUnusable
+from latentsync.models.checkpoint import cache_path
 from latentsync.models.unet import UNet3DConditionModel
-from latentsync.models.weights_cache import cache_path
 from tests.models.stand_ins import StateDict, golden_state, save_unet, tiny_unet_config
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from latentsync.models import weights_cache
-from latentsync.models.weights_cache import cache_path, read_cache, write_cache
+from latentsync.models import checkpoint as checkpoint_module
+from latentsync.models.checkpoint import cache_path, read_cache, write_cache
 
 CPU = torch.device("cpu")
 HALF = torch.float16
@@ -87,7 +87,7 @@ def test_a_copy_that_cannot_be_written_is_only_reported(
     def refuse(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights_cache, culprit, refuse)
+    monkeypatch.setattr(checkpoint_module, culprit, refuse)
     with caplog.at_level(logging.WARNING):
         assert not write_cache(checkpoint, HALF, STATE)
     assert "No space left" in caplog.text
@@ -98,7 +98,7 @@ def test_a_copy_leaves_room_for_what_matters_more(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     size_bytes = sum(value.nbytes for value in STATE.values())
-    free_bytes = weights_cache._LEFT_FREE_BYTES + size_bytes
+    free_bytes = checkpoint_module._LEFT_FREE_BYTES + size_bytes
     for free, written in ((free_bytes - 1, False), (free_bytes, True)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: DiskUsage(10**15, 0, free))
         assert write_cache(checkpoint, HALF, STATE) is written

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from latentsync.audio.activity import detect_voice, measure_loudness_db
-from latentsync.audio.phones import PhoneRecognizer
-from latentsync.face.detector import FaceDetector
+from latentsync.face.blazeface import FaceDetector
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.scrfd import ScrfdDetector
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS
 from latentsync.monitor import RunMonitor
-from latentsync.request import RunOptions
+from latentsync.pipelines.draft.phones import PhoneRecognizer, detect_voice, measure_loudness_db
+from latentsync.schema.run import RunOptions
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 from tests.golden_files import GOLDEN
 from tests.pipelines.tiny_lipsync import build_tiny_lipsync

@@ -34,7 +34,7 @@ _PLATFORMS = "import sys, time, main, modal_app; time.sleep(float(sys.argv[1]))"
 _MIRROR = """
 import sys
 from latentsync.settings import Settings
-from latentsync.weights.cold_start import ensure
+from latentsync.weights.ensure import ensure
 from tests.weights.tiny import tiny_catalog
 url, folder = sys.argv[1:]
 settings = Settings(weights_dir=folder, weights_mirror=url)
@@ -155,7 +155,7 @@ def test_no_process_reaches_beyond_loopback(watch: Watch, speech: Path, tmp_path
         media = (f"--video={DEMO_VIDEO}", f"--audio={speech}", "--sync-mode=cut_off")
         run_here = ("-m", "latentsync", "run", *media, f"--output={tmp_path / 'here.mp4'}")
         watch.start("run", *run_here)
-        still = ("latentsync.ui.still", str(DEMO_VIDEO), "0.5", str(tmp_path / "still.jpg"))
+        still = ("latentsync.ui.face_preview", str(DEMO_VIDEO), "0.5", str(tmp_path / "still.jpg"))
         watch.start("still", "-m", *still)
         for name, address in (("serve", url), ("serve --ui", page_url)):
             watch.wait_until_ready(name, address)

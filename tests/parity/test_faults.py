@@ -17,8 +17,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from latentsync.face import crop
 from latentsync.models import sampling
+from latentsync.pipelines.lipsync import bilinear
 from tests.parity.checks.end_to_end import Case
 from tests.parity.folder import Folder
 from tests.parity.recorded import RecordedFile
@@ -86,8 +86,8 @@ def shifted_crop(patch: pytest.MonkeyPatch) -> None:
     def shifted(matrix: Any, *more: Any) -> Any:
         return place(matrix + np.array([[0, 0, 0.5], [0, 0, 0]]), *more)
 
-    place = crop.place_pixels
-    patch.setattr(crop, "place_pixels", shifted)
+    place = bilinear.place_pixels
+    patch.setattr(bilinear, "place_pixels", shifted)
 
 
 def missing_step(patch: pytest.MonkeyPatch) -> None:

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from latentsync import device, installation, packaged
-from latentsync.engines import ENGINES
+from latentsync import config
 from latentsync.errors import EngineUnavailable, WeightsMissing
-from latentsync.pipelines import base
-from latentsync.pipelines.availability import (
-    EngineSurvey,
+from latentsync.pipelines import requirements
+from latentsync.pipelines.registry import (
+    Engines,
+    build_pipeline,
     find_obstacle,
     require_any_engine,
     survey_engines,
 )
-from latentsync.pipelines.base import build_pipeline
-from latentsync.pipelines.engines import Engines
+from latentsync.schema.engines import ENGINES, EngineSurvey
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG, weights_for
-from latentsync.weights.cold_start import ensure
-from latentsync.weights.places import path_of
+from latentsync.weights.ensure import ensure
+from latentsync.weights.paths import path_of
+from tests.engine_builders import replace_builders
 from tests.without_packages import hide
 
 GPU = "latentsync-1.6"
@@ -33,20 +33,20 @@ COMMAND = "pip install 'latentsync[models]' (in a checkout: pip install -e '.[mo
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_NVIDIA_FILES", "/none/nvidia*")
-    monkeypatch.setattr(device, "_OTHER_GPU_FILES", ())
-    monkeypatch.setattr(device, "_BOARD_FILES", ())
+    monkeypatch.setattr(requirements, "_NVIDIA_FILES", "/none/nvidia*")
+    monkeypatch.setattr(requirements, "_OTHER_GPU_FILES", ())
+    monkeypatch.setattr(requirements, "_BOARD_FILES", ())
 
 
 @pytest.fixture
 def nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "nvidia0").touch()
-    monkeypatch.setattr(device, "_NVIDIA_FILES", str(tmp_path / "nvidia[0-9]*"))
+    monkeypatch.setattr(requirements, "_NVIDIA_FILES", str(tmp_path / "nvidia[0-9]*"))
 
 
 @pytest.fixture
 def cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "version", lambda _: "2.9.0")
+    monkeypatch.setattr(requirements, "version", lambda _: "2.9.0")
 
 
 def reason(name: str, **settings: Any) -> str:
@@ -98,7 +98,7 @@ def test_the_draft_engine_needs_the_core_and_its_embedded_files(
     with monkeypatch.context() as patch:
         hide(patch, ("pocketsphinx",))
         assert "pocketsphinx, which is not installed: pip install latentsync" in reason("draft")
-    monkeypatch.setattr(packaged, "_ROOTS", (tmp_path,))
+    monkeypatch.setattr(config, "_ROOTS", (tmp_path,))
     assert "The file configs/draft.yaml of the package is missing" in reason("draft")
     with pytest.raises(EngineUnavailable, match="No engine can run here"):
         require_any_engine(Settings())
@@ -139,7 +139,7 @@ def test_on_a_gpu_machine_auto_is_latentsync_and_nothing_else(
 
 @pytest.mark.usefixtures("nvidia")
 def test_a_torch_for_cpus_does_not_drive_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "version", lambda _: "2.9.0+cpu")
+    monkeypatch.setattr(requirements, "version", lambda _: "2.9.0+cpu")
     assert "NVIDIA GPU, but the installed torch cannot use it" in reason(GPU)
     assert "built for CPUs only" in reason(GPU, device="cuda:0")
     assert survey_engines(Settings()).obstacle("auto") is not None
@@ -152,13 +152,13 @@ def test_a_device_that_cannot_be_there_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "platform", "linux")
     assert reason(GPU, device="mps") == "There is no device mps here."
     assert "float32 only, not in float16" in reason(GPU, device="cpu", dtype="float16")
-    monkeypatch.setattr(device, "_BOARD_FILES", ("/dev/null",))
+    monkeypatch.setattr(requirements, "_BOARD_FILES", ("/dev/null",))
     assert find_obstacle(GPU, Settings(device="cuda")) is None
     assert find_obstacle("draft", Settings(device="mps")) is None  # it asks for none
 
 
 def test_where_only_torch_knows_auto_may_be_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_OTHER_GPU_FILES", ("/dev/null",))
+    monkeypatch.setattr(requirements, "_OTHER_GPU_FILES", ("/dev/null",))
     found = survey_engines(Settings())
     assert (found.auto, found.obstacle("auto")) == (None, None)
 
@@ -184,7 +184,7 @@ def test_an_engine_whose_packages_are_broken_is_unavailable_with_the_cause(
         "raise OSError('/opt/lib/libcudart.so.12: cannot open shared object file')"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(base, "_ENGINES", {GPU: ("brokennet", "build"), "draft": ("os", "none")})
+    replace_builders(monkeypatch, {GPU: ("brokennet", "build"), "draft": ("os", "none")})
     caplog.set_level("INFO", "latentsync")
     with pytest.raises(EngineUnavailable) as caught:
         build_pipeline(GPU, Settings())
@@ -205,13 +205,13 @@ def test_a_broken_torch_on_a_gpu_machine_is_no_crash_and_no_draft(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with pytest.raises(EngineUnavailable, match="needs torch, .* cannot be imported .*libcudart"):
-        device.has_cuda()
+        requirements.has_cuda()
 
 
 def test_an_import_that_fails_while_an_engine_is_built_is_told_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(base, "_ENGINES", {"draft": (__name__, "build_late")})
+    replace_builders(monkeypatch, {"draft": (__name__, "build_late")})
     with pytest.raises(EngineUnavailable, match="needs no_such_package, which is not installed"):
         build_pipeline("draft", Settings())
 
@@ -224,7 +224,7 @@ def build_late(*_: object) -> None:
 
 def test_an_engine_that_is_built_needs_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = Engines(Settings(engine="draft"))
-    monkeypatch.setattr(base, "_ENGINES", {"draft": (__name__, "build_nothing")})
+    replace_builders(monkeypatch, {"draft": (__name__, "build_nothing")})
     engines.get()
     hide(monkeypatch, ENGINES["draft"].packages)
     engines.require()

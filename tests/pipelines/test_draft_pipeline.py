@@ -8,12 +8,13 @@ import pytest
 from latentsync.errors import Canceled, EngineUnavailable, InvalidField, NoFace
 from latentsync.face.topology import LOWER_LIP_INNER, UPPER_LIP_INNER
 from latentsync.face.tracker import track_faces
-from latentsync.fields import SpeakerPoint
 from latentsync.formats import SAMPLE_RATE, Frame
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.base import Utterance, build_pipeline
+from latentsync.pipelines.base import Utterance
 from latentsync.pipelines.draft_pipeline import DraftPipeline
-from latentsync.request import RunOptions
+from latentsync.pipelines.registry import build_pipeline
+from latentsync.schema.fields import SpeakerPoint
+from latentsync.schema.run import RunOptions
 from latentsync.settings import Settings
 from tests.demo_media import FramesInMemory, demo_frames, demo_speech
 from tests.utterances import whole

@@ -28,21 +28,22 @@ from latentsync.errors import (
     WeightsMissing,
 )
 from latentsync.face.speaker import Choice
-from latentsync.fields import Speaker, SpeakerPoint
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
-from latentsync.lipsync import face_maker
-from latentsync.lipsync.networks import LipsyncNetworks
-from latentsync.lipsync.posteriors import PosteriorCache
-from latentsync.lipsync.speaker import FoundSpeakers, ReadFrames
-from latentsync.lipsync.windows import Window
 from latentsync.models.config import LatentSyncConfig
 from latentsync.monitor import Progress, RunMonitor
-from latentsync.pipelines.base import ENGINE_OPTIONS, Utterance, build_pipeline
+from latentsync.pipelines.base import ENGINE_OPTIONS, Utterance
+from latentsync.pipelines.lipsync import face_generator
+from latentsync.pipelines.lipsync.face_finder import FoundSpeakers, ReadFrames
+from latentsync.pipelines.lipsync.face_generator import PosteriorCache
+from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+from latentsync.pipelines.lipsync.windows import Window
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
-from latentsync.request import PathSource, RunOptions, RunRequest
+from latentsync.pipelines.registry import build_pipeline
+from latentsync.schema.fields import Speaker, SpeakerPoint
+from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory
-from tests.lipsync.tiny import tiny_config, tiny_networks
+from tests.pipelines.lipsync.tiny import tiny_config, tiny_networks
 from tests.utterances import whole
 
 QUICK = RunOptions(inference_steps=1, guidance_scale=1.5)
@@ -186,7 +187,7 @@ def test_repeated_frames_give_what_encoding_them_again_gives(
     bounce = np.array([0, 1, 2, 2, 1, 0] * 2)
     pipeline, source = LipsyncPipeline(networks, KnownPlace()), frames(3)
     cached, _ = run(pipeline, source, bounce)
-    monkeypatch.setattr(face_maker, "PosteriorCache", partial(PosteriorCache, most_bytes=0))
+    monkeypatch.setattr(face_generator, "PosteriorCache", partial(PosteriorCache, most_bytes=0))
     assert differs(run(pipeline, source, bounce)[0], cached) <= 1
 
 
@@ -310,7 +311,7 @@ def test_too_little_memory_makes_smaller_batches_and_the_same_video(
 ) -> None:
     source = frames(9)
     pipeline = LipsyncPipeline(networks, KnownPlace(), batch_windows=2)
-    real, refused = getattr(face_maker, part), []
+    real, refused = getattr(face_generator, part), []
 
     def short_of_memory(network: Any, inputs: Any, *more: Any) -> Any:
         count = len(inputs) if isinstance(inputs, torch.Tensor) else len(inputs.masked_latents)
@@ -319,7 +320,7 @@ def test_too_little_memory_makes_smaller_batches_and_the_same_video(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(network, inputs, *more)
 
-    monkeypatch.setattr(face_maker, part, short_of_memory)
+    monkeypatch.setattr(face_generator, part, short_of_memory)
     made, _ = run(pipeline, source)
     assert refused
     assert differs(made, nine) <= 1
@@ -331,7 +332,7 @@ def test_no_memory_at_all_is_a_clear_error(
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(face_maker, "denoise", no_memory)
+    monkeypatch.setattr(face_generator, "denoise", no_memory)
     with pytest.raises(OutOfDeviceMemory, match="too small to denoise windows"):
         run(LipsyncPipeline(networks, KnownPlace()), frames(2))
 
@@ -435,7 +436,9 @@ def test_each_utterance_is_made_as_if_it_were_alone(networks: LipsyncNetworks) -
 def test_progress_of_many_utterances_rises_and_never_starts_again(
     networks: LipsyncNetworks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentsync.lipsync.beside._WAIT_S", 0.001)  # every window is waited for
+    monkeypatch.setattr(
+        "latentsync.pipelines.prefetch._WAIT_S", 0.001
+    )  # every window is waited for
     heard: list[Progress] = []
     monitor = RunMonitor(heard.append)
     sing(networks, frames(12), said(0, 4), said(4, 8, OTHER), said(8, 12), monitor=monitor)

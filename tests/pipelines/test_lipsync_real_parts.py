@@ -22,19 +22,19 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 
-from latentsync.answers import PredictResponse
-from latentsync.audio.mel import LogMel
-from latentsync.face.bilinear import invert
 from latentsync.face.boxes import Floats
 from latentsync.face.speaker import Choice
 from latentsync.formats import SAMPLE_RATE, Frame
-from latentsync.lipsync.speaker import MeshFinder, align_speaker
 from latentsync.media.probe import probe_video
 from latentsync.media.reader import VideoReader
 from latentsync.models.whisper import load_whisper
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines.lipsync.bilinear import invert
+from latentsync.pipelines.lipsync.face_finder import MeshFinder, align_speaker
+from latentsync.pipelines.lipsync.mel import LogMel
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
-from latentsync.request import RunOptions
+from latentsync.schema.responses import PredictResponse
+from latentsync.schema.run import RunOptions
 from latentsync.settings import Settings
 from tests.demo_media import DEMO_AUDIO, DEMO_VIDEO, FramesInMemory, demo_frames, demo_speech
 from tests.media.makers import make_sound, make_video

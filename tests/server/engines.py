@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from latentsync.formats import Frame
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
-from latentsync.request import RunOptions
+from latentsync.schema.run import RunOptions
 from tests.utterances import is_loud
 
 

@@ -6,8 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
-from latentsync.server.listening import listen
-from latentsync.server.serve import serve
+from latentsync.server.serve import listen, serve
 from tests.server.engines import GatedEngine
 from tests.server.live import app_with, settings_for
 

@@ -19,9 +19,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from latentsync.pipelines.base import Pipeline
-from latentsync.pipelines.engines import Engines
+from latentsync.pipelines.registry import Engines
 from latentsync.server.app import build_app
-from latentsync.server.worker_process import running_worker
+from latentsync.server.worker_supervisor import running_worker
 from latentsync.settings import Settings
 from tests.server.clips import as_base64, write_clip, write_speech
 
@@ -90,7 +90,7 @@ def serving_jobs(settings: Settings, *, workers: int = 1) -> Iterator[str]:
 
 
 def worker_command(settings: Settings, name: str, program: Sequence[str] = (_WORKER,)) -> list[str]:
-    """Return the command of a worker with these settings; see ``tests.jobs.square_device``.
+    """Return the command of a worker with these settings; see ``tests.jobs.square_runner``.
 
     Args:
         settings: of the worker.

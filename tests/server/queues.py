@@ -17,7 +17,7 @@ import av
 from fastapi import FastAPI
 from pydantic import SecretStr
 
-from latentsync.jobs.job import Job, JobStatus
+from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.store import Finished
 from latentsync.server.app import build_app
 from tests.jobs.farm import Farm, farm

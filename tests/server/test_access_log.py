@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from latentsync.jobs.job import JobStatus
+from latentsync.jobs.models import JobStatus
 from latentsync.jobs.store import Finished
 from latentsync.server.auth import ANONYMOUS
 from tests.jobs.farm import farm

@@ -16,14 +16,14 @@ from starlette.requests import HTTPConnection
 
 import latentsync
 from latentsync.errors import EngineUnavailable, NotAuthorized, WeightsMissing
-from latentsync.jobs.desk import owner_of
-from latentsync.pipelines import base
-from latentsync.pipelines.engines import Engines
-from latentsync.schema import PredictRequest
+from latentsync.jobs.service import owner_of
+from latentsync.pipelines.registry import Engines
+from latentsync.schema.predict import PredictRequest
 from latentsync.server.app import build_app
 from latentsync.server.auth import BearerAuth
-from latentsync.server.engine import Engine
+from latentsync.server.routes.predict_inline import Engine
 from latentsync.settings import Settings
+from tests.engine_builders import replace_builders
 from tests.server.engines import SquareEngine
 from tests.server.live import (
     AUTH,
@@ -45,7 +45,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
         assert built.wait(60)
         return SquareEngine()
 
-    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.test_app", "late_engine")})
+    replace_builders(monkeypatch, {"draft": ("tests.server.test_app", "late_engine")})
     monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
     settings = settings_for(tmp_path)
     with serving(build_app(settings, Engines(settings))) as url:
@@ -65,7 +65,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
 def test_an_engine_that_cannot_be_built_is_said_plainly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.engines", "no_such_name")})
+    replace_builders(monkeypatch, {"draft": ("tests.server.engines", "no_such_name")})
     body = small_body(tmp_path)
     settings = settings_for(tmp_path)
     with serving(build_app(settings, Engines(settings))) as url:
@@ -86,7 +86,7 @@ def test_an_engine_that_could_not_be_built_is_tried_again_and_holds_on_to_nobody
             raise WeightsMissing("A file is missing.")
         return there[0]
 
-    monkeypatch.setattr(base, "_ENGINES", {"draft": ("tests.server.test_app", "late_engine")})
+    replace_builders(monkeypatch, {"draft": ("tests.server.test_app", "late_engine")})
     monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
     holder = Engine("draft", Engines(Settings(engine="draft")))
     holder.build()

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 
-from latentsync.answers import ErrorResponse, PredictDetails
+from latentsync.schema.responses import ErrorResponse, PredictDetails
 from tests.media.makers import make_video
 from tests.server.clips import as_base64, write_clip, write_speech
 from tests.server.engines import SquareEngine

@@ -11,8 +11,8 @@ import pytest
 
 from latentsync import Client
 from latentsync.errors import ServerError
-from latentsync.fields import SpeakerPoint
-from latentsync.pipelines.engines import Engines
+from latentsync.pipelines.registry import Engines
+from latentsync.schema.fields import SpeakerPoint
 from latentsync.server.app import build_app
 from tests.face.pictures import astronaut, blank, paste, stranger
 from tests.media.makers import make_video

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from latentsync.server.app import build_app
-from tests.jobs.square_device import PLAIN
+from tests.jobs.square_runner import PLAIN
 from tests.server.clips import write_clip, write_speech
 from tests.server.documents import operations
 from tests.server.live import KEY, REPOSITORY, serving_jobs, settings_for, wait_until

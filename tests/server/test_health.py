@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.jobs.square_device import BROKEN
+from tests.jobs.square_runner import BROKEN
 from tests.server.live import AUTH, serving_jobs, settings_for, small_body
 
 pytestmark = pytest.mark.processes

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.jobs import square_device
+from tests.jobs import square_runner
 from tests.jobs.farm import kill
 from tests.ports import free_port
 from tests.server.live import AUTH, KEY, REPOSITORY, answers, small_body, wait_until
@@ -135,7 +135,7 @@ def asking(path: str, *more: str) -> bytes:
 
 def some_call(chance: random.Random, folder: Path, finished: str) -> bytes:
     """Return a call of any kind; the run of one that brings files takes up to half a second."""
-    seed = square_device.SLOW + chance.randrange(500)
+    seed = square_runner.SLOW + chance.randrange(500)
     as_json = json.dumps(small_body(folder / "media", seed=seed)).encode()
     multipart = f"multipart/form-data; boundary={FORM}"
     calls: tuple[Callable[[], bytes], ...] = (
@@ -171,7 +171,7 @@ def test_callers_who_hang_up_at_any_moment_leave_nothing_behind(running: Running
     chance = random.Random(20)
     folder = running.folder
     (folder / "media").mkdir()
-    body = small_body(folder / "media", seed=square_device.PLAIN)
+    body = small_body(folder / "media", seed=square_runner.PLAIN)
     waiting = {**AUTH, "Prefer": "wait=60"}
     made = httpx.post(f"{running.url}/v1/predictions", json=body, headers=waiting, timeout=100)
     calls = [some_call(chance, folder, made.json()["id"]) for _ in range(HANG_UPS)]
@@ -194,7 +194,7 @@ def test_callers_who_hang_up_at_any_moment_leave_nothing_behind(running: Running
 
 def test_a_record_that_is_locked_for_a_while_costs_nothing_but_time(running: Running) -> None:
     folder, url = running.folder, running.url
-    body = small_body(folder / "media", seed=square_device.SLOW + 4000)
+    body = small_body(folder / "media", seed=square_runner.SLOW + 4000)
     accepted = [httpx.post(f"{url}/v1/predictions", json=body, headers=AUTH) for _ in range(2)]
     wait_until(lambda: any(job["status"] == "processing" for job in running.predictions()))
     with (

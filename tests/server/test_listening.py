@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from latentsync.server.listening import CannotListen, address_of, explain, listen
+from latentsync.server.serve import CannotListen, address_of, explain, listen
 
 
 @contextmanager

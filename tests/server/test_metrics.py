@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from latentsync.jobs.desk import JobDesk
-from latentsync.jobs.gpu_memory import DeviceMemory
-from latentsync.jobs.roster import Roster
+from latentsync.jobs.models import DeviceMemory
+from latentsync.jobs.service import JobDesk
 from latentsync.server.metrics import JobMetrics
 from latentsync.settings import Settings
+from latentsync.worker.membership import Roster
 
 
 @pytest.fixture

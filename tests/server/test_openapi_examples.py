@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from latentsync.pipelines.engines import Engines
+from latentsync.pipelines.registry import Engines
 from latentsync.server.app import build_app
 from latentsync.server.examples import (
     PREDICTION_ID,
@@ -26,7 +26,7 @@ from latentsync.server.examples import (
     UPLOADED_AUDIO,
     UPLOADED_VIDEO,
 )
-from latentsync.server.worker_process import running_worker
+from latentsync.server.worker_supervisor import running_worker
 from tests.demo_media import ASSETS
 from tests.server.documents import Call, Document, example_calls, operations
 from tests.server.live import (

@@ -30,8 +30,8 @@ from schemathesis.checks import (
 )
 
 from latentsync.server.app import build_app
-from latentsync.server.worker_process import running_worker
-from tests.jobs.square_device import PLAIN
+from latentsync.server.worker_supervisor import running_worker
+from tests.jobs.square_runner import PLAIN
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
 from tests.server.live import AUTH, app_with, serving, settings_for, worker_command

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.server.live import AUTH, KEY, OTHER_KEY, REPOSITORY
-from tests.server.v1.conftest import body, media  # noqa: F401
+from tests.server.routes.conftest import body, media  # noqa: F401
 from tests.ui.service import page_server
 
 pytestmark = pytest.mark.processes

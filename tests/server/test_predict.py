@@ -14,8 +14,8 @@ import av
 import httpx
 import pytest
 
-from latentsync.answers import PredictResponse
-from latentsync.server.line import Line
+from latentsync.schema.responses import PredictResponse
+from latentsync.server.routes.predict_inline import Line
 from tests.ports import free_port
 from tests.server.engines import BrokenEngine, GatedEngine, SquareEngine
 from tests.server.live import (

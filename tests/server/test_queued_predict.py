@@ -13,11 +13,11 @@ import av
 import httpx
 import pytest
 
-from latentsync.answers import PredictResponse
-from latentsync.request import InlineSource
-from latentsync.schema import PredictRequest
+from latentsync.schema.predict import PredictRequest
+from latentsync.schema.responses import PredictResponse
+from latentsync.schema.run import InlineSource
 from latentsync.server.app import build_app
-from tests.jobs.square_device import BROKEN, CRASHES, SLOW
+from tests.jobs.square_runner import BROKEN, CRASHES, SLOW
 from tests.server.live import (
     AUTH,
     calling,

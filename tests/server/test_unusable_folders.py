@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from latentsync.server.app import build_app
-from tests.jobs import square_device
+from tests.jobs import square_runner
 from tests.jobs.farm import farm
 from tests.server.live import AUTH, process, serving, settings_for, small_body
 
@@ -118,7 +118,7 @@ def test_a_folder_without_permission_keeps_a_worker_from_starting(tmp_path: Path
     (tmp_path / "closed").mkdir(mode=0o555)
     code = (
         "import os, sys; from latentsync.__main__ import main; "
-        "import latentsync.cli, latentsync.jobs.worker; "
+        "import latentsync.cli.app, latentsync.worker.worker; "
         "os.setgid(65534); os.setuid(65534); sys.argv[1:] = ['worker']; main()"
     )
     variables = {
@@ -143,7 +143,7 @@ def test_a_worker_waits_until_its_work_folder_can_be_used_again(
     with farm(tmp_path) as jobs:
         jobs.start()
         jobs.wait_until_ended([jobs.submit()])
-        refused = jobs.submit(square_device.GATED)
+        refused = jobs.submit(square_runner.GATED)
         jobs.wait_for(lambda: jobs.job(refused).stage == "generate")
         waiting = jobs.submit()
         with spoiled(jobs.settings.work_dir):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 
-from latentsync.fields import SyncMode
-from latentsync.ui.curve import Curve
+from latentsync.schema.fields import SyncMode
+from latentsync.ui.analysis import Curve
 from latentsync.ui.player import build_player, draw_curve
 
 

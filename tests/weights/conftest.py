@@ -17,8 +17,8 @@ import pytest
 
 from latentsync.settings import Settings
 from latentsync.weights.catalog import Catalog
-from latentsync.weights.cold_start import ensure
-from latentsync.weights.errand import Retries
+from latentsync.weights.ensure import ensure
+from latentsync.weights.progress import Retries
 from tests.server.live import REPOSITORY
 from tests.weights.hub import Hub, running_hub
 from tests.weights.tiny import publish, tiny_catalog
@@ -101,7 +101,7 @@ def start_process(hub: Hub, settings: Settings) -> Iterator[Callable[[], subproc
     """Start another process that brings the UNet here and prints its size."""
     code = (
         "import sys; from pathlib import Path; from latentsync.settings import Settings; "
-        "from latentsync.weights.cold_start import ensure; "
+        "from latentsync.weights.ensure import ensure; "
         "from tests.weights.tiny import tiny_catalog; url, folder = sys.argv[1:]; "
         "settings = Settings(weights_dir=folder, weights_mirror=url); "
         "name = 'latentsync-1.6/unet'; "

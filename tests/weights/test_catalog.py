@@ -60,9 +60,7 @@ def test_a_mirror_that_is_no_address_is_refused(value: str) -> None:
 
 
 def test_knowing_what_there_is_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, latentsync.weights.cold_start, latentsync.weights.check; print(*sys.modules)"
-    )
+    code = "import sys, latentsync.weights.ensure, latentsync.weights.verify; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )

@@ -11,9 +11,9 @@ import pytest
 from latentsync.errors import WeightsMissing, WeightsUnreachable
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG, Catalog, WebFile
-from latentsync.weights.cold_start import ensure_vgg16, fetch_vgg16_in_background
-from latentsync.weights.errand import Retries
-from latentsync.weights.places import torch_hub_folder
+from latentsync.weights.ensure import ensure_vgg16, fetch_vgg16_in_background
+from latentsync.weights.paths import torch_hub_folder
+from latentsync.weights.progress import Retries
 from tests.weights.conftest import AT_ONCE
 from tests.weights.hub import Hub
 from tests.weights.tiny import VGG16_PATHS, content_of

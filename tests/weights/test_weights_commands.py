@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from latentsync import cli
+from latentsync.cli import app as cli
 from latentsync.settings import Settings
 from latentsync.weights import catalog as catalog_module
 from latentsync.weights.catalog import Catalog

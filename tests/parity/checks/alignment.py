@@ -7,8 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from latentsync.face.alignment import FaceAligner
-from latentsync.face.alignment_points import points3
+from latentsync.pipelines.lipsync.alignment import FaceAligner, points3
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile
 from tests.parity.tolerance import EXACT, Tolerance

@@ -8,10 +8,16 @@ from functools import cache
 import numpy as np
 import torch
 
-from latentsync.face.alignment import crop_size
-from latentsync.face.bilinear import invert, place_pixels, sample, window_of
-from latentsync.face.crop import cut_crop, fit_crop
-from latentsync.face.restore import SeamMask, fit_face, restore_face, seam_mask
+from latentsync.pipelines.lipsync.alignment import crop_size
+from latentsync.pipelines.lipsync.bilinear import (
+    cut_crop,
+    fit_crop,
+    invert,
+    place_pixels,
+    sample,
+    window_of,
+)
+from latentsync.pipelines.lipsync.paste_back import SeamMask, fit_face, restore_face, seam_mask
 from tests.parity.checks.alignment import MATRIX, align
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from latentsync.face.alignment_points import choose_largest, points3, round_landmarks
 from latentsync.face.landmarks106 import Landmarks106, crop_matrices, cut_crop, place_landmarks
 from latentsync.face.scrfd import (
     STRIDES,
@@ -22,6 +21,7 @@ from latentsync.face.scrfd import (
     fit_size,
     to_input,
 )
+from latentsync.pipelines.lipsync.alignment import choose_largest, points3, round_landmarks
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile
 from tests.parity.tolerance import EXACT, EXACT_COUNT, LABELS, Tolerance

@@ -7,7 +7,6 @@ from functools import cache, partial
 
 import numpy as np
 
-from latentsync.face.alignment_points import choose_largest
 from latentsync.face.landmarks106 import Landmarks106, crop_matrices, cut_crop, place_landmarks
 from latentsync.face.scrfd import (
     COLUMNS,
@@ -19,6 +18,7 @@ from latentsync.face.scrfd import (
     fit_size,
     suppress_overlaps,
 )
+from latentsync.pipelines.lipsync.alignment import choose_largest
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile, UnfitArray
 from tests.parity.tolerance import EXACT, LABELS, Tolerance

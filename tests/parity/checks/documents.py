@@ -8,12 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from latentsync.face.mask import GEOMETRY_FILE
+from latentsync.config import find_packaged
 from latentsync.models.config import VAEConfig
 from latentsync.models.unet import UNet3DConditionModel
 from latentsync.models.vae import build_vae
 from latentsync.models.whisper import WhisperDims, build_whisper
-from latentsync.packaged import find_packaged
+from latentsync.pipelines.lipsync.mask import GEOMETRY_FILE
 from tests.parity.networks import Networks, Shapes, published_config, read_json, shapes
 from tests.parity.output import Line
 

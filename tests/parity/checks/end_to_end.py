@@ -24,20 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentsync.audio.mel import LogMel
-from latentsync.audio.slices import count_rows, count_slices
-from latentsync.face.alignment_points import points3
-from latentsync.face.crop import cut_face
-from latentsync.face.mask import keep_surroundings, to_pixel_values
-from latentsync.face.restore import restore_face
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
-from latentsync.lipsync.face_maker import FaceMaker, NetworkPortions, WindowFaces
-from latentsync.lipsync.hearing import Hearing
-from latentsync.lipsync.speaker import MeshFinder, align_speaker
-from latentsync.lipsync.windows import Window, cut_windows, group_windows
 from latentsync.models.sampling import FEATURE_CACHE_INTERVAL, SamplingOptions
 from latentsync.models.vae import decode_latents
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines.lipsync.alignment import points3
+from latentsync.pipelines.lipsync.audio_features import Hearing, count_rows, count_slices
+from latentsync.pipelines.lipsync.bilinear import cut_face
+from latentsync.pipelines.lipsync.face_finder import MeshFinder, align_speaker
+from latentsync.pipelines.lipsync.face_generator import FaceMaker, NetworkPortions, WindowFaces
+from latentsync.pipelines.lipsync.mask import keep_surroundings, to_pixel_values
+from latentsync.pipelines.lipsync.mel import LogMel
+from latentsync.pipelines.lipsync.paste_back import restore_face
+from latentsync.pipelines.lipsync.windows import Window, cut_windows, group_windows
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, SpokenWindow
 from tests.parity.checks.alignment import MATRIX
 from tests.parity.networks import Networks

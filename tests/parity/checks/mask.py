@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from latentsync.face.mask import (
+from latentsync.pipelines.lipsync.mask import (
     hide_mouth,
     keep_mask,
     keep_surroundings,

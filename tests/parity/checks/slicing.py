@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from latentsync.audio.slices import count_slices, slice_features, slice_rows
 from latentsync.formats import VIDEO_FPS
+from latentsync.pipelines.lipsync.audio_features import count_slices, slice_features, slice_rows
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile
 from tests.parity.tolerance import EXACT

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import torch
 
-from latentsync.audio.mel import LogMel
-from latentsync.audio.slices import count_slices, plan_windows, slice_features
 from latentsync.models.whisper import WhisperEncoder
+from latentsync.pipelines.lipsync.audio_features import count_slices, plan_windows, slice_features
+from latentsync.pipelines.lipsync.mel import LogMel
 from tests.parity.networks import Networks
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile

@@ -1,1 +1,0 @@
-"""What is heard: phones, loudness and voice activity of a waveform."""

@@ -1,0 +1,13 @@
+"""The ``latentsync`` command."""
+
+from __future__ import annotations
+
+from latentsync.cli.signals import exit_on_signals
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C ends it cleanly from before the first slow import."""
+    exit_on_signals()
+    from latentsync.cli.app import main as run_command
+
+    run_command()

@@ -1,0 +1,274 @@
+"""The commands about jobs of a server: ``latentsync submit``, ``status``, ``delete`` and so on.
+
+What a program may want goes to standard output, what is for people alone to standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from latentsync.cli.options import (
+    Audio,
+    Output,
+    SegmentsPath,
+    Token,
+    Url,
+    Video,
+    check_output,
+    connected,
+    describe,
+    describe_segments,
+    describe_stages,
+    errors_as_one_line,
+    with_run_options,
+)
+
+if TYPE_CHECKING:
+    from latentsync.client import Client, Job
+
+commands = typer.Typer()
+
+_HERE = "http://127.0.0.1:8000"
+_IT_GOES_ON = "Stopped watching; the job goes on."
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as submit prints it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON, one job a line.")]
+
+
+class StatusName(StrEnum):
+    """What ``list`` may be limited to."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+@commands.command()
+@with_run_options
+def submit(
+    *,
+    video: Video,
+    audio: Audio = None,
+    segments: SegmentsPath = None,
+    url: Url = _HERE,
+    token: Token = "",
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Your name for this job; the same name finds it again.")
+    ] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option(help="Address that the server calls at the job's end.")
+    ] = None,
+    options: dict[str, Any],
+) -> None:
+    """Hand in a job and print its id; nobody has to wait for it."""
+    with errors_as_one_line(when_stopped="Stopped; see `latentsync list` for what arrived."):
+        from latentsync.cli.segments import read_speech
+
+        spoken = read_speech(audio, segments)
+        with connected(url, token) as client:
+            job = client.submit(
+                video,
+                audio,
+                segments=spoken,
+                idempotency_key=idempotency_key,
+                webhook_url=webhook_url,
+                **options,
+            )
+    typer.echo(job.id)
+    typer.echo(f"{_state(job)}; `latentsync watch {job.id}` follows it", err=True)
+
+
+@commands.command()
+def status(job_id: JobId, url: Url = _HERE, token: Token = "", as_json: AsJson = False) -> None:
+    """Say how far a job is."""
+    with errors_as_one_line(), connected(url, token) as client:
+        job = client.get(job_id)
+    if as_json:
+        typer.echo(job.model_dump_json())
+        return
+    typer.echo(_state(job) if job.is_final else f"{_state(job)}, {job.progress.fraction:.0%} done")
+    if job.details is not None:
+        typer.echo(describe(job.details))
+        if job.details.segments:
+            typer.echo(describe_segments(job.details))
+        typer.echo(describe_stages(job.details))
+
+
+@commands.command()
+def watch(
+    job_id: JobId,
+    url: Url = _HERE,
+    token: Token = "",
+    output: Annotated[
+        Path | None, typer.Option(help="Download the video to this file at the end.")
+    ] = None,
+    timeout_s: Annotated[
+        float | None, typer.Option(min=0, help="Stop watching after so many seconds.")
+    ] = None,
+) -> None:
+    """Follow a job to its end; exit code 1 if it fails or is canceled."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+        if output is not None:
+            check_output(output)
+        with _job_bar() as show:
+            job = client.wait(job_id, on_progress=show, timeout_s=timeout_s)
+        job.raise_for_status()
+        typer.echo(_state(job))
+        if output is not None:
+            _download(client, job.id, output)
+
+
+@commands.command()
+def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
+    """Print the log of a job's stages and attempts, until its end."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+        for event in client.events(job_id):
+            if event.kind == "log":
+                typer.echo(event.data["line"])
+
+
+@commands.command()
+def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
+    """Cancel a job, also while it runs."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+        job = client.cancel(job_id)
+    if job.is_final:
+        typer.echo(_state(job))
+    else:
+        typer.echo("it is stopping; that takes up to two seconds")
+
+
+@commands.command()
+def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
+    """Erase a job: its media, its video and all that is recorded of it. There is no way back."""
+    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+        is_gone = client.delete(job_id)
+    left = "out of reach; the server removes the rest as soon as it can"
+    typer.echo("erased" if is_gone else left)
+
+
+@commands.command("list")
+def list_jobs(
+    url: Url = _HERE,
+    token: Token = "",
+    status: Annotated[StatusName | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show one's jobs, latest first."""
+    with errors_as_one_line(), connected(url, token) as client:
+        page = client.list(None if status is None else status.value, limit=limit)
+    if as_json:
+        for job in page.jobs:
+            typer.echo(job.model_dump_json())
+        return
+    if not page.jobs:
+        typer.echo("no jobs", err=True)
+        return
+    _print_table(page.jobs)
+    if page.next_cursor is not None:
+        typer.echo(f"older ones are left out; --limit shows more than {limit}", err=True)
+
+
+@commands.command()
+def download(job_id: JobId, output: Output, url: Url = _HERE, token: Token = "") -> None:
+    """Bring a job's video here.
+
+    A download that broke off is continued.
+    """
+    stopped = "Stopped; what has arrived is kept and continued next time."
+    with errors_as_one_line(when_stopped=stopped), connected(url, token) as client:
+        check_output(output)
+        _download(client, job_id, output)
+
+
+def _download(client: Client, job_id: str, output: Path) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task(output.name)
+        client.download(
+            job_id,
+            output,
+            on_bytes=lambda here, whole: bar.update(task, completed=here, total=whole),
+        )
+    typer.echo(f"{output}: {output.stat().st_size} bytes")
+
+
+@contextmanager
+def _job_bar() -> Iterator[Callable[[Job], None]]:
+    """Show a bar on a terminal, elsewhere a line for every new stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("asking", total=1.0)
+
+        def show(job: Job) -> None:
+            bar.update(task, description=_state(job), completed=job.progress.fraction)
+
+        yield show
+
+
+class _Lines:
+    """Says what a job does in lines, each once."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def __call__(self, job: Job) -> None:
+        line = _state(job, with_frames=False)
+        if line != self._said and not job.is_final:
+            typer.echo(line, err=True)
+        self._said = line
+
+
+def _state(job: Job, *, with_frames: bool = True) -> str:
+    """Return how far a job is, in words."""
+    if job.status == "queued":
+        return "queued" if job.queue_position is None else f"queued, {job.queue_position} ahead"
+    if job.error is not None:
+        return f"{job.status}: {job.error.message}"
+    if job.is_final:
+        return job.status
+    words = [f"processing: {job.progress.stage.replace('_', ' ') or 'starting'}"]
+    if with_frames and job.progress.frames_total:
+        words.append(f"{job.progress.frames_done} of {job.progress.frames_total} frames")
+    if job.attempts > 1:
+        words.append(f"attempt {job.attempts}")
+    return ", ".join(words)
+
+
+def _print_table(jobs: tuple[Job, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("job", "handed in", "done", "state", box=None)
+    for job in jobs:
+        handed_in = (
+            "" if job.created_at is None else f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"
+        )
+        table.add_row(job.id, handed_in, f"{job.progress.fraction:4.0%}", _state(job))
+    piped = not Console().is_terminal  # then rows are not folded
+    Console(width=1000 if piped else None).print(table)

@@ -1,0 +1,205 @@
+"""Everything a client can do, written once for both kinds of client."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import httpx
+from pydantic import ValidationError
+
+from latentsync.client import _download as downloads
+from latentsync.client._events import follow
+from latentsync.client._http import Exchange, Patience, read_job, read_page, read_prediction
+from latentsync.client._payload import Asked, idempotency_key, inline_body, open_submission
+from latentsync.client._transport import CONNECT_TIMEOUT_S, Address, Transport
+from latentsync.client.models import Job, JobEvent, JobPage, JobStatus, Prediction
+from latentsync.errors import (
+    FetchTimeout,
+    InvalidField,
+    JobNotFound,
+    LatentSyncError,
+    ServerError,
+    shorten,
+)
+
+logger = logging.getLogger(__name__)
+
+OnProgress = Callable[[Job], None]
+
+_ANSWER_TIMEOUT_S = 60.0  # of the native API, which never waits for a run
+
+
+class Calls:
+    """What both clients do, as coroutines; see :class:`latentsync.client.client.Client`.
+
+    Args:
+        transport: how requests are sent.
+        address: the server's.
+        patience: how faults are met.
+        timeout_s: longest silence of the server.
+    """
+
+    def __init__(
+        self, transport: Transport, address: Address, patience: Patience, timeout_s: float
+    ) -> None:
+        self._address = address
+        self._patience = patience
+        self._exchange = Exchange(transport, address.base, patience)
+        self._timeout = httpx.Timeout(min(timeout_s, _ANSWER_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
+
+    async def predict(self, asked: Asked) -> Prediction:
+        """Make a video and wait for it, in one request that is sent once."""
+        body = inline_body(asked)
+        request = self._exchange.build("POST", self._address.predict, json=body)
+        return read_prediction(await self._exchange.ask_once(request))
+
+    async def submit(self, asked: Asked, *, key: str | None, webhook_url: str | None) -> Job:
+        """Hand a job in; with its key a repeated request is no second job."""
+        headers = {"Idempotency-Key": idempotency_key(key)}
+        with open_submission(asked, webhook_url) as body:
+            return read_job(
+                await self._exchange.ask(
+                    lambda: self._exchange.build(
+                        "POST",
+                        self._address.predictions,
+                        headers=headers,
+                        timeout=self._timeout,
+                        **body,
+                    )
+                )
+            )
+
+    async def get(self, job: Job | str) -> Job:
+        """Return the job as the server knows it now."""
+        return read_job(await self._ask("GET", self._url(job)))
+
+    async def list(self, status: JobStatus | None, limit: int, cursor: str | None) -> JobPage:
+        """Return some of the key's jobs, latest first."""
+        query = {"status": status, "limit": limit, "cursor": cursor}
+        asked = httpx.QueryParams(
+            {name: value for name, value in query.items() if value is not None}
+        )
+        return read_page(await self._ask("GET", f"{self._address.predictions}?{asked}"))
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Ask for the end of a job; return it as it is then."""
+        return read_job(await self._ask("POST", f"{self._url(job)}/cancel"))
+
+    async def delete(self, job: Job | str) -> bool:
+        """Have a job erased; one that a broken-off try has erased already is no error."""
+        url, tries = self._url(job), 0
+
+        def build() -> httpx.Request:
+            nonlocal tries
+            tries += 1
+            return self._exchange.build("DELETE", url, timeout=self._timeout)
+
+        try:
+            answer = await self._exchange.ask(build)
+        except ServerError as refusal:
+            if tries == 1 or refusal.server_code != JobNotFound.code:
+                raise
+            return True
+        return answer.status_code == httpx.codes.NO_CONTENT
+
+    async def download(
+        self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None
+    ) -> Path:
+        """Fetch the video, going on after a broken connection; return where it lies."""
+        own = f"{self._url(job)}/output"
+        url = own if isinstance(job, str) else self._address.own_url(job.output_url, own)
+        return await downloads.download(self._exchange, url, Path(path), on_bytes)
+
+    async def events(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent, None]:
+        """Yield what happens to a job until it has ended."""
+        async with aclosing(self._follow(job, after)) as events:
+            async for event in events:
+                if event is not None:
+                    yield event
+
+    async def wait(
+        self, job: Job | str, on_progress: OnProgress | None, timeout_s: float | None
+    ) -> Job:
+        """Follow a job by its events, or by asking where those do not come through, to its end."""
+        until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        latest = await self.get(job)
+        tell = _Teller(on_progress)
+        tell(latest)
+        async with aclosing(self._states(latest, until)) as states:
+            async for state in states:
+                tell(state)
+        while True:
+            latest = await self.get(job)  # events tell less than the server does when it is asked
+            tell(latest)
+            if latest.is_final:
+                return latest
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise FetchTimeout(
+                    f"Job {latest.id} is {latest.status} after {timeout_s:g} s.", field="timeout_s"
+                )
+            await self._exchange.transport.pause(min(self._patience.poll_every_s, left_s))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._exchange.transport.close()
+
+    async def _states(self, job: Job, until: float) -> AsyncGenerator[Job, None]:
+        """Yield the job as its events change it, until it has ended or asking is better.
+
+        Asking is better where events do not come through, and when the caller's time is nearly up:
+        waiting for the next event cannot be cut short.
+        """
+        try:
+            async with aclosing(self._follow(job, after=0)) as events:
+                while not job.is_final and until - time.monotonic() > self._patience.silence_s:
+                    event = await anext(events, _ENDED)
+                    if event is _ENDED:
+                        return
+                    if event is not None:
+                        job = job.after(event)
+                        yield job
+        except ValidationError as error:
+            logger.info("events of job %s are of another kind: %s", job.id, error)
+        except LatentSyncError as error:  # whoever asks next hears it again if it matters
+            logger.info("no events of job %s: %s", job.id, error)
+
+    def _follow(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent | None, None]:
+        timeout = httpx.Timeout(self._patience.silence_s, connect=CONNECT_TIMEOUT_S)
+        return follow(self._exchange, f"{self._url(job)}/events", after, timeout)
+
+    async def _ask(self, method: str, url: str) -> httpx.Response:
+        return await self._exchange.ask(
+            lambda: self._exchange.build(method, url, timeout=self._timeout)
+        )
+
+    def _url(self, job: Job | str) -> str:
+        return f"{self._address.predictions}/{job_id(job)}"
+
+
+_ENDED = JobEvent("ended")
+
+
+class _Teller:
+    """Tells a listener of the job when it is not as it was told last."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress = on_progress
+        self._told: Job | None = None
+
+    def __call__(self, job: Job) -> None:
+        if self._on_progress is not None and job != self._told:
+            self._told = job
+            self._on_progress(job)
+
+
+def job_id(job: Job | str) -> str:
+    """Return a job's id; raises InvalidField for what cannot be one."""
+    given = job if isinstance(job, str) else job.id
+    if not given or not given.replace("-", "").isalnum() or not given.isascii():
+        raise InvalidField(f"job is {shorten(given)}. Allowed: the id of a job.", field="job")
+    return given

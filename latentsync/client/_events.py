@@ -1,0 +1,104 @@
+"""What happens to a job, as the server's event stream tells it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+
+import httpx
+
+from latentsync.client._http import Exchange, unexpected
+from latentsync.client.models import JobEvent
+from latentsync.errors import LatentSyncError, Unreachable
+
+_CONTENT_TYPE = "text/event-stream"
+
+
+async def follow(
+    exchange: Exchange, url: str, after: int, timeout: httpx.Timeout
+) -> AsyncGenerator[JobEvent | None, None]:
+    """Yield what happens to a job until it has ended; a broken stream is taken up where it was.
+
+    None is a sign of life without news.
+
+    Args:
+        exchange: how requests are sent.
+        url: of the stream.
+        after: number of the last event that is known.
+        timeout: of the stream.
+
+    Raises:
+        ServerError, Unreachable, FetchTimeout: as :meth:`Exchange.ask`.
+    """
+    faults = exchange.faults()
+    while True:
+        request = exchange.build("GET", url, headers=_headers(after), timeout=timeout)
+        is_silent = True
+        try:
+            async with exchange.open(request) as answer:
+                if answer.status_code == httpx.codes.NO_CONTENT:
+                    return
+                _require_events(answer)
+                async with aclosing(read_events(exchange.transport.lines(answer))) as events:
+                    async for event in events:
+                        faults.forget()
+                        is_silent = False
+                        if event is not None and event.number is not None:
+                            after = event.number
+                        yield event
+                        if event is not None and event.ends_job:
+                            return
+                if is_silent:
+                    raise Unreachable("The stream of events ended without a word.", field="url")
+        except LatentSyncError as fault:
+            await faults.pause_after(fault)
+        else:  # the server stops, or a proxy has had enough
+            await exchange.transport.pause(exchange.patience.first_pause_s)
+
+
+def _headers(after: int) -> dict[str, str]:
+    headers = {"Accept": _CONTENT_TYPE, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+    return headers | {"Last-Event-ID": str(after)} if after else headers
+
+
+def _require_events(answer: httpx.Response) -> None:
+    if answer.headers.get("content-type", "").partition(";")[0].strip() != _CONTENT_TYPE:
+        raise unexpected(answer, "events")
+
+
+async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[JobEvent | None, None]:
+    """Yield the events of a stream (HTML standard, 9.2.6), and None for each comment.
+
+    Events whose data are not a JSON object are not ours and count as comments.
+    """
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if not line:
+            if fields:
+                yield _event(fields)
+            fields = {}
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not name:
+            yield None
+        elif name == "data" and "data" in fields:
+            fields["data"] += "\n" + value
+        else:
+            fields[name] = value
+
+
+def _event(fields: dict[str, str]) -> JobEvent | None:
+    try:
+        data = json.loads(fields.get("data", ""))
+    except ValueError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    number = fields.get("id", "")
+    return JobEvent(
+        fields.get("event", "message"),
+        data,
+        int(number) if number.isascii() and number.isdigit() else None,
+    )

@@ -1,0 +1,276 @@
+"""What a client sends: options, and media as addresses, as base64 or as files of a form.
+
+Media as a caller names them, and as they are sent.
+
+Parts of a video that are said by different people, or that have recordings of their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypedDict
+
+from latentsync.errors import ConflictingFields, InvalidField, MissingField, shorten
+from latentsync.schema.fields import EngineName, SchedulerName, Speaker, SyncMode
+from latentsync.schema.predict import build_segments, validate_fields
+from latentsync.schema.run import segment_recording
+
+Media = Path | str | bytes  # a file, a file name or an http(s) address, or the media itself
+
+_ADDRESSES = ("http://", "https://", "upload://")
+
+
+def as_address(name: str, media: Media) -> dict[str, str]:
+    """Return ``{"url": …}`` for an address, nothing for what goes as a file of its own."""
+    return {"url": media} if isinstance(media, str) and media.startswith(_ADDRESSES) else {}
+
+
+def as_text(name: str, media: Media) -> dict[str, str]:
+    """Return ``{"url": …}`` for an address, ``{"base64": …}`` for anything else.
+
+    Raises:
+        InvalidField: there is no such file.
+    """
+    address = as_address(name, media)
+    if address:
+        return address
+    if not isinstance(media, bytes):
+        with _open(name, media) as file:
+            media = file.read()
+    return {"base64": base64.b64encode(media).decode("ascii")}
+
+
+def open_file(name: str, path: Path | str) -> BinaryIO:
+    """Open what can be sent again: a file with a size, no pipe.
+
+    Raises:
+        InvalidField: there is no such file.
+    """
+    file = _open(name, path)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise InvalidField(f"{name} {shorten(str(path))} is not a file.", field=name)
+    return file
+
+
+def _open(name: str, path: Path | str) -> BinaryIO:
+    try:
+        return Path(path).open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or "not a usable path"
+        raise InvalidField(
+            f"{name} {shorten(str(path))} cannot be read: {reason}.", field=name
+        ) from error
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of the video that one speaker says.
+
+    Attributes:
+        audio: its own recording: path, file name, address or bytes; by default the one for all.
+        start_s: where in the video it begins, in seconds.
+        end_s: where in the video it ends; by default where its recording does.
+        audio_start_s: where in the recording it begins, in seconds.
+        speaker: whose lips move; by default those of the option ``speaker``.
+    """
+
+    audio: Media | None = field(default=None, repr=False)
+    start_s: float = 0.0
+    end_s: float | None = None
+    audio_start_s: float = 0.0
+    speaker: Speaker | Mapping[str, Any] | None = None
+
+
+def segment_fields(segment: Segment) -> dict[str, Any]:
+    """Return a segment's fields of a request, but for its recording."""
+    return {
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+        "audio_start_s": segment.audio_start_s,
+        "speaker": segment.speaker,
+    }
+
+
+def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
+    """Check that there is speech for everybody, and none for nobody.
+
+    Raises:
+        InvalidField: something else than a segment is among the segments.
+        MissingField: there is no recording, or none for a segment.
+        ConflictingFields: ``audio`` is there, but for no segment.
+    """
+    for index, segment in enumerate(segments):
+        if not isinstance(segment, Segment):
+            name = f"segments.{index}"
+            raise InvalidField(f"{name} is {shorten(segment)}: it must be a Segment.", field=name)
+    without = [index for index, segment in enumerate(segments) if segment.audio is None]
+    if not segments and audio is None:
+        raise MissingField("Give audio, or segments with audio of their own.", field="audio")
+    if without and audio is None:
+        name = segment_recording(without[0])
+        raise MissingField(
+            f"Give {name}, or one audio for all segments that have none of their own.", field=name
+        )
+    if segments and not without and audio is not None:
+        raise ConflictingFields(
+            "Every segment has audio of its own, so the one for all is used by none.",
+            field="audio",
+        )
+
+
+def named_media(video: Media, audio: Media | None, segments: Sequence[Segment]) -> dict[str, Media]:
+    """Return all media by the names of a request: ``video``, ``audio``, ``segments.0.audio``, …"""
+    of_segments = {segment_recording(n): segment.audio for n, segment in enumerate(segments)}
+    named = {"video": video, "audio": audio, **of_segments}
+    return {name: media for name, media in named.items() if media is not None}
+
+
+_KEY_CHARACTERS_MAX = 200
+
+
+class Options(TypedDict, total=False):
+    """Options of a run; what is left out is decided by the server.
+
+    Attributes:
+        guidance_scale: 1.0 to 3.0.
+        inference_steps: 1 to 50.
+        seed: -1 draws a random one, which the details report.
+        sync_mode: what to do when the lengths differ.
+        speaker: whose lips move.
+        deadline_s: seconds after which the server gives up the run.
+        engine: which engine makes the lips; by default the server's.
+        scheduler: ``dpm-solver++`` needs fewer steps than ``ddim``, approximately.
+        feature_cache_interval: above 1 the network runs whole only every so many steps.
+        guidance_interval: start and end, in 0..1, of the steps with guidance.
+        keep_sound: with segments, the video's own sound is heard where nobody speaks.
+    """
+
+    guidance_scale: float
+    inference_steps: int
+    seed: int
+    sync_mode: SyncMode | str
+    speaker: Speaker | Mapping[str, Any]
+    deadline_s: float | None
+    engine: EngineName | None
+    scheduler: SchedulerName
+    feature_cache_interval: int
+    guidance_interval: tuple[float, float]
+    keep_sound: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks for, before anything of it is read or sent.
+
+    Attributes:
+        video: the source video.
+        audio: the speech; None if every segment brings its own.
+        segments: parts with a recording or a speaker of their own.
+        options: of the run.
+    """
+
+    video: Media
+    audio: Media | None
+    segments: Sequence[Segment]
+    options: Options
+
+
+def inline_body(asked: Asked) -> dict[str, Any]:
+    """Return contract A's fields; files become base64.
+
+    Raises:
+        InvalidField: there is no such file, or a value is not allowed.
+        UnknownField: there is no such option.
+        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+    """
+    return _fields(asked, as_text)
+
+
+@contextmanager
+def open_submission(asked: Asked, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield what httpx needs to build the request of a submission, as often as it takes.
+
+    Files are read while they are sent and stay open inside the block.
+
+    Raises:
+        InvalidField: there is no such file, or a value is not allowed.
+        UnknownField: there is no such option.
+        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+    """
+    fields = _fields(asked, as_address)
+    if webhook_url is not None:
+        fields["webhook"] = webhook_url
+    with ExitStack() as opened:
+        files: dict[str, BinaryIO | bytes] = {}
+        for name, media in named_media(asked.video, asked.audio, asked.segments).items():
+            if isinstance(media, bytes):
+                files[name] = media
+            elif not as_address(name, media):
+                files[name] = opened.enter_context(open_file(name, media))
+        yield _form(fields, files) if files else {"json": fields}
+
+
+def idempotency_key(given: str | None) -> str:
+    """Return the caller's name for a submission, or a new one; raises InvalidField."""
+    if given is None:
+        return uuid.uuid4().hex
+    if not given.isascii() or not given.isprintable() or not 0 < len(given) <= _KEY_CHARACTERS_MAX:
+        raise InvalidField(
+            f"idempotency_key is {shorten(given)}. Allowed: 1 to {_KEY_CHARACTERS_MAX} printable "
+            "ASCII characters.",
+            field="idempotency_key",
+        )
+    return given
+
+
+def _fields(asked: Asked, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
+    """Return the fields as JSON values.
+
+    Defaults are the server's as well; leaving them out also suits servers of other versions.
+
+    Args:
+        asked: what is asked for.
+        form_of: gives a medium's forms that are fields, such as ``{"url": …}``, by its name.
+    """
+    check_speech(asked.audio, asked.segments)
+
+    def medium(field: str, name: str, media: Media | None) -> dict[str, str]:
+        forms = {} if media is None else form_of(name, media)
+        return {f"{field}_{form}": value for form, value in forms.items()}
+
+    segments = [
+        medium("audio", segment_recording(index), segment.audio) | segment_fields(segment)
+        for index, segment in enumerate(asked.segments)
+    ]
+    fields = {
+        **medium("video", "video", asked.video),
+        **medium("audio", "audio", asked.audio),
+        **asked.options,
+        "segments": segments,
+    }
+    checked = validate_fields(fields)
+    build_segments(checked)
+    body = checked.model_dump(mode="json", exclude_defaults=True)
+    if segments and "sync_mode" in asked.options:
+        # The default, too, says what is seen behind the video's end only if it was chosen.
+        body["sync_mode"] = checked.sync_mode.value
+    return body
+
+
+def _form(fields: Mapping[str, Any], files: Mapping[str, BinaryIO | bytes]) -> dict[str, Any]:
+    """Numbers and objects are written as in JSON; files go without their names."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in fields.items()
+    }
+    parts = {name: (name, file, "application/octet-stream") for name, file in files.items()}
+    return {"data": texts, "files": parts}

@@ -1,0 +1,337 @@
+"""The client for ordinary code: every call returns when it is done.
+
+The client for asyncio: the same calls, while other tasks go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from latentsync.client._api import Calls, OnProgress
+from latentsync.client._download import OnBytes
+from latentsync.client._http import Patience
+from latentsync.client._payload import Asked, Media, Options, Segment
+from latentsync.client._transport import (
+    AsyncTransport,
+    BlockingTransport,
+    finish,
+    http_options,
+    iterate,
+    parse_address,
+)
+from latentsync.client.modal import ModalClient
+from latentsync.client.models import Job, JobEvent, JobPage, JobStatus, Prediction
+
+
+class Client:
+    """Calls a server. Keeps connections open; use it as a context manager or call close().
+
+    ``predict`` waits for the video and works with every deployment. The other calls are about jobs,
+    which outlive connections and restarts; ``latentsync serve`` takes them.
+
+    Calls about jobs are repeated when the connection breaks or the server answers 502, 503 or 504.
+    Every submission has a key by which the server knows it again, so none is made twice.
+
+    Args:
+        url: address of the server or of the app, with or without ``/predict`` at its end.
+        token: bearer token; None for a server that asks for none.
+        timeout_s: longest silence of the server, which covers waiting in line and the run itself.
+        patience: how faults are met.
+
+    Raises:
+        InvalidField: the address is not http or https, or the token cannot be a header's value.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 900.0,
+        patience: Patience | None = None,
+    ) -> None:
+        address = parse_address(url)
+        self.url = address.base
+        transport = BlockingTransport(**http_options(address, token, timeout_s))
+        self._http = transport.http
+        self._calls = Calls(transport, address, patience or Patience(), timeout_s)
+
+    @staticmethod
+    def modal(app: str = "latentsync", cls: str = "LatentSync") -> ModalClient:
+        """Return a client of a deployment on Modal, found by the Modal token of this machine.
+
+        Args:
+            app: name of the deployed app.
+            cls: name of its class.
+        """
+        return ModalClient(app, cls)
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        finish(self._calls.close())
+
+    def predict(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        **options: Unpack[Options],
+    ) -> Prediction:
+        """Make the lips of ``video`` say ``audio``, and wait for it.
+
+        Args:
+            video: path, file name, http(s) address that the server fetches, or the file's bytes.
+            audio: likewise; not needed if every segment has its own.
+            segments: parts of the video with recordings or speakers of their own, instead of
+                ``audio`` from start to end.
+            options: see :class:`latentsync.client.Options`.
+
+        Raises:
+            InvalidField: there is no such file, or a value is not allowed.
+            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+            ServerError: the server answered with an error, or with something else than a video.
+            Unreachable: no connection, or it broke.
+            FetchTimeout: the server was silent for longer than the timeout.
+        """
+        return finish(self._calls.predict(Asked(video, audio, segments, options)))
+
+    def submit(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        idempotency_key: str | None = None,
+        webhook_url: str | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Hand in a job and return it at once; files are sent while they are read.
+
+        Args:
+            video: path, file name, the file's bytes, or an address: http(s), or ``upload://…``.
+            audio: likewise; not needed if every segment has its own.
+            segments: parts of the video with recordings or speakers of their own.
+            idempotency_key: one's own name for this submission: a second one with the same name,
+                even after a restart of this program, returns the first job.
+            webhook_url: called by the server when the job has ended.
+            options: see :class:`latentsync.client.Options`.
+
+        Raises:
+            InvalidField: there is no such file, or a value is not allowed.
+            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+            ServerError: the server refused.
+            Unreachable: no connection, or it broke, again and again.
+            FetchTimeout: the server was silent for too long, again and again.
+        """
+        asked = Asked(video, audio, segments, options)
+        return finish(self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url))
+
+    def wait(
+        self,
+        job: Job | str,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Job:
+        """Return the job when it has ended, well or not; see :meth:`Job.raise_for_status`.
+
+        Follows the job's events; where they do not come through, asks every second.
+
+        Args:
+            job: the job or its id.
+            on_progress: called with the job whenever it has changed.
+            timeout_s: longest time to wait; None waits as long as it takes.
+
+        Raises:
+            FetchTimeout: it has not ended in time; it goes on.
+            ServerError, Unreachable: as :meth:`submit`.
+        """
+        return finish(self._calls.wait(job, on_progress, timeout_s))
+
+    def events(self, job: Job | str, after: int = 0) -> Iterator[JobEvent]:
+        """Yield what happens to the job until it has ended, from its beginning or a known event.
+
+        A broken connection is taken up where it was, without gap or repetition.
+
+        Args:
+            job: the job or its id.
+            after: number of the last event that is known.
+
+        Raises:
+            ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
+        """
+        return iterate(self._calls.events(job, after))
+
+    def get(self, job: Job | str) -> Job:
+        """Return the job as it is now; raises as :meth:`submit`."""
+        return finish(self._calls.get(job))
+
+    def list(
+        self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
+    ) -> JobPage:
+        """Return one's jobs, latest first; raises as :meth:`submit`.
+
+        Args:
+            status: only those in this state.
+            limit: 1 to 100.
+            cursor: the ``next_cursor`` of the page before.
+        """
+        return finish(self._calls.list(status, limit, cursor))
+
+    def cancel(self, job: Job | str) -> Job:
+        """Cancel the job, also while it runs: that takes up to two seconds; raises as submit."""
+        return finish(self._calls.cancel(job))
+
+    def delete(self, job: Job | str) -> bool:
+        """Erase the job: its media, its video and all that the server has recorded of it.
+
+        One that waits or runs is canceled first. There is no way back, and no such job afterwards.
+
+        Args:
+            job: the job or its id.
+
+        Returns:
+            True if all of it is gone; False if a run or the storage holds some of it up, which the
+            server removes as soon as it can.
+
+        Raises:
+            ServerError: there is no such job, or the server refused.
+            Unreachable, FetchTimeout: as :meth:`submit`.
+        """
+        return finish(self._calls.delete(job))
+
+    def download(self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None) -> Path:
+        """Bring the job's video to ``path``, whole or not at all; missing folders are created.
+
+        It grows in a hidden file beside ``path``, where a broken-off download is continued, also by
+        a later call.
+
+        Args:
+            job: the job or its id.
+            path: where it goes.
+            on_bytes: called with the bytes that are here and the bytes of the whole, or None.
+
+        Raises:
+            InvalidField: the path is a folder, or another download to it is going on.
+            ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
+            OSError: the file cannot be written.
+        """
+        return finish(self._calls.download(job, path, on_bytes))
+
+
+class AsyncClient:
+    """Does what :class:`latentsync.client.Client` does, with the same names and arguments.
+
+    Use it as an asynchronous context manager, or await close(). ``events`` is iterated with
+    ``async for``; everything else is awaited.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 900.0,
+        patience: Patience | None = None,
+    ) -> None:
+        address = parse_address(url)
+        self.url = address.base
+        transport = AsyncTransport(**http_options(address, token, timeout_s))
+        self._calls = Calls(transport, address, patience or Patience(), timeout_s)
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self.url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._calls.close()
+
+    async def predict(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        **options: Unpack[Options],
+    ) -> Prediction:
+        """Make the lips of ``video`` say ``audio``, and wait for it."""
+        return await self._calls.predict(Asked(video, audio, segments, options))
+
+    async def submit(
+        self,
+        video: Media,
+        audio: Media | None = None,
+        *,
+        segments: Sequence[Segment] = (),
+        idempotency_key: str | None = None,
+        webhook_url: str | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Hand in a job and return it at once."""
+        asked = Asked(video, audio, segments, options)
+        return await self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
+
+    async def wait(
+        self,
+        job: Job | str,
+        on_progress: OnProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Job:
+        """Return the job when it has ended, well or not."""
+        return await self._calls.wait(job, on_progress, timeout_s)
+
+    def events(self, job: Job | str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """Yield what happens to the job until it has ended."""
+        return self._calls.events(job, after)
+
+    async def get(self, job: Job | str) -> Job:
+        """Return the job as it is now."""
+        return await self._calls.get(job)
+
+    async def list(
+        self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
+    ) -> JobPage:
+        """Return one's jobs, latest first."""
+        return await self._calls.list(status, limit, cursor)
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Cancel the job, also while it runs."""
+        return await self._calls.cancel(job)
+
+    async def delete(self, job: Job | str) -> bool:
+        """Erase the job and all that the server has recorded of it; False if that goes on."""
+        return await self._calls.delete(job)
+
+    async def download(
+        self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None
+    ) -> Path:
+        """Bring the job's video to ``path``, whole or not at all."""
+        return await self._calls.download(job, path, on_bytes)

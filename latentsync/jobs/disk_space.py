@@ -1,0 +1,197 @@
+"""Whether there is room for more: on the disks of this machine, and in the store of files.
+
+The folders that a server or a worker writes to, looked at before it starts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from threading import Event, Lock
+
+import sqlalchemy as sa
+
+from latentsync.errors import DiskFull, FolderUnusable
+from latentsync.jobs.retention import stored_bytes
+from latentsync.jobs.storage import FileStore
+from latentsync.jobs.store import JobStore
+from latentsync.settings import Settings
+from latentsync.workspace import why_unusable, why_unwritable
+
+_COUNT_EVERY_S = 1.0
+_TRY_AGAIN_S = 1.0
+
+
+class Reserve:
+    """What stays free on every disk that this process writes to; safe to use from many threads.
+
+    Args:
+        settings: how much that is, the work folder and the record.
+        files: the store, which counts if it lies on a disk of this machine.
+    """
+
+    def __init__(self, settings: Settings, files: FileStore) -> None:
+        self._min_free_bytes = settings.min_free_bytes
+        self._work_dir = settings.work_dir
+        self._stored_in = [] if files.folder is None else [files.folder]
+        self._media_go_through = [settings.work_dir, *self._stored_in]
+        self._folders = [*self._media_go_through, *_folder_of_record(settings)]
+
+    def require(self, coming: Iterable[tuple[Path, int]] = ()) -> None:
+        """Raise DiskFull unless the reserve is there, and will be when all of this has come.
+
+        Args:
+            coming: folders and the bytes that will be written to each; two of them may lie on the
+                same disk.
+        """
+        expected = Counter[int]()
+        folders = [_nearest(folder) for folder in self._folders]
+        for folder, size_bytes in coming:
+            folders.append(_nearest(folder))
+            expected[folders[-1].stat().st_dev] += size_bytes
+        for folder in folders:
+            free_bytes = shutil.disk_usage(folder).free - expected[folder.stat().st_dev]
+            if free_bytes < self._min_free_bytes:
+                raise DiskFull("The server's disk is nearly full; it takes nothing new.")
+
+    def require_for_body(
+        self, expected_bytes: int, received_bytes: int, *, spooled_in: Path | None = None
+    ) -> None:
+        """Raise DiskFull unless there is room for the rest of a body, and for its copies.
+
+        Args:
+            expected_bytes: of the whole body, as far as is known.
+            received_bytes: of it; they lie in the first folder already.
+            spooled_in: where it goes first, if not to the work folder.
+        """
+        first, *others = [*([] if spooled_in is None else [spooled_in]), *self._media_go_through]
+        size_bytes = max(expected_bytes, received_bytes)
+        copies = [(folder, size_bytes) for folder in others]
+        self.require([(first, size_bytes - received_bytes), *copies])
+
+    def require_to_store(self, size_bytes: int) -> None:
+        """Raise DiskFull unless there is room for a file in the store."""
+        self.require((folder, size_bytes) for folder in self._stored_in)
+
+    def wait_to_store(self, size_bytes: int, *, patience_s: float, canceled: Event) -> None:
+        """Wait a while until there is room for a file that was dear to make.
+
+        Args:
+            size_bytes: of the file.
+            patience_s: how long to wait, in seconds.
+            canceled: ends the waiting early.
+
+        Raises:
+            DiskFull: there was none.
+        """
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                return self.require_to_store(size_bytes)
+            except DiskFull:
+                if time.monotonic() > until or canceled.wait(_TRY_AGAIN_S):
+                    raise
+
+    def can_work(self) -> bool:
+        """Tell whether the work folder can be used now, however much room there is in it."""
+        return why_unusable(self._work_dir) is None
+
+    def is_short(self) -> bool:
+        """Tell whether less is free than shall be."""
+        try:
+            self.require()
+        except DiskFull:
+            return True
+        return False
+
+
+class Room:
+    """Keeps the disk from filling up, and the store from growing beyond its limit.
+
+    To count what is stored takes the longer the more there is, so it is done once in a while;
+    what was let in since then is added to it.
+
+    Args:
+        store: the record of jobs.
+        files: where media are stored.
+        settings: the limits.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        files: FileStore,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.reserve = Reserve(settings, files)
+        self._store = store
+        self._files = files
+        self._settings = settings
+        self._clock = clock
+        self._turn = Lock()
+        self._counted_at = float("-inf")
+        self._stored_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Take room for a file that is stored next; raises DiskFull."""
+        self.reserve.require_to_store(size_bytes)
+        with self._turn:
+            self._count()
+            if self._stored_bytes + size_bytes > self._settings.max_stored_bytes:
+                raise DiskFull("The server keeps as many bytes as it may; it takes no new media.")
+            self._stored_bytes += size_bytes
+
+    def _count(self) -> None:
+        now = self._clock()
+        if now - self._counted_at >= _COUNT_EVERY_S:
+            self._stored_bytes = stored_bytes(self._store, self._files)
+            self._counted_at = now
+
+
+def _folder_of_record(settings: Settings) -> list[Path]:
+    """Return the folder of an SQLite file; Postgres looks after its own disk."""
+    address = sa.make_url(settings.jobs_database)
+    is_file = address.get_backend_name() == "sqlite" and address.database
+    return [Path(address.database).parent] if is_file and address.database else []
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there already."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def check_folders(settings: Settings) -> None:
+    """Make the folders that are missing, and try to write to each.
+
+    Raises:
+        FolderUnusable: one cannot be written to. The message is for whoever starts the process:
+            it names the folder and the variable that chooses it.
+    """
+    _check(settings.work_dir, why_unusable(settings.work_dir), "LATENTSYNC_WORK_DIR")
+    for folder, variable in _folders_of_jobs(settings):
+        _check(folder, why_unwritable(folder), variable)
+
+
+def _check(folder: Path, reason: str | None, variable: str) -> None:
+    if reason is not None:
+        raise FolderUnusable(f"{folder} cannot be used: {reason}. {variable} names another folder.")
+
+
+def _folders_of_jobs(settings: Settings) -> list[tuple[Path, str]]:
+    """Return where the record and the files lie on this machine, with the variables' names."""
+    found = []
+    record = sa.make_url(settings.jobs_database)
+    if record.get_backend_name() == "sqlite" and record.database:
+        chosen_by = "LATENTSYNC_DATABASE_URL" if settings.database_url else "LATENTSYNC_DATA_DIR"
+        found.append((Path(record.database).parent, chosen_by))
+    if "://" not in settings.storage:
+        chosen_by = "LATENTSYNC_STORAGE_URL" if settings.storage_url else "LATENTSYNC_DATA_DIR"
+        found.append((Path(settings.storage), chosen_by))
+    return found

@@ -1,0 +1,132 @@
+"""Waiting for something to happen to a job, or to the line before it.
+
+One look at the record serves everybody who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from latentsync.jobs.database import events, jobs
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.public_errors import note_record_fault
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.1
+_READ_LINE_EVERY_S = 0.25
+_AFTER_A_FAULT_S = 1.0
+
+
+class JobNews:
+    """Rings the bells of those who wait for news of a job; for one event loop.
+
+    Looks at the record only while somebody waits.
+
+    Args:
+        engine: the database of jobs.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._last: int | None = None  # number of the newest event seen
+        self._line: list[int] = []  # numbers of the jobs that wait, in order
+        self._line_read_at = float("-inf")
+        self._line_has_changed = True
+        self._looking: asyncio.Task[None] | None = None
+        self.is_closed = False
+
+    def close(self) -> None:
+        """Ring all bells: who only listens shall go, because the process ends."""
+        self.is_closed = True
+        self._ring(None)
+
+    def position(self, job: Job) -> int | None:
+        """Return how many jobs were ahead in the line a moment ago; None unless it waited then.
+
+        Costs nothing; known only while somebody holds a bell.
+        """
+        place = bisect_left(self._line, job.number)
+        return place if self._line[place : place + 1] == [job.number] else None
+
+    @contextmanager
+    def bell(self, job_id: str) -> Iterator[asyncio.Event]:
+        """Lend an event that is set soon after anything has happened to the job.
+
+        Read the job after entering the block, so that nothing can happen unseen between; wait with
+        a time limit all the same, because on Postgres a slow transaction's event may be overtaken.
+        """
+        bell = asyncio.Event()
+        self._bells.setdefault(job_id, set()).add(bell)
+        if self._looking is None or self._looking.done():
+            self._last = None
+            self._looking = asyncio.create_task(self._look_while_anybody_waits())
+        try:
+            yield bell
+        finally:
+            self._bells[job_id].discard(bell)
+            if not self._bells[job_id]:
+                del self._bells[job_id]
+
+    async def _look_while_anybody_waits(self) -> None:
+        while self._bells:
+            try:
+                self._ring(await asyncio.to_thread(self._news))
+                await asyncio.sleep(_LOOK_EVERY_S)
+            except SQLAlchemyError as error:  # those who wait look for themselves meanwhile
+                if note_record_fault(error) is None:
+                    logger.exception("the record of jobs cannot be read")
+                await asyncio.sleep(_AFTER_A_FAULT_S)
+
+    def _news(self) -> set[str] | None:
+        """Return the jobs to which something happened since the last look; at first, None."""
+        with self._engine.connect() as connection:
+            if self._last is None:
+                newest = connection.execute(sa.select(sa.func.max(events.c.number))).scalar()
+                self._last, self._line_has_changed = newest or 0, True
+                rung = None
+            else:
+                rung = self._read_events(connection, self._last)
+            age_s = time.monotonic() - self._line_read_at
+            if self._line_has_changed and age_s > _READ_LINE_EVERY_S:
+                self._line, self._line_has_changed = _read_line(connection), False
+                self._line_read_at = time.monotonic()
+        return rung
+
+    def _read_events(self, connection: sa.Connection, after: int) -> set[str]:
+        chosen = sa.select(events.c.number, events.c.job_id, events.c.kind)
+        rows = connection.execute(chosen.where(events.c.number > after)).all()
+        self._last = max((row.number for row in rows), default=after)
+        self._line_has_changed |= any(row.kind == "status" for row in rows)
+        return {row.job_id for row in rows}
+
+    def _ring(self, job_ids: set[str] | None) -> None:
+        """Ring for these jobs; for all where it is not known what happened."""
+        for job_id in self._bells if job_ids is None else job_ids:
+            for bell in self._bells.get(job_id, ()):
+                bell.set()
+
+
+def _read_line(connection: sa.Connection) -> list[int]:
+    waiting = sa.select(jobs.c.number).where(jobs.c.status == JobStatus.QUEUED)
+    return list(connection.execute(waiting.order_by(jobs.c.number)).scalars())
+
+
+async def wait_for(bell: asyncio.Event, timeout_s: float) -> bool:
+    """Wait until the bell rings or the time is up; returns whether it rang, and stills it."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await bell.wait()
+    except TimeoutError:
+        return False
+    bell.clear()
+    return True

@@ -1,0 +1,147 @@
+"""A run's request as plain JSON in the record, and back.
+
+Addresses are recorded as they are. Everything else was stored in the file store before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from latentsync.errors import InternalError
+from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint, SyncMode
+from latentsync.schema.run import (
+    MediaSource,
+    PathSource,
+    RunOptions,
+    RunRequest,
+    Segment,
+    UrlSource,
+    segment_recording,
+)
+
+
+def record_options(options: RunOptions) -> dict[str, Any]:
+    """Return a run's options as plain JSON."""
+    recorded = {
+        **asdict(options),
+        "speaker": _record_speaker(options.speaker),
+        "sync_mode": options.sync_mode.value,
+    }
+    if (
+        options.sync_mode_given
+    ):  # as everything recorded before counts; older workers do not know it
+        del recorded["sync_mode_given"]
+    return recorded
+
+
+def recall_options(recorded: dict[str, Any]) -> RunOptions:
+    """Return the options that :func:`record_options` was given."""
+    return RunOptions(
+        **{
+            **recorded,
+            "speaker": _recall_speaker(recorded["speaker"]),
+            "sync_mode": SyncMode(recorded["sync_mode"]),
+            "guidance_interval": tuple(recorded["guidance_interval"]),
+        }
+    )
+
+
+def record_source(source: MediaSource, stored_key: str | None) -> dict[str, str]:
+    """Return a medium as plain JSON: its address, or the key under which it was stored."""
+    if isinstance(source, UrlSource):
+        return {"url": source.url, "name": source.name}
+    if stored_key is None:
+        raise InternalError(f"{source.name} was not stored before its job was recorded.")
+    return {"key": stored_key, "name": source.name}
+
+
+def record_segment(segment: Segment) -> dict[str, Any]:
+    """Return a segment as plain JSON; its recording is recorded among the media."""
+    return {
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+        "audio_start_s": segment.audio_start_s,
+        "speaker": _record_speaker(segment.speaker),
+    }
+
+
+def recall_source(recorded: dict[str, str], stored: Path | None) -> MediaSource:
+    """Return the medium; ``stored`` is where the stored file lies now."""
+    if "url" in recorded:
+        return UrlSource(recorded["url"], name=recorded["name"])
+    if stored is None:
+        raise InternalError(f"{recorded['name']} has no file.")
+    return PathSource(stored, name=recorded["name"])
+
+
+def record_request(request: RunRequest, media: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+    """Return a request as plain JSON.
+
+    Args:
+        request: what was asked for.
+        media: what :func:`record_source` gave for each of its media, by name.
+    """
+    return {
+        **media,
+        "options": record_options(request.options),
+        "segments": [record_segment(segment) for segment in request.segments],
+    }
+
+
+def recall_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> RunRequest:
+    """Return the request that :func:`record_request` was given.
+
+    Args:
+        recorded: the plain JSON.
+        stored: where the media lie that were stored, by name.
+    """
+    sources = {
+        name: recall_source(source, stored.get(name)) for name, source in _media(recorded).items()
+    }
+    return RunRequest(
+        sources["video"],
+        sources.get("audio"),
+        recall_options(recorded["options"]),
+        tuple(
+            Segment(
+                audio=sources.get(segment_recording(index)),
+                **{**segment, "speaker": _recall_speaker(segment["speaker"])},
+            )
+            for index, segment in enumerate(recorded.get("segments", ()))
+        ),
+    )
+
+
+def stored_keys(recorded: dict[str, Any]) -> list[str]:
+    """Return where a recorded request's media lie in the file store."""
+    return list(stored_media(recorded).values())
+
+
+def stored_folders(recorded: dict[str, Any]) -> set[str]:
+    """Return the folders in the file store that hold a recorded request's media."""
+    return {key.rsplit("/", 1)[0] for key in stored_keys(recorded)}
+
+
+def stored_media(recorded: dict[str, Any]) -> dict[str, str]:
+    """Return where a recorded request's media lie in the file store, by name."""
+    media = _media(recorded).items()
+    return {name: source["key"] for name, source in media if "key" in source}
+
+
+def _media(recorded: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {name: part for name, part in recorded.items() if name not in ("options", "segments")}
+
+
+def _record_speaker(speaker: Speaker) -> str | dict[str, Any]:
+    return speaker if isinstance(speaker, str) else speaker.model_dump(mode="json")
+
+
+def _recall_speaker(recorded: Any) -> Speaker:
+    if isinstance(recorded, dict):
+        # From JSON: numbers may have lost their decimal point, lists stand for tuples.
+        kind = SpeakerPoint if "point" in recorded else SpeakerBox
+        return kind.model_validate(recorded)
+    return "auto"

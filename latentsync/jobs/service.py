@@ -1,0 +1,386 @@
+"""Where every door hands jobs in and asks after them: one set of rules for all contracts.
+
+A desk belongs to a process that runs no jobs itself. What it accepts is on the disk before it
+answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from latentsync.errors import (
+    InvalidField,
+    JobNotFound,
+    LatentSyncError,
+    StorageUnavailable,
+    UploadNotFound,
+    shorten,
+)
+from latentsync.jobs.admission import Allowance, Intake, Recorder, check_repeated, naming_entry
+from latentsync.jobs.database import open_database, translate_database_full
+from latentsync.jobs.disk_space import Room
+from latentsync.jobs.engine_availability import EngineAvailability
+from latentsync.jobs.erasure import Erasure
+from latentsync.jobs.models import Job, NewJob, Webhook
+from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.retention import INPUTS, remove_media
+from latentsync.jobs.serialization import record_request, record_source, stored_keys
+from latentsync.jobs.storage import FileStore
+from latentsync.jobs.store import JobStore, Load
+from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
+from latentsync.jobs.webhooks import check_webhook
+from latentsync.media.fetch import fetch_media
+from latentsync.media.probe import probe_audio, probe_video
+from latentsync.media.ssrf import parse_address
+from latentsync.monitor import RunMonitor
+from latentsync.public_errors import record_fault
+from latentsync.schema.engines import EngineSurvey
+from latentsync.schema.run import MediaSource, PathSource, RunRequest, UrlSource
+from latentsync.settings import Settings
+from latentsync.workspace import working_folder
+
+logger = logging.getLogger(__name__)
+
+_STORING_AT_ONCE = 8  # keeps processor and disk busy; more would only get in each other's way
+
+
+SurveyEngines = Callable[[Settings], EngineSurvey]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a caller hands in.
+
+    Attributes:
+        request: the validated run; media may be addresses, inline, files here, or uploads.
+        fingerprint: of what was asked for, from :func:`fingerprint`.
+        id: the caller's own id, or None for a new one.
+        idempotency_key: the caller's name for this submission; a repeated one returns the first.
+        webhook: whom to tell.
+        entry: what the caller calls it if it is one of several; its errors say so.
+    """
+
+    request: RunRequest
+    fingerprint: str
+    id: str | None = None
+    idempotency_key: str | None = None
+    webhook: Webhook | None = None
+    entry: str | None = None
+
+
+class JobDesk:
+    """Takes jobs in, answers questions about them, cancels them.
+
+    Args:
+        settings: database, file store and limits.
+        survey: finds which engines can run here, if this process starts a worker with the same
+            settings; None: workers may run anywhere.
+    """
+
+    def __init__(self, settings: Settings, *, survey: SurveyEngines | None = None) -> None:
+        self._settings = settings
+        self.files = FileStore(settings.storage)
+        engine = open_database(settings.jobs_database)
+        self._entrance = LineEntrance(engine, settings.public_url)
+        self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
+        self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
+        self._room = Room(self.store, self.files, settings)
+        self.reserve = self._room.reserve
+        # What a file is shared with is on this machine; of a Postgres nobody knows who uses it.
+        own = None
+        if survey is not None and engine.name == "sqlite":
+            own = partial(survey, settings)
+        self.engines = EngineAvailability(engine, own)
+        intake = Intake(
+            self.store, self._entrance.put, self._allowance, self.reserve.require, self.engines
+        )
+        self._recorder = Recorder(intake.take_in)
+        self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
+        self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
+        self._erasure = Erasure(self.store, self._entrance, self.files)
+
+    def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
+        """Record jobs and put them into the line, all or none.
+
+        Media in the request itself are checked and stored first; addresses are fetched by the
+        worker. A submission that was made before, by id or idempotency key, returns its job.
+
+        Raises:
+            EngineUnavailable: no worker can run the engine that is asked for.
+            LineFull: the owner has as many jobs or bytes waiting as allowed.
+            DiskFull: there is no room for the media, or for anything new.
+            IdempotencyConflict: the id or key was used for another request.
+            UploadNotFound: an upload is not there or not the owner's.
+            MediaError, FetchError: a medium cannot be used.
+        """
+        return self.begin_submit(submissions, owner).result()
+
+    def begin_submit(self, submissions: Sequence[Submission], owner: str) -> Future[list[Job]]:
+        """Do what :meth:`submit` does, without waiting; for an event loop.
+
+        Returns:
+            The jobs when they are on the disk, or what :meth:`submit` raises.
+
+        Raises:
+            InvalidField, ForbiddenAddress: an address cannot be used, and there are no media.
+        """
+        if _brings_files(submissions):
+            return self._storing.submit(self._store_and_record, submissions, owner)
+        return self._recorder.record([self._prepare(one, owner) for one in submissions])
+
+    def job(self, job_id: str, owner: str) -> Job:
+        """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
+        return self.look(job_id, owner)[0]
+
+    def look(self, job_id: str, owner: str) -> tuple[Job, int | None]:
+        """Return an owner's job and how many are ahead in the line; otherwise like :meth:`job`."""
+        try:
+            found = self.store.look(check_job_id(job_id))
+        except InvalidField:
+            found = None
+        if found is None or found[0].owner != owner:
+            raise JobNotFound(f"There is no job {shorten(job_id)}.")
+        return found
+
+    def cancel(self, job_id: str, owner: str, *, running: bool = True) -> Job:
+        """Cancel an owner's job: at once while it waits, within two seconds while it runs.
+
+        Args:
+            job_id: which.
+            owner: whose.
+            running: False leaves a job alone that has begun.
+        """
+        job = self.job(job_id, owner)
+        with translate_database_full():
+            canceled = self.store.cancel(job.id, running=running) or job
+        if canceled.status.is_final:
+            self._entrance.take_out(job.id)
+            remove_media(self.files, canceled)
+        return canceled
+
+    def begin_erasure(self, job_id: str, owner: str) -> int:
+        """Make an owner's job nobody's and ask its run to stop; returns the job's number.
+
+        Raises:
+            JobNotFound: there is no such job, or it is somebody else's.
+            DiskFull: the record has no room for the wish.
+        """
+        job = self.job(job_id, owner)
+        if not self._erasure.begin(job):
+            raise JobNotFound(f"There is no job {shorten(job_id)}.")
+        return job.number
+
+    def finish_erasure(self, number: int) -> bool:
+        """Remove everything of a job whose erasure has begun; False if not all of it can go yet.
+
+        Housekeeping does then what is left.
+        """
+        try:
+            return self._erasure.finish(number)
+        except (StorageUnavailable, OSError) as error:
+            logger.warning("a job could not be erased yet: %s", error)
+        except SQLAlchemyError as error:
+            if (fault := record_fault(error)) is None:
+                raise
+            logger.warning("a job could not be erased yet: %s", fault)
+        return False
+
+    def remove_upload(self, upload_id: str, owner: str) -> None:
+        """Remove an uploaded file; raises UploadNotFound, for other people's as well."""
+        if not self.uploads.remove(upload_id, owner):
+            raise UploadNotFound(f"There is no upload {shorten(upload_id)}.", field="id")
+
+    def store_upload(self, path: Path, owner: str) -> str:
+        """Keep an uploaded file; returns the address that requests may use instead of a URL.
+
+        Raises:
+            LineFull, DiskFull: there is no room for it.
+        """
+        self._room.take(path.stat().st_size)
+        return self.uploads.store(path, owner)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._storing.shutdown()
+        self._recorder.close()
+        self._entrance.close()
+        self.store.engine.dispose()
+
+    def _known(self, submission: Submission, owner: str) -> Job | None:
+        """Return the job of a submission that was made before; raises if it was another one."""
+        job = None
+        if submission.id is not None:
+            job = self.store.get(submission.id)
+        if job is None and submission.idempotency_key is not None:
+            job = self.store.find_submission(owner, submission.idempotency_key)
+        if job is None:
+            return None
+        check_repeated(job, owner, submission.fingerprint)
+        return job
+
+    def _store_and_record(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
+        # The record decides once more: what it would refuse or knows is best not stored before.
+        known = [self._known(submission, owner) for submission in submissions]
+        new = [one for one, job in zip(submissions, known, strict=True) if job is None]
+        added = iter(self._store_new(new, owner) if new else [])
+        return [job if job is not None else next(added) for job in known]
+
+    def _store_new(self, new: Sequence[Submission], owner: str) -> list[Job]:
+        self._require_engines(new)
+        self._allowance.check(self.store.load(owner), Load(len(new), 0))
+        self.reserve.require()
+        prepared = self._prepare_all(new, owner)
+        try:
+            jobs = self._recorder.record(prepared).result()
+        except LatentSyncError:
+            self._discard(prepared)
+            raise
+        used = {key for job in jobs for key in stored_keys(job.request)}
+        # Not ours where somebody else handed in the same job meanwhile.
+        self._discard(one for one in prepared if used.isdisjoint(stored_keys(one.request)))
+        return jobs
+
+    def _require_engines(self, new: Sequence[Submission]) -> None:
+        """Ask before anything is stored; the record asks once more."""
+        engines = self.engines.now()
+        for submission in new:
+            with naming_entry(submission.entry):
+                engines.require(submission.request.options.engine)
+
+    def _prepare_all(self, new: Iterable[Submission], owner: str) -> list[NewJob]:
+        prepared: list[NewJob] = []
+        try:
+            for submission in new:
+                prepared.append(self._prepare(submission, owner))
+        except BaseException:
+            self._discard(prepared)
+            raise
+        return prepared
+
+    def _prepare(self, submission: Submission, owner: str) -> NewJob:
+        """Check and store a submission's media."""
+        with naming_entry(submission.entry):
+            return self._prepare_one(submission, owner)
+
+    def _prepare_one(self, submission: Submission, owner: str) -> NewJob:
+        request = submission.request
+        if submission.webhook is not None:
+            check_webhook(submission.webhook, self._settings)
+        # Not named for the job: of two calls with one id the loser must not remove the winner's.
+        folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
+        with self._discarded_on_error(folder_key) if _brings_files([submission]) else nullcontext():
+            media: dict[str, dict[str, str]] = {}
+            total_bytes = 0
+            for name, source in request.media.items():
+                media[name], size_bytes = self._store(source, name, folder_key, owner)
+                total_bytes += size_bytes
+        return NewJob(
+            id=submission.id or str(uuid.uuid4()),
+            owner=owner,
+            request=record_request(request, media),
+            fingerprint=submission.fingerprint,
+            idempotency_key=submission.idempotency_key,
+            webhook=submission.webhook,
+            input_bytes=total_bytes,
+            entry=submission.entry,
+        )
+
+    def _store(
+        self, source: MediaSource, medium: str, folder_key: str, owner: str
+    ) -> tuple[dict[str, str], int]:
+        """Return a medium as it is recorded, and the bytes stored for it."""
+        if _is_address(source):
+            _check_address(source)
+            return record_source(source, None), 0
+        key = f"{folder_key}/{medium}"
+        with (
+            working_folder(self._settings.work_dir) as folder,
+            self._as_file(source, folder, owner) as path,
+        ):
+            size_bytes = path.stat().st_size
+            self._room.take(size_bytes)
+            probe = probe_video if medium == "video" else probe_audio
+            probe(path, self._settings, source.name)
+            self.files.put(path, key)
+        return {"key": key, "name": source.name}, size_bytes
+
+    @contextmanager
+    def _as_file(self, source: MediaSource, folder: Path, owner: str) -> Iterator[Path]:
+        if not isinstance(source, UrlSource):
+            monitor = RunMonitor(deadline_s=self._settings.fetch_timeout_s)
+            settings = self._settings
+            if isinstance(source, PathSource):  # a door's own file: it was received here
+                settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
+            yield fetch_media(source, folder, settings, monitor)
+            return
+        missing = UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
+        key = self.uploads.find(source.url, owner)
+        if key is None:
+            raise missing
+        try:
+            with self.files.as_local_file(key, folder) as path:
+                yield path
+        except FileNotFoundError:  # its owner has removed it meanwhile
+            raise missing from None
+
+    def _discard(self, prepared: Iterable[NewJob]) -> None:
+        for job in prepared:
+            remove_media(self.files, job)
+
+    @contextmanager
+    def _discarded_on_error(self, folder_key: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.files.remove(folder_key)
+            raise
+
+
+def owner_of(key: str) -> str:
+    """Return the name under which a key's jobs are recorded: a hash, never the key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def check_job_id(job_id: str) -> str:
+    """Return a caller's own id for a job; raises InvalidField unless it is a UUID."""
+    try:
+        return str(uuid.UUID(job_id))
+    except ValueError:
+        raise InvalidField(f"id is {job_id[:80]!r}. Allowed: a UUID.", field="id") from None
+
+
+def fingerprint(asked: Mapping[str, Any]) -> str:
+    """Return a hash of a call's fields as they were sent: a drawn seed is not among them."""
+    text = json.dumps(asked, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _brings_files(submissions: Iterable[Submission]) -> bool:
+    """Tell whether media are to be stored before the jobs can be recorded."""
+    media = (source for one in submissions for source in one.request.media.values())
+    return not all(_is_address(source) for source in media)
+
+
+def _is_address(source: MediaSource) -> TypeGuard[UrlSource]:
+    return isinstance(source, UrlSource) and not source.url.startswith(UPLOAD_SCHEME)
+
+
+def _check_address(source: UrlSource) -> None:
+    """Refuse what can never be fetched; where an address leads shows when it is."""
+    try:
+        parse_address(source.url)
+    except ValueError as error:
+        message = f"{source.name} is {shorten(source.url)}: {error}."
+        raise InvalidField(message, field=source.name) from None

@@ -1,0 +1,1 @@
+"""Steps of the LatentSync engine around its networks."""

@@ -1,0 +1,162 @@
+"""What each video frame hears: features of the sound around it, computed as frames come.
+
+Which sound belongs to which picture: windows of the encoder, rows per video frame.
+
+The encoder turns 30 s windows of log-mel columns into rows of features, 50 rows per second. A
+video frame hears the ten rows around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
+from latentsync.models.whisper import WhisperEncoder
+from latentsync.pipelines.lipsync.mel import WINDOW_COLUMNS, LogMel
+
+ROWS_PER_SECOND = 50
+COLUMNS_PER_ROW = 2  # log-mel columns
+ROWS_BEFORE, ROWS_AFTER = 4, 5  # rows that a frame hears before and after its own
+ROWS_PER_SLICE = ROWS_BEFORE + 1 + ROWS_AFTER
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of log-mel columns for one pass of the encoder, ``start`` to before ``stop``."""
+
+    start: int
+    stop: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the encoder's output to keep; the others belong to the padding."""
+        return (self.stop - self.start) // COLUMNS_PER_ROW
+
+
+def plan_windows(num_columns: int) -> Iterator[Window]:
+    """Cut columns into windows of 3000 without overlap; a last one without a row is left out."""
+    for start in range(0, num_columns, WINDOW_COLUMNS):
+        window = Window(start, min(start + WINDOW_COLUMNS, num_columns))
+        if window.num_rows > 0:
+            yield window
+
+
+def count_rows(num_columns: int) -> int:
+    """Return how many rows the encoder yields for this many columns."""
+    return sum(window.num_rows for window in plan_windows(num_columns))
+
+
+def count_slices(num_rows: int, video_fps: float = VIDEO_FPS) -> int:
+    """Return how many video frames ``num_rows`` rows make.
+
+    The first frame whose row lies beyond the end is the last one made; at 25 fps that is about
+    two frames more than there is sound.
+    """
+    index = max(0, int(num_rows * video_fps / ROWS_PER_SECOND) - 1)
+    while _center(index, video_fps) <= num_rows:
+        index += 1
+    return index + 1
+
+
+def slice_rows(
+    frame_indices: NDArray[np.int64], num_rows: int, video_fps: float = VIDEO_FPS
+) -> NDArray[np.int64]:
+    """Return the rows that each video frame hears, int64 (frames, 10).
+
+    Args:
+        frame_indices: int64 (frames,), numbers of video frames, not negative.
+        num_rows: rows of the whole recording, at least one; frames at its ends and beyond hear
+            its first or last row instead of missing ones.
+        video_fps: frames per second.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if num_rows < 1:
+        raise ValueError("there is no row of features to slice")
+    centers = np.array([_center(int(index), video_fps) for index in frame_indices], np.int64)
+    rows = centers[:, None] + np.arange(-ROWS_BEFORE, ROWS_AFTER + 1)
+    return np.asarray(np.clip(rows, 0, num_rows - 1), np.int64)
+
+
+def slice_features(
+    features: Floats, frame_indices: NDArray[np.int64], video_fps: float = VIDEO_FPS
+) -> Floats:
+    """Return what each video frame hears, float32 (frames, 10 * states, width).
+
+    Args:
+        features: float32 (rows, states, width) of the whole recording. In the result time runs
+            slowly and the states of one row lie together.
+        frame_indices: int64 (frames,), numbers of video frames.
+        video_fps: frames per second.
+    """
+    num_rows, num_states, width = features.shape
+    heard = features[slice_rows(frame_indices, num_rows, video_fps)]
+    return heard.reshape(len(frame_indices), ROWS_PER_SLICE * num_states, width)
+
+
+def _center(index: int, video_fps: float) -> int:
+    return int(index * ROWS_PER_SECOND / video_fps)
+
+
+_WINDOWS_KEPT = 2  # of 30 s: the ten rows around a frame may lie in two of them
+
+
+class Hearing:
+    """The features of one recording; memory holds two windows, however long it is.
+
+    Args:
+        waveform: float32 mono 16 kHz.
+        encoder: Whisper's encoder.
+        num_frames: frames that will be asked for. Beyond the sound they hear silence.
+    """
+
+    def __init__(self, waveform: Waveform, encoder: WhisperEncoder, num_frames: int) -> None:
+        self._mel = LogMel(_fill_up(waveform, num_frames))
+        self._encoder = encoder
+        self._windows = list(plan_windows(self._mel.num_columns))
+        self._first_rows = np.cumsum([0, *(window.num_rows for window in self._windows)])
+        self._kept: dict[int, Tensor] = {}
+
+    @torch.inference_mode()
+    def slices(self, start: int, stop: int) -> Tensor:
+        """Return what the frames ``start`` to ``stop`` hear: (stop - start, 50, width)."""
+        rows = slice_rows(np.arange(start, stop), int(self._first_rows[-1]))
+        low, high = int(rows.min()), int(rows.max()) + 1
+        first = int(np.searchsorted(self._first_rows, low, side="right")) - 1
+        last = int(np.searchsorted(self._first_rows, high - 1, side="right")) - 1
+        heard = torch.cat([self._encode(index) for index in range(first, last + 1)])
+        # rows, states, width -> frames, rows x states, width: time runs slowly, states lie together
+        taken = heard[torch.from_numpy(rows - self._first_rows[first]).to(heard.device)]
+        return taken.flatten(1, 2)
+
+    def _encode(self, index: int) -> Tensor:
+        """Return the states of one window, (rows, states, width)."""
+        if index not in self._kept:
+            window = self._windows[index]
+            mel = self._mel.padded_window(window.start, window.stop)
+            states = self._encoder(torch.from_numpy(mel)[None])[0, : window.num_rows]
+            self._kept[index] = states
+            while len(self._kept) > _WINDOWS_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return self._kept[index]
+
+
+def _fill_up(waveform: Waveform, num_frames: int) -> Waveform:
+    """Return the waveform followed by silence where a video goes on after its sound.
+
+    The two frames or so that a recording's own features always cover need none.
+    """
+    num_rows = count_rows(LogMel(waveform).num_columns)
+    missing = num_frames * SAMPLE_RATE // VIDEO_FPS - len(waveform)
+    if num_frames <= count_slices(num_rows) or missing <= 0:
+        return waveform
+    return np.pad(waveform, (0, missing))

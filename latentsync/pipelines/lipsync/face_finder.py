@@ -1,0 +1,228 @@
+"""Where the speaker's face lies in each source frame: the three points that it is aligned by."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentsync.errors import NoFace
+from latentsync.face.boxes import Box, Floats, overlap
+from latentsync.face.landmarks106 import Landmarks106
+from latentsync.face.scrfd import ScrfdDetector
+from latentsync.face.smoothing import smooth_track
+from latentsync.face.speaker import Choice, choose_speaker
+from latentsync.face.track import FaceTrack
+from latentsync.face.tracker import track_faces
+from latentsync.formats import Frame
+from latentsync.pipelines.lipsync.alignment import (
+    MIN_FACE_HEIGHT,
+    MIN_FACE_WIDTH,
+    FaceAligner,
+    Points3,
+    choose_largest,
+    fits_limits,
+    mesh_points3,
+    points3,
+    round_landmarks,
+)
+
+ReadFrames = Callable[[], Iterator[Frame]]
+Matrices = NDArray[np.float32]  # (frames,2,3); NaN where there is no face
+
+_SAME_FACE = 0.3  # overlap of the detector's box with the followed face's
+_MOST_WORKERS = 8  # frames looked at at once; each holds a picture and a network's values
+_NEAR = 12  # frames: how far away the followed face's place still says who is who
+
+
+@dataclass(frozen=True, eq=False)
+class FoundSpeakers:
+    """The speakers through the source.
+
+    Attributes:
+        faces: for each choice, the number of the face that was chosen.
+        points: by that number, float64 (frames,3,2) in pixels: left brow, right brow, nose; NaN
+            where the face is not usable.
+        faces_found: different people seen.
+    """
+
+    faces: list[int]
+    points: dict[int, NDArray[np.float64]]
+    faces_found: int
+
+
+class SpeakerFinder(Protocol):
+    """Finds the speakers' faces in all frames of a source."""
+
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
+        """Return the speakers' points.
+
+        Args:
+            read: begins to read the source's first ``num_frames`` frames; may be called again.
+            num_frames: at least one.
+            choices: who speaks, at least one.
+
+        Raises:
+            NoFace: a speaker has no usable face in any frame.
+            InvalidField: nobody is where the caller says.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Sighting:
+    """The usable faces of one frame: boxes float32 (k,4), points float64 (k,3,2)."""
+
+    boxes: Floats
+    points: NDArray[np.float64]
+
+    def largest(self) -> Points3 | None:
+        """Return the points of the largest face: LatentSync's choice."""
+        sure = np.ones(len(self.boxes), np.float32)
+        chosen = choose_largest(self.boxes, sure)
+        return None if chosen is None else self.points[chosen]
+
+
+class TrainedFinder:
+    """The detector and the landmarks that LatentSync was trained with.
+
+    With one person in the picture the result is LatentSync's own. With several, LatentSync takes
+    the largest face of every frame anew, so the choice may jump; here one person is followed.
+    """
+
+    def __init__(self, detector: ScrfdDetector, landmarks: Landmarks106) -> None:
+        self._detector = detector
+        self._landmarks = landmarks
+
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
+        """See :class:`SpeakerFinder`."""
+        sightings = list(_side_by_side(self._look, read()))
+        nobody_named = all(choice.speaker == "auto" for choice in choices)
+        if nobody_named and all(len(seen.boxes) <= 1 for seen in sightings):
+            return _only_face(sightings, len(choices))
+        tracks = track_faces(read())
+        if nobody_named and not tracks:  # faces that only the detector sees
+            return _only_face(sightings, len(choices))
+        faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
+        points = {face: _stack(_follow(sightings, tracks[face])) for face in faces}
+        return FoundSpeakers(faces, points, faces_found=len(tracks))
+
+    def _look(self, frame: Frame) -> _Sighting:
+        faces = self._detector.detect(frame)
+        boxes = faces.boxes[fits_limits(faces.boxes, faces.scores)]
+        landmarks = round_landmarks(self._landmarks.landmarks([frame] * len(boxes), boxes))
+        points = [points3(of_face) for of_face in landmarks]
+        return _Sighting(boxes, np.array(points, np.float64).reshape(-1, 3, 2))
+
+
+class MeshFinder:
+    """The embedded mesh of 468 points, whose licence allows every use."""
+
+    def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
+        """See :class:`SpeakerFinder`."""
+        tracks = track_faces(read())
+        faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
+        points = {face: _stack(_mesh_points(tracks[face], num_frames)) for face in faces}
+        return FoundSpeakers(faces, points, faces_found=len(tracks))
+
+
+def _mesh_points(track: FaceTrack, num_frames: int) -> list[Points3 | None]:
+    smooth = smooth_track(track)
+    seen = (smooth.at(frame) for frame in range(num_frames))
+    return [None if landmarks is None else mesh_points3(landmarks) for landmarks in seen]
+
+
+def _only_face(sightings: Sequence[_Sighting], num_choices: int) -> FoundSpeakers:
+    """Return the largest face of each frame as the one person there is."""
+    points = _stack([seen.largest() for seen in sightings])
+    return FoundSpeakers(num_choices * [0], {0: points}, faces_found=1)
+
+
+def align_speaker(points: NDArray[np.float64], resolution: int) -> Matrices:
+    """Return the map from each frame to the face that the networks see, float32 (frames,2,3).
+
+    Frames without a face leave the shift that is carried from frame to frame as it is.
+
+    Args:
+        points: float64 (frames,3,2) in the order of the source; NaN where there is no face.
+        resolution: side of the networks' face in pixels.
+    """
+    aligner = FaceAligner(resolution)
+    matrices = np.full((len(points), 2, 3), np.nan, np.float32)
+    for frame in np.flatnonzero(np.isfinite(points[:, 0, 0])):
+        try:
+            matrices[frame] = aligner.align(points[frame])
+        except NoFace:  # points that coincide are no face; the frame passes through
+            continue
+    return matrices
+
+
+def _side_by_side(
+    look: Callable[[Frame], _Sighting], frames: Iterator[Frame]
+) -> Iterator[_Sighting]:
+    """Yield what is seen in each frame, in order; several frames are looked at at once."""
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1)
+    waiting: deque[Future[_Sighting]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="find") as pool:
+        for frame in frames:
+            waiting.append(pool.submit(look, frame))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _follow(sightings: Sequence[_Sighting], track: FaceTrack) -> list[Points3 | None]:
+    """Return the points of the followed person in each frame; None where the face is not found.
+
+    Where the track says nothing, the face that lies where the person's was a moment ago is theirs.
+    """
+    points: list[Points3 | None] = []
+    last: tuple[int, Box] | None = None
+    for frame, seen in enumerate(sightings):
+        place = _place_near(track, frame)
+        if place is None and last is not None and frame - last[0] <= _NEAR:
+            place = last[1]
+        chosen = None if place is None else _face_at(place, seen)
+        if chosen is not None:
+            last = frame, _as_box(seen.boxes[chosen])
+        points.append(None if chosen is None else seen.points[chosen])
+    return points
+
+
+def _face_at(place: Box, seen: _Sighting) -> int | None:
+    """Return which of the faces lies at a place, or None."""
+    shares = [overlap(place, _as_box(box)) for box in seen.boxes]
+    best = max(range(len(shares)), key=shares.__getitem__, default=None)
+    return best if best is not None and shares[best] >= _SAME_FACE else None
+
+
+def _place_near(track: FaceTrack, frame: int) -> Box | None:
+    """Return where the followed face is in ``frame``, or was or will be a moment away from it."""
+    right = int(np.searchsorted(track.frames, frame))
+    rows = [row for row in (right - 1, right) if 0 <= row < track.frames_present]
+    nearest = min(rows, key=lambda row: abs(int(track.frames[row]) - frame))
+    known = int(track.frames[nearest])
+    return track.box_at(known) if abs(known - frame) <= _NEAR else None
+
+
+def _as_box(box: Floats) -> Box:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return x1, y1, x2, y2
+
+
+def _stack(points: list[Points3 | None]) -> NDArray[np.float64]:
+    """Return float64 (frames,3,2), NaN for None; raises NoFace if there is nothing else."""
+    if all(of_frame is None for of_frame in points):
+        raise NoFace(
+            f"No usable face in any of the {len(points)} frames. LatentSync needs one of at least "
+            f"{MIN_FACE_WIDTH} x {MIN_FACE_HEIGHT} pixels."
+        )
+    missing = np.full((3, 2), np.nan)
+    return np.stack([missing if of_frame is None else of_frame for of_frame in points])

@@ -1,0 +1,260 @@
+"""Which engines can run on this machine, and the pipelines built so far.
+
+Availability is found without importing what an engine is made of. What shows only when an engine is
+built, such as a driver that is too old for the installed torch, is not found here; building raises
+the same error then.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from threading import Lock
+
+from latentsync.config import find_packaged
+from latentsync.errors import EngineUnavailable, LatentSyncError, WeightsMissing
+from latentsync.monitor import never
+from latentsync.pipelines.base import Pipeline
+from latentsync.pipelines.requirements import (
+    explain_import_failure,
+    explain_missing,
+    find_device_obstacle,
+    find_gpu_obstacle,
+    has_cuda,
+    may_have_cuda,
+    missing_packages,
+)
+from latentsync.schema.engines import (
+    AUTO,
+    AUTO_ELSEWHERE,
+    AUTO_ON_GPU,
+    ENGINES,
+    EngineSpec,
+    EngineSurvey,
+    Obstacle,
+    engine_spec,
+    unknown_engine,
+)
+from latentsync.settings import Settings
+from latentsync.weights.catalog import weights_for
+from latentsync.weights.ensure import find_missing_offline
+
+
+def survey_engines(settings: Settings) -> EngineSurvey:
+    """Return what this machine can run with these settings; takes a few milliseconds."""
+    obstacles = {name: find_obstacle(name, settings) for name in ENGINES}
+    auto, auto_obstacle = _survey_auto(obstacles)
+    return EngineSurvey(settings.engine, auto, {AUTO: auto_obstacle, **obstacles})
+
+
+def find_obstacle(name: str, settings: Settings) -> Obstacle | None:
+    """Return why the engine called ``name``, not ``auto``, cannot run here; None if it can.
+
+    Raises:
+        EngineUnavailable: there is no such engine.
+    """
+    spec = engine_spec(name)
+    if missing := missing_packages(spec.packages):
+        return Obstacle(EngineUnavailable.code, explain_missing(missing, spec.extra))
+    reason = _missing_file(spec)
+    if reason is None and spec.uses_device:
+        reason = find_device_obstacle(settings.device, settings.dtype)
+    if reason is not None:
+        return Obstacle(EngineUnavailable.code, reason)
+    reason = find_missing_offline(weights_for(name, settings), settings)
+    return None if reason is None else Obstacle(WeightsMissing.code, reason)
+
+
+def require_packages(name: str, settings: Settings) -> None:
+    """Raise EngineUnavailable unless the packages of the engine called ``name`` are installed."""
+    spec = engine_spec(name)
+    if missing := missing_packages(spec.packages):
+        found = Obstacle(EngineUnavailable.code, explain_missing(missing, spec.extra))
+        raise found.as_error(name, survey_engines(settings).runnable)
+
+
+def refused_import(name: str, error: Exception, settings: Settings) -> LatentSyncError | None:
+    """Return the error for an engine one of whose packages cannot be imported.
+
+    Args:
+        name: of the engine.
+        error: raised by its import, or while it was built.
+        settings: by which the engines are named that can run in its place.
+
+    Returns:
+        None if no package is at fault: that is a defect of the engine's own.
+    """
+    extra = engine_spec(name).extra
+    if (reason := explain_import_failure(error, extra)) is None:
+        return None
+    others = (one for one in survey_engines(settings).runnable if ENGINES[one].extra != extra)
+    return Obstacle(EngineUnavailable.code, reason).as_error(name, others)
+
+
+def require_any_engine(settings: Settings) -> None:
+    """Raise EngineUnavailable if none of all engines can run here."""
+    found = survey_engines(settings)
+    if not found.runnable:
+        found.require(found.default)
+
+
+def _survey_auto(obstacles: Mapping[str, Obstacle | None]) -> tuple[str | None, Obstacle | None]:
+    """Return what ``auto`` stands for, and why that cannot run."""
+    if (reason := find_gpu_obstacle()) is not None:
+        return None, Obstacle(EngineUnavailable.code, reason)
+    on_gpu = may_have_cuda()
+    if on_gpu is None:
+        return None, obstacles[AUTO_ON_GPU] and obstacles[AUTO_ELSEWHERE]
+    name = AUTO_ON_GPU if on_gpu else AUTO_ELSEWHERE
+    return name, obstacles[name]
+
+
+def _missing_file(spec: EngineSpec) -> str | None:
+    try:
+        for name in spec.files:
+            find_packaged(name)
+    except EngineUnavailable as error:
+        return error.message
+    return None
+
+
+logger = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 0.1  # whether to go on waiting for whoever builds
+
+
+BuildEngine = Callable[[str, Settings, Callable[[], None]], Pipeline]
+
+
+def resolve_engine(name: str) -> str:
+    """Return the engine that ``auto`` stands for here: LatentSync on a GPU machine, else draft.
+
+    Any other name is returned as it is.
+
+    Raises:
+        EngineUnavailable: there is a GPU that cannot be used.
+    """
+    if name != AUTO:
+        return name
+    return AUTO_ON_GPU if has_cuda() else AUTO_ELSEWHERE
+
+
+def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = never) -> Pipeline:
+    """Build the engine called ``name``.
+
+    Args:
+        name: a name of :data:`latentsync.schema.fields.EngineName`.
+        settings: device, type of numbers, weights.
+        check: called while weights are fetched; may raise to stop.
+
+    Raises:
+        EngineUnavailable: the name is unknown, or the engine cannot run here.
+    """
+    name = resolve_engine(name)
+    build = import_engine(name, settings)
+    with _import_failures_explained(name, settings, ImportError):
+        return build(name, settings, check)
+
+
+def import_engine(name: str, settings: Settings | None = None) -> BuildEngine:
+    """Import what an engine is made of, and return the function that builds it.
+
+    Building asks for the device, importing does not.
+
+    Args:
+        name: as for :func:`build_pipeline`, but not ``auto``, which depends on the device.
+        settings: by which an error names the engines that can run; by default the environment's.
+
+    Raises:
+        EngineUnavailable: the name is unknown, or a package is missing or cannot be imported.
+    """
+    if name not in ENGINES:
+        raise unknown_engine(name)
+    settings = settings or Settings()
+    require_packages(name, settings)
+    module_name, function_name = ENGINES[name].builder
+    build: BuildEngine
+    with _import_failures_explained(name, settings, Exception):  # a broken package raises anything
+        build = getattr(import_module(module_name), function_name)
+    return build
+
+
+@contextmanager
+def _import_failures_explained(
+    name: str, settings: Settings, kind: type[Exception]
+) -> Iterator[None]:
+    """Turn the failure of another package's import into EngineUnavailable; the log has it whole."""
+    try:
+        yield
+    except LatentSyncError:
+        raise
+    except kind as error:
+        if (refusal := refused_import(name, error, settings)) is None:
+            raise
+        # No louder than that: the error itself is told, and the command line tells one line.
+        logger.info("engine %s cannot be imported", name, exc_info=error)
+        raise refusal from error
+
+
+class Engines:
+    """Hands out pipelines by name.
+
+    Args:
+        settings: names the default engine and says how engines are built.
+        default: a pipeline that is built already and takes the default engine's place.
+    """
+
+    def __init__(self, settings: Settings, default: Pipeline | None = None) -> None:
+        self._settings = settings
+        self._default = default
+        self._built: dict[str, Pipeline] = {}
+        self._building = Lock()
+
+    def get(self, name: str | None = None, check: Callable[[], None] = never) -> Pipeline:
+        """Return the engine called ``name``, or the default one; the first call builds it.
+
+        Engines are built one at a time: networks without memory are made by a switch that all
+        threads share. ``check`` is called while weights are fetched, here or by another thread that
+        this one waits for, and may raise to stop. A failure is not kept: the next call tries again,
+        since a missing file of weights may have come meanwhile.
+
+        Raises:
+            EngineUnavailable: it cannot run here.
+        """
+        if name is None and self._default is not None:
+            return self._default
+        name = resolve_engine(name or self._settings.engine)
+        if name not in self._built:
+            with self._turn_to_build(check):
+                if name not in self._built:
+                    self._built[name] = self._build(name, check)
+        return self._built[name]
+
+    def require(self, name: str | None = None) -> None:
+        """Raise EngineUnavailable where it shows, without building it, that it cannot run here.
+
+        May take long on a machine with a GPU, of which torch is asked.
+        """
+        if name is None and self._default is not None:
+            return
+        name = resolve_engine(name or self._settings.engine)
+        if name not in self._built:
+            survey_engines(self._settings).require(name)
+
+    @contextmanager
+    def _turn_to_build(self, check: Callable[[], None]) -> Iterator[None]:
+        while not self._building.acquire(timeout=_ASK_EVERY_S):
+            check()
+        try:
+            yield
+        finally:
+            self._building.release()
+
+    def _build(self, name: str, check: Callable[[], None]) -> Pipeline:
+        started = time.perf_counter()
+        pipeline = build_pipeline(name, self._settings, check)
+        logger.info("engine %s built in %.2f s", name, time.perf_counter() - started)
+        return pipeline

@@ -1,0 +1,128 @@
+"""The kinds of values that callers give: ranges, choices, and who speaks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from latentsync.schema.engines import NAMES
+
+GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
+INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
+SEED_RANDOM = -1  # asks the server to draw a seed and report it
+SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
+CACHE_INTERVAL_MAX = 10
+SEGMENTS_MAX = 100
+FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
+SECONDS_MAX = 1e6  # likewise
+
+
+class SyncMode(StrEnum):
+    """What to do when video and audio have different lengths.
+
+    - `bounce`: play the video forwards and backwards until the audio ends.
+    - `loop`: start the video again until the audio ends.
+    - `cut_off`: end with the shorter of the two.
+    - `silence`: end with the longer of the two; add silence or hold the last picture.
+    - `remap`: slow the video down or speed it up to the length of the audio.
+    """
+
+    BOUNCE = "bounce"
+    LOOP = "loop"
+    CUT_OFF = "cut_off"
+    SILENCE = "silence"
+    REMAP = "remap"
+
+
+class StrictModel(BaseModel):
+    """Fields of a call: each checked as it is, none that the contract does not have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _whole_unicode(text: str) -> str:
+    """Refuse halves of surrogate pairs, which JSON can spell but nothing can send or store."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the text is not valid Unicode") from None
+    return text
+
+
+def _whole_number(value: object) -> object:
+    """Return 20 for 20.0: JSON does not tell them apart, and some languages write the latter."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Text = Annotated[str, AfterValidator(_whole_unicode)]
+Coordinate = Annotated[float, Field(strict=True, ge=0)]
+# After a Field in Annotated: behind a validator pydantic leaves its bounds out of the JSON schema.
+_AS_WHOLE_NUMBER = BeforeValidator(_whole_number)
+WholeNumber = Annotated[int, _AS_WHOLE_NUMBER]
+FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX), _AS_WHOLE_NUMBER]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
+
+
+class SpeakerPoint(StrictModel):
+    """The face at `point` (x, y in pixels of the upright picture) in `frame` (25 per second)."""
+
+    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    point: tuple[Coordinate, Coordinate] = Field(description="x and y in pixels.")
+
+
+class SpeakerBox(StrictModel):
+    """The face that overlaps `box` (x1, y1, x2, y2 in pixels) most in `frame` (25 per second)."""
+
+    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] = Field(
+        description="Left, top, right and bottom in pixels."
+    )
+
+    @model_validator(mode="after")
+    def _corners_in_order(self) -> SpeakerBox:
+        x1, y1, x2, y2 = self.box
+        if x2 <= x1 or y2 <= y1:
+            raise ValueError("the box must be x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+        return self
+
+
+Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
+if TYPE_CHECKING:
+    EngineName = str
+else:
+    EngineName = Literal[NAMES]  # of the table, which no type checker reads
+SchedulerName = Literal["ddim", "dpm-solver++"]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+GuidanceScale = Annotated[
+    float,
+    Field(
+        strict=True,
+        ge=GUIDANCE_SCALE_MIN,
+        le=GUIDANCE_SCALE_MAX,
+        description="Strength of classifier-free guidance; 1.0 turns it off. The draft engine "
+        "ignores it.",
+    ),
+]
+InferenceSteps = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=INFERENCE_STEPS_MIN,
+        le=INFERENCE_STEPS_MAX,
+        description="Number of denoising steps. The draft engine ignores it.",
+    ),
+    _AS_WHOLE_NUMBER,
+]
+Seed = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=SEED_RANDOM,
+        le=SEED_MAX,
+        description="Seed of the random numbers. -1 draws one; `details.seed` reports it.",
+    ),
+    _AS_WHOLE_NUMBER,
+]

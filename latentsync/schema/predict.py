@@ -1,0 +1,347 @@
+"""What a caller may ask for, checked once for every door (contract A and its additions).
+
+A door hands its JSON object to :func:`parse_request`; everything behind the door works with the
+frozen :class:`latentsync.schema.run.RunRequest`, which no longer knows which contract it came from.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from latentsync.errors import (
+    ConflictingFields,
+    InvalidField,
+    InvalidRequest,
+    MalformedBody,
+    MissingField,
+    UnknownField,
+    shorten,
+)
+from latentsync.schema.fields import (
+    CACHE_INTERVAL_MAX,
+    GUIDANCE_SCALE_MAX,
+    GUIDANCE_SCALE_MIN,
+    INFERENCE_STEPS_MAX,
+    INFERENCE_STEPS_MIN,
+    SEED_MAX,
+    SEED_RANDOM,
+    SEGMENTS_MAX,
+    EngineName,
+    GuidanceScale,
+    InferenceSteps,
+    SchedulerName,
+    Seconds,
+    Seed,
+    Share,
+    Speaker,
+    StrictModel,
+    SyncMode,
+    Text,
+    WholeNumber,
+)
+from latentsync.schema.run import (
+    InlineSource,
+    MediaSource,
+    RunOptions,
+    RunRequest,
+    Segment,
+    UrlSource,
+    segment_recording,
+)
+
+
+def _exactly_one_source(schema: dict[str, Any]) -> None:
+    """Say in the JSON schema what :func:`parse_request` enforces: one form of each medium.
+
+    Segments may bring all the speech there is.
+    """
+    video, audio = (
+        {"oneOf": [{"required": [f"{medium}_url"]}, {"required": [f"{medium}_base64"]}]}
+        for medium in ("video", "audio")
+    )
+    no_audio = {"not": {"anyOf": audio["oneOf"]}, "required": ["segments"]}
+    schema["allOf"] = [video, {"anyOf": [audio, no_audio]}]
+
+
+class SegmentFields(StrictModel):
+    """A part of the video in which one speaker speaks."""
+
+    audio_url: Text | None = Field(
+        None, description="URL of the recording of this segment, as for the video."
+    )
+    audio_base64: Text | None = Field(
+        None,
+        description="The recording of this segment as base64 or `data:` URI. A segment without a "
+        "recording uses the recording of the request.",
+    )
+    start_s: Seconds = Field(0.0, description="Start of the segment in the video, in seconds.")
+    end_s: Seconds | None = Field(
+        None,
+        description="End of the segment in the video, in seconds; by default where its recording "
+        "ends. A longer recording is cut, a shorter one followed by silence.",
+    )
+    audio_start_s: Seconds = Field(0.0, description="Start in the recording, in seconds.")
+    speaker: Speaker | None = Field(
+        None, description="Who speaks; by default the `speaker` of the request."
+    )
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> SegmentFields:
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError(f"end_s ({self.end_s:g}) must lie after start_s ({self.start_s:g})")
+        return self
+
+
+class PredictRequest(StrictModel):
+    """One video, one speech recording and the options of the run."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_source)
+
+    video_url: Text | None = Field(
+        None, description="URL of the source video: http or https, or `upload://…` of an upload."
+    )
+    video_base64: Text | None = Field(
+        None, description="The source video as base64 or `data:` URI."
+    )
+    audio_url: Text | None = Field(
+        None, description="URL of the speech recording, as for the video."
+    )
+    audio_base64: Text | None = Field(
+        None, description="The speech recording as base64 or `data:` URI."
+    )
+    guidance_scale: GuidanceScale = 1.5
+    inference_steps: InferenceSteps = 20
+    seed: Seed = 1247
+    sync_mode: SyncMode = Field(
+        SyncMode.BOUNCE, description="What to do when video and audio have different lengths."
+    )
+    speaker: Speaker = Field(
+        "auto",
+        description="Who speaks: `auto` (the largest and steadiest face), a point in a frame, or a "
+        "box in a frame.",
+    )
+    deadline_s: float | None = Field(
+        None, strict=True, gt=0, description="Stop with an error after so many seconds of the run."
+    )
+    engine: EngineName | None = Field(
+        None,
+        description="Engine that makes the lips; by default the one that the server is set to.",
+    )
+    scheduler: SchedulerName = Field(
+        "ddim",
+        description="Sampler. `dpm-solver++` needs about half the steps and is approximate.",
+    )
+    feature_cache_interval: WholeNumber = Field(
+        1,
+        strict=True,
+        ge=1,
+        le=CACHE_INTERVAL_MAX,
+        description="Run the whole network only every so many steps, and reuse its features in "
+        "between. Faster and approximate above 1.",
+    )
+    guidance_interval: tuple[Share, Share] = Field(
+        (0.0, 1.0),
+        description="The part of the steps with guidance: start and end from 0 to 1. Faster and "
+        "approximate when shorter.",
+    )
+
+    segments: tuple[SegmentFields, ...] = Field(
+        (),
+        max_length=SEGMENTS_MAX,
+        description="Parts of the video with a recording or a speaker of their own, instead of one "
+        "recording from start to end. They may overlap if different people speak.",
+    )
+    keep_sound: bool = Field(
+        True,
+        strict=True,
+        description="With `segments`: keep the sound of the video outside the segments.",
+    )
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _start_before_end(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] >= interval[1]:
+            raise ValueError("the start must lie before the end")
+        return interval
+
+
+def validate_fields(body: object) -> PredictRequest:
+    """Check every field of a decoded JSON body of contract A by itself.
+
+    Args:
+        body: the decoded JSON value; anything but an object is refused.
+
+    Raises:
+        MalformedBody, UnknownField, InvalidField
+    """
+    return validate_as(PredictRequest, body)
+
+
+Fields = TypeVar("Fields", bound=StrictModel)
+
+
+def validate_as(model: type[Fields], body: object) -> Fields:
+    """Check every field of a decoded JSON body of any contract.
+
+    Args:
+        model: the contract's fields.
+        body: the decoded JSON value; anything but an object is refused.
+
+    Raises:
+        MalformedBody, MissingField, UnknownField, InvalidField
+    """
+    if not isinstance(body, dict):
+        raise MalformedBody(f"The body must be a JSON object, not {_json_type(body)}.")
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise _first_problem(error, model) from None
+
+
+def parse_request(body: object) -> RunRequest:
+    """Validate a decoded JSON body of contract A and turn it into one job.
+
+    Args:
+        body: the decoded JSON value; anything but an object is refused.
+
+    Raises:
+        MalformedBody, MissingField, ConflictingFields, UnknownField, InvalidField
+    """
+    request = validate_fields(body)
+    video = _required("video", _source("video", request.video_url, request.video_base64))
+    audio = _source("audio", request.audio_url, request.audio_base64)
+    segments = build_segments(request)
+    check_recordings(audio, segments)
+    return RunRequest(video, audio, build_options(request), segments)
+
+
+def build_segments(request: PredictRequest) -> tuple[Segment, ...]:
+    """Return the segments, each with its speaker; raises ConflictingFields."""
+    if request.segments and request.sync_mode is SyncMode.REMAP:
+        raise ConflictingFields(
+            "sync_mode remap stretches the video to one recording; it cannot go with segments.",
+            field="sync_mode",
+        )
+    return tuple(
+        Segment(
+            audio=_source(segment_recording(index), fields.audio_url, fields.audio_base64),
+            start_s=fields.start_s,
+            end_s=fields.end_s,
+            audio_start_s=fields.audio_start_s,
+            speaker=request.speaker if fields.speaker is None else fields.speaker,
+        )
+        for index, fields in enumerate(request.segments)
+    )
+
+
+def check_recordings(audio: MediaSource | None, segments: Sequence[Segment]) -> None:
+    """Check that there is speech for everybody, and none for nobody.
+
+    Raises:
+        MissingField, ConflictingFields
+    """
+    without = [index for index, segment in enumerate(segments) if segment.audio is None]
+    if not segments:
+        _required("audio", audio)
+    elif without and audio is None:
+        name = segment_recording(without[0])
+        raise MissingField(
+            f"Give one of {name}_url or {name}_base64, or one recording for all segments as "
+            "audio_url or audio_base64.",
+            field=f"{name}_url",
+        )
+    elif not without and audio is not None:
+        raise ConflictingFields(
+            f"Every segment has its own recording; {audio.name} is used by none.", field=audio.name
+        )
+
+
+def build_options(request: PredictRequest) -> RunOptions:
+    """Return the run's options, with a random seed drawn where the caller asked for one."""
+    seed = secrets.randbelow(2**32) if request.seed == SEED_RANDOM else request.seed
+    return RunOptions(
+        guidance_scale=request.guidance_scale,
+        inference_steps=request.inference_steps,
+        seed=seed,
+        sync_mode=request.sync_mode,
+        speaker=request.speaker,
+        deadline_s=request.deadline_s,
+        engine=request.engine,
+        scheduler=request.scheduler,
+        feature_cache_interval=request.feature_cache_interval,
+        guidance_interval=request.guidance_interval,
+        keep_sound=request.keep_sound,
+        sync_mode_given="sync_mode" in request.model_fields_set,
+    )
+
+
+def _source(medium: str, url: str | None, base64: str | None) -> MediaSource | None:
+    url_field, base64_field = f"{medium}_url", f"{medium}_base64"
+    if url is not None and base64 is not None:
+        raise ConflictingFields(
+            f"Give either {url_field} or {base64_field}, not both.", field=url_field
+        )
+    if url is not None:
+        return UrlSource(url=url, name=url_field)
+    if base64 is not None:
+        return InlineSource(base64=base64, name=base64_field)
+    return None
+
+
+def _required(medium: str, source: MediaSource | None) -> MediaSource:
+    if source is None:
+        raise MissingField(f"Give one of {medium}_url or {medium}_base64.", field=f"{medium}_url")
+    return source
+
+
+def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidRequest:
+    """Turn pydantic's first finding into one sentence with field, value and what is allowed."""
+    problem: Any = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    top = str(problem["loc"][0]) if problem["loc"] else ""
+    if top not in model.model_fields:
+        # pydantic names no place for a key that is not valid Unicode: its input is the key then.
+        return unknown_field(name or problem["input"], model.model_fields)
+    if problem["type"] == "missing" and name == top:
+        return MissingField(f"Give {name}.", field=top)
+    given = shorten(problem["input"])
+    if "speaker" in problem["loc"]:  # a union: what pydantic says of its members confuses
+        name = name.partition("speaker")[0] + "speaker"
+        allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
+        return InvalidField(f"{name} holds {given}. Allowed: {allowed}.", field=name)
+    field = name if top == "segments" else top
+    if problem["type"] == "extra_forbidden":
+        return unknown_field(name, SegmentFields.model_fields)
+    if problem["type"] == "model_type":
+        return InvalidField(f"{name} is {given}: it must be an object.", field=field)
+    reason = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "an array")
+    reason = reason[:1].lower() + reason[1:]
+    return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=field)
+
+
+def unknown_field(name: str, allowed: Iterable[str]) -> UnknownField:
+    """Return the error for a field that a contract does not have; ``name`` may be any text."""
+    excerpt = shorten(name)  # from the caller: any length, any characters
+    return UnknownField(
+        f"Unknown field {excerpt}. Allowed: {', '.join(allowed)}.", field=excerpt.strip("'\"")
+    )
+
+
+def _json_type(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _range_of(name: str) -> str:
+    ranges = {
+        "guidance_scale": f" (allowed: {GUIDANCE_SCALE_MIN} to {GUIDANCE_SCALE_MAX})",
+        "inference_steps": f" (allowed: {INFERENCE_STEPS_MIN} to {INFERENCE_STEPS_MAX})",
+        "seed": f" (allowed: {SEED_RANDOM} to {SEED_MAX})",
+        "feature_cache_interval": f" (allowed: 1 to {CACHE_INTERVAL_MAX})",
+        "guidance_interval": " (allowed: [start, end] with 0 <= start < end <= 1)",
+    }
+    return ranges.get(name, "")

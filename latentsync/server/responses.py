@@ -1,0 +1,191 @@
+"""Contract A's answer, written while it is sent: memory stays flat whatever the video's size.
+
+A stored video as an HTTP answer: whole or a range, and never shown as a page by a browser.
+
+The address under which a caller knows this server; addresses in answers begin with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from latentsync.jobs.storage import FileStore
+from latentsync.schema.responses import PredictDetails
+
+_BASE64_CHUNK_BYTES = 3 * 64 * 1024  # a multiple of 3: chunks join without padding
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished video as an open file (its folder may be gone) and what is known about it."""
+
+    run_id: str
+    video: IO[bytes]
+    video_bytes: int
+    details: PredictDetails
+    run_time_ms: float
+
+
+class PredictAnswer(StreamingResponse):
+    """``{"run_id", "result": {"video_base64", "details"}, "run_time_ms"}`` with its exact length.
+
+    Closes the video file when it has been sent, or when the receiver has gone.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, finished: FinishedRun) -> None:
+        head, tail = _around_the_video(finished)
+        length = len(head) + 4 * -(-finished.video_bytes // 3) + len(tail)
+        self._video = finished.video
+        super().__init__(
+            _base64_chunks(head, finished.video, tail), headers={"content-length": str(length)}
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._video:
+            await super().__call__(scope, receive, send)
+
+
+def _around_the_video(finished: FinishedRun) -> tuple[bytes, bytes]:
+    head = f'{{"run_id": {json.dumps(finished.run_id)}, "result": {{"video_base64": "'
+    details = finished.details.model_dump_json()
+    tail = f'", "details": {details}}}, "run_time_ms": {finished.run_time_ms:.1f}}}'
+    return head.encode(), tail.encode()
+
+
+def _base64_chunks(head: bytes, video: IO[bytes], tail: bytes) -> Iterator[bytes]:
+    yield head
+    for part in iter(lambda: video.read(_BASE64_CHUNK_BYTES), b""):
+        yield base64.b64encode(part)
+    yield tail
+
+
+_FILE_CHUNK_BYTES = 256 * 1024
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> Response:
+    """Return the answer that sends a finished video; to HEAD, the one that would and no more.
+
+    One range is served (RFC 9110); a call for several gets the whole file, as the standard allows.
+    Ranges are for GET alone.
+
+    Args:
+        request: the call; its Range, If-Range and If-None-Match headers count.
+        files: where the file lies.
+        key: of the file. Keys are never used again for other content, so they serve as ETag.
+        name: what a browser saves the file as; plain ASCII.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    size_bytes = files.size_bytes(key)
+    etag = f'"{key.rsplit("/", 1)[-1].removesuffix(".mp4")}"'
+    headers = {
+        "Accept-Ranges": "bytes",
+        "ETag": etag,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        # Kept by the caller, but asked about before each use: it may have been erased.
+        "Cache-Control": "private, no-cache",
+        "Vary": "Authorization",
+    }
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or etag in known:
+        return Response(status_code=304, headers=headers)
+    if request.method == "HEAD":
+        length = {"Content-Length": str(size_bytes)}
+        return Response(headers=headers | length, media_type=_PartOfFile.media_type)
+    wanted = _wanted(request.headers.get("range", ""))
+    if wanted is None or request.headers.get("if-range", etag) != etag:
+        return _answer(files, key, 0, size_bytes, headers, status_code=200)
+    start, end = _borders(*wanted, size_bytes)
+    if start >= end:
+        headers["Content-Range"] = f"bytes */{size_bytes}"
+        return Response(status_code=416, headers=headers)
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
+    return _answer(files, key, start, end, headers, status_code=206)
+
+
+def _wanted(header: str) -> tuple[str, str] | None:
+    """Return first and last byte of the one range asked for; None if the header is to be ignored.
+
+    That is how RFC 9110 (14.1.1 and 14.2) has what is no range treated, such as one whose last byte
+    comes before its first.
+    """
+    found = _RANGE.fullmatch(header.strip())
+    if found is None:
+        return None
+    first, last = found.group(1, 2)
+    if not (first or last) or (first and last and int(last) < int(first)):
+        return None
+    return first, last
+
+
+def _borders(first: str, last: str, size_bytes: int) -> tuple[int, int]:
+    """Return the first byte and the one after the last; nothing lies between them if impossible."""
+    if not first:  # the last so many bytes
+        return max(0, size_bytes - int(last)), size_bytes
+    end = int(last) + 1 if last else size_bytes
+    return int(first), min(end, size_bytes)
+
+
+def _answer(
+    files: FileStore, key: str, start: int, end: int, headers: dict[str, str], *, status_code: int
+) -> Response:
+    headers = {**headers, "Content-Length": str(end - start)}
+    # Opened now: a file that was just removed is an error before the answer has begun.
+    return _PartOfFile(files.open(key), start, end, status_code, headers)
+
+
+class _PartOfFile(StreamingResponse):
+    """Sends a part of an open file and closes it, also when the receiver has gone."""
+
+    media_type = "video/mp4"
+
+    def __init__(
+        self, file: IO[bytes], start: int, end: int, status_code: int, headers: dict[str, str]
+    ) -> None:
+        self._file = file
+        super().__init__(_file_chunks(file, start, end), status_code, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+def _file_chunks(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    left = end - start
+    while left > 0 and (part := file.read(min(left, _FILE_CHUNK_BYTES))):
+        left -= len(part)
+        yield part
+
+
+def base_url_of(request: Request, public_url: str | None) -> str:
+    """Return the server's address without a slash at its end.
+
+    Args:
+        request: the call; what it called counts where nothing else is set.
+        public_url: the setting, which a server behind a proxy with a path prefix needs.
+    """
+    return (public_url or str(request.base_url)).rstrip("/")
+
+
+def path_of(base_url: str) -> str:
+    """Return the path prefix of a server's address, empty if it has none."""
+    return urlsplit(base_url).path.rstrip("/")

@@ -1,0 +1,132 @@
+"""What the doors of the two published queue contracts share: bodies, errors and result files."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Path
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from latentsync.errors import JobNotFound
+from latentsync.jobs.models import Job
+from latentsync.jobs.service import JobDesk, Submission
+from latentsync.public_errors import as_own_error
+from latentsync.schema.fields import StrictModel
+from latentsync.schema.predict import validate_as
+from latentsync.schema.run import RunRequest
+from latentsync.server.admission import Arrivals
+from latentsync.server.errors import ErrorShape
+from latentsync.server.examples import RESULT_NAME, json_content, named
+from latentsync.server.openapi import reference
+from latentsync.server.request_body import understand_json
+from latentsync.server.responses import stored_video
+
+Fields = TypeVar("Fields", bound=StrictModel)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+ResultName = Annotated[
+    str,
+    Path(
+        description="Last part of the address that the server gave for the video.",
+        openapi_examples={"name": {"summary": "A result", "value": RESULT_NAME}},
+    ),
+]
+
+_NEVER_REPEATED = ""  # fingerprint: these contracts have no name by which to repeat a call
+
+
+def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
+    """Return a kind of route whose errors, those of authorization too, are told in one shape.
+
+    Args:
+        shape: makes the answer of an error and of the reference that a log entry may carry.
+    """
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except Exception as error:
+                    reference = str(uuid.uuid4())
+                    return shape(as_own_error(error, reference), reference)
+
+            return answer
+
+    return Route
+
+
+def describe_body(model: type[BaseModel], summary: str, example: dict[str, Any]) -> dict[str, Any]:
+    """Return what OpenAPI says of a body that is read after authorization and under limits.
+
+    Args:
+        model: the fields; the application adds it to the document.
+        summary: what the example shows.
+        example: a body that runs as it stands.
+    """
+    content = json_content(reference(model.__name__), {"example": named(summary, example)})
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def submit(
+    request: Request,
+    desk: JobDesk,
+    arrivals: Arrivals,
+    owner: str,
+    model: type[Fields],
+    translate: Callable[[Fields], RunRequest],
+) -> Job:
+    """Read a call's body, make a job of it and hand it in.
+
+    Args:
+        request: the call, with its body still to come.
+        desk: takes the job.
+        arrivals: has places for bodies.
+        owner: who calls.
+        model: the contract's fields.
+        translate: says in the words of all contracts what they ask for.
+    """
+    with arrivals.place(request, owner):
+        run = await understand_json(request, lambda body: translate(validate_as(model, body)))
+        submitting = desk.begin_submit([Submission(run, _NEVER_REPEATED)], owner)
+        [job] = await asyncio.wrap_future(submitting)
+    return job
+
+
+def result_path(job: Job) -> str | None:
+    """Return ``{job id}/{drawn name}.mp4`` once there is a result: nobody can guess it."""
+    return None if job.result_key is None else f"{job.id}/{_name(job.result_key)}"
+
+
+def send_result(request: Request, desk: JobDesk, job_id: str, name: str) -> Response:
+    """Send a result to whoever knows its name; published clients download without a key.
+
+    Raises:
+        JobNotFound: there is no such result, or no longer.
+    """
+    missing = JobNotFound("There is no such result.")
+    try:
+        job = desk.store.get(str(uuid.UUID(job_id)))
+    except ValueError:
+        raise missing from None
+    if job is None or job.result_key is None:
+        raise missing
+    if not hmac.compare_digest(_name(job.result_key).encode(), name.encode()):
+        raise missing
+    try:
+        return stored_video(request, desk.files, job.result_key, name=f"{job.id}.mp4")
+    except FileNotFoundError:
+        raise missing from None
+
+
+def _name(result_key: str) -> str:
+    return result_key.rsplit("/", 1)[-1]

@@ -1,0 +1,305 @@
+"""Contract C: submit, status, cancel, with the media in the call.
+
+Only words and numbers are this contract's own; the rules are those of all jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from latentsync.errors import InvalidRequest, LatentSyncError, NotInQueue
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.service import JobDesk
+from latentsync.schema.fields import GuidanceScale, InferenceSteps, Seed, StrictModel, Text
+from latentsync.schema.predict import PredictRequest, build_options, validate_as
+from latentsync.schema.run import InlineSource, RunRequest
+from latentsync.server.admission import Arrivals
+from latentsync.server.errors import error_headers
+from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
+from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
+from latentsync.server.request_body import read_json
+from latentsync.server.responses import base_url_of
+from latentsync.server.routes.contracts import (
+    ResultName,
+    describe_body,
+    result_path,
+    route_with_errors,
+    send_result,
+    submit,
+)
+
+RESULTS = "/static/results"
+LIPSYNC_PATHS = ("/lipsync", RESULTS)
+
+RequestId = Annotated[
+    str, Path(description="`request_id` of the request.", openapi_examples=ABOUT_EXAMPLE)
+]
+_EXAMPLE_NAME = {"request_id": PREDICTION_ID}
+
+
+class LipsyncRequest(StrictModel):
+    """A video to make, with the media as base64."""
+
+    video_source: Text = Field(description="The source video as base64 or `data:` URI.")
+    audio_source: Text = Field(description="The speech recording as base64 or `data:` URI.")
+    inference_steps: InferenceSteps = 20
+    guidance_scale: GuidanceScale = 2.0
+    seed: Seed = 1247
+
+
+class RequestName(StrictModel):
+    """The request that a call is about."""
+
+    request_id: Text = Field(description="`request_id` that was answered on submission.")
+
+
+class LipsyncAccepted(BaseModel):
+    """An accepted request."""
+
+    request_id: str = Field(description="Id to ask about the request.")
+
+
+class RequestStatus(StrEnum):
+    """State of a request; the last three are final."""
+
+    IN_QUEUE = "InQueue"
+    IN_PROGRESS = "InProgress"
+    SUCCEED = "Succeed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+class Video(BaseModel):
+    """A finished video."""
+
+    url: str = Field(description="Absolute address; it needs no key.")
+
+
+class Timings(BaseModel):
+    """Duration of the run."""
+
+    inference: float = Field(description="Seconds in which the frames were made.")
+
+
+class Results(BaseModel):
+    """The finished video and its timings."""
+
+    video: list[Video] = Field(description="One video.")
+    timings: Timings
+
+
+class LipsyncStatus(BaseModel):
+    """A request and its current state."""
+
+    status: RequestStatus
+    reason: str | None = Field(description="One sentence if it failed or was cancelled.")
+    queue_position: int | None = Field(description="1 is next; null unless `InQueue`.")
+    results: Results | None = Field(description="Null unless `Succeed`.")
+
+
+class LipsyncCanceled(BaseModel):
+    """A cancelled request."""
+
+    status: Literal["Succeed"] = Field("Succeed", description="Always `Succeed`.")
+    reason: str = Field(description="One sentence, for people.")
+
+
+class LipsyncFailure(BaseModel):
+    """An error of the submit, status and cancel API."""
+
+    status: Literal["Failed"] = Field("Failed", description="Always `Failed`.")
+    reason: str = Field(description="One sentence, for people.")
+    code: str = Field(description="Stable code, for programs.")
+
+
+_STATUS = {
+    JobStatus.QUEUED: RequestStatus.IN_QUEUE,
+    JobStatus.PROCESSING: RequestStatus.IN_PROGRESS,
+    JobStatus.SUCCEEDED: RequestStatus.SUCCEED,
+    JobStatus.FAILED: RequestStatus.FAILED,
+    JobStatus.CANCELED: RequestStatus.CANCELLED,
+}
+
+
+_NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
+    400: {
+        "model": LipsyncFailure,
+        "description": "The request is not waiting any more",
+        "content": {
+            "application/json": {
+                "example": {
+                    "status": "Failed",
+                    "reason": "The request is InProgress; only one that is InQueue can be "
+                    "cancelled.",
+                    "code": NotInQueue.code,
+                }
+            }
+        },
+    }
+}
+
+
+def build_lipsync_router(
+    desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None = None
+) -> APIRouter:
+    """Return the routes of contract C.
+
+    Args:
+        desk: takes and knows the requests.
+        arrivals: has places for bodies.
+        auth: the dependency whose value is the caller as an owner of jobs.
+        public_url: what results' addresses begin with; by default the address that was called.
+    """
+    router = APIRouter(tags=["lipsync"])
+    router.include_router(_calls(desk, arrivals, auth, public_url))
+    router.include_router(_downloads(desk))
+    return router
+
+
+def _calls(
+    desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None
+) -> APIRouter:
+    router = APIRouter(
+        route_class=route_with_errors(lipsync_error),
+        responses=_errors(401, 408, 413, 422, 429, 500, 503),
+    )
+
+    async def read_name(request: Request, owner: str) -> str:
+        with arrivals.place(request, owner):
+            return validate_as(RequestName, await read_json(request)).request_id
+
+    @router.post(
+        "/lipsync/submit",
+        summary="Submit a request",
+        responses=_errors(507),
+        openapi_extra=describe_body(LipsyncRequest, "Embedded media", _example()),
+    )
+    async def submit_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
+        """Puts a request into the queue and answers its id at once."""
+        job = await submit(request, desk, arrivals, owner, LipsyncRequest, _translate)
+        return LipsyncAccepted(request_id=job.id)
+
+    @router.post(
+        "/lipsync/status",
+        summary="Get the state of a request",
+        responses=_errors(404),
+        openapi_extra=describe_body(RequestName, "By id", _EXAMPLE_NAME),
+    )
+    async def get_lipsync_status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
+        """Returns state, queue position and, on success, the address of the video."""
+        job_id = await read_name(request, owner)
+        base_url = base_url_of(request, public_url)
+
+        def look() -> LipsyncStatus:
+            return _show(*desk.look(job_id, owner), base_url)
+
+        return await run_in_threadpool(look)
+
+    @router.post(
+        "/lipsync/cancel",
+        summary="Cancel a waiting request",
+        responses=_errors(404) | _NOT_IN_QUEUE,
+        openapi_extra=describe_body(RequestName, "By id", _EXAMPLE_NAME),
+    )
+    async def cancel_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncCanceled:
+        """Cancels a request that is still `InQueue`; a running one goes on.
+
+        `POST /v1/predictions/{job_id}/cancel` cancels running ones as well.
+        """
+        job_id = await read_name(request, owner)
+        return await run_in_threadpool(_cancel, desk, job_id, owner)
+
+    return router
+
+
+def _downloads(desk: JobDesk) -> APIRouter:
+    """Return the route that published clients call without a key."""
+    router = APIRouter(route_class=route_with_errors(lipsync_error))
+
+    @router.head(RESULTS + "/{request_id}/{name}", include_in_schema=False)
+    @router.get(
+        RESULTS + "/{request_id}/{name}",
+        summary="Download the video of a request",
+        response_class=Response,
+        responses=VIDEO_RESPONSES | _errors(404, 500, 503),
+        openapi_extra=VIDEO,
+    )
+    def lipsync_result(request: Request, request_id: RequestId, name: ResultName) -> Response:
+        """The file behind `results.video[0].url`; without a key, as its random name is secret."""
+        return send_result(request, desk, request_id, name)
+
+    return router
+
+
+def _translate(asked: LipsyncRequest) -> RunRequest:
+    options = PredictRequest(
+        guidance_scale=asked.guidance_scale,
+        inference_steps=asked.inference_steps,
+        seed=asked.seed,
+    )
+    return RunRequest(
+        InlineSource(asked.video_source, name="video_source"),
+        InlineSource(asked.audio_source, name="audio_source"),
+        build_options(options),
+    )
+
+
+def _show(job: Job, position: int | None, base_url: str) -> LipsyncStatus:
+    reason = "The request was cancelled." if job.status is JobStatus.CANCELED else None
+    return LipsyncStatus(
+        status=_STATUS[job.status],
+        reason=reason if job.error is None else job.error.message,
+        queue_position=None if position is None else position + 1,
+        results=_results(job, base_url),
+    )
+
+
+def _results(job: Job, base_url: str) -> Results | None:
+    path = result_path(job)
+    if path is None or job.details is None:
+        return None
+    return Results(
+        video=[Video(url=f"{base_url}{RESULTS}/{path}")],
+        timings=Timings(inference=job.details["seconds"]["generate"]),
+    )
+
+
+def _cancel(desk: JobDesk, job_id: str, owner: str) -> LipsyncCanceled:
+    """Cancel a job unless it has begun; this contract leaves running ones alone.
+
+    Raises:
+        JobNotFound: there is no such job, or it is somebody else's.
+        NotInQueue: it does not wait any more.
+    """
+    found = desk.job(job_id, owner)
+    job = desk.cancel(job_id, owner, running=False)
+    if found.status is JobStatus.QUEUED and job.status is JobStatus.CANCELED:
+        return LipsyncCanceled(reason="The request was cancelled.")
+    raise NotInQueue(
+        f"The request is {_STATUS[job.status]}; only one that is InQueue can be cancelled."
+    )
+
+
+def lipsync_error(error: LatentSyncError, _reference: str | None) -> JSONResponse:
+    """Return an error as this contract tells it."""
+    # Of all that is wrong with a request, published clients know one status.
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if isinstance(error, InvalidRequest) else error.status
+    failure = LipsyncFailure(reason=error.message, code=error.code)
+    return JSONResponse(failure.model_dump(), status, error_headers(error))
+
+
+def _example() -> dict[str, Any]:
+    video, audio = embedded_media()
+    return {"seed": 7, "video_source": video, "audio_source": audio}
+
+
+_errors = partial(error_responses, model=LipsyncFailure)

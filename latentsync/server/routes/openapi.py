@@ -1,0 +1,262 @@
+"""What the OpenAPI document says of the native API beyond what FastAPI finds out by itself.
+
+Bodies and some headers are read after authorization and under limits, so FastAPI never sees them:
+they are declared here, and added to the document by :mod:`latentsync.server.openapi`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from latentsync.errors import OutputNotReady
+from latentsync.jobs.schemas import Prediction, PredictionList
+from latentsync.schema.predict import PredictRequest
+from latentsync.server.errors import problem_answer
+from latentsync.server.examples import (
+    UPLOADED_AUDIO,
+    UPLOADED_VIDEO,
+    embedded_media,
+    embedded_request,
+    json_content,
+    named,
+)
+from latentsync.server.openapi import (
+    MEANINGS,
+    Responses,
+    header,
+    header_parameter,
+    reference,
+    schemas_of,
+)
+from latentsync.server.routes.submissions import WebhookField
+
+
+class PredictionRequest(PredictRequest):
+    """A prediction to make."""
+
+    webhook: WebhookField | str | None = Field(
+        None, description="Address to call when the prediction has ended, or an object with it."
+    )
+
+
+def problems(*statuses: int) -> Responses:
+    """Return the error answers with these statuses."""
+    content = {"application/problem+json": {"schema": reference("Problem")}}
+    return {status: {"description": MEANINGS[status], "content": content} for status in statuses}
+
+
+_FILE = {"type": "string", "format": "binary"}
+_LEFT_EMPTY = {"examples": [""]}  # else the page of /docs fills in what it makes up
+
+
+def form_schema() -> dict[str, Any]:
+    """Return the schema of a prediction as a form: the fields of the JSON body, and files."""
+    described = schemas_of(PredictionRequest)["PredictionRequest"]["properties"]
+    fields = {name: _as_form_field(schema) for name, schema in described.items()}
+    audio, segments = {"required": ["audio"]}, {"required": ["segments"]}
+    return {
+        "type": "object",
+        "title": "PredictionForm",
+        "description": "A prediction to make, as a form: the fields of the JSON body, and files. "
+        "A field without a value counts as not given.",
+        "properties": {
+            "video": {**_FILE, "description": "The source video, as a file."},
+            "audio": {**_FILE, "description": "The speech recording, as a file."},
+            "segments.0.audio": {
+                **_FILE,
+                "description": "The recording of the first segment, as a file. Those of the others "
+                "are `segments.1.audio`, `segments.2.audio` and so on.",
+            },
+            **fields,
+        },
+        "patternProperties": {r"^segments\.(0|[1-9][0-9]?)\.audio$": _FILE},
+        "additionalProperties": False,
+        "allOf": [
+            {"oneOf": [{"required": [f"video{form}"]} for form in ("", "_url", "_base64")]},
+            {
+                "anyOf": [
+                    audio,
+                    {"required": ["audio_url"]},
+                    {"required": ["audio_base64"]},
+                    segments,
+                ]
+            },
+        ],
+    }
+
+
+def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field in a form, where everything is text and nothing is null."""
+    described = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
+    default = schema.get("default")
+    if described.get("type") == "boolean":  # spelled out, since languages print it differently
+        spelled = {"enum": ["true", "false"], "default": str(default).lower()}
+        return {**described, "type": "string", **spelled}
+    if described.get("type") == "array" or len(kinds) > 1:
+        about = {name: described[name] for name in ("title", "description")}
+        # No contentMediaType: the page of /docs would ask for a file.
+        text = f"{about['description']} Objects and lists are written as JSON."
+        return {**about, "description": text, "type": "string", **_LEFT_EMPTY}
+    filled = _LEFT_EMPTY if default is None else {"default": default}
+    return {**described, **(kinds[0] if kinds else {}), **filled}
+
+
+_ONE = reference("PredictionRequest")
+_LIST = {"type": "array", "items": _ONE, "minItems": 1, "maxItems": 100}
+_WRAPPED = {
+    "type": "object",
+    "title": "PredictionBatch",
+    "description": "Predictions to make, all or none.",
+    "properties": {"predictions": _LIST},
+    "required": ["predictions"],
+    "additionalProperties": False,
+}
+_BATCH = reference("PredictionBatch")
+
+SCHEMAS = {"PredictionForm": form_schema(), "PredictionBatch": _WRAPPED}
+
+
+def _segments() -> dict[str, Any]:
+    video, audio = embedded_media()
+    parts = [{"start_s": 0.0, "end_s": 0.4}, {"start_s": 0.6, "audio_start_s": 0.4}]
+    # The video is shorter than its segments: what is seen then has to be chosen.
+    asked = {"segments": parts, "sync_mode": "bounce"}
+    return {**asked, "video_base64": video, "audio_base64": audio}
+
+
+_EMBEDDED = named("Embedded media", embedded_request(seed=7))
+_UPLOADED = named(
+    "Media stored with POST /v1/uploads",
+    {"seed": 7, "video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
+)
+_EXAMPLES = {
+    "embedded": _EMBEDDED,
+    "uploads": _UPLOADED,
+    "segments": named("Two segments of one recording", _segments()),
+}
+_FORM = {
+    "multipart/form-data": {
+        "schema": reference("PredictionForm"),
+        "examples": {
+            "files": named(
+                "Two files and an option",
+                {"video": "video.mp4", "audio": "audio.wav", "seed": 7},
+            ),
+            "segments": named(
+                "A segment with a recording of its own",
+                {
+                    "video": "video.mp4",
+                    "segments.0.audio": "audio.wav",
+                    "segments": '[{"start_s": 0.5}]',
+                    "sync_mode": "bounce",
+                },
+            ),
+        },
+    }
+}
+_BATCH_EXAMPLE = {"predictions": [embedded_request(seed=1), embedded_request(seed=2)]}
+
+_KEY = header_parameter(
+    "Idempotency-Key",
+    "Your name for this call, 1 to 200 printable characters. A repeated call with the same "
+    "name and body returns the predictions of the first one; another body is answered 409.",
+    schema={"minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+)
+_PREFER = header_parameter(
+    "Prefer",
+    "`wait=N` waits up to N seconds (60 at most) and answers 200 if the prediction has ended by "
+    "then, else 202. Without it the answer comes at once.",
+    example="wait=60",
+)
+_LAST_EVENT_ID = header_parameter(
+    "Last-Event-ID",
+    "The `id` of the last event that you have seen: the stream goes on after it.",
+    schema={"pattern": "^[0-9]+$"},
+)
+SUBMIT_PROBLEMS = problems(400, 403, 404, 408, 409, 413, 429, 507)
+SUBMIT: dict[str, Any] = {
+    "parameters": [_KEY, _PREFER],
+    "requestBody": {
+        "required": True,
+        "content": {**json_content({"oneOf": [_ONE, _BATCH]}, _EXAMPLES), **_FORM},
+    },
+}
+SUBMIT_ONE: dict[str, Any] = {
+    "parameters": [_PREFER],
+    "requestBody": {
+        "required": True,
+        "content": {**json_content(_ONE, {"embedded": _EMBEDDED}), **_FORM},
+    },
+}
+BATCH: dict[str, Any] = {
+    "parameters": [_KEY],
+    "requestBody": {
+        "required": True,
+        "content": json_content(
+            {"oneOf": [_LIST, _BATCH]}, {"two": named("Two predictions", _BATCH_EXAMPLE)}
+        ),
+    },
+}
+_LOCATION = {
+    "Location": header("Path of the prediction, if the call holds one."),
+    "Preference-Applied": header("`wait=N`, if the call asked to wait."),
+}
+SUBMIT_ONE_RESPONSES: Responses = {
+    200: {"model": Prediction, "description": "It has ended", "headers": _LOCATION},
+    202: {"model": Prediction, "description": "It is accepted", "headers": _LOCATION},
+}
+SUBMIT_RESPONSES: Responses = {
+    200: SUBMIT_ONE_RESPONSES[200],
+    202: {
+        "model": Prediction | PredictionList,
+        "description": "Accepted: the prediction, or those of a list",
+        "headers": _LOCATION,
+    },
+}
+BATCH_RESPONSES: Responses = {202: {"model": PredictionList, "description": "All are accepted"}}
+_EVENT_EXAMPLE = """\
+id: 12
+event: progress
+data: {"stage": "generate", "fraction": 0.42, "frames_done": 68, "frames_total": 161}
+
+"""
+EVENTS: dict[str, Any] = {"parameters": [_LAST_EVENT_ID]}
+EVENTS_RESPONSES: Responses = {
+    200: {
+        "description": "The events until the prediction has ended",
+        "content": {"text/event-stream": {"example": _EVENT_EXAMPLE}},
+    },
+    204: {"description": "It has ended and there is nothing after Last-Event-ID"},
+}
+ERASURE: Responses = {
+    202: {"description": "It is out of reach, and goes as soon as its run or the storage allows"},
+    204: {"description": "It is gone"},
+}
+REMOVED: Responses = {204: ERASURE[204]}
+_NOT_READY = OutputNotReady("The prediction is processing; there is no video before it has ended.")
+NO_VIDEO: Responses = {
+    409: {
+        "description": "There is no video: `OUTPUT_NOT_READY` until the prediction has ended, "
+        "`NO_OUTPUT` if it failed or was canceled",
+        "content": {
+            "application/problem+json": {
+                "schema": reference("Problem"),
+                "example": json.loads(bytes(problem_answer(_NOT_READY).body)),
+            }
+        },
+    },
+    410: problems(410)[410],
+}
+UPLOAD_PROBLEMS = problems(400, 408, 413, 429, 507)
+UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "The file itself.",
+        "content": {"application/octet-stream": {"schema": _FILE}},
+    }
+}

@@ -1,0 +1,254 @@
+"""The page at ``/``: who may come in, and what of Gradio can be reached from outside.
+
+Gradio knows nothing of keys, has routes for much that the page does not need, and would let its
+pages load things from other hosts. So everything that goes to it passes a door.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from html import escape
+from typing import Any
+from urllib.parse import parse_qs
+
+import gradio as gr
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from latentsync.errors import NotAuthorized, TooManyBytes
+from latentsync.jobs.disk_space import Reserve
+from latentsync.server.auth import ANONYMOUS
+from latentsync.server.cross_site import require_same_origin
+from latentsync.server.request_body import declared_bytes, require_json_type
+from latentsync.server.routes.predictions_api import NativeApi
+from latentsync.settings import Settings
+from latentsync.ui.page import STYLE, build_page, theme
+from latentsync.ui.session import KEY_COOKIE, TELL_ZONE, read_key, write_key
+from latentsync.workspace import working_folder
+
+OwnerOf = Callable[[bytes], str]  # of a key; raises NotAuthorized
+
+_OF_THE_PAGE = re.compile(
+    r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static|svelte)/.*|gradio_api/("
+    r"queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|theme\.css|app_id"
+    r"|startup-events|file=.*))/?"
+)
+_HEADERS = {
+    # Gradio's components build parts of themselves from text, so 'unsafe-…' cannot be left out.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+        "media-src 'self' data: blob:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+# What a visitor has uploaded is shown as media and never run as a page.
+_FILE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+# Gradio lets pages of other origins read along, with the visitor's cookie.
+_CORS_HEADERS = {
+    f"access-control-allow-{what}" for what in ("origin", "credentials", "methods", "headers")
+} | {"access-control-max-age"}
+_FILES, _UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+_KEY_FORM_BYTES = 4096
+_ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>latentsync</title><style>
+* {{ font: inherit; box-sizing: border-box; }}
+:root {{ color-scheme: light dark; }}
+body {{ font: 18px/1.5 system-ui, sans-serif; max-width: 26em; margin: 15vh auto; padding: 0 1em; }}
+h1 {{ font-size: 1.6em; font-weight: bold; }}
+input, button {{ width: 100%; padding: .6em; margin: .4em 0; }}
+.wrong {{ color: light-dark(#b42318, #fda29b); }}</style></head><body><h1>latentsync</h1>
+<form method="post" action="{action}"><label for="key">Your key for this server</label>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus
+aria-describedby="about">
+{wrong}<button>Open the page</button></form>
+<p id="about">Whoever runs the server gives you one.
+It stays in this browser until you close it.</p></body></html>"""
+
+
+def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
+    """Show the page at ``/``; add it last, for it takes whatever no other route has taken.
+
+    Args:
+        app: the application.
+        api: sends finished videos.
+        owner_of: says whose a key is; None if the server asks for none.
+    """
+    settings = api.settings
+    app.include_router(_build_routes(api, owner_of))
+    _keep_gradio_here(app, settings)
+    gr.mount_gradio_app(
+        app,
+        build_page(settings, api.desk.engines, asks_for_key=owner_of is not None),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=settings.max_media_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=theme(),
+        css=STYLE,
+        head=TELL_ZONE,
+    )
+    mounted = app.router.routes[-1]
+    assert isinstance(mounted, Mount)
+    gradio: Any = mounted.app
+    mounted.app = PageDoor(gradio, owner_of, api.desk.reserve, settings)
+    tell_others = app.state.dismiss_listeners
+
+    def dismiss_listeners() -> None:
+        """End the streams that open pages hold, which would keep the server from stopping."""
+        tell_others()
+        gradio.stop_event.set()
+
+    app.state.dismiss_listeners = dismiss_listeners
+
+
+def _keep_gradio_here(app: FastAPI, settings: Settings) -> None:
+    """Tell Gradio what it only reads from the environment: where uploads go, and to call nobody.
+
+    The folder goes with this process, or is swept up by the next one if this one is killed.
+    """
+    app.state.page_folder = held = ExitStack()
+    os.environ["GRADIO_TEMP_DIR"] = str(held.enter_context(working_folder(settings.work_dir)))
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+class PageDoor:
+    """ASGI application: lets visitors with a key through to the page, and to nothing beside it.
+
+    Args:
+        page: Gradio's application.
+        owner_of: says whose a key is; None lets everybody in.
+        reserve: asked for room for an upload, and for the copies that its job will have.
+        settings: how large an upload may be, and under which address the page is reached.
+    """
+
+    def __init__(
+        self, page: ASGIApp, owner_of: OwnerOf | None, reserve: Reserve, settings: Settings
+    ) -> None:
+        self._page = page
+        self._owner_of = owner_of
+        self._reserve = reserve
+        self._max_media_bytes = settings.max_media_bytes
+        self._public_url = settings.public_url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request through.
+
+        Raises:
+            HTTPException: the page does not need it (404).
+            ForbiddenOrigin: a page of somebody else would change something with the visitor's key.
+            NotAuthorized, UnsupportedContentType, DiskFull.
+        """
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or not _OF_THE_PAGE.fullmatch(path):
+            raise HTTPException(404)
+        require_same_origin(HTTPConnection(scope), self._public_url)
+        if self._owner_of is not None:
+            try:
+                self._owner_of(read_key(Request(scope)))
+            except NotAuthorized:
+                if path != "/":
+                    raise
+                await ask_for_key("page/key")(scope, receive, send)
+                return
+        if path.rstrip("/") == _UPLOAD:
+            size_bytes = min(declared_bytes(scope), self._max_media_bytes)
+            await run_in_threadpool(self._reserve.require_for_body, size_bytes, 0)
+        elif scope["method"] == "POST":
+            require_json_type(scope)
+        headers = _FILE_HEADERS if path.startswith(_FILES) else _HEADERS
+        await self._page(scope, receive, _adding(headers, send))
+
+
+def ask_for_key(action: str, wrong: str = "") -> Response:
+    """Return the page that asks for the key.
+
+    Args:
+        action: where the key goes, seen from the page's address.
+        wrong: what was wrong with the last one.
+    """
+    said = f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""
+    headers = {**_HEADERS, "Cache-Control": "no-store"}
+    return HTMLResponse(_ASK_FOR_KEY.format(action=action, wrong=said), 401, headers)
+
+
+def _build_routes(api: NativeApi, owner_of: OwnerOf | None) -> APIRouter:
+    def of_this_page(request: Request) -> None:
+        require_same_origin(request, api.settings.public_url)
+
+    router = APIRouter(
+        prefix="/page", include_in_schema=False, dependencies=[Depends(of_this_page)]
+    )
+
+    def visitor(request: Request) -> str:
+        return ANONYMOUS if owner_of is None else owner_of(read_key(request))
+
+    @router.post("/key")
+    async def take_key(request: Request) -> Response:
+        return _let_in(await _read_key_field(request), request, owner_of)
+
+    @router.post("/forget")
+    async def forget_key() -> Response:
+        answer = RedirectResponse("../", 303)
+        answer.delete_cookie(KEY_COOKIE)
+        return answer
+
+    @router.get("/videos/{job_id}")
+    def video(request: Request, job_id: str, owner: str = Depends(visitor)) -> Response:
+        return api.output(request, job_id, owner)
+
+    return router
+
+
+async def _read_key_field(request: Request) -> str:
+    """Read the form of :func:`ask_for_key`; anybody may send one, so it is held to a small size."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _KEY_FORM_BYTES:
+            raise TooManyBytes(f"The form is larger than {_KEY_FORM_BYTES} bytes.", field="key")
+    return parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
+
+
+def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
+    """Set the cookie of a right key; it ends with the browser's session."""
+    answer = RedirectResponse("../", 303)
+    if owner_of is None:
+        return answer
+    try:
+        owner_of(key.encode("utf-8", "replace"))
+    except NotAuthorized:
+        return ask_for_key("key", "This server does not know that key. Look for typing mistakes.")
+    secure = request.url.scheme == "https"
+    answer.set_cookie(KEY_COOKIE, write_key(key), httponly=True, samesite="strict", secure=secure)
+    return answer
+
+
+def _adding(headers: Mapping[str, str], send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            told = MutableHeaders(scope=message)
+            told.update(headers)
+            for name in _CORS_HEADERS & set(told):
+                del told[name]
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,205 @@
+"""Contract A: one synchronous call, one video back.
+
+A caller who hangs up needs no answer: what is done for it stops.
+
+Contract A over the line of jobs: a worker runs the prediction, the call waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import IO, Annotated, Any, Protocol, TypeVar
+
+from fastapi import APIRouter, Depends, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive
+
+from latentsync.errors import Canceled, JobNotFound, LatentSyncError, OutputGone, recall_error
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.notifier import JobNews, wait_for
+from latentsync.jobs.service import JobDesk, Submission, fingerprint
+from latentsync.public_errors import as_own_error
+from latentsync.schema.predict import parse_request
+from latentsync.schema.responses import PredictDetails, PredictResponse
+from latentsync.server.admission import Places
+from latentsync.server.errors import error_answer
+from latentsync.server.openapi import ERROR_RESPONSES, error_responses, predict_body
+from latentsync.server.request_body import understand_json
+from latentsync.server.responses import FinishedRun, PredictAnswer
+
+T = TypeVar("T")
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return the work's result; cancels the work and waits for its end if the caller hangs up.
+
+    Args:
+        receive: of the request, whose body has been read.
+        work: what is done for the caller; it is cancelled, too, when this call is.
+
+    Raises:
+        Canceled: the caller hung up.
+    """
+    running = asyncio.create_task(work)
+    gone = asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return running.result()
+        raise Canceled("The caller hung up.")
+    finally:
+        running.cancel()
+        gone.cancel()
+        await asyncio.gather(running, gone, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+Name = Annotated[
+    str,
+    Path(
+        description="Any name: this server has one project and one app.",
+        openapi_examples={"name": {"summary": "Any", "value": "latentsync"}},
+    ),
+]
+
+
+class Door(Protocol):
+    """Answers ``POST /predict``, whichever path it came by."""
+
+    async def answer(self, request: Request, owner: str) -> Response:
+        """Read one request, have it run and answer with the envelope or the error."""
+        ...
+
+
+def build_predict_router(
+    door: Door, auth: Callable[..., Any], *, with_uploads: bool = False
+) -> APIRouter:
+    """Return the routes of contract A: the short path and the one that Cerebrium uses.
+
+    Args:
+        door: answers a request of an owner.
+        auth: the dependency whose value is that owner.
+        with_uploads: media may be uploads, which may be missing.
+    """
+    router = APIRouter(tags=["predict"])
+    body = predict_body()
+    responses = {**ERROR_RESPONSES, **(error_responses(404) if with_uploads else {})}
+
+    @router.post(
+        "/predict",
+        response_model=PredictResponse,
+        responses=responses,
+        openapi_extra=body,
+        summary="Make a video and wait for it",
+    )
+    async def predict(request: Request, owner: str = Depends(auth)) -> Response:
+        """Waits until the video is made and answers it as base64, with how it was made.
+
+        Closing the connection cancels the run.
+        """
+        return await door.answer(request, owner)
+
+    @router.post(
+        "/v4/{project}/{app}/predict",
+        response_model=PredictResponse,
+        responses=responses,
+        openapi_extra=body,
+        summary="Make a video and wait for it (path of Cerebrium)",
+    )
+    async def predict_on_cerebrium_path(
+        project: Name, app: Name, request: Request, owner: str = Depends(auth)
+    ) -> Response:
+        """The same as `POST /predict`, at the path under which Cerebrium serves it."""
+        return await door.answer(request, owner)
+
+    return router
+
+
+_LOOK_AT_LEAST_EVERY_S = 1.0
+
+
+class QueuedDoor:
+    """Submits a prediction and waits; its ``run_id`` is the id of the job.
+
+    Args:
+        desk: takes the job.
+        news: tells when something happens to it.
+        places: for those who wait.
+    """
+
+    def __init__(self, desk: JobDesk, news: JobNews, places: Places) -> None:
+        self._desk = desk
+        self._news = news
+        self._places = places
+
+    async def answer(self, request: Request, owner: str) -> Response:
+        """Have one request run by a worker; a caller who hangs up cancels the job."""
+        run_id = str(uuid.uuid4())
+        try:
+            counted = await run_in_threadpool(self._desk.store.count)
+            with self._places.place(ahead=counted[JobStatus.QUEUED]):
+                waiting = self._finish(await _read(request, run_id), owner)
+                job = await unless_gone(request.receive, waiting)
+            return PredictAnswer(await run_in_threadpool(self._finished, job))
+        except Exception as error:
+            return error_answer(as_own_error(error, run_id), run_id)
+
+    async def _finish(self, submission: Submission, owner: str) -> Job:
+        """Return the job when it has ended; one that nobody waits for any more is canceled."""
+        # Shielded: a caller who hangs up meanwhile must not leave a job that nobody knows.
+        submitting = asyncio.wrap_future(self._desk.begin_submit([submission], owner))
+        del submission  # with its media, which are stored: there is no need for them while waiting
+        try:
+            [job] = await asyncio.shield(submitting)
+            return await self._wait(job)
+        except BaseException:
+            await asyncio.wait([submitting])
+            if submitting.exception() is None:
+                with suppress(JobNotFound):  # it was erased meanwhile
+                    await run_in_threadpool(self._desk.cancel, submitting.result()[0].id, owner)
+            raise
+
+    async def _wait(self, job: Job) -> Job:
+        with self._news.bell(job.id) as bell:
+            while True:
+                self._places.check_open()
+                now = await run_in_threadpool(self._desk.store.get, job.id)
+                if now is None or now.status.is_final:
+                    return now or job
+                await wait_for(bell, _LOOK_AT_LEAST_EVERY_S)
+
+    def _finished(self, job: Job) -> FinishedRun:
+        if job.result_key is None or job.started_at is None or job.finished_at is None:
+            raise _error_of(job)
+        seconds = job.finished_at - job.started_at
+        self._places.note_run(seconds)
+        try:
+            video, size_bytes = self._open(job.result_key)
+        except FileNotFoundError:
+            raise OutputGone("The video was erased before it could be sent.") from None
+        details = PredictDetails.model_validate(job.details)
+        return FinishedRun(job.id, video, size_bytes, details, seconds * 1000)
+
+    def _open(self, key: str) -> tuple[IO[bytes], int]:
+        size_bytes = self._desk.files.size_bytes(key)
+        return self._desk.files.open(key), size_bytes
+
+
+async def _read(request: Request, run_id: str) -> Submission:
+    """Return what the body of a call asks for."""
+    return await understand_json(
+        request, lambda body: Submission(parse_request(body), fingerprint({"body": body}), run_id)
+    )
+
+
+def _error_of(job: Job) -> LatentSyncError:
+    if job.error is None:
+        return Canceled("The run was canceled.")
+    return recall_error(job.error.code, job.error.message, job.error.field)

@@ -1,0 +1,234 @@
+"""The routes of the native API: paths, words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from latentsync.jobs.models import JobStatus
+from latentsync.jobs.schemas import Prediction, PredictionPage, Upload
+from latentsync.jobs.service import check_job_id
+from latentsync.server.examples import ABOUT_EXAMPLE, ABOUT_UPLOAD
+from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
+from latentsync.server.routes import openapi as documented
+from latentsync.server.routes.engines import ModelList, list_models
+from latentsync.server.routes.predictions_api import NativeApi
+from latentsync.server.routes.uploads import receive_upload
+
+_PAGE, _PAGE_MAX = 20, 100
+
+JobId = Annotated[
+    str,
+    Path(
+        description="Id of the prediction, a UUID.",
+        json_schema_extra={"format": "uuid"},
+        openapi_examples=ABOUT_EXAMPLE,
+    ),
+]
+UploadId = Annotated[
+    str, Path(description="`id` of the answer to the upload.", openapi_examples=ABOUT_UPLOAD)
+]
+Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
+Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="Length of a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before this one.")]
+Auth = Callable[..., Any]
+
+
+def build_v1_router(api: NativeApi, auth: Auth) -> APIRouter:
+    """Return the routes below ``/v1``.
+
+    Args:
+        api: what answers.
+        auth: the dependency whose value is the caller as an owner of jobs.
+    """
+    router = APIRouter(prefix="/v1", responses=documented.problems(401, 422, 500, 503))
+    router.include_router(_submitting(api, auth))
+    router.include_router(_asking(api, auth))
+    router.include_router(_media_and_models(api, auth))
+    return router
+
+
+def _submitting(api: NativeApi, auth: Auth) -> APIRouter:
+    router = APIRouter(tags=["predictions"], responses=documented.SUBMIT_PROBLEMS)
+
+    @router.post(
+        "/predictions",
+        summary="Create a prediction, or several",
+        status_code=202,
+        responses=documented.SUBMIT_RESPONSES,
+        openapi_extra=documented.SUBMIT,
+    )
+    async def create_prediction(request: Request, owner: str = Depends(auth)) -> Response:
+        """Puts a prediction into the queue and answers it at once, or waits with `Prefer`.
+
+        Send the fields as JSON, or as a form with the media as files. An object
+        `{"predictions": [...]}`, or the list alone, creates several: all or none.
+        """
+        return await api.submit(request, owner)
+
+    @router.post(
+        "/predictions/batch",
+        summary="Create several predictions: all or none",
+        status_code=202,
+        responses=documented.BATCH_RESPONSES,
+        openapi_extra=documented.BATCH,
+    )
+    async def create_prediction_batch(request: Request, owner: str = Depends(auth)) -> Response:
+        """Puts up to 100 predictions into the queue. If one of them is refused, none is created."""
+        return await api.submit(request, owner, only_lists=True)
+
+    @router.put(
+        "/predictions/{job_id}",
+        summary="Create a prediction with an id of your own (idempotent)",
+        status_code=202,
+        responses=documented.SUBMIT_ONE_RESPONSES,
+        openapi_extra=documented.SUBMIT_ONE,
+    )
+    async def put_prediction(
+        request: Request, job_id: JobId, owner: str = Depends(auth)
+    ) -> Response:
+        """Like `POST /v1/predictions`, under a UUID that you choose.
+
+        A repeated call with the same body answers the same prediction and makes no second one. An
+        id that was used for anything else, by any key, is answered 409.
+        """
+        return await api.submit(request, owner, job_id=check_job_id(job_id))
+
+    return router
+
+
+def _asking(api: NativeApi, auth: Auth) -> APIRouter:
+    router = APIRouter(tags=["predictions"])
+    unknown = documented.problems(404)
+
+    @router.head("/predictions", include_in_schema=False)
+    @router.get("/predictions", summary="List your predictions, newest first")
+    def list_predictions(
+        request: Request,
+        status: Status = None,
+        limit: Limit = _PAGE,
+        cursor: Cursor = None,
+        owner: str = Depends(auth),
+    ) -> PredictionPage:
+        """Returns a page of the predictions of your key; `next_cursor` leads to the next page."""
+        return api.page(request, owner, status, limit, cursor)
+
+    @router.head("/predictions/{job_id}", include_in_schema=False)
+    @router.get(
+        "/predictions/{job_id}",
+        summary="Get a prediction",
+        response_model=Prediction,
+        responses=unknown,
+    )
+    async def get_prediction(
+        request: Request, job_id: JobId, owner: str = Depends(auth)
+    ) -> Response:
+        """Returns the state, progress, queue position and, at the end, the address of the video.
+
+        Cheap to ask: once a second is fine.
+        """
+        return await api.status(request, job_id, owner)
+
+    @router.post(
+        "/predictions/{job_id}/cancel",
+        summary="Cancel a prediction",
+        responses=unknown,
+    )
+    def cancel_prediction(
+        request: Request, job_id: JobId, owner: str = Depends(auth)
+    ) -> Prediction:
+        """Cancels it at once while it waits, within two seconds while it runs.
+
+        One that has ended stays as it is.
+        """
+        canceled = api.desk.cancel(api.find(job_id, owner).id, owner)
+        return api.show(canceled, api.base_url(request))
+
+    @router.delete(
+        "/predictions/{job_id}",
+        summary="Erase a prediction",
+        status_code=204,
+        response_class=Response,
+        responses=unknown | documented.ERASURE | documented.problems(507),
+    )
+    async def delete_prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
+        """Removes its media, its video and everything that is recorded of it.
+
+        One that waits or runs is canceled first, and no webhook is sent. From then on every address
+        of it answers 404. Its id and its `Idempotency-Key` are free again.
+        """
+        return await api.erase(job_id, owner)
+
+    @router.get(
+        "/predictions/{job_id}/events",
+        summary="Follow a prediction (server-sent events)",
+        response_class=Response,
+        responses=unknown | documented.EVENTS_RESPONSES,
+        openapi_extra=documented.EVENTS,
+    )
+    def prediction_events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        """Sends what has happened so far, then what happens, until the prediction has ended.
+
+        Events: `status`, `progress`, `position` (a new place in the queue), `log` (messages of the
+        run) and `webhook` (attempts to deliver it). `data` is a JSON object. After a broken
+        connection, `Last-Event-ID` continues the stream; browsers send it by themselves.
+        """
+        return api.events(request, job_id, owner)
+
+    @router.head("/predictions/{job_id}/output", include_in_schema=False)
+    @router.get(
+        "/predictions/{job_id}/output",
+        summary="Download the video",
+        response_class=Response,
+        responses=unknown | documented.NO_VIDEO | VIDEO_RESPONSES,
+        openapi_extra=VIDEO,
+    )
+    def prediction_output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+        """Returns the MP4 of a prediction that has succeeded, whole or in parts (`Range`)."""
+        return api.output(request, job_id, owner)
+
+    return router
+
+
+def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(
+        "/uploads",
+        tags=["uploads"],
+        summary="Store a media file",
+        status_code=201,
+        responses=documented.UPLOAD_PROBLEMS,
+        openapi_extra=documented.UPLOAD,
+    )
+    async def create_upload(request: Request, owner: str = Depends(auth)) -> Upload:
+        """Stores the body as a file of your key; the answered `url` goes wherever a media URL does.
+
+        The body is the file itself, not a form: `curl --data-binary @video.mp4`. What kind of file
+        it is, its content says.
+        """
+        with api.arrivals.place(request, owner, is_streamed=True):
+            return await receive_upload(request, api.desk, api.settings, owner)
+
+    @router.delete(
+        "/uploads/{upload_id}",
+        tags=["uploads"],
+        summary="Remove an upload",
+        status_code=204,
+        response_class=Response,
+        responses=documented.problems(404) | documented.REMOVED,
+    )
+    def delete_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
+        """Removes the file; predictions that were made with it have copies of their own."""
+        api.desk.remove_upload(upload_id, owner)
+        return Response(status_code=204)
+
+    @router.head("/models", include_in_schema=False)
+    @router.get("/models", name="list_models", tags=["models"], summary="List the engines")
+    def models(_owner: str = Depends(auth)) -> ModelList:
+        """Returns the values of the field `engine`, which can run now, and the default."""
+        return list_models(api.settings, api.desk.engines.now())
+
+    return router

@@ -1,0 +1,261 @@
+"""What the native API answers; the desk and the record behind it do the work."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from latentsync.errors import (
+    InvalidField,
+    JobNotFound,
+    MalformedBody,
+    NoOutput,
+    OutputGone,
+    OutputNotReady,
+    shorten,
+)
+from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.notifier import JobNews, wait_for
+from latentsync.jobs.schemas import Prediction, PredictionList, PredictionPage, represent
+from latentsync.jobs.service import JobDesk, Submission, check_job_id
+from latentsync.jobs.stats import newest_event
+from latentsync.jobs.webhooks import find_delivery
+from latentsync.schema.predict import unknown_field
+from latentsync.server.admission import Arrivals
+from latentsync.server.responses import base_url_of, path_of, stored_video
+from latentsync.server.routes.events import EventStream, parse_last_event_id
+from latentsync.server.routes.submissions import read_submissions
+from latentsync.settings import Settings
+
+WAIT_MAX_S = 60
+_HEARTBEAT_S = 15.0
+_LOOK_AT_LEAST_EVERY_S = 1.0
+_ERASURE_WAIT_S = 5.0  # a run stops within two seconds
+_ERASURE_LOOK_EVERY_S = 0.1
+_CURSOR = re.compile(r"[0-9]{1,18}")
+_LIST_QUERY = ("status", "limit", "cursor")
+# Without a value, or with a whole number as one; RFC 7240 allows blanks, quotes and capitals.
+_WAIT = re.compile(
+    r'(?:^|[,;\s])wait(?:\s*=\s*(\d{1,6}|"\d{1,6}")|(?!\s*=))(?=$|[,;\s])', re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class NativeApi:
+    """What the routes need, and the answers that several of them give.
+
+    Attributes:
+        desk: where jobs are handed in.
+        news: tells when something happens to them.
+        settings: limits.
+        arrivals: has places for bodies.
+        heartbeat_s: longest silence of an event stream.
+    """
+
+    desk: JobDesk
+    news: JobNews
+    settings: Settings
+    arrivals: Arrivals
+    heartbeat_s: float = _HEARTBEAT_S
+
+    def find(self, job_id: str, owner: str) -> Job:
+        """Return an owner's job; raises JobNotFound, also for an id that cannot be one."""
+        try:
+            return self.desk.job(check_job_id(job_id), owner)
+        except InvalidField:
+            raise JobNotFound(f"There is no job {job_id[:80]!r}.") from None
+
+    def base_url(self, request: Request) -> str:
+        """Return the address of this server, as the caller knows it."""
+        return base_url_of(request, self.settings.public_url)
+
+    def show(self, job: Job, base_url: str) -> Prediction:
+        """Return a job as callers see it."""
+        return self._represent(job, self.desk.store.position(job), base_url)
+
+    async def status(self, request: Request, job_id: str, owner: str) -> Response:
+        """Return the answer with how far a prediction is."""
+        # Asked for far more often than anything else: in one thread, and not checked once more.
+        base_url = self.base_url(request)
+        return _json(await run_in_threadpool(self._look, job_id, owner, base_url), 200)
+
+    def _look(self, job_id: str, owner: str, base_url: str) -> Prediction:
+        return self._represent(*self.desk.look(job_id, owner), base_url)
+
+    def _represent(self, job: Job, position: int | None, base_url: str) -> Prediction:
+        return represent(job, position, base_url, find_delivery(self.desk.store.engine, job))
+
+    async def submit(
+        self,
+        request: Request,
+        owner: str,
+        *,
+        job_id: str | None = None,
+        only_lists: bool = False,
+    ) -> Response:
+        """Take in what a call holds; wait for one prediction as long as the caller likes.
+
+        Args:
+            request: the call, with its body still to come.
+            owner: who calls.
+            job_id: the caller's own id of the one prediction.
+            only_lists: refuse a single one.
+        """
+        wait_s, base_url = _wait_s(request), self.base_url(request)
+        jobs, is_list = await self._take_in(request, owner, job_id, only_lists)
+        if is_list:
+            shown = await run_in_threadpool(lambda: [self.show(job, base_url) for job in jobs])
+            return _json(PredictionList(predictions=shown), 202)
+        job = jobs[0] if wait_s is None else await self._wait(jobs[0], wait_s)
+        headers = {"Location": f"{path_of(base_url)}/v1/predictions/{job.id}"}
+        if wait_s is not None:
+            headers["Preference-Applied"] = f"wait={wait_s}"
+        status_code = 200 if job.status.is_final else 202
+        return _json(await run_in_threadpool(self.show, job, base_url), status_code, headers)
+
+    async def _take_in(
+        self, request: Request, owner: str, job_id: str | None, only_lists: bool
+    ) -> tuple[list[Job], bool]:
+        """Return the jobs of a call's body, and whether it was a list of them."""
+        with self.arrivals.place(request, owner):
+            reading = read_submissions(
+                request,
+                self.settings,
+                self.desk.reserve,
+                job_id=job_id,
+                engines=self.desk.engines,
+            )
+            async with reading as (handed_in, is_list):
+                if only_lists and not is_list:
+                    raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
+                handed_in = [_at(self.base_url(request), one) for one in handed_in]
+                submitting = self.desk.begin_submit(handed_in, owner)
+                return await asyncio.wrap_future(submitting), is_list
+
+    async def _wait(self, job: Job, timeout_s: int) -> Job:
+        """Return the job when it has ended or the time is up, as it is then."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + timeout_s
+        with self.news.bell(job.id) as bell:
+            while True:
+                job = await run_in_threadpool(self.desk.job, job.id, job.owner)
+                left_s = ends_at - loop.time()
+                if job.status.is_final or left_s <= 0 or self.news.is_closed:
+                    return job
+                await wait_for(bell, min(left_s, _LOOK_AT_LEAST_EVERY_S))
+
+    def page(
+        self,
+        request: Request,
+        owner: str,
+        status: JobStatus | None,
+        limit: int,
+        cursor: str | None,
+    ) -> PredictionPage:
+        """Return some of an owner's predictions; the cursor is the number of the last one seen.
+
+        It leads on from there even if that one has been forgotten since.
+        """
+        _check_query(request, _LIST_QUERY)
+        before = None if cursor is None else _parse_cursor(cursor)
+        jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
+        base_url = self.base_url(request)
+        shown = [self.show(job, base_url) for job in jobs[:limit]]
+        more = len(jobs) > limit
+        next_cursor = str(jobs[limit - 1].number) if more else None
+        return PredictionPage(predictions=shown, next_cursor=next_cursor)
+
+    def output(self, request: Request, job_id: str, owner: str) -> Response:
+        """Return the answer with a prediction's video.
+
+        Raises:
+            JobNotFound: there is no such prediction.
+            OutputNotReady: it has not ended.
+            NoOutput: it failed or was canceled.
+            OutputGone: its video is no longer kept.
+        """
+        job = self.find(job_id, owner)
+        if not job.status.is_final or job.result_key is None:
+            kind = NoOutput if job.status.is_final else OutputNotReady
+            raise kind(f"The prediction is {job.status}: it has no output.", field="id")
+        try:
+            return stored_video(request, self.desk.files, job.result_key, name=f"{job.id}.mp4")
+        except FileNotFoundError:
+            raise OutputGone("The output is no longer kept.", field="id") from None
+
+    async def erase(self, job_id: str, owner: str) -> Response:
+        """Erase a prediction and answer when it is gone, or when that takes longer than usual."""
+        number = await run_in_threadpool(self.desk.begin_erasure, job_id, owner)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _ERASURE_WAIT_S
+        while not await run_in_threadpool(self.desk.finish_erasure, number):
+            if loop.time() > ends_at or self.news.is_closed:
+                return Response(status_code=202)
+            await asyncio.sleep(_ERASURE_LOOK_EVERY_S)
+        return Response(status_code=204)
+
+    def events(self, request: Request, job_id: str, owner: str) -> Response:
+        """Return the stream of what happens to a prediction, from where the caller was."""
+        job = self.find(job_id, owner)
+        after = parse_last_event_id(
+            request.headers.get("last-event-id"), partial(newest_event, self.desk.store.engine)
+        )
+        if job.status.is_final and not self.desk.store.events(job.id, after, limit=1):
+            return Response(status_code=204)  # tells an EventSource to stop connecting again
+        return EventStream(self.desk, self.news, job, after=after, heartbeat_s=self.heartbeat_s)
+
+
+def _at(base_url: str, submission: Submission) -> Submission:
+    """Return a submission whose webhook knows the address at which it was handed in."""
+    if submission.webhook is None:
+        return submission
+    return replace(submission, webhook=replace(submission.webhook, base_url=base_url))
+
+
+def _check_query(request: Request, allowed: Collection[str]) -> None:
+    """Refuse a query that would not have the effect that its caller expects.
+
+    Raises:
+        UnknownField: a name that is none of these.
+        InvalidField: a name that is there twice.
+    """
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in allowed:
+            raise unknown_field(name, allowed)
+        if names.count(name) > 1:
+            raise InvalidField(f"{name} is given {names.count(name)} times.", field=name)
+
+
+def _parse_cursor(cursor: str) -> int:
+    if _CURSOR.fullmatch(cursor) is None:
+        raise InvalidField(
+            f"cursor is {shorten(cursor)}. Allowed: a next_cursor that was answered before.",
+            field="cursor",
+        )
+    return int(cursor)
+
+
+def _wait_s(request: Request) -> int | None:
+    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most as many as this server waits.
+
+    Without a number it waits that long.
+    """
+    found = _WAIT.search(", ".join(request.headers.getlist("prefer")))
+    if found is None:
+        return None
+    return min(int((found[1] or str(WAIT_MAX_S)).strip('"')), WAIT_MAX_S)
+
+
+def _json(body: BaseModel, status_code: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        body.model_dump_json(), status_code, headers=headers, media_type="application/json"
+    )

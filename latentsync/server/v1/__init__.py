@@ -1,1 +1,0 @@
-"""The native API, ``/v1``: predictions, their events and output, uploads, models."""

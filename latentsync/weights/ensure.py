@@ -1,0 +1,332 @@
+"""The weights' part of a cold start: whatever is missing is fetched once, side by side.
+
+A start that finds everything reads a few numbers a file and touches no network.
+
+Runs pieces of work side by side while the caller watches: first failure, stop, progress.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+from latentsync.errors import (
+    DiskFull,
+    EngineUnavailable,
+    LatentSyncError,
+    WeightsMissing,
+    WeightsUnreachable,
+)
+from latentsync.monitor import never
+from latentsync.settings import Settings
+from latentsync.weights.catalog import (
+    CATALOG,
+    ArchiveMember,
+    Catalog,
+    WeightsFile,
+    look_up,
+    weights_for,
+)
+from latentsync.weights.fetch import bring, is_sound
+from latentsync.weights.paths import addresses, beside, is_offline, path_of, place_of, require_space
+from latentsync.weights.progress import Errand, ProgressCallback, Retries, Stopped
+from latentsync.weights.verify import State, state_of
+from latentsync.workspace import is_disk_full
+
+_ASK_EVERY_S = 0.1  # how often the caller is asked whether to stop, and told how far it is
+_PUT_AWAY_S = 1.0  # for the others to end once the call is over
+
+
+class _Worker(Thread):
+    """A daemon, so that one that waits for a silent server holds up nobody."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__(name="latentsync-weights", daemon=True)
+        self._work = work
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self.failure = error
+
+
+def run_side_by_side(
+    works: Sequence[Callable[[], None]],
+    errand: Errand,
+    check: Callable[[], None],
+    on_progress: ProgressCallback | None,
+) -> None:
+    """Run every piece of work in a thread of its own until all are done.
+
+    Args:
+        works: each ends soon after ``errand`` is told to stop.
+        errand: what they share.
+        check: called here ten times a second; what it raises ends the call at once.
+        on_progress: called here, in the caller's thread.
+
+    Raises:
+        BaseException: what ``check`` or the first of the works to fail raised.
+    """
+    workers = [_Worker(work) for work in works]
+    for worker in workers:
+        worker.start()
+    try:
+        while running := [worker for worker in workers if worker.is_alive()]:
+            check()
+            _report(errand, on_progress)
+            _raise_failure(workers)
+            running[0].join(_ASK_EVERY_S)
+        _report(errand, on_progress)
+        _raise_failure(workers)
+    finally:
+        errand.stop.set()
+        for worker in workers:
+            worker.join(_PUT_AWAY_S / len(workers))
+
+
+def _report(errand: Errand, on_progress: ProgressCallback | None) -> None:
+    for progress in errand.take_news():
+        if on_progress is not None:
+            on_progress(progress)
+
+
+def _raise_failure(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        if worker.failure is not None and not isinstance(worker.failure, Stopped):
+            raise worker.failure
+
+
+logger = logging.getLogger(__name__)
+
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def prepare(
+    engine: str,
+    settings: Settings,
+    *,
+    check: Callable[[], None] = never,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+) -> dict[str, Path]:
+    """Bring here what an engine needs; VGG16 comes along in the background, if it is wanted.
+
+    Args:
+        engine: as for :func:`weights_for`.
+        settings: where to, where from, what for.
+        check: as for :func:`ensure`.
+        on_progress: as for :func:`ensure`.
+        catalog: as for :func:`ensure`.
+
+    Returns:
+        Path of every file by its name; VGG16 is not among them.
+    """
+    names = weights_for(engine, settings)
+    if names and settings.fetch_vgg16:
+        fetch_vgg16_in_background(settings, catalog=catalog)
+    return ensure(names, settings=settings, check=check, on_progress=on_progress, catalog=catalog)
+
+
+def ensure(
+    names: Iterable[str],
+    *,
+    settings: Settings,
+    check: Callable[[], None] = never,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+    retries: Retries | None = None,
+) -> dict[str, Path]:
+    """Return the paths of these files, after fetching what is missing or damaged.
+
+    Files are fetched side by side, each by one process at a time; a broken-off download is
+    continued, by the next call if need be. Files that are complete are never written to, so a
+    read-only folder will do for them.
+
+    Args:
+        names: names of the catalog.
+        settings: ``weights_dir``, ``weights_mirror``, ``offline``.
+        check: called ten times a second while there is work; what it raises ends the call.
+        on_progress: called in this thread.
+        catalog: what the names mean.
+        retries: patience with the connection.
+
+    Raises:
+        WeightsMissing: offline, or the folder may not be written to.
+        WeightsUnreachable: no source has the file.
+        WeightsDamaged: what a source has is not the file.
+        DiskFull: not enough room, seen before or while fetching.
+        EngineUnavailable: an unknown name, or huggingface_hub is not installed.
+    """
+    files = look_up(tuple(names), catalog)
+    unsure = [file for file in files if _state_of(file, settings) is not State.SOUND]
+    if unsure:
+        errand = Errand(retries or Retries())
+        if is_offline(settings):
+            works = [partial(_require_sound, unsure, settings, errand)]
+        else:
+            _require_space(unsure, settings)
+            works = [partial(_bring, group, settings, errand) for group in _groups(unsure)]
+        run_side_by_side(works, errand, check, on_progress)
+    return {file.name: path_of(file, settings) for file in files}
+
+
+def find_missing_offline(
+    names: Iterable[str], settings: Settings, catalog: Catalog = CATALOG
+) -> str | None:
+    """Return what :func:`ensure` says of files that are not here and may not be fetched.
+
+    It reads no file: what is damaged but has its size, or may not be looked at, is found out later.
+    """
+    if not is_offline(settings):
+        return None
+    absent = [file for file in look_up(tuple(names), catalog) if not _may_be_here(file, settings)]
+    return _say_where(absent, settings) if absent else None
+
+
+def ensure_vgg16(
+    settings: Settings,
+    *,
+    check: Callable[[], None] = never,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+    retries: Retries | None = None,
+) -> Path:
+    """Return the path of VGG16 in torch hub's cache, after fetching it if it is missing.
+
+    Its addresses are tried in the catalog's order, and what one of them left is removed before the
+    next is asked.
+
+    Raises:
+        WeightsUnreachable: none of them has it, or it cannot be stored; the last cause is chained.
+    """
+    try:
+        found = ensure(
+            ("vgg16",),
+            settings=settings,
+            check=check,
+            on_progress=on_progress,
+            catalog=catalog,
+            retries=retries,
+        )
+    except (EngineUnavailable, DiskFull) as error:
+        raise WeightsUnreachable("Unable to download VGG16 weights for LatentSync.") from error
+    return found["vgg16"]
+
+
+def fetch_vgg16_in_background(
+    settings: Settings, *, catalog: Catalog = CATALOG, retries: Retries | None = None
+) -> Thread:
+    """Fetch VGG16 in a thread; if that fails the log says so and nothing else happens."""
+
+    def fetch() -> None:
+        try:
+            ensure_vgg16(settings, catalog=catalog, retries=retries)
+        except LatentSyncError as error:
+            logger.warning("%s Inference does not need them. Cause: %s", error, error.__cause__)
+
+    thread = Thread(target=fetch, name="latentsync-vgg16", daemon=True)
+    thread.start()
+    return thread
+
+
+def _groups(files: Sequence[WeightsFile]) -> list[list[WeightsFile]]:
+    """Put files of the same archive together, so that it comes once."""
+    groups: dict[str, list[WeightsFile]] = {}
+    for file in files:
+        key = file.source.url if isinstance(file.source, ArchiveMember) else file.name
+        groups.setdefault(key, []).append(file)
+    return list(groups.values())
+
+
+def _bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+    """Bring files of one source; what the disk has against it is said in the caller's words."""
+    try:
+        bring(files, settings, errand)
+    except OSError as error:
+        raise _explain(error, files[0], settings) from error
+
+
+def _require_sound(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+    """Raise WeightsMissing, saying for every absent file where to get it and where to put it."""
+    absent = []
+    for file in files:
+        try:
+            if not is_sound(file, settings, errand):
+                absent.append(file)
+        except OSError as error:
+            raise _explain(error, file, settings) from error
+    for file in absent:
+        logger.error("%s belongs at %s", file.name, path_of(file, settings))
+    if absent:
+        raise WeightsMissing(_say_where(absent, settings))
+
+
+def _say_where(absent: Sequence[WeightsFile], settings: Settings) -> str:
+    """Return where to get absent files and where to put them."""
+    return "Offline, and weights are missing or damaged. " + " ".join(
+        f"{file.name}: fetch {' or '.join(addresses(file, settings))} "
+        f"and put it at {place_of(file)}."
+        for file in absent
+    )
+
+
+def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
+    needs = []
+    for group in _groups([file for file in files if _is_absent(file, settings)]):
+        source, path = group[0].source, path_of(group[0], settings)
+        sizes_bytes = sum(file.size_bytes for file in group)
+        if isinstance(source, ArchiveMember):
+            sizes_bytes += source.archive_bytes
+            path = path.with_name(source.url.rpartition("/")[2])
+        arrived_bytes = _size_of(beside(path, ".part"))
+        needs.append((path.parent, max(0, sizes_bytes - arrived_bytes)))
+    require_space(needs)
+
+
+def _size_of(path: Path) -> int:
+    """Return how many bytes a file has; 0 without it, which another process may just have moved."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _may_be_here(file: WeightsFile, settings: Settings) -> bool:
+    try:
+        return state_of(file, path_of(file, settings)) in (State.UNCHECKED, State.SOUND)
+    except OSError:
+        return True
+
+
+def _is_absent(file: WeightsFile, settings: Settings) -> bool:
+    return _state_of(file, settings) is not State.UNCHECKED
+
+
+def _state_of(file: WeightsFile, settings: Settings) -> State:
+    try:
+        return state_of(file, path_of(file, settings))
+    except OSError as error:
+        raise _explain(error, file, settings) from error
+
+
+def _explain(error: OSError, file: WeightsFile, settings: Settings) -> LatentSyncError:
+    """Return the error of this package for one of the operating system's."""
+    logger.error("%s at %s: %s", file.name, path_of(file, settings), error)
+    if is_disk_full(error):
+        return DiskFull(
+            f"The disk is full: {file.name} ({file.size_bytes} bytes) did not fit. Make room and "
+            "start again; what has arrived is kept."
+        )
+    if error.errno in _DENIED:
+        return WeightsMissing(
+            f"{file.name} is not usable and may not be stored at {place_of(file)}. Give this user "
+            "the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to another folder."
+        )
+    reason = error.strerror or type(error).__name__
+    return WeightsMissing(f"{file.name} cannot be kept at {place_of(file)}: {reason}.")

@@ -1,0 +1,220 @@
+"""Brings one file here, or the files of one archive: check what is there, lock, fetch, check.
+
+One lock per file of weights between processes and threads; it ends with its holder.
+
+Where a filesystem has no locks two processes may spoil each other's part; its hash tells, and it is
+fetched again.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from latentsync.errors import LatentSyncError, WeightsDamaged, WeightsUnreachable
+from latentsync.settings import Settings
+from latentsync.weights.catalog import ArchiveMember, HubFile, WebFile, WeightsFile
+from latentsync.weights.download import Partial, Wanted, download
+from latentsync.weights.hub import Origin, find_on_hub
+from latentsync.weights.paths import addresses, beside, path_of, showable, web_address
+from latentsync.weights.progress import Errand
+from latentsync.weights.verify import (
+    State,
+    hash_file,
+    problem_of,
+    read_stamp,
+    state_of,
+    write_stamp,
+)
+
+logger = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 0.1
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some volumes of clouds
+
+
+@contextmanager
+def locked(path: Path, errand: Errand) -> Iterator[None]:
+    """Hold the lock file at ``path`` for the block, after waiting for whoever has it.
+
+    Raises:
+        Stopped: while waiting.
+        OSError: the file cannot be made.
+    """
+    descriptor = _take(path)
+    while descriptor is None:
+        errand.pause(_ASK_EVERY_S)
+        descriptor = _take(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # before letting go: whoever waits sees that it is gone
+        os.close(descriptor)
+
+
+def _take(path: Path) -> int | None:
+    """Open and lock ``path``; None if somebody holds it or removed it meanwhile."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            logger.warning("%s: this filesystem has no locks; start one process at a time", path)
+            return descriptor
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+_BLOCK_BYTES = 1024 * 1024
+
+
+def is_sound(file: WeightsFile, settings: Settings, errand: Errand) -> bool:
+    """Tell whether a file is here and what it should be; without a fitting stamp it is hashed."""
+    path = path_of(file, settings)
+    state = state_of(file, path)
+    if state is not State.UNCHECKED:
+        return state is State.SOUND
+    logger.info("%s is checked: %d bytes are read", file.name, path.stat().st_size)
+    sha256 = hash_file(path, lambda done: _tell_check(file, done, errand))
+    problem = problem_of(file, path, sha256, recorded=read_stamp(path))
+    if problem is not None:
+        logger.warning("%s (%s) is damaged: %s", file.name, path, problem)
+        return False
+    write_stamp(path, sha256)
+    return True
+
+
+def bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+    """Make ``files`` sound: one file, or all that come out of one archive.
+
+    Raises:
+        WeightsUnreachable, WeightsDamaged: given up.
+        Stopped: told to.
+        OSError: the disk is full, or a folder may not be written to.
+    """
+    if all([is_sound(file, settings, errand) for file in files]):
+        return
+    target = path_of(files[0], settings)
+    source = files[0].source
+    if isinstance(source, ArchiveMember):
+        target = target.with_name(PurePosixPath(source.url).name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    errand.tell(files[0].name, "waiting", 0, files[0].size_bytes)
+    with locked(beside(target, ".lock"), errand):
+        missing = [file for file in files if not is_sound(file, settings, errand)]
+        if not missing:
+            return  # another process has brought them meanwhile
+        if isinstance(source, ArchiveMember):
+            _bring_archive(source, missing, target, settings, errand)
+        elif isinstance(source, WebFile):
+            _bring_web_file(missing[0], source, target, settings, errand)
+        else:
+            _bring_hub_file(missing[0], source, target, settings, errand)
+
+
+def _bring_hub_file(
+    file: WeightsFile, source: HubFile, target: Path, settings: Settings, errand: Errand
+) -> None:
+    wanted = _wanted(file, addresses(file, settings)[0])
+    with Partial(target, errand.go_on) as partial:
+        download(wanted, lambda: find_on_hub(source, settings), partial, errand)
+        _settle(file, partial, target, errand)
+
+
+def _bring_web_file(
+    file: WeightsFile, source: WebFile, target: Path, settings: Settings, errand: Errand
+) -> None:
+    """Try one address after the other; nothing that one sent is kept for the next."""
+    failures: list[LatentSyncError] = []
+    for url in source.urls:
+        origin = _origin(web_address(url, settings))
+        wanted = _wanted(file, showable(origin.url))
+        with Partial(target, errand.go_on) as partial:
+            try:
+                download(wanted, _constantly(origin), partial, errand)
+                _settle(file, partial, target, errand)
+                return
+            except (WeightsUnreachable, WeightsDamaged) as error:
+                logger.warning("%s", error.message)
+                partial.discard()
+                failures.append(error)
+    raise failures[-1]
+
+
+def _bring_archive(
+    source: ArchiveMember,
+    files: Sequence[WeightsFile],
+    archive: Path,
+    settings: Settings,
+    errand: Errand,
+) -> None:
+    """Fetch the archive, take the files out of it, remove it."""
+    address = showable(source.url)
+    wanted = Wanted(files[0].name, address, source.archive_sha256, None, source.archive_bytes)
+    with Partial(archive, errand.go_on) as partial:
+        download(wanted, _constantly(_origin(source.url)), partial, errand)
+        for file in files:
+            _unpack(file, partial.path, path_of(file, settings), address, errand)
+        partial.discard()
+
+
+def _unpack(file: WeightsFile, archive: Path, target: Path, address: str, errand: Errand) -> None:
+    assert isinstance(file.source, ArchiveMember)
+    with zipfile.ZipFile(archive) as opened, Partial(target, errand.go_on) as partial:
+        member = _find_member(opened, file.source.member)
+        if member is None or member.file_size not in file.sizes:
+            raise WeightsDamaged(f"{address} holds no {file.source.member} of the right size.")
+        partial.restart(address)
+        with opened.open(member) as packed:
+            while block := packed.read(_BLOCK_BYTES):
+                partial.write(block)
+                errand.go_on()
+        _settle(file, partial, target, errand)
+
+
+def _find_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
+    return next(
+        (info for info in archive.infolist() if PurePosixPath(info.filename).name == name), None
+    )
+
+
+def _settle(file: WeightsFile, partial: Partial, target: Path, errand: Errand) -> None:
+    """Put a whole file into its place and remember its hash."""
+    sha256 = partial.sha256
+    problem = problem_of(file, partial.path, sha256, recorded=None)
+    if problem is not None:
+        partial.discard()
+        raise WeightsDamaged(f"What came for {file.name} is not the file: {problem}.")
+    partial.finish()
+    write_stamp(target, sha256)
+    errand.tell(file.name, "done", partial.size_bytes, partial.size_bytes)
+    logger.info("%s is at %s", file.name, target)
+
+
+def _wanted(file: WeightsFile, address: str) -> Wanted:
+    return Wanted(file.name, address, file.sha256, file.sizes, file.size_bytes)
+
+
+def _constantly(origin: Origin) -> Callable[[], Origin]:
+    return lambda: origin
+
+
+def _origin(url: str) -> Origin:
+    return Origin(url, identity=url)
+
+
+def _tell_check(file: WeightsFile, done_bytes: int, errand: Errand) -> None:
+    errand.go_on()
+    errand.tell(file.name, "checking", done_bytes, file.size_bytes)

@@ -1,0 +1,185 @@
+"""Reads every byte of the files that are here and compares them with what they should be.
+
+What is known of a file on disk without reading it: its size, and a stamp of an earlier check.
+
+A checkpoint of 5 GB takes seconds to hash. After one check a stamp beside it remembers size, time
+and hash, so that later starts look at three numbers instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from latentsync.settings import Settings
+from latentsync.weights.catalog import CATALOG, Catalog, WeightsFile, look_up
+from latentsync.weights.paths import beside, path_of
+from latentsync.weights.progress import ProgressCallback, WeightsProgress
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 4 * 1024 * 1024
+_CLOCKS_NS = (1, 10**3, 10**6, 10**9)  # how exactly filesystems and archives keep a file's time
+_NEVER_NS = -(10**18)  # before every file
+
+
+class State(Enum):
+    """A file as far as it is known without reading it."""
+
+    MISSING = "missing"
+    PARTIAL = "partial"  # some of it has arrived
+    WRONG_SIZE = "damaged"
+    UNCHECKED = "unchecked"  # its size is right
+    SOUND = "present"  # checked, and not changed since
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A file as it was when it was checked."""
+
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+
+    def fits(self, status: os.stat_result) -> bool:
+        """Tell whether the file has not changed since; a copy's time may be less exact."""
+        times_ns = [self.modified_ns // clock_ns * clock_ns for clock_ns in _CLOCKS_NS]
+        return status.st_size == self.size_bytes and status.st_mtime_ns in times_ns
+
+
+def state_of(file: WeightsFile, path: Path) -> State:
+    """Return what is known of ``path``; raises OSError where it may not be looked at."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return State.PARTIAL if beside(path, ".part").exists() else State.MISSING
+    if not stat.S_ISREG(status.st_mode) or status.st_size not in file.sizes:
+        return State.WRONG_SIZE
+    stamp = read_stamp(path)
+    if stamp is None or not stamp.fits(status) or not stamp.sha256.startswith(file.sha256 or ""):
+        return State.UNCHECKED
+    return State.SOUND
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Return the stamp beside ``path``, or None if there is none that can be read."""
+    try:
+        return Stamp(**json.loads(beside(path, ".stamp").read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_stamp(path: Path, sha256: str) -> None:
+    """Remember that ``path`` was checked; a read-only folder costs later starts time, no more."""
+    status = path.stat()
+    _save(path, Stamp(status.st_size, status.st_mtime_ns, sha256))
+
+
+def distrust(path: Path) -> None:
+    """Make the next start read ``path`` again; the hash recorded when it came is kept."""
+    stamp = read_stamp(path)
+    if stamp is not None:
+        _save(path, replace(stamp, modified_ns=_NEVER_NS))
+
+
+def _save(path: Path, stamp: Stamp) -> None:
+    fresh = beside(path, f".stamp.{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps(asdict(stamp)), "utf-8")
+        os.replace(fresh, beside(path, ".stamp"))
+    except OSError as error:
+        logger.info("%s is checked again at each start: no stamp beside it (%s)", path, error)
+
+
+def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:
+    """Return the sha256 of a file in hex; ``on_bytes`` hears of each block and may raise."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb", buffering=0) as opened:
+        while block := opened.read(_BLOCK_BYTES):
+            digest.update(block)
+            done += len(block)
+            on_bytes(done)
+    return digest.hexdigest()
+
+
+def problem_of(file: WeightsFile, path: Path, sha256: str, recorded: Stamp | None) -> str | None:
+    """Return what is wrong with a file whose hash is ``sha256``, or None.
+
+    Args:
+        file: its entry.
+        path: the file, or its finished part.
+        sha256: of its bytes, in hex.
+        recorded: the stamp of an earlier check; decides where the catalog has no hash.
+    """
+    size_bytes = path.stat().st_size
+    if size_bytes not in file.sizes:
+        return f"it has {size_bytes} bytes instead of {file.size_bytes}"
+    wanted = file.sha256 or (recorded.sha256 if recorded else "")
+    if not sha256.startswith(wanted):
+        return f"its sha256 begins with {sha256[:12]} instead of {wanted[:12]}"
+    if file.sha256 is None and file.path.endswith(".pt") and not zipfile.is_zipfile(path):
+        return "it is not a PyTorch checkpoint"
+    return None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one file; ``problem`` is None where all is well or nothing is there."""
+
+    name: str
+    present: bool
+    problem: str | None = None
+    sha256: str | None = None
+
+
+def verify(
+    names: Iterable[str],
+    *,
+    settings: Settings,
+    check: Callable[[], None] = lambda: None,
+    on_progress: ProgressCallback | None = None,
+    catalog: Catalog = CATALOG,
+) -> list[Verdict]:
+    """Hash what is here of these files, whatever their stamps say, and judge it.
+
+    A file whose publisher states no hash is compared with the hash recorded when it came.
+
+    Raises:
+        EngineUnavailable: an unknown name.
+        OSError: a file cannot be read.
+    """
+
+    def verdict(file: WeightsFile) -> Verdict:
+        def tell(done_bytes: int) -> None:
+            check()
+            if on_progress is not None:
+                on_progress(WeightsProgress(file.name, "checking", done_bytes, file.size_bytes))
+
+        return _judge(file, settings, tell)
+
+    return [verdict(file) for file in look_up(tuple(names), catalog)]
+
+
+def _judge(file: WeightsFile, settings: Settings, tell: Callable[[int], None]) -> Verdict:
+    path = path_of(file, settings)
+    state = state_of(file, path)
+    if state in (State.MISSING, State.PARTIAL):
+        return Verdict(file.name, present=False)
+    if not path.is_file():
+        return Verdict(file.name, present=True, problem="it is not a file")
+    sha256 = hash_file(path, tell)
+    problem = problem_of(file, path, sha256, recorded=read_stamp(path))
+    if problem is not None:
+        distrust(path)
+    elif state is not State.SOUND:
+        write_stamp(path, sha256)
+    return Verdict(file.name, present=True, problem=problem, sha256=sha256)

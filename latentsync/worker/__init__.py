@@ -1,0 +1,1 @@
+"""The worker process, which takes jobs from the queue, and its child, which runs them."""
