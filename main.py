@@ -33,13 +33,15 @@ for _sentence in _settings.describe_unknown_variables(_os.environ):
     _logging.getLogger("latentsync").warning(_sentence)
 _configured = _Settings()
 _workspace.sweep(_configured.work_dir)
-_engines = _pipelines.Engines(_configured)
+_engines = _pipelines.PipelineCache(_configured)
 # The cold start: weights and networks, once per replica and before its first request. What fails
 # here fails the replica, and the log says which file: none gets ready that cannot predict.
 _engines.get()
 
 
-@_serverless.cloud_door(_partial(_serverless.run_inline, settings=_configured, engines=_engines))
+@_serverless.serverless_handler(
+    _partial(_serverless.run_inline, settings=_configured, engines=_engines)
+)
 def predict(
     video_url: str | None = None,
     video_base64: str | None = None,

@@ -58,7 +58,7 @@ image = (
 with image.imports():
     from latentsync import serverless, settings
     from latentsync.pipelines import registry
-    from latentsync.pipelines.registry import Engines
+    from latentsync.pipelines.registry import PipelineCache
     from latentsync.schema import run
     from latentsync.server.app import build_app
     from latentsync.settings import Settings
@@ -99,10 +99,12 @@ class LatentSync:
         settings = Settings()  # now: a snapshot's secrets may be old
         if not settings.api_keys:
             raise RuntimeError("The secret latentsync has no LATENTSYNC_API_KEY: add one to it.")
-        engines = Engines(settings)
+        engines = PipelineCache(settings)
         engines.get()
 
-        @serverless.cloud_door(partial(serverless.run_inline, settings=settings, engines=engines))
+        @serverless.serverless_handler(
+            partial(serverless.run_inline, settings=settings, engines=engines)
+        )
         def predict(fields: dict[str, object], run_id: str | None) -> run.RunRequest:
             return predict.parse_request(fields)
 

@@ -35,7 +35,7 @@ from latentsync.models.vae import build_vae, decode_latents, encode_moments
 from latentsync.models.whisper import WhisperDims, build_whisper
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync.alignment import FaceAligner
-from latentsync.pipelines.lipsync.audio_features import Hearing
+from latentsync.pipelines.lipsync.audio_features import AudioFeatures
 from latentsync.pipelines.lipsync.face_finder import MeshFinder
 from latentsync.pipelines.lipsync.networks import LipsyncNetworks
 from latentsync.pipelines.lipsync.windows import SeededNoise
@@ -202,7 +202,7 @@ def _speak(machine: Machine, networks: LipsyncNetworks, windows: int) -> float:
     pipeline = LipsyncPipeline(networks, MeshFinder(), batch_windows=windows)
     made = pipeline.speak(
         FramesInMemory([frame] * len(indices)),
-        Hearing(sound, networks.audio_encoder, len(indices)),
+        AudioFeatures(sound, networks.audio_encoder, len(indices)),
         np.stack([matrix] * len(indices)),
         frame_indices=indices,
         noise=noise,

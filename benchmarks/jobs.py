@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.service import JobDesk, Submission
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.service import JobService, Submission
+from latentsync.jobs.storage import Storage
 from latentsync.schema.run import RunOptions, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.worker import worker
@@ -58,7 +58,7 @@ def main() -> int:
 
 def work(connection: socket.socket) -> None:
     """Be a device whose engine does nothing for 50 ms."""
-    files = FileStore(Settings().storage)
+    files = Storage(Settings().storage)
     with tempfile.TemporaryDirectory() as folder, connection.makefile("r") as lines:
         result = Path(folder) / "result.mp4"
         result.write_bytes(b"result")
@@ -75,20 +75,20 @@ def measure(clients: int, jobs: int, over_s: float) -> bool:
         settings = Settings(
             data_dir=Path(name) / "data", work_dir=Path(name) / "work", max_jobs_per_key=10 * jobs
         )
-        desk = JobDesk(settings)
+        service = JobService(settings)
         process = start_worker(settings)
         try:
             time.sleep(3)  # for the worker to be there
             started = time.perf_counter()
             with ThreadPoolExecutor(clients) as threads:
                 share = [jobs // clients + (number < jobs % clients) for number in range(clients)]
-                visits = list(threads.map(lambda n: Client(desk, n, over_s).visit(), share))
+                visits = list(threads.map(lambda n: Client(service, n, over_s).visit(), share))
             elapsed_s = time.perf_counter() - started
-            return report(desk, visits, elapsed_s, over_s)
+            return report(service, visits, elapsed_s, over_s)
         finally:
             process.kill()
             process.communicate()
-            desk.close()
+            service.close()
 
 
 def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
@@ -104,8 +104,8 @@ def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
 class Client:
     """Hands in some jobs and asks after them until all are ended."""
 
-    def __init__(self, desk: JobDesk, jobs: int, over_s: float) -> None:
-        self.desk = desk
+    def __init__(self, service: JobService, jobs: int, over_s: float) -> None:
+        self.service = service
         self.submit_ms: list[float] = []
         self.read_ms: list[float] = []
         self.jobs: list[Job] = []
@@ -125,23 +125,23 @@ class Client:
 
     def _submit(self) -> None:
         started = time.perf_counter()
-        self.jobs += self.desk.submit([Submission(REQUEST, uuid.uuid4().hex)], OWNER)
+        self.jobs += self.service.submit([Submission(REQUEST, uuid.uuid4().hex)], OWNER)
         self.submit_ms.append((time.perf_counter() - started) * 1000)
 
     def _read(self) -> None:
         for place, job in enumerate(self.jobs):
             if not job.status.is_final:
                 started = time.perf_counter()
-                self.jobs[place] = self.desk.job(job.id, OWNER)
+                self.jobs[place] = self.service.job(job.id, OWNER)
                 self.read_ms.append((time.perf_counter() - started) * 1000)
 
 
-def report(desk: JobDesk, visits: list[Client], elapsed_s: float, over_s: float) -> bool:
+def report(service: JobService, visits: list[Client], elapsed_s: float, over_s: float) -> bool:
     """Print the figures; returns whether a limit was missed."""
     ended = sorted((job for visit in visits for job in visit.jobs), key=lambda job: job.number)
     begun = [job.started_at or 0.0 for job in ended]
     wrong = sum(job.status is not JobStatus.SUCCEEDED or job.attempts != 1 for job in ended)
-    results = desk.files.below("results")
+    results = service.files.below("results")
     wrong += len(ended) - len(results)
     out_of_order = sum(later < earlier for earlier, later in zip(begun, begun[1:], strict=False))
     submit_ms, read_ms = (

@@ -30,7 +30,7 @@ import torch
 from benchmarks.memory import make_speech, make_video
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame
 from latentsync.monitor import Progress, RunMonitor
-from latentsync.pipelines.lipsync.face_generator import PosteriorCache
+from latentsync.pipelines.lipsync.face_generator import LatentCache
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
 from latentsync.runner import run
 from latentsync.schema.run import PathSource, RunOptions, RunRequest
@@ -61,7 +61,7 @@ def main() -> int:
         within = [_report_run(alone, folder, length_s)]
     frames = _bounce(alone)
     within.append(_report_difference("batched - one by one", _bounce(together), frames))
-    forgetful = partial(PosteriorCache, most_bytes=0)
+    forgetful = partial(LatentCache, most_bytes=0)
     with mock.patch("latentsync.pipelines.lipsync.face_generator.PosteriorCache", forgetful):
         within.append(_report_difference("looped, kept - made again", frames, _bounce(alone)))
     return int(not all(within))

@@ -37,7 +37,7 @@ from benchmarks.lean_http import Caller
 from latentsync.jobs.database import open_database
 from latentsync.jobs.models import JobStatus
 from latentsync.jobs.service import owner_of
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 from tests.ports import free_port
@@ -248,7 +248,7 @@ def faults(server: Server, seen: Round) -> tuple[int, int]:
     """
     found = {job.id: job for job in server.store.list_of(owner_of(KEY), limit=10**6)}
     mine = [found[job_id] for job_id, *_ in seen.handed_in if job_id in found]
-    results = FileStore(server.settings.storage).below("results")
+    results = Storage(server.settings.storage).below("results")
     done = {
         job.id
         for job in mine

@@ -406,6 +406,6 @@ def every_error() -> dict[str, type[LatentSyncError]]:
     return {kind.code: kind for kind in kinds}
 
 
-def recall_error(code: str, message: str, field: str | None = None) -> LatentSyncError:
+def error_from_code(code: str, message: str, field: str | None = None) -> LatentSyncError:
     """Return the error that was recorded with this code; an unknown code is an InternalError."""
     return every_error().get(code, InternalError)(message, field=field)

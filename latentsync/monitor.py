@@ -24,7 +24,7 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
-def never() -> None:
+def no_check() -> None:
     """Ask for no stop: what long work calls where nobody may stop it."""
 
 

@@ -46,7 +46,7 @@ class Recording:
 
 
 @dataclass(frozen=True, eq=False)
-class Script:
+class RunPlan:
     """What a run makes.
 
     Attributes:
@@ -62,14 +62,14 @@ class Script:
     segments: tuple[SegmentDetails, ...] = ()
 
 
-def write_script(
+def plan_run(
     request: RunRequest,
     video_path: Path,
     video: VideoInfo,
     recordings: Mapping[str, Recording],
     settings: Settings,
     monitor: RunMonitor,
-) -> Script:
+) -> RunPlan:
     """Read the recordings and lay out what is said, seen and heard.
 
     Args:
@@ -93,7 +93,7 @@ def write_script(
     frame_indices = plan_frames(options.sync_mode, video.num_frames, duration_s)
     utterance = Utterance(waveform, 0, frame_indices.size, options.speaker)
     open_sound = partial(read_sound, recording.path, recording.info, monitor)
-    return Script((utterance,), frame_indices, open_sound)
+    return RunPlan((utterance,), frame_indices, open_sound)
 
 
 def _read(recording: Recording, settings: Settings, monitor: RunMonitor) -> Waveform:
@@ -124,7 +124,7 @@ class _Segments:
             for index, segment in enumerate(request.segments)
         ]
 
-    def script(self) -> Script:
+    def script(self) -> RunPlan:
         """Return the layout; of each recording only what is heard is kept."""
         places = self._place()
         frame_indices = plan_segment_frames(
@@ -151,7 +151,7 @@ class _Segments:
             SegmentDetails(start_s=one.start / VIDEO_FPS, end_s=one.stop / VIDEO_FPS)
             for one in utterances
         )
-        return Script(utterances, frame_indices, partial(self._open_sound, num_frames), details)
+        return RunPlan(utterances, frame_indices, partial(self._open_sound, num_frames), details)
 
     def _place(self) -> list[Place]:
         pairs = zip(self._request.segments, self._of_segment, strict=True)

@@ -22,7 +22,7 @@ _UNUSABLE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, "25006"}
 _AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
-def record_fault(error: BaseException) -> LatentSyncError | None:
+def to_database_error(error: BaseException) -> LatentSyncError | None:
     """Return the error that a caller may see if the database failed; None for any other failure.
 
     What the line's library has wrapped is looked for in the causes. The error of the driver names
@@ -42,13 +42,13 @@ def record_fault(error: BaseException) -> LatentSyncError | None:
     return None
 
 
-def note_record_fault(error: BaseException) -> LatentSyncError | None:
-    """Do what :func:`record_fault` does, and log the fault in one line, once per outage.
+def log_database_error(error: BaseException) -> LatentSyncError | None:
+    """Do what :func:`to_database_error` does, and log the fault in one line, once per outage.
 
     Everything that uses the database fails at once when it is away, again and again: the log shall
     say so, and not the same for every call.
     """
-    fault = record_fault(error)
+    fault = to_database_error(error)
     if fault is not None and _outage.is_news(type(fault)):
         said = fault.message.split(". ")[0].rstrip(".")
         logger.warning("%s (%s)", said, shorten(_words_of_driver(error), 200).strip("'\""))
@@ -99,7 +99,7 @@ def _codes(error: BaseException) -> set[object]:
     return {plain, getattr(error.orig, "sqlstate", None)} - {None}
 
 
-def as_own_error(error: Exception, run_id: str) -> LatentSyncError:
+def to_public_error(error: Exception, run_id: str) -> LatentSyncError:
     """Return the error that a caller may see; a defect's cause goes to the log alone.
 
     Args:
@@ -108,7 +108,7 @@ def as_own_error(error: Exception, run_id: str) -> LatentSyncError:
     """
     if isinstance(error, LatentSyncError):
         return error
-    if (fault := note_record_fault(error)) is not None:
+    if (fault := log_database_error(error)) is not None:
         return fault
     logger.error("run %s failed unexpectedly", run_id, exc_info=error)
     return InternalError(f"The run failed unexpectedly. Quote the reference {run_id}.")

@@ -24,7 +24,7 @@ from latentsync.media.reader import VideoReader
 from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
 from latentsync.pipelines.base import ENGINE_OPTIONS, FrameSource, Generation, Pipeline
-from latentsync.plan import Recording, Script, write_script
+from latentsync.plan import Recording, RunPlan, plan_run
 from latentsync.schema.responses import PredictDetails
 from latentsync.schema.run import RunRequest
 from latentsync.settings import Settings
@@ -153,10 +153,12 @@ class _Run:
         )
         return video, recordings
 
-    def _read(self, video_path: Path, video: VideoInfo, recordings: dict[str, Recording]) -> Script:
+    def _read(
+        self, video_path: Path, video: VideoInfo, recordings: dict[str, Recording]
+    ) -> RunPlan:
         self._monitor.report("read", _READ_AT)
         with self._monitor.timed("read"):
-            return write_script(
+            return plan_run(
                 self._request, video_path, video, recordings, self._settings, self._monitor
             )
 
@@ -169,7 +171,7 @@ class _Run:
         self._monitor.add_seconds("write", max(0.0, all_s - frames_s))
         self._log("write", "encoded and checked the result")
 
-    def _details(self, generation: Generation, video: VideoInfo, script: Script) -> PredictDetails:
+    def _details(self, generation: Generation, video: VideoInfo, script: RunPlan) -> PredictDetails:
         options = self._request.options
         num_frames = script.frame_indices.size
         width, height = even_size(video.width, video.height)

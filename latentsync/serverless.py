@@ -25,8 +25,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from latentsync import runner
 from latentsync.errors import LatentSyncError
-from latentsync.pipelines.registry import Engines
-from latentsync.public_errors import as_own_error
+from latentsync.pipelines.registry import PipelineCache
+from latentsync.public_errors import to_public_error
 from latentsync.schema.predict import unknown_field
 from latentsync.schema.responses import PredictResult
 from latentsync.schema.run import RunRequest
@@ -48,7 +48,7 @@ def error_with_status(error: LatentSyncError, run_id: str) -> dict[str, Any]:
     return {**error.to_dict(), "run_id": run_id}
 
 
-def cloud_door(
+def serverless_handler(
     run: Callable[[Request], Answer], *, failure: Failure = error_with_status
 ) -> Callable[[Callable[P, Request]], Callable[P, Answer | Any]]:
     """Build the decorator for a platform's entry function.
@@ -73,7 +73,7 @@ def cloud_door(
                 _refuse_unknown_names(signature, kwargs)
                 return run(parse(*args, **kwargs))
             except Exception as error:
-                own = as_own_error(error, run_id)
+                own = to_public_error(error, run_id)
                 code = own.code
                 return failure(own, run_id)
             finally:
@@ -85,7 +85,9 @@ def cloud_door(
     return decorate
 
 
-def run_inline(request: RunRequest, *, settings: Settings, engines: Engines) -> dict[str, Any]:
+def run_inline(
+    request: RunRequest, *, settings: Settings, engines: PipelineCache
+) -> dict[str, Any]:
     """Run one request and return contract A's inner ``result`` object, the video as base64.
 
     Raises:

@@ -15,9 +15,9 @@ import pytest
 
 from latentsync.monitor import RunMonitor
 from latentsync.settings import Settings
-from tests.network.attempts import Attempts
+from tests.network.attempts import JobExecutor
 
-_attempts = Attempts()
+_attempts = JobExecutor()
 _LONGEST = "test_silence.py"  # it mostly waits
 _MARKS_OF_FILE = re.compile(r"^pytestmark = (.*)", re.MULTILINE)
 
@@ -86,7 +86,7 @@ def _certificates_read_once() -> Iterator[None]:
 
 
 @pytest.fixture
-def attempts() -> Attempts:
+def attempts() -> JobExecutor:
     """What this process has tried to reach beyond loopback; forgotten when a test ends."""
     return _attempts
 

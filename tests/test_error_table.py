@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-from latentsync.errors import InternalError, NoFace, ServerError, every_error, recall_error
+from latentsync.errors import InternalError, NoFace, ServerError, error_from_code, every_error
 from tests.test_errors import all_errors
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -25,7 +25,7 @@ def test_every_error_that_a_server_answers_has_a_row() -> None:
 
 
 def test_a_recorded_error_is_recalled_by_its_code() -> None:
-    error = recall_error("NO_FACE", "No face.", "video_url")
+    error = error_from_code("NO_FACE", "No face.", "video_url")
     assert isinstance(error, NoFace)
     assert (error.message, error.field) == ("No face.", "video_url")
-    assert isinstance(recall_error("OF_A_LATER_VERSION", "Something."), InternalError)
+    assert isinstance(error_from_code("OF_A_LATER_VERSION", "Something."), InternalError)

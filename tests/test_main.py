@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.predict import PredictRequest
 from latentsync.schema.responses import PredictResult
 from latentsync.settings import Settings
@@ -143,7 +143,7 @@ def test_the_engine_is_built_once_and_before_the_first_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(Engines, "_build", lambda _engines, name, _check: built.append(name))
+    monkeypatch.setattr(PipelineCache, "_build", lambda _engines, name, _check: built.append(name))
     load(monkeypatch, tmp_path)
     assert built == ["draft"]
     sys.modules.pop("main", None)

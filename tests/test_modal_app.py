@@ -384,7 +384,7 @@ def test_settings_are_read_after_the_snapshot(
 
     monkeypatch.setenv("LATENTSYNC_ENGINE", "auto")
     monkeypatch.setattr(modal_app.base, "import_engine", import_engine)
-    monkeypatch.setattr(modal_app.Engines, "get", lambda engines: SquareEngine())
+    monkeypatch.setattr(modal_app.PipelineCache, "get", lambda engines: SquareEngine())
     with serving(modal_app.LatentSync().web.local()) as url:
         answers = [
             httpx.post(f"{url}/predict", headers={"Authorization": f"Bearer {key}"}, json={})

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from latentsync import public_errors
 from latentsync.errors import DiskFull, InternalError, RecordUnavailable
-from latentsync.public_errors import as_own_error, note_record_fault, record_fault
+from latentsync.public_errors import log_database_error, to_database_error, to_public_error
 from tests.ports import free_port
 
 
@@ -31,7 +31,7 @@ def failure(engine: sa.Engine, statement: str = "SELECT * FROM sqlite_master") -
 
 def test_a_server_that_is_gone_is_a_record_that_is_away_and_its_address_is_not_told() -> None:
     with engine_of(f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/jobs") as engine:
-        error = as_own_error(failure(engine), "run")
+        error = to_public_error(failure(engine), "run")
     assert isinstance(error, RecordUnavailable)
     assert (error.status, error.code, error.retry_after_s) == (503, "RECORD_UNAVAILABLE", 5.0)
     assert not any(told in error.message for told in ("me:", "secret", "127.0.0.1", "jobs/"))
@@ -40,7 +40,7 @@ def test_a_server_that_is_gone_is_a_record_that_is_away_and_its_address_is_not_t
 def test_a_file_that_is_no_database_is_a_record_that_is_away(tmp_path: Path) -> None:
     (tmp_path / "jobs.db").write_bytes(b"garbage!" * 512)
     with engine_of(f"sqlite:///{tmp_path / 'jobs.db'}") as engine:
-        error = record_fault(failure(engine))
+        error = to_database_error(failure(engine))
     assert isinstance(error, RecordUnavailable)
     assert str(tmp_path) not in error.message
 
@@ -50,7 +50,7 @@ def test_a_database_that_others_hold_is_a_record_that_is_away(tmp_path: Path) ->
     holder = sqlite3.connect(path)
     holder.execute("BEGIN EXCLUSIVE")
     with engine_of(f"sqlite:///{path}", connect_args={"timeout": 0}) as engine:
-        assert isinstance(record_fault(failure(engine)), RecordUnavailable)
+        assert isinstance(to_database_error(failure(engine)), RecordUnavailable)
     holder.close()
 
 
@@ -58,7 +58,7 @@ def test_no_free_connection_is_a_record_that_is_away(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.01}
     with engine_of(url, poolclass=sa.QueuePool, **options) as engine, engine.connect():
-        assert isinstance(record_fault(failure(engine)), RecordUnavailable)
+        assert isinstance(to_database_error(failure(engine)), RecordUnavailable)
 
 
 def test_a_database_without_room_is_a_full_disk(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_database_without_room_is_a_full_disk(tmp_path: Path) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
         with pytest.raises(sa.exc.OperationalError) as full:
             connection.exec_driver_sql("CREATE TABLE a (b)")
-    assert isinstance(record_fault(full.value), DiskFull)
+    assert isinstance(to_database_error(full.value), DiskFull)
 
 
 def test_what_a_library_has_wrapped_is_found_and_a_defect_stays_one(tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_what_a_library_has_wrapped_is_found_and_a_defect_stays_one(tmp_path: Pa
     wrapped = RuntimeError("the line failed")
     with engine_of(f"sqlite:///{tmp_path / 'jobs.db'}") as engine:
         wrapped.__cause__ = failure(engine)
-    assert isinstance(as_own_error(wrapped, "run"), RecordUnavailable)
+    assert isinstance(to_public_error(wrapped, "run"), RecordUnavailable)
     for defect in (
         ValueError("b"),
         sa.exc.ArgumentError("b"),
         sa.exc.IntegrityError("s", {}, wrapped),
     ):
-        assert isinstance(as_own_error(defect, "run"), InternalError)
+        assert isinstance(to_public_error(defect, "run"), InternalError)
 
 
 def test_a_database_that_stays_away_is_said_once_and_not_for_every_call(
@@ -93,7 +93,7 @@ def test_a_database_that_stays_away_is_said_once_and_not_for_every_call(
         engine_of(f"sqlite:///{path}", connect_args={"timeout": 0}) as engine,
     ):
         holder.execute("BEGIN EXCLUSIVE")
-        faults = [note_record_fault(failure(engine)) for _ in range(3)]
+        faults = [log_database_error(failure(engine)) for _ in range(3)]
     assert [type(fault) for fault in faults] == [RecordUnavailable] * 3
     said = "The record of jobs cannot be reached (database is locked)"
     assert [record.getMessage() for record in caplog.records] == [said]
@@ -101,5 +101,5 @@ def test_a_database_that_stays_away_is_said_once_and_not_for_every_call(
 
 
 def test_a_defect_is_not_said_to_be_the_databases(caplog: pytest.LogCaptureFixture) -> None:
-    assert note_record_fault(ValueError("b")) is None
+    assert log_database_error(ValueError("b")) is None
     assert caplog.records == []

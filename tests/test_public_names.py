@@ -34,6 +34,7 @@ PUBLIC = {
         "Options",
         "Patience",
         "Prediction",
+        "RetryPolicy",
         "Segment",
         "WebhookDelivery",
     ],

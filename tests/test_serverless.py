@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from latentsync.errors import InvalidField, LatentSyncError, NoFace
-from latentsync.serverless import cloud_door
+from latentsync.serverless import serverless_handler
 
 
 def door_of(run: Any, **options: Any) -> Any:
-    @cloud_door(run, **options)
+    @serverless_handler(run, **options)
     def predict(size: int = 1, run_id: str | None = None) -> int:
         """Doc."""
         if size < 0:
@@ -100,7 +100,7 @@ def test_another_platform_brings_its_own_form_of_an_error() -> None:
     def one_line(error: LatentSyncError, run_id: str) -> dict[str, str]:
         return {"error": f"{error.code}: {error.message} ({run_id})"}
 
-    @cloud_door(lambda request: request, failure=one_line)
+    @serverless_handler(lambda request: request, failure=one_line)
     def handler(job: dict[str, Any]) -> Any:
         if "input" not in job:
             raise InvalidField("The job has no input.", field="input")
@@ -112,7 +112,7 @@ def test_another_platform_brings_its_own_form_of_an_error() -> None:
 
 def test_methods_can_be_doors_too() -> None:
     class Service:
-        @cloud_door(lambda size: size + 1)
+        @serverless_handler(lambda size: size + 1)
         def predict(self, size: int = 1) -> int:
             return size
 

@@ -22,7 +22,7 @@ Several people may speak, each with a recording of their own, in parts of the vi
 
 from __future__ import annotations
 
-from latentsync.client._http import Patience
+from latentsync.client._http import RetryPolicy
 from latentsync.client._payload import Media, Options, Segment
 from latentsync.client.client import AsyncClient, Client
 from latentsync.client.modal import ModalClient
@@ -35,6 +35,8 @@ from latentsync.client.models import (
     Prediction,
     WebhookDelivery,
 )
+
+Patience = RetryPolicy  # its former name
 
 __all__ = [
     "AsyncClient",
@@ -49,6 +51,7 @@ __all__ = [
     "Options",
     "Patience",
     "Prediction",
+    "RetryPolicy",
     "Segment",
     "WebhookDelivery",
 ]

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from latentsync.client import _download as downloads
 from latentsync.client._events import follow
-from latentsync.client._http import Exchange, Patience, read_job, read_page, read_prediction
-from latentsync.client._payload import Asked, idempotency_key, inline_body, open_submission
+from latentsync.client._http import HttpSession, RetryPolicy, read_job, read_page, read_prediction
+from latentsync.client._payload import PredictArgs, idempotency_key, inline_body, open_submission
 from latentsync.client._transport import CONNECT_TIMEOUT_S, Address, Transport
 from latentsync.client.models import Job, JobEvent, JobPage, JobStatus, Prediction
 from latentsync.errors import (
@@ -33,7 +33,7 @@ OnProgress = Callable[[Job], None]
 _ANSWER_TIMEOUT_S = 60.0  # of the native API, which never waits for a run
 
 
-class Calls:
+class ApiCalls:
     """What both clients do, as coroutines; see :class:`latentsync.client.client.Client`.
 
     Args:
@@ -44,20 +44,20 @@ class Calls:
     """
 
     def __init__(
-        self, transport: Transport, address: Address, patience: Patience, timeout_s: float
+        self, transport: Transport, address: Address, patience: RetryPolicy, timeout_s: float
     ) -> None:
         self._address = address
         self._patience = patience
-        self._exchange = Exchange(transport, address.base, patience)
+        self._exchange = HttpSession(transport, address.base, patience)
         self._timeout = httpx.Timeout(min(timeout_s, _ANSWER_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
 
-    async def predict(self, asked: Asked) -> Prediction:
+    async def predict(self, asked: PredictArgs) -> Prediction:
         """Make a video and wait for it, in one request that is sent once."""
         body = inline_body(asked)
         request = self._exchange.build("POST", self._address.predict, json=body)
         return read_prediction(await self._exchange.ask_once(request))
 
-    async def submit(self, asked: Asked, *, key: str | None, webhook_url: str | None) -> Job:
+    async def submit(self, asked: PredictArgs, *, key: str | None, webhook_url: str | None) -> Job:
         """Hand a job in; with its key a repeated request is no second job."""
         headers = {"Idempotency-Key": idempotency_key(key)}
         with open_submission(asked, webhook_url) as body:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import httpx
 
-from latentsync.client._http import Exchange, unexpected
+from latentsync.client._http import HttpSession, unexpected
 from latentsync.errors import InvalidField, LatentSyncError, ServerError
 
 OnBytes = Callable[[int, int | None], None]  # how many are here, of how many if that is known
@@ -37,7 +37,7 @@ class _Offer:
     size_bytes: int | None
 
 
-async def download(exchange: Exchange, url: str, target: Path, on_bytes: OnBytes | None) -> Path:
+async def download(exchange: HttpSession, url: str, target: Path, on_bytes: OnBytes | None) -> Path:
     """Bring a file here; an earlier, broken-off call is continued.
 
     Args:
@@ -48,7 +48,7 @@ async def download(exchange: Exchange, url: str, target: Path, on_bytes: OnBytes
 
     Raises:
         InvalidField: the target is a folder, or another process is downloading to it.
-        ServerError, Unreachable, FetchTimeout: as :meth:`Exchange.ask`.
+        ServerError, Unreachable, FetchTimeout: as :meth:`HttpSession.ask`.
         OSError: the file cannot be written.
     """
     if target.is_dir():
@@ -62,7 +62,7 @@ async def download(exchange: Exchange, url: str, target: Path, on_bytes: OnBytes
     return target
 
 
-async def _look(exchange: Exchange, url: str) -> _Offer:
+async def _look(exchange: HttpSession, url: str) -> _Offer:
     """Ask for one byte, to learn what the whole is; more is not read."""
     faults = exchange.faults()
     while True:
@@ -74,7 +74,7 @@ async def _look(exchange: Exchange, url: str) -> _Offer:
 
 
 async def _bring(
-    exchange: Exchange, url: str, offer: _Offer, file: BinaryIO, on_bytes: OnBytes
+    exchange: HttpSession, url: str, offer: _Offer, file: BinaryIO, on_bytes: OnBytes
 ) -> None:
     faults = exchange.faults()
     if not offer.etag:  # what is here may be of another file
@@ -93,7 +93,7 @@ async def _bring(
 
 
 async def _bring_rest(
-    exchange: Exchange, url: str, offer: _Offer, file: BinaryIO, on_bytes: OnBytes
+    exchange: HttpSession, url: str, offer: _Offer, file: BinaryIO, on_bytes: OnBytes
 ) -> None:
     have_bytes = file.tell()
     headers = {"Range": f"bytes={have_bytes}-", "If-Range": offer.etag} if have_bytes else {}
@@ -110,7 +110,7 @@ async def _bring_rest(
             raise unexpected(answer, "the whole video")
 
 
-def _request(exchange: Exchange, url: str, **headers: str) -> httpx.Request:
+def _request(exchange: HttpSession, url: str, **headers: str) -> httpx.Request:
     # Parts of a compressed body could not be put together.
     return exchange.build("GET", url, headers={"Accept-Encoding": "identity", **headers})
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import httpx
 
-from latentsync.client._http import Exchange, unexpected
+from latentsync.client._http import HttpSession, unexpected
 from latentsync.client.models import JobEvent
 from latentsync.errors import LatentSyncError, Unreachable
 
@@ -16,7 +16,7 @@ _CONTENT_TYPE = "text/event-stream"
 
 
 async def follow(
-    exchange: Exchange, url: str, after: int, timeout: httpx.Timeout
+    exchange: HttpSession, url: str, after: int, timeout: httpx.Timeout
 ) -> AsyncGenerator[JobEvent | None, None]:
     """Yield what happens to a job until it has ended; a broken stream is taken up where it was.
 
@@ -29,7 +29,7 @@ async def follow(
         timeout: of the stream.
 
     Raises:
-        ServerError, Unreachable, FetchTimeout: as :meth:`Exchange.ask`.
+        ServerError, Unreachable, FetchTimeout: as :meth:`HttpSession.ask`.
     """
     faults = exchange.faults()
     while True:

@@ -134,7 +134,7 @@ _LONGEST_ASKED_PAUSE_S = 60.0  # a server that asks for more is not waited for
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often and how long a client waits for what may still come.
 
     Attributes:
@@ -159,7 +159,7 @@ class Patience:
             yield pause_s * random.uniform(0.75, 1.0)
 
 
-class Faults:
+class RetryState:
     """Counts the faults in a row of one call, and pauses after each.
 
     Args:
@@ -167,7 +167,7 @@ class Faults:
         pause: waits so many seconds.
     """
 
-    def __init__(self, patience: Patience, pause: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, patience: RetryPolicy, pause: Callable[[float], Awaitable[None]]) -> None:
         self._patience = patience
         self._pause = pause
         self._pauses = patience.pauses()
@@ -201,7 +201,7 @@ _ERRNO = re.compile(r"^\[Errno -?\d+\] ")  # before what the operating system sa
 BuildRequest = Callable[[], httpx.Request]
 
 
-class Exchange:
+class HttpSession:
     """Sends requests and turns every fault into an error of this package.
 
     Args:
@@ -210,7 +210,7 @@ class Exchange:
         patience: how faults are met.
     """
 
-    def __init__(self, transport: Transport, shown_url: str, patience: Patience) -> None:
+    def __init__(self, transport: Transport, shown_url: str, patience: RetryPolicy) -> None:
         self.transport = transport
         self.patience = patience
         self._shown_url = shown_url
@@ -219,9 +219,9 @@ class Exchange:
         """Return a request; options are those of :meth:`httpx.Client.build_request`."""
         return self.transport.http.build_request(method, url, **options)
 
-    def faults(self) -> Faults:
+    def faults(self) -> RetryState:
         """Return a count of faults for one call."""
-        return Faults(self.patience, self.transport.pause)
+        return RetryState(self.patience, self.transport.pause)
 
     async def ask(self, build: BuildRequest) -> httpx.Response:
         """Return the whole answer of success; the request must do no harm when repeated.
@@ -262,14 +262,14 @@ class Exchange:
                     raise native_error(response)
                 yield response
             finally:
-                await self.transport.let_go(response)
+                await self.transport.release(response)
 
     async def _send_and_read(self, request: httpx.Request) -> httpx.Response:
         response = await self.transport.send(request)
         try:
             await self.transport.read(response)
         finally:
-            await self.transport.let_go(response)
+            await self.transport.release(response)
         return response
 
     @contextmanager

@@ -168,7 +168,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PredictArgs:
     """What a caller asks for, before anything of it is read or sent.
 
     Attributes:
@@ -184,7 +184,7 @@ class Asked:
     options: Options
 
 
-def inline_body(asked: Asked) -> dict[str, Any]:
+def inline_body(asked: PredictArgs) -> dict[str, Any]:
     """Return contract A's fields; files become base64.
 
     Raises:
@@ -196,7 +196,7 @@ def inline_body(asked: Asked) -> dict[str, Any]:
 
 
 @contextmanager
-def open_submission(asked: Asked, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
+def open_submission(asked: PredictArgs, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield what httpx needs to build the request of a submission, as often as it takes.
 
     Files are read while they are sent and stay open inside the block.
@@ -232,7 +232,7 @@ def idempotency_key(given: str | None) -> str:
     return given
 
 
-def _fields(asked: Asked, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
+def _fields(asked: PredictArgs, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
     """Return the fields as JSON values.
 
     Defaults are the server's as well; leaving them out also suits servers of other versions.

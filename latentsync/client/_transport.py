@@ -41,7 +41,7 @@ class Transport(Protocol):
     def lines(self, response: httpx.Response) -> AsyncIterator[str]:
         """Yield the body's lines as they come."""
 
-    async def let_go(self, response: httpx.Response) -> None:
+    async def release(self, response: httpx.Response) -> None:
         """Let go of an answer, wherever its body is."""
 
     async def pause(self, seconds: float) -> None:
@@ -71,7 +71,7 @@ class BlockingTransport:
         for line in response.iter_lines():
             yield line
 
-    async def let_go(self, response: httpx.Response) -> None:
+    async def release(self, response: httpx.Response) -> None:
         response.close()
 
     async def pause(self, seconds: float) -> None:
@@ -99,7 +99,7 @@ class AsyncTransport:
     def lines(self, response: httpx.Response) -> AsyncIterator[str]:
         return response.aiter_lines()
 
-    async def let_go(self, response: httpx.Response) -> None:
+    async def release(self, response: httpx.Response) -> None:
         await response.aclose()
 
     async def pause(self, seconds: float) -> None:
@@ -120,7 +120,7 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("The coroutine waits for an event loop.")
 
 
-def iterate(source: AsyncGenerator[T, None]) -> Iterator[T]:
+def iter_sync(source: AsyncGenerator[T, None]) -> Iterator[T]:
     """Yield what an asynchronous generator that never suspends yields; close it at the end."""
     try:
         while (item := finish(_next(source))) is not None:

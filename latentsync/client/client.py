@@ -10,16 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from latentsync.client._api import Calls, OnProgress
+from latentsync.client._api import ApiCalls, OnProgress
 from latentsync.client._download import OnBytes
-from latentsync.client._http import Patience
-from latentsync.client._payload import Asked, Media, Options, Segment
+from latentsync.client._http import RetryPolicy
+from latentsync.client._payload import Media, Options, PredictArgs, Segment
 from latentsync.client._transport import (
     AsyncTransport,
     BlockingTransport,
     finish,
     http_options,
-    iterate,
+    iter_sync,
     parse_address,
 )
 from latentsync.client.modal import ModalClient
@@ -51,13 +51,13 @@ class Client:
         token: str | None = None,
         *,
         timeout_s: float = 900.0,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
         address = parse_address(url)
         self.url = address.base
         transport = BlockingTransport(**http_options(address, token, timeout_s))
         self._http = transport.http
-        self._calls = Calls(transport, address, patience or Patience(), timeout_s)
+        self._calls = ApiCalls(transport, address, patience or RetryPolicy(), timeout_s)
 
     @staticmethod
     def modal(app: str = "latentsync", cls: str = "LatentSync") -> ModalClient:
@@ -111,7 +111,7 @@ class Client:
             Unreachable: no connection, or it broke.
             FetchTimeout: the server was silent for longer than the timeout.
         """
-        return finish(self._calls.predict(Asked(video, audio, segments, options)))
+        return finish(self._calls.predict(PredictArgs(video, audio, segments, options)))
 
     def submit(
         self,
@@ -141,7 +141,7 @@ class Client:
             Unreachable: no connection, or it broke, again and again.
             FetchTimeout: the server was silent for too long, again and again.
         """
-        asked = Asked(video, audio, segments, options)
+        asked = PredictArgs(video, audio, segments, options)
         return finish(self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url))
 
     def wait(
@@ -177,7 +177,7 @@ class Client:
         Raises:
             ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
         """
-        return iterate(self._calls.events(job, after))
+        return iter_sync(self._calls.events(job, after))
 
     def get(self, job: Job | str) -> Job:
         """Return the job as it is now; raises as :meth:`submit`."""
@@ -249,12 +249,12 @@ class AsyncClient:
         token: str | None = None,
         *,
         timeout_s: float = 900.0,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
         address = parse_address(url)
         self.url = address.base
         transport = AsyncTransport(**http_options(address, token, timeout_s))
-        self._calls = Calls(transport, address, patience or Patience(), timeout_s)
+        self._calls = ApiCalls(transport, address, patience or RetryPolicy(), timeout_s)
 
     def __repr__(self) -> str:
         return f"AsyncClient({self.url!r})"
@@ -283,7 +283,7 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> Prediction:
         """Make the lips of ``video`` say ``audio``, and wait for it."""
-        return await self._calls.predict(Asked(video, audio, segments, options))
+        return await self._calls.predict(PredictArgs(video, audio, segments, options))
 
     async def submit(
         self,
@@ -296,7 +296,7 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> Job:
         """Hand in a job and return it at once."""
-        asked = Asked(video, audio, segments, options)
+        asked = PredictArgs(video, audio, segments, options)
         return await self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
 
     async def wait(

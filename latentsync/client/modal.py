@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from latentsync.client._api import OnProgress, job_id
 from latentsync.client._download import OnBytes
 from latentsync.client._http import is_error
-from latentsync.client._payload import Asked, Media, Options, Segment, inline_body
+from latentsync.client._payload import Media, Options, PredictArgs, Segment, inline_body
 from latentsync.client.models import (
     Job,
     JobError,
@@ -133,7 +133,7 @@ class ModalClient:
         for name, value in (("idempotency_key", idempotency_key), ("webhook_url", webhook_url)):
             if value is not None:
                 raise InvalidField(f"{name} is not known to Modal. Leave it out.", field=name)
-        body = inline_body(Asked(video, audio, segments, options))
+        body = inline_body(PredictArgs(video, audio, segments, options))
         with self._own_errors():
             call = self._service().predict.spawn(**body)
         return Job(id=call.object_id, status="processing")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from latentsync.errors import Canceled, ServerError, recall_error
+from latentsync.errors import Canceled, ServerError, error_from_code
 from latentsync.monitor import Progress
 from latentsync.schema.responses import PredictDetails
 
@@ -139,7 +139,7 @@ class Job(BaseModel):
             return self
         raise ServerError(
             self.error.message,
-            server_status=recall_error(self.error.code, "").status,
+            server_status=error_from_code(self.error.code, "").status,
             server_code=self.error.code,
             field=self.error.field,
         )

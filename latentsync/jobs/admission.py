@@ -23,15 +23,15 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from latentsync.errors import IdempotencyConflict, InvalidRequest, LatentSyncError, LineFull
-from latentsync.jobs.database import hold_intake, translate_database_full
+from latentsync.jobs.database import lock_admission, translate_database_full
 from latentsync.jobs.engine_availability import Availability, EngineAvailability
 from latentsync.jobs.models import Job, NewJob
 from latentsync.jobs.store import Alongside, JobStore, Load
-from latentsync.public_errors import record_fault
+from latentsync.public_errors import to_database_error
 
 
 @contextmanager
-def naming_entry(entry: str | None) -> Iterator[None]:
+def prefix_errors(entry: str | None) -> Iterator[None]:
     """Put an entry's name before the field and the message of what is wrong with it.
 
     Errors that are nobody's fault, such as a full disk, stay as they are.
@@ -58,7 +58,7 @@ Outcome = list[Job] | Exception
 Write = Callable[[Sequence[Sequence[NewJob]]], Sequence[Outcome]]
 
 
-class Recorder:
+class GroupCommit:
     """Brings the calls of many threads and tasks together, in a thread of its own.
 
     Args:
@@ -69,7 +69,7 @@ class Recorder:
     def __init__(self, write: Write) -> None:
         self._write = write
         self._waiting: list[_Call] = []
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recorder")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="group_commit")
 
     def record(self, new: Sequence[NewJob]) -> Future[list[Job]]:
         """Record the jobs of one call, in the order of the calls.
@@ -96,7 +96,7 @@ class Recorder:
         try:
             outcomes = self._write([call.new for call in calls])
         except Exception as error:
-            if record_fault(error) is not None:  # each of them would wait for it once more
+            if to_database_error(error) is not None:  # each of them would wait for it once more
                 outcomes = [error] * len(calls)
             else:
                 # One call may have spoilt it for all: each gets an outcome of its own.
@@ -129,7 +129,7 @@ _RETRY_AFTER_S = 30.0
 
 
 @dataclass(frozen=True)
-class Allowance:
+class Quota:
     """What an owner may have waiting or running.
 
     Attributes:
@@ -154,13 +154,13 @@ class Allowance:
             )
 
 
-class Intake:
+class Admission:
     """Records the jobs of several calls; each call is taken in whole or refused.
 
     Args:
         store: the record.
         alongside: see :meth:`latentsync.jobs.store.JobStore.insert`.
-        allowance: of every owner.
+        quota: of every owner.
         require_room: raises DiskFull if no new job may be taken; asked while others wait, so it
             must be quick.
         engines: tell which can run; None takes jobs for all.
@@ -170,17 +170,17 @@ class Intake:
         self,
         store: JobStore,
         alongside: Alongside,
-        allowance: Allowance,
+        quota: Quota,
         require_room: Callable[[], None],
         engines: EngineAvailability | None = None,
     ) -> None:
         self._store = store
         self._alongside = alongside
-        self._allowance = allowance
+        self._quota = quota
         self._require_room = require_room
         self._engines = engines
 
-    def take_in(self, calls: Sequence[Sequence[NewJob]]) -> list[Outcome]:
+    def admit(self, calls: Sequence[Sequence[NewJob]]) -> list[Outcome]:
         """Return for each call its jobs, in its order, or why it is refused.
 
         A job whose id or idempotency key is known is the one that has it.
@@ -192,9 +192,9 @@ class Intake:
             DiskFull: nothing was recorded.
         """
         with translate_database_full(), self._store.engine.begin() as connection:
-            hold_intake(connection)
+            lock_admission(connection)
             engines = None if self._engines is None else self._engines.now(connection)
-            ledger = _Ledger(connection, self._store, self._check, calls, engines)
+            ledger = _Batch(connection, self._store, self._check, calls, engines)
             entered = [ledger.enter(call) for call in calls]
             added = self._store.insert(connection, ledger.new, self._alongside)
         jobs = ledger.recorded | {job.id: job for job in added}
@@ -205,10 +205,10 @@ class Intake:
 
     def _check(self, load: Load, more: Load) -> None:
         self._require_room()
-        self._allowance.check(load, more)
+        self._quota.check(load, more)
 
 
-class _Ledger:
+class _Batch:
     """Decides on calls one after the other, within the transaction."""
 
     def __init__(
@@ -259,7 +259,7 @@ class _Ledger:
         if self._engines is None:
             return
         for job in new:
-            with naming_entry(job.entry):
+            with prefix_errors(job.entry):
                 self._engines.require(job.request["options"]["engine"])
 
     def _count(self, new: Sequence[NewJob]) -> None:

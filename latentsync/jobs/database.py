@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from latentsync.errors import DiskFull, RecordUnavailable
-from latentsync.public_errors import record_fault
+from latentsync.public_errors import to_database_error
 
 _SQLITE = "sqlite"
 _OLDEST_SQLITE = (3, 37)
@@ -154,7 +154,7 @@ def check_sqlite_version() -> None:
         )
 
 
-def hold_intake(connection: sa.Connection) -> None:
+def lock_admission(connection: sa.Connection) -> None:
     """Begin a transaction that records new jobs; every other one waits until it has ended.
 
     What is read in it stays true, and jobs can be seen in the order of their numbers.
@@ -172,7 +172,7 @@ def translate_database_full() -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        if isinstance(fault := record_fault(error), DiskFull):
+        if isinstance(fault := to_database_error(error), DiskFull):
             raise fault from error
         raise
 

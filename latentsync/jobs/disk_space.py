@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from latentsync.errors import DiskFull, FolderUnusable
 from latentsync.jobs.retention import stored_bytes
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 from latentsync.workspace import why_unusable, why_unwritable
@@ -25,7 +25,7 @@ _COUNT_EVERY_S = 1.0
 _TRY_AGAIN_S = 1.0
 
 
-class Reserve:
+class DiskReserve:
     """What stays free on every disk that this process writes to; safe to use from many threads.
 
     Args:
@@ -33,7 +33,7 @@ class Reserve:
         files: the store, which counts if it lies on a disk of this machine.
     """
 
-    def __init__(self, settings: Settings, files: FileStore) -> None:
+    def __init__(self, settings: Settings, files: Storage) -> None:
         self._min_free_bytes = settings.min_free_bytes
         self._work_dir = settings.work_dir
         self._stored_in = [] if files.folder is None else [files.folder]
@@ -108,7 +108,7 @@ class Reserve:
         return False
 
 
-class Room:
+class StorageBudget:
     """Keeps the disk from filling up, and the store from growing beyond its limit.
 
     To count what is stored takes the longer the more there is, so it is done once in a while;
@@ -124,11 +124,11 @@ class Room:
     def __init__(
         self,
         store: JobStore,
-        files: FileStore,
+        files: Storage,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.reserve = Reserve(settings, files)
+        self.reserve = DiskReserve(settings, files)
         self._store = store
         self._files = files
         self._settings = settings

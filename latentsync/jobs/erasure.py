@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from latentsync.errors import LatentSyncError
 from latentsync.jobs.database import erasures, events, jobs, translate_database_full
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.queue import LOST_S, LineEntrance
+from latentsync.jobs.queue import LOST_S, JobQueue
 from latentsync.jobs.retention import RESULTS
 from latentsync.jobs.serialization import stored_folders
 from latentsync.jobs.stats import living_workers
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Erasure:
 
     Args:
         store: the record.
-        entrance: to the line.
+        queue: to the line.
         files: the stored files.
         clock: seconds since 1970.
     """
@@ -42,12 +42,12 @@ class Erasure:
     def __init__(
         self,
         store: JobStore,
-        entrance: LineEntrance,
-        files: FileStore,
+        queue: JobQueue,
+        files: Storage,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._entrance = entrance
+        self._queue = queue
         self._files = files
         self._clock = clock
 
@@ -93,8 +93,8 @@ class Erasure:
                 self._files.remove(folder)
             if not self._store.select(sa.select(jobs).where(jobs.c.number == number)):
                 return True  # another process was quicker, and the id may be a new job's by now
-            self._entrance.forget([job.id])
-            self._entrance.webhooks.forget(job.number, job.id)
+            self._queue.forget([job.id])
+            self._queue.webhooks.forget(job.number, job.id)
         with self._store.engine.begin() as connection:
             gone = [job.id for job in found]
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
@@ -126,7 +126,7 @@ class Erasure:
         with self._store.engine.connect() as connection:
             rows = connection.execute(sa.select(erasures).where(old)).all()
         for row in rows:
-            self._entrance.webhooks.forget(row.number, row.job_id)
+            self._queue.webhooks.forget(row.number, row.job_id)
         if rows:
             known = sa.select(jobs.c.id).where(jobs.c.id == events.c.job_id).exists()
             with self._store.engine.begin() as connection:
@@ -138,7 +138,7 @@ class Erasure:
         """Tell whether a worker that lives has the job in its hands, or files of it."""
         if job.host not in {worker.name for worker in living_workers(self._store.engine)}:
             return False
-        return job.status is JobStatus.PROCESSING or self._entrance.is_at_work(job.id)
+        return job.status is JobStatus.PROCESSING or self._queue.is_at_work(job.id)
 
     def _is_ended(self, job: Job) -> bool:
         """End a job that waits, or whose worker is gone; False if a worker has just begun it."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from latentsync.jobs.database import events, jobs
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.public_errors import note_record_fault
+from latentsync.public_errors import log_database_error
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ _READ_LINE_EVERY_S = 0.25
 _AFTER_A_FAULT_S = 1.0
 
 
-class JobNews:
-    """Rings the bells of those who wait for news of a job; for one event loop.
+class JobNotifier:
+    """Rings the subscribers of those who wait for news of a job; for one event loop.
 
     Looks at the record only while somebody waits.
 
@@ -37,7 +37,7 @@ class JobNews:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._subscribers: dict[str, set[asyncio.Event]] = {}
         self._last: int | None = None  # number of the newest event seen
         self._line: list[int] = []  # numbers of the jobs that wait, in order
         self._line_read_at = float("-inf")
@@ -46,44 +46,44 @@ class JobNews:
         self.is_closed = False
 
     def close(self) -> None:
-        """Ring all bells: who only listens shall go, because the process ends."""
+        """Ring all subscribers: who only listens shall go, because the process ends."""
         self.is_closed = True
         self._ring(None)
 
     def position(self, job: Job) -> int | None:
         """Return how many jobs were ahead in the line a moment ago; None unless it waited then.
 
-        Costs nothing; known only while somebody holds a bell.
+        Costs nothing; known only while somebody holds a changed.
         """
         place = bisect_left(self._line, job.number)
         return place if self._line[place : place + 1] == [job.number] else None
 
     @contextmanager
-    def bell(self, job_id: str) -> Iterator[asyncio.Event]:
+    def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
         """Lend an event that is set soon after anything has happened to the job.
 
         Read the job after entering the block, so that nothing can happen unseen between; wait with
         a time limit all the same, because on Postgres a slow transaction's event may be overtaken.
         """
-        bell = asyncio.Event()
-        self._bells.setdefault(job_id, set()).add(bell)
+        changed = asyncio.Event()
+        self._subscribers.setdefault(job_id, set()).add(changed)
         if self._looking is None or self._looking.done():
             self._last = None
             self._looking = asyncio.create_task(self._look_while_anybody_waits())
         try:
-            yield bell
+            yield changed
         finally:
-            self._bells[job_id].discard(bell)
-            if not self._bells[job_id]:
-                del self._bells[job_id]
+            self._subscribers[job_id].discard(changed)
+            if not self._subscribers[job_id]:
+                del self._subscribers[job_id]
 
     async def _look_while_anybody_waits(self) -> None:
-        while self._bells:
+        while self._subscribers:
             try:
                 self._ring(await asyncio.to_thread(self._news))
                 await asyncio.sleep(_LOOK_EVERY_S)
             except SQLAlchemyError as error:  # those who wait look for themselves meanwhile
-                if note_record_fault(error) is None:
+                if log_database_error(error) is None:
                     logger.exception("the record of jobs cannot be read")
                 await asyncio.sleep(_AFTER_A_FAULT_S)
 
@@ -111,9 +111,9 @@ class JobNews:
 
     def _ring(self, job_ids: set[str] | None) -> None:
         """Ring for these jobs; for all where it is not known what happened."""
-        for job_id in self._bells if job_ids is None else job_ids:
-            for bell in self._bells.get(job_id, ()):
-                bell.set()
+        for job_id in self._subscribers if job_ids is None else job_ids:
+            for changed in self._subscribers.get(job_id, ()):
+                changed.set()
 
 
 def _read_line(connection: sa.Connection) -> list[int]:
@@ -121,12 +121,12 @@ def _read_line(connection: sa.Connection) -> list[int]:
     return list(connection.execute(waiting.order_by(jobs.c.number)).scalars())
 
 
-async def wait_for(bell: asyncio.Event, timeout_s: float) -> bool:
-    """Wait until the bell rings or the time is up; returns whether it rang, and stills it."""
+async def wait_for(changed: asyncio.Event, timeout_s: float) -> bool:
+    """Wait until the changed rings or the time is up; returns whether it rang, and stills it."""
     try:
         async with asyncio.timeout(timeout_s):
-            await bell.wait()
+            await changed.wait()
     except TimeoutError:
         return False
-    bell.clear()
+    changed.clear()
     return True

@@ -28,8 +28,8 @@ from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, error
 from dbos import error as dbos_error
 
 from latentsync.jobs.models import Job, NewJob
-from latentsync.jobs.webhooks import Notice, message_id_of, notice_of
-from latentsync.public_errors import note_record_fault
+from latentsync.jobs.webhooks import WebhookMessage, message_id_of, message_of
+from latentsync.public_errors import log_database_error
 
 WEBHOOKS = "latentsync-webhooks"
 _WEBHOOK_WORKFLOW = "latentsync-send-webhook"
@@ -39,16 +39,16 @@ _POLL_WEBHOOKS_EVERY_S = 0.5
 LOST_S = 900.0  # an attempt that takes this long, far beyond its limit, lost its worker
 _TIDY_AT_ONCE = 200
 
-Send = Callable[[Notice, int], float | None]
+Send = Callable[[WebhookMessage, int], float | None]
 
 
-class WebhookEntrance:
+class WebhookQueue:
     """Puts notices into the line.
 
     Args:
         client: of the database of jobs.
         app_version: under which workers look for work.
-        public_url: see :func:`latentsync.jobs.webhooks.notice_of`.
+        public_url: see :func:`latentsync.jobs.webhooks.message_of`.
     """
 
     def __init__(self, client: DBOSClient, app_version: str, public_url: str | None) -> None:
@@ -58,7 +58,7 @@ class WebhookEntrance:
 
     def announce(self, connection: sa.Connection, job: Job) -> None:
         """Put the notice of a job's end into the line, as part of the connection's transaction."""
-        notice = notice_of(job, self._public_url)
+        notice = message_of(job, self._public_url)
         if notice is not None:
             options = _options(notice, 0, self._app_version)
             self._client.enqueue_in_transaction(connection, options, asdict(notice), 0)
@@ -76,7 +76,7 @@ class WebhookEntrance:
         own = [one.workflow_id for one in found if one.workflow_id.startswith(beginning)]
         self._client.delete_workflows(own)
 
-    def keep_house(self, keep_s: float, lost_s: float = LOST_S) -> None:
+    def maintain(self, keep_s: float, lost_s: float = LOST_S) -> None:
         """Hand on notices whose worker is gone; forget those of long ago.
 
         Args:
@@ -111,13 +111,13 @@ def register_sending(send: Send, app_version: str) -> None:
 
     @DBOS.step(name=f"{_WEBHOOK_WORKFLOW}-once")
     def send_once(notice: dict[str, Any], attempt: int) -> float | None:
-        return send(Notice(**notice), attempt)
+        return send(WebhookMessage(**notice), attempt)
 
     @DBOS.workflow(name=_WEBHOOK_WORKFLOW, max_recovery_attempts=None)
     def send_webhook(notice: dict[str, Any], attempt: int) -> None:
         wait_s = send_once(notice, attempt)
         if wait_s is not None:
-            options = _options(Notice(**notice), attempt + 1, app_version)
+            options = _options(WebhookMessage(**notice), attempt + 1, app_version)
             options["delay_seconds"] = wait_s
             DBOS.enqueue_workflow_with_options(options, notice, attempt + 1)
 
@@ -133,7 +133,7 @@ def open_webhooks() -> None:
     )
 
 
-def _options(notice: Notice, attempt: int, app_version: str) -> EnqueueOptions:
+def _options(notice: WebhookMessage, attempt: int, app_version: str) -> EnqueueOptions:
     return {
         "workflow_name": _WEBHOOK_WORKFLOW,
         "queue_name": WEBHOOKS,
@@ -153,7 +153,7 @@ _CANCELED = (
 )
 
 
-def tame_line_log() -> None:
+def tame_queue_log() -> None:
     """Let DBOS log warnings as the rest of the process does, without what is no fault."""
     line = logging.getLogger("dbos")
     line.setLevel(logging.WARNING)
@@ -173,7 +173,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     error = told or sys.exc_info()[1]  # which DBOS may have made a part of its text
     if error is None:
         return True
-    return not isinstance(error, _CANCELED) and note_record_fault(error) is None
+    return not isinstance(error, _CANCELED) and log_database_error(error) is None
 
 
 _JOBS = "latentsync-jobs"
@@ -184,7 +184,7 @@ _WORKFLOW_VERSION = "1"
 _POLL_JOBS_EVERY_S = 0.1  # how soon a free worker sees a new job; each look costs it 2 ms
 
 
-class LineEntrance:
+class JobQueue:
     """Puts jobs into the line; for processes that run none.
 
     Args:
@@ -198,7 +198,7 @@ class LineEntrance:
             system_database_engine=engine,
             retry_connection_errors=False,  # callers hear at once that the database is away
         )
-        self.webhooks = WebhookEntrance(self._client, _WORKFLOW_VERSION, public_url)
+        self.webhooks = WebhookQueue(self._client, _WORKFLOW_VERSION, public_url)
 
     def put(self, connection: sa.Connection, job: NewJob, number: int) -> None:
         """Put a job into the line at its number, as part of the connection's transaction."""
@@ -214,7 +214,7 @@ class LineEntrance:
             job.id,
         )
 
-    def put_again(self, job_id: str) -> None:
+    def requeue(self, job_id: str) -> None:
         """Hand a job to whoever is free, because the worker that had it is gone."""
         try:
             self._client.resume_workflow(job_id, queue_name=_JOBS)
@@ -231,7 +231,7 @@ class LineEntrance:
             queue_name=_JOBS, status="PENDING", executor_id=worker, load_input=False
         )
         for workflow in left:
-            self.put_again(workflow.workflow_id)
+            self.requeue(workflow.workflow_id)
 
     def take_out(self, job_id: str) -> None:
         """Take a job that is no longer wanted out of the line."""
@@ -253,7 +253,7 @@ class LineEntrance:
         self._client.destroy()
 
 
-class LineExit:
+class QueueConsumer:
     """Takes jobs from the line, one after the other, in a worker's process.
 
     Args:
@@ -298,5 +298,5 @@ class LineExit:
 
 def prepare_line(engine: sa.Engine) -> None:
     """Make or update the line's own tables."""
-    tame_line_log()
+    tame_queue_log()
     DBOS.migrate(engine.url.render_as_string(hide_password=False))

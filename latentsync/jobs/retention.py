@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from latentsync.jobs.database import events, jobs
 from latentsync.jobs.models import Job, JobStatus, NewJob
-from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.serialization import stored_folders, stored_keys
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 
@@ -29,7 +29,7 @@ class Retention:
 
     Args:
         store: the record.
-        entrance: to the line.
+        queue: to the line.
         files: the stored files.
         settings: how long and how much is kept.
         clock: seconds since 1970.
@@ -38,18 +38,18 @@ class Retention:
     def __init__(
         self,
         store: JobStore,
-        entrance: LineEntrance,
-        files: FileStore,
+        queue: JobQueue,
+        files: Storage,
         settings: Settings,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._entrance = entrance
+        self._queue = queue
         self._files = files
         self._settings = settings
         self._clock = clock
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         """Make one round."""
         before = self._clock() - self._settings.keep_results_s
         while expired := self._ended(jobs.c.finished_at < before):
@@ -101,7 +101,7 @@ class Retention:
             remove_media(self._files, job)
             self._files.remove(f"{RESULTS}/{job.id}")
         gone = [job.id for job in ended]
-        self._entrance.forget(gone)
+        self._queue.forget(gone)
         with self._store.engine.begin() as connection:
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
             numbers = [job.number for job in ended]
@@ -123,7 +123,7 @@ class Retention:
         return known
 
 
-def stored_bytes(store: JobStore, files: FileStore) -> int:
+def stored_bytes(store: JobStore, files: Storage) -> int:
     """Return how many bytes of media, results and uploads are kept."""
     unfinished, result = jobs.c.status.not_in(_FINAL), sa.func.coalesce(jobs.c.result_bytes, 0)
     counted = sa.select(sa.func.sum(sa.case((unfinished, jobs.c.input_bytes), else_=result)))
@@ -131,7 +131,7 @@ def stored_bytes(store: JobStore, files: FileStore) -> int:
         return int(connection.execute(counted).scalar() or 0) + files.size_below(UPLOADS)
 
 
-def remove_media(files: FileStore, job: Job | NewJob) -> None:
+def remove_media(files: Storage, job: Job | NewJob) -> None:
     """Remove the media that were stored for a job; once it has ended nobody reads them."""
     for folder in stored_folders(job.request):
         files.discard(folder)

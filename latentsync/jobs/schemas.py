@@ -84,7 +84,7 @@ class Prediction(BaseModel):
     )
 
 
-def represent(
+def to_response(
     job: Job, queue_position: int | None, base_url: str, delivery: Delivery | None = None
 ) -> Prediction:
     """Return a job as callers see it.

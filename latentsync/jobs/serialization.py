@@ -23,11 +23,11 @@ from latentsync.schema.run import (
 )
 
 
-def record_options(options: RunOptions) -> dict[str, Any]:
+def dump_options(options: RunOptions) -> dict[str, Any]:
     """Return a run's options as plain JSON."""
     recorded = {
         **asdict(options),
-        "speaker": _record_speaker(options.speaker),
+        "speaker": _dump_speaker(options.speaker),
         "sync_mode": options.sync_mode.value,
     }
     if (
@@ -37,19 +37,19 @@ def record_options(options: RunOptions) -> dict[str, Any]:
     return recorded
 
 
-def recall_options(recorded: dict[str, Any]) -> RunOptions:
-    """Return the options that :func:`record_options` was given."""
+def load_options(recorded: dict[str, Any]) -> RunOptions:
+    """Return the options that :func:`dump_options` was given."""
     return RunOptions(
         **{
             **recorded,
-            "speaker": _recall_speaker(recorded["speaker"]),
+            "speaker": _load_speaker(recorded["speaker"]),
             "sync_mode": SyncMode(recorded["sync_mode"]),
             "guidance_interval": tuple(recorded["guidance_interval"]),
         }
     )
 
 
-def record_source(source: MediaSource, stored_key: str | None) -> dict[str, str]:
+def dump_source(source: MediaSource, stored_key: str | None) -> dict[str, str]:
     """Return a medium as plain JSON: its address, or the key under which it was stored."""
     if isinstance(source, UrlSource):
         return {"url": source.url, "name": source.name}
@@ -58,17 +58,17 @@ def record_source(source: MediaSource, stored_key: str | None) -> dict[str, str]
     return {"key": stored_key, "name": source.name}
 
 
-def record_segment(segment: Segment) -> dict[str, Any]:
+def dump_segment(segment: Segment) -> dict[str, Any]:
     """Return a segment as plain JSON; its recording is recorded among the media."""
     return {
         "start_s": segment.start_s,
         "end_s": segment.end_s,
         "audio_start_s": segment.audio_start_s,
-        "speaker": _record_speaker(segment.speaker),
+        "speaker": _dump_speaker(segment.speaker),
     }
 
 
-def recall_source(recorded: dict[str, str], stored: Path | None) -> MediaSource:
+def load_source(recorded: dict[str, str], stored: Path | None) -> MediaSource:
     """Return the medium; ``stored`` is where the stored file lies now."""
     if "url" in recorded:
         return UrlSource(recorded["url"], name=recorded["name"])
@@ -77,38 +77,38 @@ def recall_source(recorded: dict[str, str], stored: Path | None) -> MediaSource:
     return PathSource(stored, name=recorded["name"])
 
 
-def record_request(request: RunRequest, media: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+def dump_request(request: RunRequest, media: Mapping[str, dict[str, str]]) -> dict[str, Any]:
     """Return a request as plain JSON.
 
     Args:
         request: what was asked for.
-        media: what :func:`record_source` gave for each of its media, by name.
+        media: what :func:`dump_source` gave for each of its media, by name.
     """
     return {
         **media,
-        "options": record_options(request.options),
-        "segments": [record_segment(segment) for segment in request.segments],
+        "options": dump_options(request.options),
+        "segments": [dump_segment(segment) for segment in request.segments],
     }
 
 
-def recall_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> RunRequest:
-    """Return the request that :func:`record_request` was given.
+def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> RunRequest:
+    """Return the request that :func:`dump_request` was given.
 
     Args:
         recorded: the plain JSON.
         stored: where the media lie that were stored, by name.
     """
     sources = {
-        name: recall_source(source, stored.get(name)) for name, source in _media(recorded).items()
+        name: load_source(source, stored.get(name)) for name, source in _media(recorded).items()
     }
     return RunRequest(
         sources["video"],
         sources.get("audio"),
-        recall_options(recorded["options"]),
+        load_options(recorded["options"]),
         tuple(
             Segment(
                 audio=sources.get(segment_recording(index)),
-                **{**segment, "speaker": _recall_speaker(segment["speaker"])},
+                **{**segment, "speaker": _load_speaker(segment["speaker"])},
             )
             for index, segment in enumerate(recorded.get("segments", ()))
         ),
@@ -135,11 +135,11 @@ def _media(recorded: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {name: part for name, part in recorded.items() if name not in ("options", "segments")}
 
 
-def _record_speaker(speaker: Speaker) -> str | dict[str, Any]:
+def _dump_speaker(speaker: Speaker) -> str | dict[str, Any]:
     return speaker if isinstance(speaker, str) else speaker.model_dump(mode="json")
 
 
-def _recall_speaker(recorded: Any) -> Speaker:
+def _load_speaker(recorded: Any) -> Speaker:
     if isinstance(recorded, dict):
         # From JSON: numbers may have lost their decimal point, lists stand for tuples.
         kind = SpeakerPoint if "point" in recorded else SpeakerBox

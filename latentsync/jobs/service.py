@@ -28,16 +28,16 @@ from latentsync.errors import (
     UploadNotFound,
     shorten,
 )
-from latentsync.jobs.admission import Allowance, Intake, Recorder, check_repeated, naming_entry
+from latentsync.jobs.admission import Admission, GroupCommit, Quota, check_repeated, prefix_errors
 from latentsync.jobs.database import open_database, translate_database_full
-from latentsync.jobs.disk_space import Room
+from latentsync.jobs.disk_space import StorageBudget
 from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.erasure import Erasure
 from latentsync.jobs.models import Job, NewJob, Webhook
-from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.retention import INPUTS, remove_media
-from latentsync.jobs.serialization import record_request, record_source, stored_keys
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.serialization import dump_request, dump_source, stored_keys
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore, Load
 from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
 from latentsync.jobs.webhooks import check_webhook
@@ -45,7 +45,7 @@ from latentsync.media.fetch import fetch_media
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.media.ssrf import parse_address
 from latentsync.monitor import RunMonitor
-from latentsync.public_errors import record_fault
+from latentsync.public_errors import to_database_error
 from latentsync.schema.engines import EngineSurvey
 from latentsync.schema.run import MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
@@ -80,7 +80,7 @@ class Submission:
     entry: str | None = None
 
 
-class JobDesk:
+class JobService:
     """Takes jobs in, answers questions about them, cancels them.
 
     Args:
@@ -91,25 +91,25 @@ class JobDesk:
 
     def __init__(self, settings: Settings, *, survey: SurveyEngines | None = None) -> None:
         self._settings = settings
-        self.files = FileStore(settings.storage)
+        self.files = Storage(settings.storage)
         engine = open_database(settings.jobs_database)
-        self._entrance = LineEntrance(engine, settings.public_url)
-        self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
-        self._allowance = Allowance(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
-        self._room = Room(self.store, self.files, settings)
-        self.reserve = self._room.reserve
+        self._queue = JobQueue(engine, settings.public_url)
+        self.store = JobStore(engine, announce=self._queue.webhooks.announce)
+        self._quota = Quota(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
+        self._budget = StorageBudget(self.store, self.files, settings)
+        self.reserve = self._budget.reserve
         # What a file is shared with is on this machine; of a Postgres nobody knows who uses it.
         own = None
         if survey is not None and engine.name == "sqlite":
             own = partial(survey, settings)
         self.engines = EngineAvailability(engine, own)
-        intake = Intake(
-            self.store, self._entrance.put, self._allowance, self.reserve.require, self.engines
+        admission = Admission(
+            self.store, self._queue.put, self._quota, self.reserve.require, self.engines
         )
-        self._recorder = Recorder(intake.take_in)
+        self._group_commit = GroupCommit(admission.admit)
         self._storing = ThreadPoolExecutor(_STORING_AT_ONCE, thread_name_prefix="media")
         self.uploads = Uploads(self.files, settings.max_job_bytes_per_key)
-        self._erasure = Erasure(self.store, self._entrance, self.files)
+        self._erasure = Erasure(self.store, self._queue, self.files)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
         """Record jobs and put them into the line, all or none.
@@ -138,7 +138,7 @@ class JobDesk:
         """
         if _brings_files(submissions):
             return self._storing.submit(self._store_and_record, submissions, owner)
-        return self._recorder.record([self._prepare(one, owner) for one in submissions])
+        return self._group_commit.record([self._prepare(one, owner) for one in submissions])
 
     def job(self, job_id: str, owner: str) -> Job:
         """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
@@ -166,7 +166,7 @@ class JobDesk:
         with translate_database_full():
             canceled = self.store.cancel(job.id, running=running) or job
         if canceled.status.is_final:
-            self._entrance.take_out(job.id)
+            self._queue.take_out(job.id)
             remove_media(self.files, canceled)
         return canceled
 
@@ -192,7 +192,7 @@ class JobDesk:
         except (StorageUnavailable, OSError) as error:
             logger.warning("a job could not be erased yet: %s", error)
         except SQLAlchemyError as error:
-            if (fault := record_fault(error)) is None:
+            if (fault := to_database_error(error)) is None:
                 raise
             logger.warning("a job could not be erased yet: %s", fault)
         return False
@@ -208,14 +208,14 @@ class JobDesk:
         Raises:
             LineFull, DiskFull: there is no room for it.
         """
-        self._room.take(path.stat().st_size)
+        self._budget.take(path.stat().st_size)
         return self.uploads.store(path, owner)
 
     def close(self) -> None:
         """Let go of the database."""
         self._storing.shutdown()
-        self._recorder.close()
-        self._entrance.close()
+        self._group_commit.close()
+        self._queue.close()
         self.store.engine.dispose()
 
     def _known(self, submission: Submission, owner: str) -> Job | None:
@@ -239,11 +239,11 @@ class JobDesk:
 
     def _store_new(self, new: Sequence[Submission], owner: str) -> list[Job]:
         self._require_engines(new)
-        self._allowance.check(self.store.load(owner), Load(len(new), 0))
+        self._quota.check(self.store.load(owner), Load(len(new), 0))
         self.reserve.require()
         prepared = self._prepare_all(new, owner)
         try:
-            jobs = self._recorder.record(prepared).result()
+            jobs = self._group_commit.record(prepared).result()
         except LatentSyncError:
             self._discard(prepared)
             raise
@@ -256,7 +256,7 @@ class JobDesk:
         """Ask before anything is stored; the record asks once more."""
         engines = self.engines.now()
         for submission in new:
-            with naming_entry(submission.entry):
+            with prefix_errors(submission.entry):
                 engines.require(submission.request.options.engine)
 
     def _prepare_all(self, new: Iterable[Submission], owner: str) -> list[NewJob]:
@@ -271,7 +271,7 @@ class JobDesk:
 
     def _prepare(self, submission: Submission, owner: str) -> NewJob:
         """Check and store a submission's media."""
-        with naming_entry(submission.entry):
+        with prefix_errors(submission.entry):
             return self._prepare_one(submission, owner)
 
     def _prepare_one(self, submission: Submission, owner: str) -> NewJob:
@@ -289,7 +289,7 @@ class JobDesk:
         return NewJob(
             id=submission.id or str(uuid.uuid4()),
             owner=owner,
-            request=record_request(request, media),
+            request=dump_request(request, media),
             fingerprint=submission.fingerprint,
             idempotency_key=submission.idempotency_key,
             webhook=submission.webhook,
@@ -303,14 +303,14 @@ class JobDesk:
         """Return a medium as it is recorded, and the bytes stored for it."""
         if _is_address(source):
             _check_address(source)
-            return record_source(source, None), 0
+            return dump_source(source, None), 0
         key = f"{folder_key}/{medium}"
         with (
             working_folder(self._settings.work_dir) as folder,
             self._as_file(source, folder, owner) as path,
         ):
             size_bytes = path.stat().st_size
-            self._room.take(size_bytes)
+            self._budget.take(size_bytes)
             probe = probe_video if medium == "video" else probe_audio
             probe(path, self._settings, source.name)
             self.files.put(path, key)

@@ -46,7 +46,7 @@ _S3_OPENING = {
 _S3_RETRIES = 2
 
 
-class FileStore:
+class Storage:
     """A folder of files behind fsspec.
 
     Args:
@@ -82,7 +82,7 @@ class FileStore:
             with self._answering(missing_is_failure=True):
                 self._files.put_file(str(path), target, **self._copying)
 
-    def put_patiently(self, path: Path, key: str, *, patience_s: float, canceled: Event) -> None:
+    def put_with_retry(self, path: Path, key: str, *, patience_s: float, canceled: Event) -> None:
         """Store a copy of a file that was dear to make: try for a while if the store is away.
 
         Args:

@@ -354,7 +354,7 @@ class JobStore:
         chosen = sa.select(jobs).where(jobs.c.status == JobStatus.PROCESSING)
         return self.select(chosen.order_by(jobs.c.number))
 
-    def adopt(self, job: Job, host: str) -> bool:
+    def claim(self, job: Job, host: str) -> bool:
         """Take over an abandoned job; of several workers that try, one may."""
         with self.engine.begin() as connection:
             mine = _current(job).where(jobs.c.host == job.host).values(host=host)

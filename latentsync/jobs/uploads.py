@@ -12,7 +12,7 @@ from threading import Lock
 
 from latentsync.errors import LineFull
 from latentsync.jobs.retention import UPLOADS
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 
 UPLOAD_SCHEME = "upload://"
 _NAME = re.compile(r"[0-9a-f]{32}")
@@ -27,7 +27,7 @@ class Uploads:
         max_bytes_per_owner: uploads of one owner, together.
     """
 
-    def __init__(self, files: FileStore, max_bytes_per_owner: int) -> None:
+    def __init__(self, files: Storage, max_bytes_per_owner: int) -> None:
         self._files = files
         self._max_bytes = max_bytes_per_owner
         self._counting = Lock()

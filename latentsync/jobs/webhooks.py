@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from latentsync.errors import ForbiddenAddress, InvalidField, shorten
 from latentsync.jobs.database import events, jobs
 from latentsync.jobs.models import Delivery, Job, Webhook
-from latentsync.jobs.schemas import represent
+from latentsync.jobs.schemas import to_response
 from latentsync.media.ssrf import (
     is_public,
     leads_to_public,
@@ -37,7 +37,7 @@ from latentsync.media.ssrf import (
     parse_address,
     reason_of,
 )
-from latentsync.public_errors import note_record_fault
+from latentsync.public_errors import log_database_error
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ _JITTER = 0.1  # part of a wait, so that notices which failed together do not co
 
 
 @dataclass(frozen=True)
-class Notice:
+class WebhookMessage:
     """Word of one job's end for one receiver.
 
     Attributes:
@@ -98,7 +98,7 @@ def _is_private(host: str) -> bool:
         return False
 
 
-def notice_of(job: Job, public_url: str | None) -> Notice | None:
+def message_of(job: Job, public_url: str | None) -> WebhookMessage | None:
     """Return the notice of a job that has ended; None if nobody wants one.
 
     Args:
@@ -109,14 +109,14 @@ def notice_of(job: Job, public_url: str | None) -> Notice | None:
     if webhook is None or job.status not in webhook.events or job.finished_at is None:
         return None
     base_url = public_url or webhook.base_url or ""
-    prediction = represent(job, queue_position=None, base_url=base_url, delivery=Delivery())
+    prediction = to_response(job, queue_position=None, base_url=base_url, delivery=Delivery())
     body = {
         "type": f"prediction.{job.status}",
         "timestamp": datetime.fromtimestamp(job.finished_at, UTC).isoformat(),
         "data": prediction.model_dump(mode="json"),
     }
     message_id = message_id_of(job.number, job.id) + job.status
-    return Notice(job.number, message_id, webhook.url, json.dumps(body))
+    return WebhookMessage(job.number, message_id, webhook.url, json.dumps(body))
 
 
 def message_id_of(job_number: int, job_id: str) -> str:
@@ -148,7 +148,7 @@ class WebhookSender:
             None if secret is None else standardwebhooks.Webhook(secret.get_secret_value())
         )
 
-    def send(self, notice: Notice, attempt: int) -> float | None:
+    def send(self, notice: WebhookMessage, attempt: int) -> float | None:
         """Send a notice once. Must not run inside an event loop.
 
         Args:
@@ -177,7 +177,7 @@ class WebhookSender:
         delay_s = self._settings.webhook_retry_delays_s[attempt]
         return delay_s * random.uniform(1.0, 1.0 + _JITTER)
 
-    def _is_known_erased(self, notice: Notice) -> bool:
+    def _is_known_erased(self, notice: WebhookMessage) -> bool:
         """Tell whether the job is erased; while the record is away, as far as is known, not.
 
         Housekeeping removes the notices of an erased job whatever is answered here.
@@ -185,11 +185,11 @@ class WebhookSender:
         try:
             return self._is_erased(notice.job_number)
         except SQLAlchemyError as error:
-            if note_record_fault(error) is None:
+            if log_database_error(error) is None:
                 raise
             return False
 
-    def _try(self, notice: Notice) -> Exception | None:
+    def _try(self, notice: WebhookMessage) -> Exception | None:
         """Send a notice once; returns why it did not arrive."""
         try:
             asyncio.run(self._post(notice))
@@ -212,7 +212,7 @@ class WebhookSender:
         is_over = is_last or isinstance(reason, _NoUse)
         return Delivery("failed" if is_over else "pending", attempt + 1, str(reason))
 
-    async def _post(self, notice: Notice) -> None:
+    async def _post(self, notice: WebhookMessage) -> None:
         """Send the notice and look at the status of the answer, never at its body."""
         async with asyncio.timeout(self._settings.webhook_timeout_s):
             url = parse_address(notice.url)
@@ -229,7 +229,7 @@ class WebhookSender:
             except SSRFProtectionError:
                 raise _NoUse("the receiver's address is not public") from None
 
-    def _headers(self, notice: Notice) -> dict[str, str]:
+    def _headers(self, notice: WebhookMessage) -> dict[str, str]:
         if self._signer is None:
             raise _Unsent("this worker has no LATENTSYNC_WEBHOOK_SECRET")
         now = datetime.now(UTC)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
-class Portions:
+class AdaptiveBatch:
     """Runs a network over many things, a few at a time; results never depend on how many.
 
     Args:
@@ -71,7 +71,7 @@ class Portions:
 
 
 @contextmanager
-def out_of_memory_told(what: str) -> Iterator[None]:
+def translate_oom(what: str) -> Iterator[None]:
     """Turn a device's lack of memory inside the block into OutOfDeviceMemory.
 
     Args:

@@ -22,7 +22,7 @@ _FADE_FRAMES = 3  # from the source's own lips to the spoken ones and back: 0.12
 
 
 @dataclass(frozen=True, eq=False)
-class Touch:
+class FrameEdit:
     """What an utterance does to one output frame.
 
     Attributes:
@@ -35,7 +35,7 @@ class Touch:
     speak: Callable[[Frame], Frame] | None
 
 
-Touches = Generator[Touch, None, None]
+Touches = Generator[FrameEdit, None, None]
 
 
 def choices_of(utterances: Sequence[Utterance], num_source_frames: int) -> list[Choice]:
@@ -95,7 +95,7 @@ def check_mouths(utterances: Sequence[Utterance], faces: Sequence[int]) -> None:
                 )
 
 
-def put_together(
+def composite(
     source: FrameSource,
     frame_indices: NDArray[np.int64],
     utterances: Sequence[Utterance],
@@ -115,18 +115,18 @@ def put_together(
     """
     fades = [_fades(n, utterances, faces, len(frame_indices)) for n in range(len(utterances))]
     with ExitStack() as begun:
-        touches: dict[int, Touches] = {}
+        edits: dict[int, Touches] = {}
         for start, stop in _stretches(utterances, len(frame_indices)):
             inside = [n for n, one in enumerate(utterances) if one.start <= start < one.stop]
             if not inside:
                 yield from source.read(frame_indices[start:stop])
                 continue
             for number in inside:
-                if number not in touches:
-                    touches[number] = begun.enter_context(closing(begin(number)))
+                if number not in edits:
+                    edits[number] = begun.enter_context(closing(begin(number)))
             for index in range(start, stop):
-                together = [next(touches[number]) for number in inside]
-                report.frames_without_face += any(touch.speak is None for touch in together)
+                together = [next(edits[number]) for number in inside]
+                report.frames_without_face += any(edit.speak is None for edit in together)
                 yield _touched(together, [fades[number].weight(index) for number in inside])
 
 
@@ -139,12 +139,12 @@ def _stretches(utterances: Sequence[Utterance], num_frames: int) -> Iterator[tup
     yield from zip(ordered, ordered[1:], strict=False)
 
 
-def _touched(touches: Sequence[Touch], weights: Sequence[float]) -> Frame:
+def _touched(edits: Sequence[FrameEdit], weights: Sequence[float]) -> Frame:
     """Return the frame with everybody's lips."""
-    frame = touches[0].frame
-    for touch, weight in zip(touches, weights, strict=True):
-        if touch.speak is not None:
-            spoken = touch.speak(frame)
+    frame = edits[0].frame
+    for edit, weight in zip(edits, weights, strict=True):
+        if edit.speak is not None:
+            spoken = edit.speak(frame)
             frame = spoken if weight == 1 else _mixed(frame, spoken, weight)
     return frame
 

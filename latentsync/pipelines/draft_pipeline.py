@@ -23,13 +23,13 @@ from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
 from latentsync.pipelines.compositing import (
-    Touch,
+    FrameEdit,
     Touches,
     check_mouths,
     check_seen,
     choices_of,
+    composite,
     num_frames_searched,
-    put_together,
 )
 from latentsync.pipelines.draft.interior import FaceWriter
 from latentsync.pipelines.draft.motion import MouthMotion, plan_motion
@@ -84,12 +84,12 @@ class DraftPipeline:
         }
 
         def begin(number: int) -> Touches:
-            """Begin an utterance; see :func:`latentsync.pipelines.compositing.put_together`."""
+            """Begin an utterance; see :func:`latentsync.pipelines.compositing.composite`."""
             one = utterances[number]
             indices = frame_indices[one.start : one.stop]
             return _draw(source, indices, tracks[number], writers[faces[number]], motions[number])
 
-        frames = put_together(source, frame_indices, utterances, faces, begin, report)
+        frames = composite(source, frame_indices, utterances, faces, begin, report)
         return Generation(frames, report)
 
     def plan_mouth(self, waveform: Waveform, num_frames: int, monitor: RunMonitor) -> MouthMotion:
@@ -148,9 +148,9 @@ def _draw(
         source_index = int(frame_indices[number])
         points = track.at(source_index)
         if points is None:
-            yield Touch(frame, None)
+            yield FrameEdit(frame, None)
             continue
-        yield Touch(
+        yield FrameEdit(
             frame,
             partial(
                 writer.write,

@@ -1,7 +1,7 @@
 """The LatentSync engine: lips made by diffusion from the sound of speech.
 
 :meth:`LipsyncPipeline.__call__` is the whole way. Its steps are public and may be taken one by one:
-``finder.find`` and ``align_speaker`` give the matrices, ``Hearing`` what frames hear, and
+``finder.find`` and ``align_speaker`` give the matrices, ``AudioFeatures`` what frames hear, and
 :meth:`LipsyncPipeline.speak` turns them into :class:`SpokenWindow` after window, each with its
 source frames, aligned faces, latents and finished faces; ``restore_face`` puts those back.
 """
@@ -35,30 +35,30 @@ from latentsync.pipelines.base import (
     GenerationReport,
     Utterance,
 )
-from latentsync.pipelines.batching import give_large_blocks_back, out_of_memory_told
+from latentsync.pipelines.batching import give_large_blocks_back, translate_oom
 from latentsync.pipelines.compositing import (
-    Touch,
+    FrameEdit,
     Touches,
     check_mouths,
     check_seen,
     choices_of,
+    composite,
     num_frames_searched,
-    put_together,
 )
-from latentsync.pipelines.lipsync.audio_features import Hearing
+from latentsync.pipelines.lipsync.audio_features import AudioFeatures
 from latentsync.pipelines.lipsync.bilinear import cut_face
 from latentsync.pipelines.lipsync.face_finder import (
+    InsightFaceFinder,
     Matrices,
     MeshFinder,
     ReadFrames,
     SpeakerFinder,
-    TrainedFinder,
     align_speaker,
 )
 from latentsync.pipelines.lipsync.face_generator import (
-    FaceMaker,
-    MadeFaces,
-    NetworkPortions,
+    FaceGenerator,
+    GeneratedFaces,
+    NetworkBatches,
     WindowFaces,
     timed_on_device,
 )
@@ -71,7 +71,7 @@ from latentsync.pipelines.lipsync.windows import (
     cut_windows,
     group_windows,
 )
-from latentsync.pipelines.prefetch import Beside
+from latentsync.pipelines.prefetch import Prefetcher
 from latentsync.pipelines.requirements import choose_device, choose_dtype
 from latentsync.schema.run import RunOptions
 from latentsync.settings import Settings
@@ -96,7 +96,7 @@ class SpokenWindow:
     frames: list[Frame]
     matrices: Matrices
     faces: NDArray[np.uint8] | None = None
-    made: MadeFaces | None = None
+    made: GeneratedFaces | None = None
 
 
 class LipsyncPipeline:
@@ -118,7 +118,7 @@ class LipsyncPipeline:
         self._networks = networks
         self._finder = finder
         self._batch_windows = batch_windows
-        self._portions = NetworkPortions(batch_windows)
+        self._batches = NetworkBatches(batch_windows)
         self._turn = Lock()
         self.name = self.model_version = networks.config.model_version
 
@@ -142,11 +142,11 @@ class LipsyncPipeline:
         check_mouths(utterances, faces)
 
         def begin(number: int) -> Touches:
-            """Begin an utterance; see :func:`latentsync.pipelines.compositing.put_together`."""
+            """Begin an utterance; see :func:`latentsync.pipelines.compositing.composite`."""
             one = utterances[number]
             num_frames = one.stop - one.start
             # 2. Listen: features come window by window, as they are needed
-            hearing = Hearing(one.waveform, self._networks.audio_encoder, num_frames)
+            hearing = AudioFeatures(one.waveform, self._networks.audio_encoder, num_frames)
             # 3. Make the speaking faces, window by window
             spoken = self.speak(
                 source,
@@ -159,16 +159,16 @@ class LipsyncPipeline:
                 frames_before=one.start,
                 frames_total=len(frame_indices),
             )
-            return _touches(spoken, monitor)
+            return _edits(spoken, monitor)
 
         # 4. Put them back, frame by frame as they are taken
-        frames = put_together(source, frame_indices, utterances, faces, begin, report)
+        frames = composite(source, frame_indices, utterances, faces, begin, report)
         return Generation(frames, report)
 
     def speak(
         self,
         source: FrameSource,
-        hearing: Hearing,
+        hearing: AudioFeatures,
         matrices: Matrices,
         *,
         frame_indices: NDArray[np.int64],
@@ -196,12 +196,12 @@ class LipsyncPipeline:
         """
         has_face = np.isfinite(matrices[frame_indices, 0, 0])
         windows = list(cut_windows(has_face, self._networks.config.num_frames))
-        maker = FaceMaker(
+        maker = FaceGenerator(
             self._networks,
             options,
             noise.initial,
             frame_indices[has_face],
-            portions=self._portions,
+            batches=self._batches,
             monitor=monitor,
         )
         steps = _Steps(
@@ -214,8 +214,8 @@ class LipsyncPipeline:
         read = self._read(source, windows, matrices, frame_indices, monitor)
         left, wait = steps.left, steps.report
         with (
-            Beside(read, name="read", left=left) as groups,
-            Beside(
+            Prefetcher(read, name="read", left=left) as groups,
+            Prefetcher(
                 self._make(groups, hearing, noise, maker, steps),
                 name="make",
                 left=left,
@@ -276,9 +276,9 @@ class LipsyncPipeline:
     def _make(
         self,
         groups: Iterable[list[SpokenWindow]],
-        hearing: Hearing,
+        hearing: AudioFeatures,
         noise: Noise,
-        maker: FaceMaker,
+        maker: FaceGenerator,
         steps: _Steps,
     ) -> Iterator[list[SpokenWindow]]:
         """Yield the groups with their faces speaking."""
@@ -288,13 +288,13 @@ class LipsyncPipeline:
             with timed_on_device(steps.monitor, "generate.listen", device):
                 for spoken in group:
                     if spoken.faces is not None:
-                        with out_of_memory_told("listen"):
+                        with translate_oom("listen"):
                             inputs.append(_inputs(spoken, spoken.faces, hearing, noise))
             if not inputs:  # frames without a face are grouped by themselves
                 yield group
                 continue
             # People who speak at once take turns: two windows at once would need twice the memory.
-            with self._turn, steps.of_windows(len(group)), out_of_memory_told("make a window"):
+            with self._turn, steps.of_windows(len(group)), translate_oom("make a window"):
                 made = maker.make(inputs, steps.done)
             yield [replace(spoken, made=faces) for spoken, faces in zip(group, made, strict=True)]
 
@@ -360,7 +360,7 @@ def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> L
     dtype = choose_dtype(settings.dtype, device)
     config = read_config(name, LatentSyncConfig)
     files = prepare(name, settings, check=check)
-    with out_of_memory_told(f"hold the networks of {name}"):
+    with translate_oom(f"hold the networks of {name}"):
         networks = load_networks(
             config,
             unet_path=files[f"{name}/unet"],
@@ -372,7 +372,7 @@ def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> L
     finder: SpeakerFinder = MeshFinder()
     if settings.face_landmarks == "insightface":
         place, true_colors = best_device(str(device)), settings.true_face_colors
-        finder = TrainedFinder(
+        finder = InsightFaceFinder(
             ScrfdDetector.from_file(files["face-detector"], device=place, true_colors=true_colors),
             Landmarks106.from_file(files["face-landmarks"], device=place, true_colors=true_colors),
         )
@@ -380,7 +380,7 @@ def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> L
 
 
 def _inputs(
-    spoken: SpokenWindow, faces: NDArray[np.uint8], hearing: Hearing, noise: Noise
+    spoken: SpokenWindow, faces: NDArray[np.uint8], hearing: AudioFeatures, noise: Noise
 ) -> WindowFaces:
     window = spoken.window
     return WindowFaces(
@@ -412,17 +412,17 @@ def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> Rea
     return read
 
 
-def _touches(spoken_windows: Generator[SpokenWindow, None, None], monitor: RunMonitor) -> Touches:
+def _edits(spoken_windows: Generator[SpokenWindow, None, None], monitor: RunMonitor) -> Touches:
     """Yield what the windows do to each of their frames."""
     with closing(spoken_windows):
         for spoken in spoken_windows:
             if spoken.made is None:
-                yield from (Touch(frame, None) for frame in spoken.frames)
+                yield from (FrameEdit(frame, None) for frame in spoken.frames)
                 continue
             for frame, face, matrix in zip(
                 spoken.frames, spoken.made.faces, spoken.matrices, strict=True
             ):
-                yield Touch(frame, partial(_restore, face=face, matrix=matrix, monitor=monitor))
+                yield FrameEdit(frame, partial(_restore, face=face, matrix=matrix, monitor=monitor))
 
 
 def _restore(frame: Frame, *, face: Floats, matrix: Floats, monitor: RunMonitor) -> Frame:

@@ -21,7 +21,7 @@ class _End:
         self.error = error
 
 
-class Beside(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """Takes the items of a stream in a thread of its own, one ahead of whoever iterates here.
 
     Use it as a context manager: the thread begins with the block and has ended behind it, whatever

@@ -16,7 +16,7 @@ from threading import Lock
 
 from latentsync.config import find_packaged
 from latentsync.errors import EngineUnavailable, LatentSyncError, WeightsMissing
-from latentsync.monitor import never
+from latentsync.monitor import no_check
 from latentsync.pipelines.base import Pipeline
 from latentsync.pipelines.requirements import (
     explain_import_failure,
@@ -142,7 +142,7 @@ def resolve_engine(name: str) -> str:
     return AUTO_ON_GPU if has_cuda() else AUTO_ELSEWHERE
 
 
-def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = never) -> Pipeline:
+def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = no_check) -> Pipeline:
     """Build the engine called ``name``.
 
     Args:
@@ -199,7 +199,7 @@ def _import_failures_explained(
         raise refusal from error
 
 
-class Engines:
+class PipelineCache:
     """Hands out pipelines by name.
 
     Args:
@@ -213,7 +213,7 @@ class Engines:
         self._built: dict[str, Pipeline] = {}
         self._building = Lock()
 
-    def get(self, name: str | None = None, check: Callable[[], None] = never) -> Pipeline:
+    def get(self, name: str | None = None, check: Callable[[], None] = no_check) -> Pipeline:
         """Return the engine called ``name``, or the default one; the first call builds it.
 
         Engines are built one at a time: networks without memory are made by a switch that all

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from latentsync.errors import EngineUnavailable, LatentSyncError, recall_error
+from latentsync.errors import EngineUnavailable, LatentSyncError, error_from_code
 
 AUTO = "auto"  # stands for one of the next two
 AUTO_ON_GPU = "latentsync-1.6"
@@ -136,7 +136,7 @@ class Obstacle:
         others = ", ".join(runnable)
         instead = f"Engines that can run here: {others}." if others else "No engine can run here."
         message = f"The engine {name} cannot run here. {self.reason} {instead}"
-        return recall_error(self.code, message, field="engine")
+        return error_from_code(self.code, message, field="engine")
 
 
 @dataclass(frozen=True)

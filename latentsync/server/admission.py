@@ -29,7 +29,7 @@ _SMALL_BYTES = 64 * 1024  # up to here a body needs no place: one may ask while 
 _STREAMED_BYTES = 2 * 1024 * 1024  # of a body on its way to the disk, in memory
 
 
-class Arrivals:
+class UploadSlots:
     """Counts the bodies that arrive, for one event loop.
 
     Args:
@@ -96,7 +96,7 @@ _FIRST_GUESS_S = 30.0  # how long a run takes, before any run has told
 _RECENT_RUNS = 8
 
 
-class Places:
+class WaitingSlots:
     """Counts the calls that run or wait, for one event loop.
 
     Args:

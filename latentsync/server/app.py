@@ -13,19 +13,19 @@ from starlette.requests import Request
 
 from latentsync import __version__
 from latentsync.jobs.disk_space import check_folders
-from latentsync.jobs.notifier import JobNews
+from latentsync.jobs.notifier import JobNotifier
 from latentsync.jobs.schemas import Prediction
-from latentsync.jobs.service import JobDesk, SurveyEngines
+from latentsync.jobs.service import JobService, SurveyEngines
 from latentsync.schema.predict import PredictRequest
 from latentsync.schema.responses import Problem
-from latentsync.server.admission import Arrivals, Places
+from latentsync.server.admission import UploadSlots, WaitingSlots
 from latentsync.server.auth import ANONYMOUS, BearerAuth, anonymous
 from latentsync.server.cross_site import DocsPolicy, LoopbackGuard, require_same_origin
 from latentsync.server.errors import (
     NATIVE_PATHS,
     ErrorShape,
     add_error_handlers,
-    problem_answer,
+    problem_response,
 )
 from latentsync.server.health import add_health, add_metrics, workers_state
 from latentsync.server.openapi import add_openapi, introduction, operation_id, schemas_of
@@ -38,9 +38,9 @@ from latentsync.server.routes.lipsync_queue import (
     lipsync_error,
 )
 from latentsync.server.routes.openapi import SCHEMAS, PredictionRequest
-from latentsync.server.routes.predict import QueuedDoor, build_predict_router
+from latentsync.server.routes.predict import QueuedHandler, build_predict_router
 from latentsync.server.routes.predictions import build_v1_router
-from latentsync.server.routes.predictions_api import NativeApi
+from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.server.routes.task_queue import (
     TASK_PATHS,
     TaskRequest,
@@ -54,7 +54,7 @@ from latentsync.workspace import sweep
 _FORM_BYTES = MIB  # of a form, beside its files
 _BODIES = (PredictRequest, PredictionRequest, TaskRequest, LipsyncRequest, RequestName)
 if TYPE_CHECKING:
-    from latentsync.pipelines.registry import Engines
+    from latentsync.pipelines.registry import PipelineCache
 
 _DOCS_PAGE = {
     "tryItOutEnabled": True,
@@ -62,7 +62,7 @@ _DOCS_PAGE = {
     "displayRequestDuration": True,
 }
 _ERROR_SHAPES: dict[str, ErrorShape] = {
-    NATIVE_PATHS: problem_answer,
+    NATIVE_PATHS: problem_response,
     **dict.fromkeys(TASK_PATHS, task_error),
     **dict.fromkeys(LIPSYNC_PATHS, lipsync_error),
 }
@@ -70,7 +70,7 @@ _ERROR_SHAPES: dict[str, ErrorShape] = {
 
 def build_app(
     settings: Settings,
-    engines: Engines | None = None,
+    engines: PipelineCache | None = None,
     *,
     require_key: bool = True,
     with_page: bool = False,
@@ -102,13 +102,20 @@ def build_app(
     return app
 
 
-def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., Any]) -> FastAPI:
+def _app_with_engines(
+    settings: Settings, engines: PipelineCache, auth: Callable[..., Any]
+) -> FastAPI:
     """The default engine is built in the background, unless it is built already."""
     # Brings the runner and the codecs, which a server with workers does not need.
-    from latentsync.server.routes.predict_inline import DirectDoor, Engine, Line, engine_state
+    from latentsync.server.routes.predict_inline import (
+        Engine,
+        InlineHandler,
+        SerialExecutor,
+        engine_state,
+    )
 
     engine = Engine(settings.engine, engines)
-    line = Line(settings.max_waiting)
+    line = SerialExecutor(settings.max_waiting)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -122,7 +129,7 @@ def _app_with_engines(settings: Settings, engines: Engines, auth: Callable[..., 
     app.state.dismiss_listeners = _nobody  # for the process that serves the app
     app.state.stop_runs = line.stop
     add_health(app, engine_state(engine))
-    app.include_router(build_predict_router(DirectDoor(settings, engine, line), auth))
+    app.include_router(build_predict_router(InlineHandler(settings, engine, line), auth))
     return app
 
 
@@ -130,32 +137,32 @@ def _app_with_jobs(
     settings: Settings, auth: Callable[..., Any], with_page: bool, survey: SurveyEngines | None
 ) -> FastAPI:
     check_folders(settings)
-    desk = JobDesk(settings, survey=survey)
-    news = JobNews(desk.store.engine)
-    places = Places(settings.max_waiting)
+    jobs = JobService(settings, survey=survey)
+    notifier = JobNotifier(jobs.store.engine)
+    waiting_slots = WaitingSlots(settings.max_waiting)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweep(settings.work_dir)
         yield
-        await run_in_threadpool(desk.close)
+        await run_in_threadpool(jobs.close)
 
     app = _new_app(settings, lifespan, introduction(with_jobs=True))
     answers = schemas_of(Prediction, Problem, mode="serialization")
     add_openapi(app, answers | schemas_of(*_BODIES) | SCHEMAS, _ERROR_SHAPES)
-    app.state.dismiss_listeners = news.close
-    app.state.stop_runs = places.close
-    add_health(app, workers_state(desk.engines))
-    add_metrics(app, desk, auth)
+    app.state.dismiss_listeners = notifier.close
+    app.state.stop_runs = waiting_slots.close
+    add_health(app, workers_state(jobs.engines))
+    add_metrics(app, jobs, auth)
     app.include_router(
-        build_predict_router(QueuedDoor(desk, news, places), auth, with_uploads=True)
+        build_predict_router(QueuedHandler(jobs, notifier, waiting_slots), auth, with_uploads=True)
     )
-    arrivals = Arrivals(settings)
-    api = NativeApi(desk, news, settings, arrivals)
+    upload_slots = UploadSlots(settings)
+    api = PredictionsApi(jobs, notifier, settings, upload_slots)
     app.include_router(build_v1_router(api, auth))
     open_to = _anonymous_of(settings.public_url) if settings.tasks_without_key else auth
-    app.include_router(build_tasks_router(desk, arrivals, open_to))
-    app.include_router(build_lipsync_router(desk, arrivals, auth, settings.public_url))
+    app.include_router(build_tasks_router(jobs, upload_slots, open_to))
+    app.include_router(build_lipsync_router(jobs, upload_slots, auth, settings.public_url))
     if with_page:
         from latentsync.server.routes.page import add_page  # heavy, and not installed everywhere
 

@@ -28,7 +28,7 @@ from latentsync.errors import (
     NotAuthorized,
     shorten,
 )
-from latentsync.public_errors import as_own_error, note_record_fault
+from latentsync.public_errors import log_database_error, to_public_error
 from latentsync.schema.responses import ErrorResponse, Problem
 
 ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: the log's reference
@@ -39,13 +39,13 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 _OF_ROUTING = {kind.status: kind for kind in (NoSuchPath, MethodNotAllowed)}
 
 
-def error_answer(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
+def error_response(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
     """Return the HTTP answer for an error: its status, its body, and the headers it calls for."""
     body = ErrorResponse(**error.to_dict(), run_id=run_id)
     return JSONResponse(body.model_dump(), status_code=error.status, headers=error_headers(error))
 
 
-def problem_answer(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
+def problem_response(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
     """Return an error as the native API tells it."""
     problem = as_problem(ErrorResponse(**error.to_dict(), run_id=run_id))
     headers = error_headers(error)
@@ -120,7 +120,7 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
 
     @app.exception_handler(SQLAlchemyError)  # of its own, because what is no defect is not raised
     async def of_record(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        fault = note_record_fault(error)
+        fault = log_database_error(error)
         if fault is None:
             raise error
         return answer(request, fault)
@@ -128,7 +128,7 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> JSONResponse:
         reference = str(uuid.uuid4())
-        return answer(request, as_own_error(error, reference), reference)
+        return answer(request, to_public_error(error, reference), reference)
 
 
 def _allowed(request: Request) -> str:
@@ -147,4 +147,4 @@ def shape_at(path: str, shapes: Mapping[str, ErrorShape]) -> ErrorShape:
     for beginning, shape in shapes.items():
         if path == beginning or path.startswith(f"{beginning}/"):
             return shape
-    return error_answer
+    return error_response

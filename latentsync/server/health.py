@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI, Response
 
 from latentsync.errors import EngineUnavailable
 from latentsync.jobs.engine_availability import EngineAvailability
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 from latentsync.server.metrics import CONTENT_TYPE, JobMetrics
 from latentsync.server.openapi import error_responses
 
@@ -58,9 +58,9 @@ def add_health(app: FastAPI, state: State) -> None:
         return state()
 
 
-def add_metrics(app: FastAPI, desk: JobDesk, auth: Callable[..., Any]) -> None:
+def add_metrics(app: FastAPI, jobs: JobService, auth: Callable[..., Any]) -> None:
     """Add ``/metrics`` for those who have a key."""
-    metrics = JobMetrics(desk)
+    metrics = JobMetrics(jobs)
 
     @app.get(
         "/metrics",

@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from latentsync.jobs import stats
 from latentsync.jobs.models import JobStatus
 from latentsync.jobs.retention import stored_bytes
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 from latentsync.jobs.stats import LivingWorker
 
 __all__ = ["CONTENT_TYPE", "JobMetrics"]
@@ -28,14 +28,14 @@ class JobMetrics:
     """Holds the counters of this process.
 
     Args:
-        desk: whose jobs are counted.
+        jobs: whose jobs are counted.
     """
 
-    def __init__(self, desk: JobDesk) -> None:
-        self._desk = desk
+    def __init__(self, jobs: JobService) -> None:
+        self._jobs = jobs
         self._registry = CollectorRegistry()
         self._turn = Lock()  # two scrapes at once must not count a job twice
-        self._counted_to = stats.newest_event(desk.store.engine)
+        self._counted_to = stats.newest_event(jobs.store.engine)
         self._add_gauges()
         self._add_counters()
 
@@ -50,7 +50,7 @@ class JobMetrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"latentsync_{name}", text, labels, registry=self._registry)
 
-        self._jobs = gauge("jobs", "Recorded jobs by status", "status")
+        self._jobs_by_status = gauge("jobs", "Recorded jobs by status", "status")
         self._depth = gauge("queue_depth", "Jobs that wait for a worker")
         self._oldest = gauge("queue_oldest_seconds", "How long the first job in line has waited")
         self._workers = gauge("workers", "Workers heard of lately")
@@ -77,15 +77,15 @@ class JobMetrics:
         self._stage = histogram("job_stage_seconds", "Of each stage of a succeeded run", "stage")
 
     def _read_state(self) -> None:
-        engine = self._desk.store.engine
-        counted = self._desk.store.count()
+        engine = self._jobs.store.engine
+        counted = self._jobs.store.count()
         for status, number in counted.items():
-            self._jobs.labels(status).set(number)
+            self._jobs_by_status.labels(status).set(number)
         self._depth.set(counted[JobStatus.QUEUED])
         self._oldest.set(stats.oldest_waiting_s(engine))
         self._read_workers(stats.living_workers(engine))
-        self._stored.set(stored_bytes(self._desk.store, self._desk.files))
-        free_bytes = self._desk.files.free_bytes()
+        self._stored.set(stored_bytes(self._jobs.store, self._jobs.files))
+        free_bytes = self._jobs.files.free_bytes()
         self._free.set(-1 if free_bytes is None else free_bytes)
 
     def _read_workers(self, living: Sequence[LivingWorker]) -> None:
@@ -97,7 +97,7 @@ class JobMetrics:
                 self._memory.labels(worker.name, "total").set(worker.memory.total_bytes)
 
     def _count_ended(self) -> None:
-        engine = self._desk.store.engine
+        engine = self._jobs.store.engine
         ended, self._counted_to = stats.ended_after(engine, self._counted_to)
         for job in ended:
             self._outcomes.labels(job.status, job.error_code or "").inc()

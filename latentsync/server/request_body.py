@@ -152,11 +152,11 @@ def declared_bytes(scope: Scope) -> int:
 
 
 async def read_json(request: Request) -> object:
-    """Return the decoded JSON body of a request; see :func:`understand_json`."""
-    return await understand_json(request, lambda body: body)
+    """Return the decoded JSON body of a request; see :func:`parse_json_body`."""
+    return await parse_json_body(request, lambda body: body)
 
 
-async def understand_json(request: Request, understand: Callable[[object], Meaning]) -> Meaning:
+async def parse_json_body(request: Request, understand: Callable[[object], Meaning]) -> Meaning:
     """Return what ``understand`` makes of the JSON body of a request.
 
     Raises:

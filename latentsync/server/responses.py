@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.schema.responses import PredictDetails
 
 _BASE64_CHUNK_BYTES = 3 * 64 * 1024  # a multiple of 3: chunks join without padding
@@ -36,7 +36,7 @@ class FinishedRun:
     run_time_ms: float
 
 
-class PredictAnswer(StreamingResponse):
+class PredictResultResponse(StreamingResponse):
     """``{"run_id", "result": {"video_base64", "details"}, "run_time_ms"}`` with its exact length.
 
     Closes the video file when it has been sent, or when the receiver has gone.
@@ -76,7 +76,7 @@ _FILE_CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-def stored_video(request: Request, files: FileStore, key: str, *, name: str) -> Response:
+def stored_video(request: Request, files: Storage, key: str, *, name: str) -> Response:
     """Return the answer that sends a finished video; to HEAD, the one that would and no more.
 
     One range is served (RFC 9110); a call for several gets the whole file, as the standard allows.
@@ -144,7 +144,7 @@ def _borders(first: str, last: str, size_bytes: int) -> tuple[int, int]:
 
 
 def _answer(
-    files: FileStore, key: str, start: int, end: int, headers: dict[str, str], *, status_code: int
+    files: Storage, key: str, start: int, end: int, headers: dict[str, str], *, status_code: int
 ) -> Response:
     headers = {**headers, "Content-Length": str(end - start)}
     # Opened now: a file that was just removed is an error before the answer has begun.

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from latentsync.errors import CodecFailed, DeadlineExceeded, LatentSyncError, recall_error
+from latentsync.errors import CodecFailed, DeadlineExceeded, LatentSyncError, error_from_code
 
 _REFUSED = 3  # exit code of a child that prints an error
 _places = asyncio.Semaphore(2)  # more at once would take the machine from the work itself
@@ -50,7 +50,7 @@ async def ask_child(module: str, *arguments: str, timeout_s: float) -> dict[str,
         raise CodecFailed("The file could not be looked at.")
     said: dict[str, Any] = json.loads(printed)
     if process.returncode == _REFUSED:
-        raise recall_error(said["code"], said["message"], said["field"])
+        raise error_from_code(said["code"], said["message"], said["field"])
     return said
 
 

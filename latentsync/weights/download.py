@@ -19,8 +19,8 @@ import httpx
 
 from latentsync.errors import WeightsDamaged, WeightsUnreachable
 from latentsync.weights.hub import Fault, Origin, fault_of_status
-from latentsync.weights.paths import beside
-from latentsync.weights.progress import Errand
+from latentsync.weights.paths import sidecar
+from latentsync.weights.progress import DownloadContext
 
 _BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -35,14 +35,14 @@ class Partial:
         go_on: called while bytes of an earlier run are hashed; may raise.
     """
 
-    def __init__(self, target: Path, go_on: Callable[[], None]) -> None:
-        self.path = beside(target, ".part")
+    def __init__(self, target: Path, check_canceled: Callable[[], None]) -> None:
+        self.path = sidecar(target, ".part")
         self.size_bytes = 0
         self.origin: str | None = None  # what content this is the beginning of
         self.etag: str | None = None  # of the answer that it came in
         self._target = target
-        self._note = beside(target, ".part.json")
-        self._go_on = go_on
+        self._note = sidecar(target, ".part.json")
+        self._go_on = check_canceled
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> Partial:
@@ -149,7 +149,9 @@ class Wanted:
     about_bytes: int
 
 
-def download(wanted: Wanted, find: Callable[[], Origin], partial: Partial, errand: Errand) -> None:
+def download(
+    wanted: Wanted, find: Callable[[], Origin], partial: Partial, context: DownloadContext
+) -> None:
     """Make ``partial`` the whole file, its size and hash checked.
 
     Args:
@@ -157,7 +159,7 @@ def download(wanted: Wanted, find: Callable[[], Origin], partial: Partial, erran
         find: asked before each attempt where the bytes are, since addresses expire; may raise
             Fault.
         partial: open; what it holds is continued if it is the same content.
-        errand: retries, stop, progress.
+        context: retries, stop, progress.
 
     Raises:
         WeightsUnreachable: given up.
@@ -169,7 +171,7 @@ def download(wanted: Wanted, find: Callable[[], Origin], partial: Partial, erran
         while True:
             before_bytes = partial.size_bytes
             try:
-                return _Attempt(client, wanted, find(), partial, errand).run()
+                return _Attempt(client, wanted, find(), partial, context).run()
             except _Mismatch as error:
                 mismatches += 1
                 if mismatches == _MISMATCHES:
@@ -179,9 +181,9 @@ def download(wanted: Wanted, find: Callable[[], Origin], partial: Partial, erran
             except (Fault, httpx.HTTPError, httpx.InvalidURL) as error:
                 fault = error if isinstance(error, Fault) else _fault_of_connection(error)
                 faults = 1 if partial.size_bytes > before_bytes else faults + 1
-                if not fault.transient or faults >= errand.retries.tries:
+                if not fault.transient or faults >= context.retries.tries:
                     raise _unreachable(wanted, fault) from error
-                errand.pause(errand.retries.pause_s(faults, fault.asked_s))
+                context.pause(context.retries.pause_s(faults, fault.asked_s))
 
 
 class _Mismatch(Exception):
@@ -197,16 +199,16 @@ class _Attempt:
         wanted: Wanted,
         origin: Origin,
         partial: Partial,
-        errand: Errand,
+        context: DownloadContext,
     ) -> None:
         self._client = client
         self._wanted = wanted
         self._origin = origin
         self._partial = partial
-        self._errand = errand
+        self._context = context
 
     def run(self) -> None:
-        self._errand.go_on()
+        self._context.check_canceled()
         self._refuse_other_content()
         if self._partial.origin != self._origin.identity:
             self._partial.restart(self._origin.identity)
@@ -279,10 +281,10 @@ class _Attempt:
         total_bytes = whole_bytes or self._wanted.about_bytes
         for chunk in answer.iter_raw():
             self._partial.write(chunk)
-            self._errand.tell(
+            self._context.tell(
                 self._wanted.name, "downloading", self._partial.size_bytes, total_bytes
             )
-            self._errand.go_on()
+            self._context.check_canceled()
 
     def _refuse_other_content(self) -> None:
         """Spare the download of a file whose size or hash the sender states to be another."""

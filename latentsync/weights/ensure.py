@@ -21,7 +21,7 @@ from latentsync.errors import (
     WeightsMissing,
     WeightsUnreachable,
 )
-from latentsync.monitor import never
+from latentsync.monitor import no_check
 from latentsync.settings import Settings
 from latentsync.weights.catalog import (
     CATALOG,
@@ -31,9 +31,16 @@ from latentsync.weights.catalog import (
     look_up,
     weights_for,
 )
-from latentsync.weights.fetch import bring, is_sound
-from latentsync.weights.paths import addresses, beside, is_offline, path_of, place_of, require_space
-from latentsync.weights.progress import Errand, ProgressCallback, Retries, Stopped
+from latentsync.weights.fetch import fetch_file, is_sound
+from latentsync.weights.paths import (
+    addresses,
+    is_offline,
+    location,
+    path_of,
+    require_space,
+    sidecar,
+)
+from latentsync.weights.progress import DownloadContext, ProgressCallback, Retries, Stopped
 from latentsync.weights.verify import State, state_of
 from latentsync.workspace import is_disk_full
 
@@ -58,15 +65,15 @@ class _Worker(Thread):
 
 def run_side_by_side(
     works: Sequence[Callable[[], None]],
-    errand: Errand,
+    context: DownloadContext,
     check: Callable[[], None],
     on_progress: ProgressCallback | None,
 ) -> None:
     """Run every piece of work in a thread of its own until all are done.
 
     Args:
-        works: each ends soon after ``errand`` is told to stop.
-        errand: what they share.
+        works: each ends soon after ``context`` is told to stop.
+        context: what they share.
         check: called here ten times a second; what it raises ends the call at once.
         on_progress: called here, in the caller's thread.
 
@@ -79,19 +86,19 @@ def run_side_by_side(
     try:
         while running := [worker for worker in workers if worker.is_alive()]:
             check()
-            _report(errand, on_progress)
+            _report(context, on_progress)
             _raise_failure(workers)
             running[0].join(_ASK_EVERY_S)
-        _report(errand, on_progress)
+        _report(context, on_progress)
         _raise_failure(workers)
     finally:
-        errand.stop.set()
+        context.stop.set()
         for worker in workers:
             worker.join(_PUT_AWAY_S / len(workers))
 
 
-def _report(errand: Errand, on_progress: ProgressCallback | None) -> None:
-    for progress in errand.take_news():
+def _report(context: DownloadContext, on_progress: ProgressCallback | None) -> None:
+    for progress in context.drain():
         if on_progress is not None:
             on_progress(progress)
 
@@ -111,7 +118,7 @@ def prepare(
     engine: str,
     settings: Settings,
     *,
-    check: Callable[[], None] = never,
+    check: Callable[[], None] = no_check,
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
 ) -> dict[str, Path]:
@@ -137,7 +144,7 @@ def ensure(
     names: Iterable[str],
     *,
     settings: Settings,
-    check: Callable[[], None] = never,
+    check: Callable[[], None] = no_check,
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
     retries: Retries | None = None,
@@ -166,13 +173,13 @@ def ensure(
     files = look_up(tuple(names), catalog)
     unsure = [file for file in files if _state_of(file, settings) is not State.SOUND]
     if unsure:
-        errand = Errand(retries or Retries())
+        context = DownloadContext(retries or Retries())
         if is_offline(settings):
-            works = [partial(_require_sound, unsure, settings, errand)]
+            works = [partial(_require_sound, unsure, settings, context)]
         else:
             _require_space(unsure, settings)
-            works = [partial(_bring, group, settings, errand) for group in _groups(unsure)]
-        run_side_by_side(works, errand, check, on_progress)
+            works = [partial(_bring, group, settings, context) for group in _groups(unsure)]
+        run_side_by_side(works, context, check, on_progress)
     return {file.name: path_of(file, settings) for file in files}
 
 
@@ -192,7 +199,7 @@ def find_missing_offline(
 def ensure_vgg16(
     settings: Settings,
     *,
-    check: Callable[[], None] = never,
+    check: Callable[[], None] = no_check,
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
     retries: Retries | None = None,
@@ -244,20 +251,22 @@ def _groups(files: Sequence[WeightsFile]) -> list[list[WeightsFile]]:
     return list(groups.values())
 
 
-def _bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+def _bring(files: Sequence[WeightsFile], settings: Settings, context: DownloadContext) -> None:
     """Bring files of one source; what the disk has against it is said in the caller's words."""
     try:
-        bring(files, settings, errand)
+        fetch_file(files, settings, context)
     except OSError as error:
         raise _explain(error, files[0], settings) from error
 
 
-def _require_sound(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+def _require_sound(
+    files: Sequence[WeightsFile], settings: Settings, context: DownloadContext
+) -> None:
     """Raise WeightsMissing, saying for every absent file where to get it and where to put it."""
     absent = []
     for file in files:
         try:
-            if not is_sound(file, settings, errand):
+            if not is_sound(file, settings, context):
                 absent.append(file)
         except OSError as error:
             raise _explain(error, file, settings) from error
@@ -271,7 +280,7 @@ def _say_where(absent: Sequence[WeightsFile], settings: Settings) -> str:
     """Return where to get absent files and where to put them."""
     return "Offline, and weights are missing or damaged. " + " ".join(
         f"{file.name}: fetch {' or '.join(addresses(file, settings))} "
-        f"and put it at {place_of(file)}."
+        f"and put it at {location(file)}."
         for file in absent
     )
 
@@ -284,7 +293,7 @@ def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
         if isinstance(source, ArchiveMember):
             sizes_bytes += source.archive_bytes
             path = path.with_name(source.url.rpartition("/")[2])
-        arrived_bytes = _size_of(beside(path, ".part"))
+        arrived_bytes = _size_of(sidecar(path, ".part"))
         needs.append((path.parent, max(0, sizes_bytes - arrived_bytes)))
     require_space(needs)
 
@@ -325,8 +334,8 @@ def _explain(error: OSError, file: WeightsFile, settings: Settings) -> LatentSyn
         )
     if error.errno in _DENIED:
         return WeightsMissing(
-            f"{file.name} is not usable and may not be stored at {place_of(file)}. Give this user "
+            f"{file.name} is not usable and may not be stored at {location(file)}. Give this user "
             "the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to another folder."
         )
     reason = error.strerror or type(error).__name__
-    return WeightsMissing(f"{file.name} cannot be kept at {place_of(file)}: {reason}.")
+    return WeightsMissing(f"{file.name} cannot be kept at {location(file)}: {reason}.")

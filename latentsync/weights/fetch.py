@@ -22,15 +22,15 @@ from latentsync.settings import Settings
 from latentsync.weights.catalog import ArchiveMember, HubFile, WebFile, WeightsFile
 from latentsync.weights.download import Partial, Wanted, download
 from latentsync.weights.hub import Origin, find_on_hub
-from latentsync.weights.paths import addresses, beside, path_of, showable, web_address
-from latentsync.weights.progress import Errand
+from latentsync.weights.paths import addresses, path_of, showable, sidecar, web_address
+from latentsync.weights.progress import DownloadContext
 from latentsync.weights.verify import (
     State,
     hash_file,
     problem_of,
-    read_stamp,
+    read_record,
     state_of,
-    write_stamp,
+    write_record,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some volumes of cl
 
 
 @contextmanager
-def locked(path: Path, errand: Errand) -> Iterator[None]:
+def locked(path: Path, context: DownloadContext) -> Iterator[None]:
     """Hold the lock file at ``path`` for the block, after waiting for whoever has it.
 
     Raises:
@@ -49,7 +49,7 @@ def locked(path: Path, errand: Errand) -> Iterator[None]:
     """
     descriptor = _take(path)
     while descriptor is None:
-        errand.pause(_ASK_EVERY_S)
+        context.pause(_ASK_EVERY_S)
         descriptor = _take(path)
     try:
         yield
@@ -80,23 +80,23 @@ def _take(path: Path) -> int | None:
 _BLOCK_BYTES = 1024 * 1024
 
 
-def is_sound(file: WeightsFile, settings: Settings, errand: Errand) -> bool:
+def is_sound(file: WeightsFile, settings: Settings, context: DownloadContext) -> bool:
     """Tell whether a file is here and what it should be; without a fitting stamp it is hashed."""
     path = path_of(file, settings)
     state = state_of(file, path)
     if state is not State.UNCHECKED:
         return state is State.SOUND
     logger.info("%s is checked: %d bytes are read", file.name, path.stat().st_size)
-    sha256 = hash_file(path, lambda done: _tell_check(file, done, errand))
-    problem = problem_of(file, path, sha256, recorded=read_stamp(path))
+    sha256 = hash_file(path, lambda done: _tell_check(file, done, context))
+    problem = problem_of(file, path, sha256, recorded=read_record(path))
     if problem is not None:
         logger.warning("%s (%s) is damaged: %s", file.name, path, problem)
         return False
-    write_stamp(path, sha256)
+    write_record(path, sha256)
     return True
 
 
-def bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> None:
+def fetch_file(files: Sequence[WeightsFile], settings: Settings, context: DownloadContext) -> None:
     """Make ``files`` sound: one file, or all that come out of one archive.
 
     Raises:
@@ -104,47 +104,47 @@ def bring(files: Sequence[WeightsFile], settings: Settings, errand: Errand) -> N
         Stopped: told to.
         OSError: the disk is full, or a folder may not be written to.
     """
-    if all([is_sound(file, settings, errand) for file in files]):
+    if all([is_sound(file, settings, context) for file in files]):
         return
     target = path_of(files[0], settings)
     source = files[0].source
     if isinstance(source, ArchiveMember):
         target = target.with_name(PurePosixPath(source.url).name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    errand.tell(files[0].name, "waiting", 0, files[0].size_bytes)
-    with locked(beside(target, ".lock"), errand):
-        missing = [file for file in files if not is_sound(file, settings, errand)]
+    context.tell(files[0].name, "waiting", 0, files[0].size_bytes)
+    with locked(sidecar(target, ".lock"), context):
+        missing = [file for file in files if not is_sound(file, settings, context)]
         if not missing:
             return  # another process has brought them meanwhile
         if isinstance(source, ArchiveMember):
-            _bring_archive(source, missing, target, settings, errand)
+            _fetch_archive(source, missing, target, settings, context)
         elif isinstance(source, WebFile):
-            _bring_web_file(missing[0], source, target, settings, errand)
+            _fetch_web_file(missing[0], source, target, settings, context)
         else:
-            _bring_hub_file(missing[0], source, target, settings, errand)
+            _fetch_hub_file(missing[0], source, target, settings, context)
 
 
-def _bring_hub_file(
-    file: WeightsFile, source: HubFile, target: Path, settings: Settings, errand: Errand
+def _fetch_hub_file(
+    file: WeightsFile, source: HubFile, target: Path, settings: Settings, context: DownloadContext
 ) -> None:
     wanted = _wanted(file, addresses(file, settings)[0])
-    with Partial(target, errand.go_on) as partial:
-        download(wanted, lambda: find_on_hub(source, settings), partial, errand)
-        _settle(file, partial, target, errand)
+    with Partial(target, context.check_canceled) as partial:
+        download(wanted, lambda: find_on_hub(source, settings), partial, context)
+        _commit(file, partial, target, context)
 
 
-def _bring_web_file(
-    file: WeightsFile, source: WebFile, target: Path, settings: Settings, errand: Errand
+def _fetch_web_file(
+    file: WeightsFile, source: WebFile, target: Path, settings: Settings, context: DownloadContext
 ) -> None:
     """Try one address after the other; nothing that one sent is kept for the next."""
     failures: list[LatentSyncError] = []
     for url in source.urls:
         origin = _origin(web_address(url, settings))
         wanted = _wanted(file, showable(origin.url))
-        with Partial(target, errand.go_on) as partial:
+        with Partial(target, context.check_canceled) as partial:
             try:
-                download(wanted, _constantly(origin), partial, errand)
-                _settle(file, partial, target, errand)
+                download(wanted, _constantly(origin), partial, context)
+                _commit(file, partial, target, context)
                 return
             except (WeightsUnreachable, WeightsDamaged) as error:
                 logger.warning("%s", error.message)
@@ -153,26 +153,28 @@ def _bring_web_file(
     raise failures[-1]
 
 
-def _bring_archive(
+def _fetch_archive(
     source: ArchiveMember,
     files: Sequence[WeightsFile],
     archive: Path,
     settings: Settings,
-    errand: Errand,
+    context: DownloadContext,
 ) -> None:
     """Fetch the archive, take the files out of it, remove it."""
     address = showable(source.url)
     wanted = Wanted(files[0].name, address, source.archive_sha256, None, source.archive_bytes)
-    with Partial(archive, errand.go_on) as partial:
-        download(wanted, _constantly(_origin(source.url)), partial, errand)
+    with Partial(archive, context.check_canceled) as partial:
+        download(wanted, _constantly(_origin(source.url)), partial, context)
         for file in files:
-            _unpack(file, partial.path, path_of(file, settings), address, errand)
+            _unpack(file, partial.path, path_of(file, settings), address, context)
         partial.discard()
 
 
-def _unpack(file: WeightsFile, archive: Path, target: Path, address: str, errand: Errand) -> None:
+def _unpack(
+    file: WeightsFile, archive: Path, target: Path, address: str, context: DownloadContext
+) -> None:
     assert isinstance(file.source, ArchiveMember)
-    with zipfile.ZipFile(archive) as opened, Partial(target, errand.go_on) as partial:
+    with zipfile.ZipFile(archive) as opened, Partial(target, context.check_canceled) as partial:
         member = _find_member(opened, file.source.member)
         if member is None or member.file_size not in file.sizes:
             raise WeightsDamaged(f"{address} holds no {file.source.member} of the right size.")
@@ -180,8 +182,8 @@ def _unpack(file: WeightsFile, archive: Path, target: Path, address: str, errand
         with opened.open(member) as packed:
             while block := packed.read(_BLOCK_BYTES):
                 partial.write(block)
-                errand.go_on()
-        _settle(file, partial, target, errand)
+                context.check_canceled()
+        _commit(file, partial, target, context)
 
 
 def _find_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
@@ -190,7 +192,7 @@ def _find_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
     )
 
 
-def _settle(file: WeightsFile, partial: Partial, target: Path, errand: Errand) -> None:
+def _commit(file: WeightsFile, partial: Partial, target: Path, context: DownloadContext) -> None:
     """Put a whole file into its place and remember its hash."""
     sha256 = partial.sha256
     problem = problem_of(file, partial.path, sha256, recorded=None)
@@ -198,8 +200,8 @@ def _settle(file: WeightsFile, partial: Partial, target: Path, errand: Errand) -
         partial.discard()
         raise WeightsDamaged(f"What came for {file.name} is not the file: {problem}.")
     partial.finish()
-    write_stamp(target, sha256)
-    errand.tell(file.name, "done", partial.size_bytes, partial.size_bytes)
+    write_record(target, sha256)
+    context.tell(file.name, "done", partial.size_bytes, partial.size_bytes)
     logger.info("%s is at %s", file.name, target)
 
 
@@ -215,6 +217,6 @@ def _origin(url: str) -> Origin:
     return Origin(url, identity=url)
 
 
-def _tell_check(file: WeightsFile, done_bytes: int, errand: Errand) -> None:
-    errand.go_on()
-    errand.tell(file.name, "checking", done_bytes, file.size_bytes)
+def _tell_check(file: WeightsFile, done_bytes: int, context: DownloadContext) -> None:
+    context.check_canceled()
+    context.tell(file.name, "checking", done_bytes, file.size_bytes)

@@ -28,7 +28,7 @@ def path_of(file: WeightsFile, settings: Settings) -> Path:
     return folder.joinpath(*file.path.split("/"))
 
 
-def place_of(file: WeightsFile) -> str:
+def location(file: WeightsFile) -> str:
     """Return where a file belongs, in words that are safe to send."""
     if file.folder == "weights":
         return f"{file.path} in the weights folder (LATENTSYNC_WEIGHTS_DIR)"
@@ -42,7 +42,7 @@ def torch_hub_folder() -> Path:
     return Path(os.path.expanduser(home), "hub", "checkpoints")
 
 
-def beside(path: Path, suffix: str) -> Path:
+def sidecar(path: Path, suffix: str) -> Path:
     """Return the hidden companion of ``path`` with this suffix, such as ``".part"``."""
     return path.with_name(f".{path.name}{suffix}")
 

@@ -51,7 +51,7 @@ class Retries:
 
 
 @dataclass
-class Errand:
+class DownloadContext:
     """One call that brings files here; shared by its threads."""
 
     retries: Retries
@@ -59,7 +59,7 @@ class Errand:
     _news: dict[str, WeightsProgress] = field(default_factory=dict)
     _guard: Lock = field(default_factory=Lock)
 
-    def go_on(self) -> None:
+    def check_canceled(self) -> None:
         """Raise Stopped if the work is to end."""
         if self.stop.is_set():
             raise Stopped
@@ -67,14 +67,14 @@ class Errand:
     def pause(self, seconds: float) -> None:
         """Wait; raises Stopped as soon as the work is to end."""
         self.stop.wait(seconds)
-        self.go_on()
+        self.check_canceled()
 
     def tell(self, name: str, phase: Phase, done_bytes: int, total_bytes: int) -> None:
         """Note how far a file is; whoever supervises passes it on in its own thread."""
         with self._guard:
             self._news[name] = WeightsProgress(name, phase, done_bytes, total_bytes)
 
-    def take_news(self) -> list[WeightsProgress]:
+    def drain(self) -> list[WeightsProgress]:
         """Return what was noted since the last call, one entry a file."""
         with self._guard:
             news, self._news = list(self._news.values()), {}

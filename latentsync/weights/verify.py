@@ -21,7 +21,7 @@ from pathlib import Path
 
 from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG, Catalog, WeightsFile, look_up
-from latentsync.weights.paths import beside, path_of
+from latentsync.weights.paths import path_of, sidecar
 from latentsync.weights.progress import ProgressCallback, WeightsProgress
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Stamp:
+class ChecksumRecord:
     """A file as it was when it was checked."""
 
     size_bytes: int
@@ -60,41 +60,41 @@ def state_of(file: WeightsFile, path: Path) -> State:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return State.PARTIAL if beside(path, ".part").exists() else State.MISSING
+        return State.PARTIAL if sidecar(path, ".part").exists() else State.MISSING
     if not stat.S_ISREG(status.st_mode) or status.st_size not in file.sizes:
         return State.WRONG_SIZE
-    stamp = read_stamp(path)
+    stamp = read_record(path)
     if stamp is None or not stamp.fits(status) or not stamp.sha256.startswith(file.sha256 or ""):
         return State.UNCHECKED
     return State.SOUND
 
 
-def read_stamp(path: Path) -> Stamp | None:
+def read_record(path: Path) -> ChecksumRecord | None:
     """Return the stamp beside ``path``, or None if there is none that can be read."""
     try:
-        return Stamp(**json.loads(beside(path, ".stamp").read_text("utf-8")))
+        return ChecksumRecord(**json.loads(sidecar(path, ".stamp").read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_stamp(path: Path, sha256: str) -> None:
+def write_record(path: Path, sha256: str) -> None:
     """Remember that ``path`` was checked; a read-only folder costs later starts time, no more."""
     status = path.stat()
-    _save(path, Stamp(status.st_size, status.st_mtime_ns, sha256))
+    _save(path, ChecksumRecord(status.st_size, status.st_mtime_ns, sha256))
 
 
-def distrust(path: Path) -> None:
+def invalidate(path: Path) -> None:
     """Make the next start read ``path`` again; the hash recorded when it came is kept."""
-    stamp = read_stamp(path)
+    stamp = read_record(path)
     if stamp is not None:
         _save(path, replace(stamp, modified_ns=_NEVER_NS))
 
 
-def _save(path: Path, stamp: Stamp) -> None:
-    fresh = beside(path, f".stamp.{os.getpid()}")
+def _save(path: Path, stamp: ChecksumRecord) -> None:
+    fresh = sidecar(path, f".stamp.{os.getpid()}")
     try:
         fresh.write_text(json.dumps(asdict(stamp)), "utf-8")
-        os.replace(fresh, beside(path, ".stamp"))
+        os.replace(fresh, sidecar(path, ".stamp"))
     except OSError as error:
         logger.info("%s is checked again at each start: no stamp beside it (%s)", path, error)
 
@@ -111,7 +111,9 @@ def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-def problem_of(file: WeightsFile, path: Path, sha256: str, recorded: Stamp | None) -> str | None:
+def problem_of(
+    file: WeightsFile, path: Path, sha256: str, recorded: ChecksumRecord | None
+) -> str | None:
     """Return what is wrong with a file whose hash is ``sha256``, or None.
 
     Args:
@@ -177,9 +179,9 @@ def _judge(file: WeightsFile, settings: Settings, tell: Callable[[int], None]) -
     if not path.is_file():
         return Verdict(file.name, present=True, problem="it is not a file")
     sha256 = hash_file(path, tell)
-    problem = problem_of(file, path, sha256, recorded=read_stamp(path))
+    problem = problem_of(file, path, sha256, recorded=read_record(path))
     if problem is not None:
-        distrust(path)
+        invalidate(path)
     elif state is not State.SOUND:
-        write_stamp(path, sha256)
+        write_record(path, sha256)
     return Verdict(file.name, present=True, problem=problem, sha256=sha256)

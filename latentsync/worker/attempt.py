@@ -14,8 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from latentsync.jobs.models import Job, JobError, JobStatus
 from latentsync.jobs.store import Finished, JobStore
-from latentsync.public_errors import note_record_fault
-from latentsync.worker.runner_process import DeviceLost, DeviceProcess
+from latentsync.public_errors import log_database_error
+from latentsync.worker.runner_process import RunnerLost, RunnerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 0.2  # whether the job is still wanted; progress is written as o
 _STOPPING_S = 1.0  # for a run to stop by itself once it is asked to; then its process is killed
 
 
-class Stopping(Exception):
+class WorkerStopping(Exception):
     """The worker stops; what it worked on is for others."""
 
 
@@ -46,7 +46,7 @@ class Limits:
     full_disk_s: float = 86_400.0
 
 
-class Watch:
+class Attempt:
     """Follows one attempt.
 
     Args:
@@ -62,7 +62,7 @@ class Watch:
         self,
         job: Job,
         key: str,
-        device: DeviceProcess,
+        device: RunnerProcess,
         store: JobStore,
         limits: Limits,
         stopping: Event,
@@ -107,7 +107,7 @@ class Watch:
     def _receive(self) -> dict[str, Any] | None:
         try:
             return self._device.receive(_LOOK_EVERY_S)
-        except DeviceLost:
+        except RunnerLost:
             self._write_lines()  # its last words
             raise
 
@@ -133,8 +133,8 @@ class Watch:
     def _look(self, now: float) -> None:
         """Pass progress and lines on, and the wish to stop."""
         if self._stopping.is_set():
-            raise Stopping
-        with surviving_record_faults(self._job):
+            raise WorkerStopping
+        with surviving_database_errors(self._job):
             if (told := self._progress) is not None:
                 done, total = told["frames_done"], told["frames_total"]
                 self._store.report(self._job, told["stage"], told["fraction"], done, total)
@@ -147,7 +147,7 @@ class Watch:
     def _write_lines(self) -> None:
         """Write what was heard since the last time, all at once: a run says most of it together."""
         if self._lines:
-            with surviving_record_faults(self._job):
+            with surviving_database_errors(self._job):
                 self._store.log(self._job, *self._lines)
                 self._lines.clear()
 
@@ -166,12 +166,12 @@ _CANCELED = Finished(JobStatus.CANCELED)
 
 
 @contextmanager
-def surviving_record_faults(job: Job) -> Iterator[None]:
+def surviving_database_errors(job: Job) -> Iterator[None]:
     """Let a record that is away or full for a while cost a job at work nothing."""
     try:
         yield
     except SQLAlchemyError as error:
-        if note_record_fault(error) is None:
+        if log_database_error(error) is None:
             raise
         logger.debug("job %s goes on meanwhile", job.id)
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from threading import Event
 
 from latentsync.errors import DiskFull, FolderUnusable, StorageUnavailable
-from latentsync.jobs.disk_space import Reserve
+from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.models import Job, JobError, JobStatus
 from latentsync.jobs.retention import RESULTS, remove_media
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import Finished, JobStore
-from latentsync.worker.attempt import Limits, Stopping, Watch, surviving_record_faults
-from latentsync.worker.runner_process import DeviceLost, DeviceProcess
+from latentsync.worker.attempt import Attempt, Limits, WorkerStopping, surviving_database_errors
+from latentsync.worker.runner_process import RunnerLost, RunnerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 0.2  # while waiting for room: whether the job is still wanted
 _TRY_AGAIN_S = 1.0  # to record an end
 
 
-class Attempts:
+class JobExecutor:
     """Runs jobs on one device process until each is ended or another worker has taken over.
 
     Args:
@@ -39,9 +39,9 @@ class Attempts:
     def __init__(
         self,
         store: JobStore,
-        files: FileStore,
-        device: DeviceProcess,
-        reserve: Reserve,
+        files: Storage,
+        device: RunnerProcess,
+        reserve: DiskReserve,
         host: str,
         limits: Limits,
         stopping: Event,
@@ -71,7 +71,7 @@ class Attempts:
     def _begin(self, job_id: str, *, is_taken_up: bool = False) -> Job | None:
         """Begin the next attempt, perhaps of a job somebody else had begun; None if none is due."""
         if self._stopping.is_set():
-            raise Stopping
+            raise WorkerStopping
         job = self._store.get(job_id)
         if job is None or job.status.is_final:
             return None
@@ -90,7 +90,7 @@ class Attempts:
         key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
         try:
             finished = self._follow(job, key)
-        except DeviceLost:
+        except RunnerLost:
             self._files.remove(key)
             logger.warning("job %s: attempt %d lost its process", job.id, job.attempts)
             self._store.log(job, f"Attempt {job.attempts} lost its process.")
@@ -112,22 +112,22 @@ class Attempts:
     def _end(self, job: Job, finished: Finished, key: str) -> None:
         """Record how a job ended, however long the record is away: what was made is dear."""
         while True:
-            with surviving_record_faults(job):
+            with surviving_database_errors(job):
                 self._store.finish(job, finished)
                 now = self._store.get(job.id)  # tells, too, of a try that came through unheard
                 break
             if self._stopping.wait(_TRY_AGAIN_S):
-                raise Stopping
+                raise WorkerStopping
         if now is None or now.result_key != key:
             self._files.remove(key)  # nobody will ever ask for it
 
     def _follow(self, job: Job, key: str) -> Finished:
-        watch = Watch(job, key, self._device, self._store, self._limits, self._stopping)
+        watch = Attempt(job, key, self._device, self._store, self._limits, self._stopping)
         try:
             return watch.follow()
         except BaseException as error:
             self._device.kill()  # what it still says of this attempt must not be taken for the next
-            if isinstance(error, Stopping):
+            if isinstance(error, WorkerStopping):
                 self._files.remove(key)
                 self._store.log(job, "The worker was stopped: this attempt does not count.")
                 self._store.hand_back(job)

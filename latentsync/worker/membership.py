@@ -35,7 +35,7 @@ class NameLost(Exception):
     """This worker was silent for so long that another one has its name now."""
 
 
-class Roster:
+class WorkerRegistry:
     """A worker's view of all workers; for one thread.
 
     Whether a worker lives is not told by comparing clocks of different machines: it lives as long
@@ -53,7 +53,7 @@ class Roster:
         self._engine = engine
         self._name = name
         self._clock = clock
-        self._greeted_at = clock()
+        self._heartbeat_at = clock()
         self._holder = ""
         self._seen: dict[str, tuple[float, float]] = {}  # name: what it wrote, when that changed
         self._told: EngineSurvey | None = None  # which engines this worker can run, as recorded
@@ -91,7 +91,7 @@ class Roster:
         self._take(before, engines)
         return True
 
-    def greet(
+    def heartbeat(
         self, memory: DeviceMemory | None = None, engines: EngineSurvey | None = None
     ) -> None:
         """Show that this worker lives, and look who else does; call it every few seconds.
@@ -104,9 +104,9 @@ class Roster:
             NameLost: another worker has taken the name, believing this one dead.
         """
         now, written = self._clock(), time.time()
-        if now - self._greeted_at > SILENCE_S / 2:
+        if now - self._heartbeat_at > SILENCE_S / 2:
             self._seen.clear()  # this worker was held up: it cannot tell who was silent meanwhile
-        self._greeted_at = now
+        self._heartbeat_at = now
         with self._engine.begin() as connection:
             own = {"seen_at": written, **_columns(memory)}
             mine = hosts.update().where(*self._is_mine()).values(own)

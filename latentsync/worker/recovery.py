@@ -11,9 +11,9 @@ import logging
 from collections.abc import Collection
 
 from latentsync.jobs.models import Job
-from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.store import JobStore
-from latentsync.worker.membership import Roster
+from latentsync.worker.membership import WorkerRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -21,26 +21,26 @@ IDLE_S = 12.0  # a worker that has nothing to do for so long proves that the lin
 _AT_ONCE = 20
 
 
-class Rescue:
+class Recovery:
     """Looks every few seconds for jobs that fell out of the line; for one thread.
 
     Args:
         store: the record.
-        entrance: to the line.
-        roster: which workers live.
+        queue: to the line.
+        registry: which workers live.
         name: of this worker.
     """
 
     def __init__(
         self,
         store: JobStore,
-        entrance: LineEntrance,
-        roster: Roster,
+        queue: JobQueue,
+        registry: WorkerRegistry,
         name: str,
     ) -> None:
         self._store = store
-        self._entrance = entrance
-        self._roster = roster
+        self._queue = queue
+        self._registry = registry
         self._name = name
         self._mine_idle: set[tuple[str, int]] = set()  # id and attempts
 
@@ -52,18 +52,18 @@ class Rescue:
             idle_s: how long it has had none.
         """
         running = self._store.processing()
-        self._adopt(running)
+        self._claim(running)
         self._find_mine(running, at_work)
         if idle_s > IDLE_S:
             self._find_waiting()
 
-    def _adopt(self, running: Collection[Job]) -> None:
+    def _claim(self, running: Collection[Job]) -> None:
         """Take over the jobs of workers that are silent; of several that try, one may."""
-        living = self._roster.living()
+        living = self._registry.living()
         for job in running:
-            if job.host not in living and self._store.adopt(job, self._name):
+            if job.host not in living and self._store.claim(job, self._name):
                 self._tell(job)
-                self._entrance.put_again(job.id)
+                self._queue.requeue(job.id)
 
     def _tell(self, job: Job) -> None:
         """Say why a job goes to another worker."""
@@ -82,11 +82,11 @@ class Rescue:
         }
         for job_id, _ in idle & self._mine_idle:
             logger.warning("job %s: nobody works on it", job_id)
-            self._entrance.put_again(job_id)
+            self._queue.requeue(job_id)
         self._mine_idle = idle
 
     def _find_waiting(self) -> None:
         """Find jobs that wait although the line has had nothing to give for a while."""
         for job in self._store.waiting(_AT_ONCE, waited_s=IDLE_S):
             logger.warning("job %s: it waits, but not in the line", job.id)
-            self._entrance.put_again(job.id)
+            self._queue.requeue(job.id)

@@ -31,12 +31,12 @@ from threading import Event, Lock, RLock, Thread
 from typing import Any, NoReturn
 
 from latentsync import runner
-from latentsync.jobs.disk_space import Reserve
-from latentsync.jobs.serialization import recall_request, stored_media
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.disk_space import DiskReserve
+from latentsync.jobs.serialization import load_request, stored_media
+from latentsync.jobs.storage import Storage
 from latentsync.monitor import Progress
-from latentsync.pipelines.registry import Engines
-from latentsync.public_errors import as_own_error
+from latentsync.pipelines.registry import PipelineCache
+from latentsync.public_errors import to_public_error
 from latentsync.settings import Settings
 from latentsync.workspace import remove_own_folders, working_folder
 
@@ -49,7 +49,7 @@ _SPACES = re.compile(r"[\s\x00-\x1f\x7f]+")
 
 
 @contextmanager
-def telling_lines(tell: Callable[[str], None]) -> Iterator[None]:
+def report_lines(tell: Callable[[str], None]) -> Iterator[None]:
     """Pass on what the runner logs within the block, from INFO on, as plain lines.
 
     Places are left out, tracebacks too, and what is too long or too much is cut.
@@ -92,7 +92,7 @@ _ROOM_PATIENCE_S = 30.0  # for room in it; then the job waits for that before it
 _REPORT_EVERY_S = 0.25  # progress beyond this is left out, changes of stage are not
 
 
-class Device:
+class Runner:
     """Runs jobs, tells of them, and listens meanwhile.
 
     Args:
@@ -101,12 +101,14 @@ class Device:
         engines: what makes the lips.
     """
 
-    def __init__(self, connection: socket.socket, settings: Settings, engines: Engines) -> None:
+    def __init__(
+        self, connection: socket.socket, settings: Settings, engines: PipelineCache
+    ) -> None:
         self._connection = connection
         self._settings = settings
         self._engines = engines
-        self._files = FileStore(settings.storage)
-        self._reserve = Reserve(settings, self._files)
+        self._files = Storage(settings.storage)
+        self._reserve = DiskReserve(settings, self._files)
         self._orders: Queue[dict[str, Any]] = Queue()
         self._canceled = Event()
         self._sending = Lock()
@@ -143,7 +145,7 @@ class Device:
         try:
             done = self._make(order)
         except Exception as error:
-            own = as_own_error(error, order["id"])  # which the caller knows
+            own = to_public_error(error, order["id"])  # which the caller knows
             self._send({"error": own.to_dict()})
         else:
             self._send({"done": done})
@@ -155,10 +157,10 @@ class Device:
                 name: lent.enter_context(self._files.as_local_file(key, folder))
                 for name, key in stored_media(recorded).items()
             }
-            request = recall_request(recorded, stored)
+            request = load_request(recorded, stored)
             roots = tuple(path.parent for path in stored.values())
             settings = self._settings.model_copy(update={"allowed_roots": roots})
-            with telling_lines(self._tell):
+            with report_lines(self._tell):
                 result = runner.run(
                     request,
                     folder / "result.mp4",
@@ -171,7 +173,7 @@ class Device:
             self._reserve.wait_to_store(
                 size_bytes, patience_s=_ROOM_PATIENCE_S, canceled=self._canceled
             )
-            self._files.put_patiently(
+            self._files.put_with_retry(
                 result.video_path,
                 order["output_key"],
                 patience_s=_STORE_PATIENCE_S,
@@ -223,7 +225,7 @@ class _Thinned:
         self._send({"progress": asdict(progress)})
 
 
-def main(engines: Engines | None = None) -> None:
+def main(engines: PipelineCache | None = None) -> None:
     """Entry point of the process.
 
     Args:
@@ -234,7 +236,7 @@ def main(engines: Engines | None = None) -> None:
     connection = socket.socket(fileno=int(sys.argv[-1]))
     settings = Settings()
     try:
-        Device(connection, settings, engines or Engines(settings)).serve()
+        Runner(connection, settings, engines or PipelineCache(settings)).serve()
     except BaseException:
         logger.exception("the process of the device failed")
         end_group()

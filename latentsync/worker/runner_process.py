@@ -16,11 +16,11 @@ DEVICE = (sys.executable, "-m", "latentsync.worker.runner_main")
 _GOODBYE_S = 5.0  # after a kill
 
 
-class DeviceLost(Exception):
+class RunnerLost(Exception):
     """The process ended, or spoke nonsense."""
 
 
-class DeviceProcess:
+class RunnerProcess:
     """One process, started when it is first needed and again after it was lost or killed.
 
     Args:
@@ -53,7 +53,7 @@ class DeviceProcess:
         """
         connection = self._connection
         if connection is None:
-            raise DeviceLost
+            raise RunnerLost
         while b"\n" not in self._received:
             connection.settimeout(timeout_s)
             try:
@@ -61,9 +61,9 @@ class DeviceProcess:
             except TimeoutError:
                 return None
             except OSError as error:
-                raise DeviceLost from error
+                raise RunnerLost from error
             if not more:
-                raise DeviceLost
+                raise RunnerLost
             self._received += more
         line, self._received = self._received.split(b"\n", 1)
         return _decode(line)
@@ -93,19 +93,19 @@ class DeviceProcess:
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._connection is None:
-            raise DeviceLost
+            raise RunnerLost
         try:
             self._connection.settimeout(None)
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
-            raise DeviceLost from error
+            raise RunnerLost from error
 
 
 def _decode(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
     except ValueError as error:
-        raise DeviceLost from error
+        raise RunnerLost from error
     if not isinstance(message, dict):
-        raise DeviceLost
+        raise RunnerLost
     return message

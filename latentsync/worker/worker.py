@@ -18,23 +18,23 @@ from threading import Event, Lock, Thread
 
 from latentsync.errors import LatentSyncError
 from latentsync.jobs.database import open_database
-from latentsync.jobs.disk_space import Reserve, check_folders
+from latentsync.jobs.disk_space import DiskReserve, check_folders
 from latentsync.jobs.erasure import Erasure, is_erased
-from latentsync.jobs.queue import LineEntrance, LineExit
+from latentsync.jobs.queue import JobQueue, QueueConsumer
 from latentsync.jobs.retention import Retention
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.webhooks import WebhookSender, record_delivery
 from latentsync.pipelines.registry import require_any_engine, survey_engines
-from latentsync.public_errors import note_record_fault
+from latentsync.public_errors import log_database_error
 from latentsync.schema.engines import EngineSurvey, Obstacle
 from latentsync.settings import Settings
-from latentsync.worker.attempt import Limits, Stopping
-from latentsync.worker.executor import Attempts
+from latentsync.worker.attempt import Limits, WorkerStopping
+from latentsync.worker.executor import JobExecutor
 from latentsync.worker.gpu_memory import GpuMemory
-from latentsync.worker.membership import NameLost, Roster, hold_name, lock_path
-from latentsync.worker.recovery import Rescue
-from latentsync.worker.runner_process import DEVICE, DeviceProcess
+from latentsync.worker.membership import NameLost, WorkerRegistry, hold_name, lock_path
+from latentsync.worker.recovery import Recovery
+from latentsync.worker.runner_process import DEVICE, RunnerProcess
 from latentsync.workspace import sweep
 
 logger = logging.getLogger(__name__)
@@ -58,23 +58,23 @@ class Worker:
         check_folders(settings)
         self._settings = settings
         self._name = settings.worker_name or f"{socket.gethostname()}/{settings.device}"
-        self._files = FileStore(settings.storage)
+        self._files = Storage(settings.storage)
         engine = open_database(settings.jobs_database)
-        self._entrance = LineEntrance(engine, settings.public_url)
-        self._store = JobStore(engine, announce=self._entrance.webhooks.announce)
-        self._roster = Roster(engine, self._name)
+        self._queue = JobQueue(engine, settings.public_url)
+        self._store = JobStore(engine, announce=self._queue.webhooks.announce)
+        self._registry = WorkerRegistry(engine, self._name)
         self._gpu = GpuMemory(settings.device)
         self._obstacle: Obstacle | None = None  # to the default engine, as it was logged
-        self._rescue = Rescue(self._store, self._entrance, self._roster, self._name)
-        self._retention = Retention(self._store, self._entrance, self._files, settings)
-        self._erasure = Erasure(self._store, self._entrance, self._files)
+        self._rescue = Recovery(self._store, self._queue, self._registry, self._name)
+        self._retention = Retention(self._store, self._queue, self._files, settings)
+        self._erasure = Erasure(self._store, self._queue, self._files)
         self._stopping = Event()
-        self._device = DeviceProcess(device)
-        self._attempts = Attempts(
+        self._device = RunnerProcess(device)
+        self._attempts = JobExecutor(
             self._store,
             self._files,
             self._device,
-            Reserve(settings, self._files),
+            DiskReserve(settings, self._files),
             self._name,
             Limits(
                 settings.max_attempts,
@@ -92,7 +92,7 @@ class Worker:
         sender = WebhookSender(
             settings, partial(record_delivery, engine), partial(is_erased, engine)
         )
-        self._exit = LineExit(engine, self._name, self._run, sender.send)
+        self._exit = QueueConsumer(engine, self._name, self._run, sender.send)
 
     def serve(self) -> None:
         """Work until :meth:`stop`; the process must end right after, with :func:`os._exit`.
@@ -103,16 +103,18 @@ class Worker:
         path = lock_path(self._settings, self._name)
         held = hold_name(path, self._name, wait=self._stopping.wait)
         sweep(self._settings.work_dir)
-        if held is None or not self._roster.join(held.holder, self._stopping.wait, self._survey()):
+        if held is None or not self._registry.join(
+            held.holder, self._stopping.wait, self._survey()
+        ):
             return
-        self._greet()
-        self._entrance.give_back(self._name)
+        self._heartbeat()
+        self._queue.give_back(self._name)
         self._exit.open()
         logger.info("worker %s takes jobs", self._name)
         while not self._stopping.wait(_GREET_EVERY_S):
-            self._keep_house()
+            self._maintain()
         if self._turn.acquire(timeout=_HAND_BACK_S):  # nothing is at work any more
-            self._at_the_end(self._roster.leave)
+            self._at_the_end(self._registry.leave)
         self._at_the_end(self._device.kill)  # before the last sweep: nobody comes after it
         sweep(self._settings.work_dir)
         logger.info("worker %s has stopped", self._name)
@@ -135,7 +137,7 @@ class Worker:
         try:
             while not self._is_ended(job_id):
                 time.sleep(_TRY_AGAIN_S)
-        except Stopping:
+        except WorkerStopping:
             # The line must not hear of an end: it keeps the job for whoever comes next.
             Event().wait()
         finally:
@@ -148,7 +150,7 @@ class Worker:
             try:
                 self._attempts.run(job_id)
                 sweep(self._settings.work_dir)  # what a killed process of the device left behind
-            except Stopping:
+            except WorkerStopping:
                 raise
             except Exception as error:
                 if not _is_known(error):
@@ -156,8 +158,8 @@ class Worker:
                 return False
         return True
 
-    def _greet(self) -> None:
-        self._roster.greet(self._gpu.read(), self._survey())
+    def _heartbeat(self) -> None:
+        self._registry.heartbeat(self._gpu.read(), self._survey())
 
     def _survey(self) -> EngineSurvey:
         """Return which engines can run here; what is installed or brought later counts, too."""
@@ -168,17 +170,17 @@ class Worker:
         self._obstacle = obstacle
         return found
 
-    def _keep_house(self) -> None:
+    def _maintain(self) -> None:
         try:
-            self._greet()
+            self._heartbeat()
             idle_s = 0.0 if self._at_work else time.monotonic() - self._idle_since
             self._rescue.look(self._at_work.copy(), idle_s)
             sweep(self._settings.work_dir)
             self._erasure.resume()
             if time.monotonic() - self._tidied_at > _TIDY_EVERY_S:
                 self._tidied_at = time.monotonic()
-                self._retention.tidy()
-                self._entrance.webhooks.keep_house(self._settings.keep_results_s)
+                self._retention.cleanup()
+                self._queue.webhooks.maintain(self._settings.keep_results_s)
         except NameLost:  # its jobs are the other one's now
             logger.error("another worker has the name %s; this one stops", self._name)
             self.stop()
@@ -192,7 +194,7 @@ def _is_known(error: Exception) -> bool:
     if isinstance(error, LatentSyncError):
         logger.warning("%s", error.message)
         return True
-    return note_record_fault(error) is not None
+    return log_database_error(error) is not None
 
 
 def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVICE) -> None:

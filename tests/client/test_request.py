@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from latentsync.client import Media, Segment
-from latentsync.client._payload import Asked, Options, inline_body, open_submission
+from latentsync.client._payload import Options, PredictArgs, inline_body, open_submission
 from latentsync.errors import ConflictingFields, InvalidField, LatentSyncError, MissingField
 from latentsync.schema.fields import SEGMENTS_MAX
 from latentsync.schema.predict import parse_request
@@ -21,12 +21,14 @@ MIB = 1024 * 1024
 LEFT = {"frame": 1, "point": [3, 4]}
 
 
-def asked(video: Media, audio: Media | None = None, *segments: Segment, **options: Any) -> Asked:
+def asked(
+    video: Media, audio: Media | None = None, *segments: Segment, **options: Any
+) -> PredictArgs:
     given: Options = options  # type: ignore[assignment]
-    return Asked(video, audio, segments, given)
+    return PredictArgs(video, audio, segments, given)
 
 
-def opened(given: Asked) -> dict[str, Any]:
+def opened(given: PredictArgs) -> dict[str, Any]:
     with open_submission(given) as body:
         return body
 
@@ -123,7 +125,7 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(
     field: str,
 ) -> None:
     with pytest.raises(error) as refused:
-        send(Asked(b"v", audio, segments, options))
+        send(PredictArgs(b"v", audio, segments, options))
     assert str(refused.value.field).startswith(field)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from latentsync.jobs.models import Job
-from latentsync.jobs.service import JobDesk, Submission
+from latentsync.jobs.service import JobService, Submission
 from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.jobs.square_runner import gate_of
@@ -39,7 +39,7 @@ class Farm:
         self.folder = folder
         own = {"data_dir": folder / "data", "work_dir": folder / "work", "offline": True}
         self.settings = Settings(**{**own, "min_free_bytes": 0, "worker_name": "w", **settings})
-        self.desk = JobDesk(self.settings)
+        self.service = JobService(self.settings)
         self.request = RunRequest(
             PathSource(write_clip(folder / "clip.mp4"), "video"),
             PathSource(write_speech(folder / "speech.wav"), "audio"),
@@ -48,7 +48,7 @@ class Farm:
 
     def submit(self, seed: int = 0, **options: Any) -> Job:
         """Hand in a job whose run goes as its seed says; see ``square_device``."""
-        return self.desk.submit([self.submission(seed, **options)], OWNER)[0]
+        return self.service.submit([self.submission(seed, **options)], OWNER)[0]
 
     def submission(self, seed: int = 0, **options: Any) -> Submission:
         """Return a job that may be handed in."""
@@ -98,7 +98,7 @@ class Farm:
 
     def job(self, job: Job) -> Job:
         """Return the job as it is now."""
-        return self.desk.job(job.id, OWNER)
+        return self.service.job(job.id, OWNER)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> float:
         """Wait until something holds; returns the seconds it took."""
@@ -140,7 +140,7 @@ class Farm:
             kill(worker)
             if worker.stdin is not None:
                 worker.stdin.close()
-        self.desk.close()
+        self.service.close()
 
     def _environment(self, **settings: Any) -> dict[str, str]:
         changed = self.settings.model_copy(update=settings)

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from latentsync.jobs.models import Job, NewJob
-from latentsync.jobs.serialization import record_options
+from latentsync.jobs.serialization import dump_options
 from latentsync.jobs.store import Alongside, JobStore
 from latentsync.schema.run import RunOptions
 
@@ -31,7 +31,7 @@ def new_job(owner: str = OWNER, **changes: Any) -> NewJob:
         name: {"url": f"https://example.com/{name}", "name": f"{name}_url"}
         for name in ("video", "audio")
     }
-    request = {**media, "options": record_options(RunOptions())}
+    request = {**media, "options": dump_options(RunOptions())}
     given = {"id": str(uuid.uuid4()), "owner": owner, "request": request, "fingerprint": "f"}
     return NewJob(**{**given, **changes})
 

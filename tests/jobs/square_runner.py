@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import FrameSource, Generation, Utterance
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.run import RunOptions
 from latentsync.settings import Settings
 from latentsync.worker import runner_main
@@ -78,4 +78,4 @@ def _is_first_time() -> bool:
 
 
 if __name__ == "__main__":
-    runner_main.main(Engines(Settings(), default=SeededEngine()))
+    runner_main.main(PipelineCache(Settings(), default=SeededEngine()))

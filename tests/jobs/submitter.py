@@ -9,7 +9,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from latentsync.jobs.service import JobDesk, Submission
+from latentsync.jobs.service import JobService, Submission
 from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.jobs.farm import OWNER
@@ -17,12 +17,12 @@ from tests.jobs.farm import OWNER
 
 def main(folder: Path) -> None:
     """Hand in one job after the other."""
-    desk = JobDesk(Settings())
+    service = JobService(Settings())
     video = PathSource(folder / "clip.mp4", "video")
     audio = PathSource(folder / "speech.wav", "audio")
     while True:
         request = RunRequest(video, audio, RunOptions(seed=0))
-        (job,) = desk.submit([Submission(request, uuid.uuid4().hex)], OWNER)
+        (job,) = service.submit([Submission(request, uuid.uuid4().hex)], OWNER)
         sys.stdout.write(f"{job.id}\n")
         sys.stdout.flush()
 

@@ -11,14 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from latentsync.errors import IdempotencyConflict, LineFull
-from latentsync.jobs.admission import Allowance, Intake, Outcome
+from latentsync.jobs.admission import Admission, Outcome, Quota
 from latentsync.jobs.database import open_database
 from latentsync.jobs.models import Job, NewJob
 from latentsync.jobs.store import JobStore, Load
 from tests.jobs.postgres import postgres
 from tests.jobs.records import OWNER, new_job
 
-Open = Callable[..., Intake]
+Open = Callable[..., Admission]
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def open_intake(tmp_path: Path) -> Iterator[Open]:
     """Open intakes as different processes would: each with connections of its own."""
     engines: list[sa.Engine] = []
 
-    def intake(jobs: int = 1000, input_bytes: int = 2**40, url: str | None = None) -> Intake:
+    def admission(jobs: int = 1000, input_bytes: int = 2**40, url: str | None = None) -> Admission:
         engines.append(open_database(url or f"sqlite:///{tmp_path / 'jobs.db'}"))
-        return Intake(JobStore(engines[-1]), lambda *_: None, Allowance(jobs, input_bytes), _roomy)
+        return Admission(JobStore(engines[-1]), lambda *_: None, Quota(jobs, input_bytes), _roomy)
 
-    yield intake
+    yield admission
     for engine in engines:
         engine.dispose()
 
@@ -46,7 +46,7 @@ def taken(outcome: Outcome) -> list[Job]:
 
 def test_jobs_are_numbered_in_the_order_of_their_calls(open_intake: Open) -> None:
     calls = [[new_job(), new_job()], [new_job()], [new_job()]]
-    jobs = [job for outcome in open_intake().take_in(calls) for job in taken(outcome)]
+    jobs = [job for outcome in open_intake().admit(calls) for job in taken(outcome)]
     assert [job.id for job in jobs] == [job.id for call in calls for job in call]
     assert [job.number for job in jobs] == [1, 2, 3, 4]
 
@@ -59,9 +59,9 @@ def test_of_one_name_in_two_calls_of_a_transaction_the_first_is_made(
     again = new_job(**{name: getattr(one, name)})
     other = new_job(**{name: getattr(one, name)}, fingerprint="other")
     foreign = new_job(owner="somebody else", id=one.id)
-    intake = open_intake()
+    admission = open_intake()
     for _ in range(2):  # within the transaction, then against the record
-        first, second, third, fourth = intake.take_in([[one], [again], [other], [foreign]])
+        first, second, third, fourth = admission.admit([[one], [again], [other], [foreign]])
         assert taken(first) == taken(second)
         assert isinstance(third, IdempotencyConflict)
         assert isinstance(fourth, IdempotencyConflict)
@@ -69,22 +69,22 @@ def test_of_one_name_in_two_calls_of_a_transaction_the_first_is_made(
 
 def test_an_idempotency_key_is_its_owners(open_intake: Open) -> None:
     calls = [[new_job(owner, idempotency_key="key")] for owner in ("a", "b")]
-    a, b = open_intake().take_in(calls)
+    a, b = open_intake().admit(calls)
     assert taken(a)[0].id != taken(b)[0].id
 
 
 def test_a_call_is_taken_in_whole_or_not_at_all(open_intake: Open) -> None:
-    intake = open_intake(jobs=3)
-    outcomes = intake.take_in([[new_job()], [new_job(), new_job(), new_job()], [new_job()]])
+    admission = open_intake(jobs=3)
+    outcomes = admission.admit([[new_job()], [new_job(), new_job(), new_job()], [new_job()]])
     assert [isinstance(one, list) for one in outcomes] == [True, False, True]
 
 
-def hand_in_at_once(intakes: list[Intake], calls: list[list[NewJob]]) -> list[list[Outcome]]:
+def hand_in_at_once(intakes: list[Admission], calls: list[list[NewJob]]) -> list[list[Outcome]]:
     together = Barrier(len(intakes))
 
-    def hand_in(intake: Intake) -> list[Outcome]:
+    def hand_in(admission: Admission) -> list[Outcome]:
         together.wait(10)
-        return intake.take_in(calls)
+        return admission.admit(calls)
 
     with ThreadPoolExecutor(len(intakes)) as threads:
         return list(threads.map(hand_in, intakes))
@@ -113,11 +113,11 @@ def test_limits_and_names_hold_at_the_same_moment_in_postgres(open_intake: Open)
 
 
 def test_an_owner_has_so_many_bytes_waiting_and_one_job_whatever_its_size() -> None:
-    allowance = Allowance(jobs=10, input_bytes=100)
-    allowance.check(Load(0, 0), Load(1, 500))
-    allowance.check(Load(1, 60), Load(1, 40))
+    quota = Quota(jobs=10, input_bytes=100)
+    quota.check(Load(0, 0), Load(1, 500))
+    quota.check(Load(1, 60), Load(1, 40))
     with pytest.raises(LineFull, match="60 bytes"):
-        allowance.check(Load(1, 60), Load(1, 41))
+        quota.check(Load(1, 60), Load(1, 41))
 
 
 def test_what_fails_alongside_takes_the_jobs_with_it(tmp_path: Path) -> None:
@@ -127,6 +127,6 @@ def test_what_fails_alongside_takes_the_jobs_with_it(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
     store = JobStore(engine)
     with pytest.raises(OSError, match="no line"):
-        Intake(store, fail, Allowance(10, 10), _roomy).take_in([[new_job()]])
+        Admission(store, fail, Quota(10, 10), _roomy).admit([[new_job()]])
     assert store.list_of(OWNER) == []
     engine.dispose()

@@ -14,7 +14,7 @@ from dbos import _sys_db_sqlite
 from latentsync.errors import RecordUnavailable
 from latentsync.jobs import database
 from latentsync.jobs.database import open_database
-from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.store import JobStore
 from tests.jobs.records import new_job
 from tests.ports import free_port
@@ -65,16 +65,16 @@ def test_a_record_that_another_python_made_works_with_an_older_sqlite(
     ]
     monkeypatch.setattr(_sys_db_sqlite, "sqlite_migrations", made)
     engine = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
-    entrance = LineEntrance(engine)
+    queue = JobQueue(engine)
     began_at = time.time()
     with engine.begin() as connection:
-        JobStore(engine).insert(connection, [new_job()], entrance.put)
+        JobStore(engine).insert(connection, [new_job()], queue.put)
     with engine.connect() as connection:
         table = "SELECT sql FROM sqlite_master WHERE name = 'workflow_status'"
         assert written in connection.exec_driver_sql(table).scalar_one()
         line = connection.exec_driver_sql("SELECT created_at, updated_at FROM workflow_status")
         assert all(int(began_at) * 1000 <= at <= time.time() * 1000 for at in line.one())
-    entrance.close()
+    queue.close()
     engine.dispose()
 
 

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from latentsync.errors import DiskFull
 from latentsync.jobs.database import open_database
-from latentsync.jobs.disk_space import Reserve, Room
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.disk_space import DiskReserve, StorageBudget
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 from tests.jobs.records import Clock, add
 
-Build = Callable[..., Room]
+Build = Callable[..., StorageBudget]
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
 
 @pytest.fixture
 def build(tmp_path: Path, engine: sa.Engine) -> Build:
-    def room(clock: Clock, **limits: int) -> Room:
+    def room(clock: Clock, **limits: int) -> StorageBudget:
         settings = Settings(data_dir=tmp_path, **{"min_free_bytes": 0, **limits})
-        return Room(JobStore(engine), FileStore(settings.storage), settings, clock)
+        return StorageBudget(JobStore(engine), Storage(settings.storage), settings, clock)
 
     return room
 
@@ -61,10 +61,10 @@ def test_so_much_of_the_disk_stays_free(build: Build) -> None:
         build(Clock(), min_free_bytes=2**62).take(1)
 
 
-def reserve_in(folder: Path, min_free_bytes: int = 0, **settings: str) -> Reserve:
+def reserve_in(folder: Path, min_free_bytes: int = 0, **settings: str) -> DiskReserve:
     own = {"data_dir": folder / "data", "work_dir": folder / "work"}
     chosen = Settings(**{**own, "min_free_bytes": min_free_bytes, **settings})
-    return Reserve(chosen, FileStore(chosen.storage))
+    return DiskReserve(chosen, Storage(chosen.storage))
 
 
 def test_a_reserve_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from latentsync.errors import JobNotFound, OutputGone, StorageUnavailable, Uploa
 from latentsync.jobs.database import erasures, events, jobs
 from latentsync.jobs.erasure import Erasure, is_erased
 from latentsync.jobs.models import Job, JobStatus, Webhook
-from latentsync.jobs.notifier import JobNews
-from latentsync.jobs.queue import LOST_S, LineEntrance
+from latentsync.jobs.notifier import JobNotifier
+from latentsync.jobs.queue import LOST_S, JobQueue
 from latentsync.jobs.retention import RESULTS
-from latentsync.jobs.service import JobDesk, Submission, owner_of
+from latentsync.jobs.service import JobService, Submission, owner_of
 from latentsync.jobs.store import Finished
 from latentsync.schema.run import PathSource, RunRequest, UrlSource
-from latentsync.server.admission import Places
-from latentsync.server.routes.predict import QueuedDoor
+from latentsync.server.admission import WaitingSlots
+from latentsync.server.routes.predict import QueuedHandler
 from latentsync.settings import Settings
-from latentsync.worker.membership import Roster
+from latentsync.worker.membership import WorkerRegistry
 from tests.jobs.receiver import SECRET
 from tests.jobs.records import Clock
 from tests.server.clips import write_clip
@@ -45,13 +45,13 @@ class Office:
             min_free_bytes=0,
             webhook_secret=SECRET,
         )
-        self.desk = JobDesk(self.settings)
-        self.store, self.files = self.desk.store, self.desk.files
+        self.service = JobService(self.settings)
+        self.store, self.files = self.service.store, self.service.files
         self.clip = write_clip(folder / "clip.mp4")
-        self._entrance = LineEntrance(self.store.engine)
+        self._entrance = JobQueue(self.store.engine)
         self.clock = Clock()
         self.housekeeping = Erasure(self.store, self._entrance, self.files, self.clock)
-        self.roster = Roster(self.store.engine, WORKER)
+        self.registry = WorkerRegistry(self.store.engine, WORKER)
 
     def submit(self, **names: Any) -> Job:
         """Hand in a job with a stored video and much that is personal."""
@@ -60,7 +60,7 @@ class Office:
             UrlSource(f"https://example.com/{PERSONAL}.wav", "audio_url"),
         )
         webhook = Webhook(f"https://receiver.example/{PERSONAL}")
-        (job,) = self.desk.submit(
+        (job,) = self.service.submit(
             [Submission(request, "asked", webhook=webhook, **names)],
             ME,
         )
@@ -83,7 +83,7 @@ class Office:
         return begun
 
     def erase(self, job: Job) -> bool:
-        return self.desk.finish_erasure(self.desk.begin_erasure(job.id, ME))
+        return self.service.finish_erasure(self.service.begin_erasure(job.id, ME))
 
     def stored(self) -> list[Path]:
         root = self.folder / "data" / "files"
@@ -111,7 +111,7 @@ class Office:
 
     def close(self) -> None:
         self._entrance.close()
-        self.desk.close()
+        self.service.close()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_nothing_of_an_erased_job_is_left(office: Office) -> None:
     assert (office.rows(PERSONAL), office.notices(job), office.stored()) == ({}, {}, [])
     assert office.rows(job.id).keys() == {"latentsync_erasures"}
     with pytest.raises(JobNotFound):
-        office.desk.begin_erasure(job.id, ME)
+        office.service.begin_erasure(job.id, ME)
     office.close()  # the last connection writes everything into the one file
     files = [path for path in (office.folder / "data").rglob("*") if path.is_file()]
     assert [path.name for path in files if PERSONAL.encode() in path.read_bytes()] == []
@@ -148,8 +148,8 @@ def test_only_its_owner_erases_a_job(office: Office) -> None:
     job = office.submit()
     for job_id, owner in ((job.id, OTHER), (str(uuid.uuid4()), ME), ("nothing", ME)):
         with pytest.raises(JobNotFound):
-            office.desk.begin_erasure(job_id, owner)
-    assert office.desk.job(job.id, ME).status is JobStatus.QUEUED
+            office.service.begin_erasure(job_id, owner)
+    assert office.service.job(job.id, ME).status is JobStatus.QUEUED
 
 
 def test_the_names_of_an_erased_job_are_free_again(office: Office) -> None:
@@ -163,20 +163,20 @@ def test_the_names_of_an_erased_job_are_free_again(office: Office) -> None:
     office.housekeeping.resume()
     office.clock.now += 1e9
     office.housekeeping.resume()
-    assert office.desk.job(second.id, ME) == second
+    assert office.service.job(second.id, ME) == second
     assert len(office.stored()) == 1
 
 
 def test_a_job_at_work_is_nobodys_at_once_and_goes_when_its_run_has_stopped(
     office: Office,
 ) -> None:
-    assert office.roster.join("me", lambda _seconds: False)
+    assert office.registry.join("me", lambda _seconds: False)
     job = office.submit(idempotency_key="mine")
     begun = office.begin(job)
-    number = office.desk.begin_erasure(job.id, ME)
-    assert not office.desk.finish_erasure(number)
+    number = office.service.begin_erasure(job.id, ME)
+    assert not office.service.finish_erasure(number)
     with pytest.raises(JobNotFound):
-        office.desk.job(job.id, ME)
+        office.service.job(job.id, ME)
     assert office.store.list_of(ME) == []
     assert not office.store.is_wanted(begun)
     assert office.submit(idempotency_key="mine").id != job.id
@@ -184,7 +184,7 @@ def test_a_job_at_work_is_nobodys_at_once_and_goes_when_its_run_has_stopped(
     office.files.put(office.clip, key)
     assert office.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
     assert office.notices(job) == {}  # nobody is told
-    assert office.desk.finish_erasure(number)
+    assert office.service.finish_erasure(number)
     assert office.rows(job.id).keys() == {"latentsync_erasures"}
     assert len(office.stored()) == 1  # of the new job
 
@@ -201,7 +201,7 @@ def test_an_erasure_that_was_broken_off_is_finished_by_a_worker(office: Office) 
     made = [office.submit() for _ in range(3)]
     office.succeed(made[0])
     office.clock.now = 0.0
-    numbers = [office.desk.begin_erasure(job.id, ME) for job in made[:2]]
+    numbers = [office.service.begin_erasure(job.id, ME) for job in made[:2]]
     office.housekeeping.resume()  # by its clock they were begun in the future: somebody is at it
     assert len(office.stored()) == 4
     office.clock.now = 1e12
@@ -209,7 +209,7 @@ def test_an_erasure_that_was_broken_off_is_finished_by_a_worker(office: Office) 
     assert all(is_erased(office.store.engine, number) for number in numbers)
     assert office.store.get(made[0].id) is office.store.get(made[1].id) is None
     assert len(office.stored()) == 1
-    assert office.desk.job(made[2].id, ME) == made[2]
+    assert office.service.job(made[2].id, ME) == made[2]
 
 
 @pytest.mark.parametrize("fault", [StorageUnavailable("away"), PermissionError("not yours")])
@@ -231,7 +231,7 @@ def test_files_that_cannot_go_delay_the_erasure_and_hide_nothing_less(
     assert recorded is not None
     assert (recorded.result_key, recorded.webhook) == (None, None)
     with pytest.raises(JobNotFound):
-        office.desk.job(job.id, ME)
+        office.service.job(job.id, ME)
     office.housekeeping.resume()
     assert (office.rows(PERSONAL), office.stored()) == ({}, [])
 
@@ -239,7 +239,7 @@ def test_files_that_cannot_go_delay_the_erasure_and_hide_nothing_less(
 def test_what_was_written_just_after_goes_later(office: Office) -> None:
     job, other = office.submit(), office.submit()
     office.succeed(job)
-    number = office.desk.begin_erasure(job.id, ME)
+    number = office.service.begin_erasure(job.id, ME)
     office.clock.now = 1e12
     office.housekeeping.finish(number)
     ended = Job(
@@ -266,7 +266,7 @@ def test_a_record_of_an_earlier_version_can_be_erased(office: Office) -> None:
     with office.store.engine.begin() as connection:
         erasures.drop(connection)
         connection.execute(jobs.update().values(webhook=webhook))
-    later = JobDesk(office.settings)
+    later = JobService(office.settings)
     assert later.job(job.id, ME).webhook == Webhook(webhook["url"], ("failed",), None)
     assert later.finish_erasure(later.begin_erasure(job.id, ME))
     later.close()
@@ -276,9 +276,9 @@ def test_a_record_of_an_earlier_version_can_be_erased(office: Office) -> None:
 def test_a_video_that_was_erased_before_predict_could_send_it_is_gone(office: Office) -> None:
     job = office.submit()
     office.succeed(job)
-    ended = office.desk.job(job.id, ME)
+    ended = office.service.job(job.id, ME)
     assert office.erase(job)
-    door = QueuedDoor(office.desk, JobNews(office.store.engine), Places(1))
+    door = QueuedHandler(office.service, JobNotifier(office.store.engine), WaitingSlots(1))
     with pytest.raises(OutputGone):
         door._finished(ended)
 
@@ -286,29 +286,29 @@ def test_a_video_that_was_erased_before_predict_could_send_it_is_gone(office: Of
 def test_an_upload_that_goes_while_it_is_used_is_not_there(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = office.desk.store_upload(office.clip, ME)
-    key = office.desk.uploads.find(address, ME)
-    monkeypatch.setattr(office.desk.uploads, "find", lambda _address, _owner: key)
+    address = office.service.store_upload(office.clip, ME)
+    key = office.service.uploads.find(address, ME)
+    monkeypatch.setattr(office.service.uploads, "find", lambda _address, _owner: key)
     office.files.remove(str(key))
     request = RunRequest(UrlSource(address, "video_url"), UrlSource("http://a.example/a", "audio"))
     with pytest.raises(UploadNotFound) as refused:
-        office.desk.submit([Submission(request, "asked")], ME)
+        office.service.submit([Submission(request, "asked")], ME)
     assert refused.value.field == "video_url"
 
 
 def test_an_upload_is_removed_by_its_owner_alone(office: Office) -> None:
-    address = office.desk.store_upload(office.clip, ME)
+    address = office.service.store_upload(office.clip, ME)
     name = address.removeprefix("upload://")
     request = RunRequest(UrlSource(address, "video_url"), UrlSource(address, "audio_url"))
     for upload_id, owner in ((name, OTHER), ("0" * 32, ME), ("..", ME)):
         with pytest.raises(UploadNotFound):
-            office.desk.remove_upload(upload_id, owner)
+            office.service.remove_upload(upload_id, owner)
     job = office.submit()
-    office.desk.remove_upload(name, ME)
+    office.service.remove_upload(name, ME)
     assert [path.parent.parent.name for path in office.stored()] == ["inputs"]
-    assert office.desk.job(job.id, ME) == job
+    assert office.service.job(job.id, ME) == job
     with pytest.raises(UploadNotFound):
-        office.desk.remove_upload(name, ME)
+        office.service.remove_upload(name, ME)
     with pytest.raises(UploadNotFound) as refused:
-        office.desk.submit([Submission(request, "asked")], ME)
+        office.service.submit([Submission(request, "asked")], ME)
     assert refused.value.field == "video_url"

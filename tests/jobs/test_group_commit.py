@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from latentsync.jobs.admission import Outcome, Recorder
+from latentsync.jobs.admission import GroupCommit, Outcome
 from latentsync.jobs.models import Job, JobStatus, NewJob
 from tests.jobs.records import new_job
 
@@ -47,38 +47,42 @@ def book() -> Book:
 
 
 @pytest.fixture
-def recorder(book: Book) -> Iterator[Recorder]:
-    lent = Recorder(book.write)
+def group_commit(book: Book) -> Iterator[GroupCommit]:
+    lent = GroupCommit(book.write)
     yield lent
     book.may_write.set()
     lent.close()
 
 
 def record_behind(
-    recorder: Recorder, book: Book, fingerprints: Sequence[str]
+    group_commit: GroupCommit, book: Book, fingerprints: Sequence[str]
 ) -> list[Future[list[Job]]]:
     """Hand in calls while another one is being written."""
-    recorder.record([new_job(fingerprint="first")])
+    group_commit.record([new_job(fingerprint="first")])
     assert book.is_writing.wait(10)
-    return [recorder.record([new_job(fingerprint=one)]) for one in fingerprints]
+    return [group_commit.record([new_job(fingerprint=one)]) for one in fingerprints]
 
 
-def test_who_comes_during_a_write_is_part_of_the_next(recorder: Recorder, book: Book) -> None:
-    calls = record_behind(recorder, book, "abc")
+def test_who_comes_during_a_write_is_part_of_the_next(
+    group_commit: GroupCommit, book: Book
+) -> None:
+    calls = record_behind(group_commit, book, "abc")
     book.may_write.set()
     assert [call.result(10)[0].fingerprint for call in calls] == ["a", "b", "c"]
     assert book.pages == [["first"], ["a", "b", "c"]]
 
 
-def test_nobody_is_answered_before_the_write(recorder: Recorder, book: Book) -> None:
-    [call] = record_behind(recorder, book, "a")
+def test_nobody_is_answered_before_the_write(group_commit: GroupCommit, book: Book) -> None:
+    [call] = record_behind(group_commit, book, "a")
     assert not call.done()
     book.may_write.set()
     assert call.result(10)
 
 
-def test_a_refused_call_is_told_and_the_others_are_written(recorder: Recorder, book: Book) -> None:
-    first, refused, last = record_behind(recorder, book, ["a", "refused", "b"])
+def test_a_refused_call_is_told_and_the_others_are_written(
+    group_commit: GroupCommit, book: Book
+) -> None:
+    first, refused, last = record_behind(group_commit, book, ["a", "refused", "b"])
     book.may_write.set()
     assert (first.result(10)[0].fingerprint, last.result(10)[0].fingerprint) == ("a", "b")
     with pytest.raises(ValueError, match="refused"):
@@ -86,9 +90,9 @@ def test_a_refused_call_is_told_and_the_others_are_written(recorder: Recorder, b
 
 
 def test_a_call_that_spoils_the_write_does_so_for_itself_alone(
-    recorder: Recorder, book: Book
+    group_commit: GroupCommit, book: Book
 ) -> None:
-    first, bad, last = record_behind(recorder, book, ["a", "spoils", "b"])
+    first, bad, last = record_behind(group_commit, book, ["a", "spoils", "b"])
     book.may_write.set()
     with pytest.raises(OSError, match="spoilt"):
         bad.result(10)
@@ -96,23 +100,25 @@ def test_a_call_that_spoils_the_write_does_so_for_itself_alone(
     assert book.pages == [["first"], ["a"], ["b"]]
 
 
-def test_a_call_given_up_while_it_waits_is_not_written(recorder: Recorder, book: Book) -> None:
-    given_up, other = record_behind(recorder, book, "ab")
+def test_a_call_given_up_while_it_waits_is_not_written(
+    group_commit: GroupCommit, book: Book
+) -> None:
+    given_up, other = record_behind(group_commit, book, "ab")
     assert given_up.cancel()
     book.may_write.set()
     assert other.result(10)
     assert book.pages == [["first"], ["b"]]
 
 
-def test_so_many_calls_that_others_may_write_between(recorder: Recorder, book: Book) -> None:
-    calls = record_behind(recorder, book, [str(number) for number in range(250)])
+def test_so_many_calls_that_others_may_write_between(group_commit: GroupCommit, book: Book) -> None:
+    calls = record_behind(group_commit, book, [str(number) for number in range(250)])
     book.may_write.set()
     assert [call.result(10)[0].fingerprint for call in calls] == [str(n) for n in range(250)]
     assert [len(page) for page in book.pages] == [1, 100, 100, 50]
 
 
-def test_closing_writes_what_waits(recorder: Recorder, book: Book) -> None:
-    calls = record_behind(recorder, book, "ab")
+def test_closing_writes_what_waits(group_commit: GroupCommit, book: Book) -> None:
+    calls = record_behind(group_commit, book, "ab")
     book.may_write.set()
-    recorder.close()
+    group_commit.close()
     assert all(call.done() for call in calls)

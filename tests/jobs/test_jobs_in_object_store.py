@@ -41,7 +41,7 @@ def lent(tmp_path: Path, store: ObjectStore) -> Iterator[Farm]:
 
 
 def logged(lent: Farm, job: Job) -> str:
-    return json.dumps([event.data for event in lent.desk.store.events(job.id)])
+    return json.dumps([event.data for event in lent.service.store.events(job.id)])
 
 
 def result_key(lent: Farm, job: Job) -> str:
@@ -86,15 +86,15 @@ def test_a_job_over_http_whose_processes_share_no_folder(
 
 def test_an_erased_job_and_a_removed_upload_leave_nothing(lent: Farm, store: ObjectStore) -> None:
     lent.start()
-    upload = lent.desk.store_upload(lent.folder / "clip.mp4", OWNER)
+    upload = lent.service.store_upload(lent.folder / "clip.mp4", OWNER)
     done, running, waiting = (lent.submit(seed) for seed in (PLAIN, SLOW + 60_000, PLAIN))
     lent.wait_until_ended([done])
     lent.wait_for(lambda: lent.job(running).status is JobStatus.PROCESSING)
     assert len(store.stored()) >= 6
     for job in (done, running, waiting):
-        number = lent.desk.begin_erasure(job.id, OWNER)
-        lent.wait_for(lambda number=number: lent.desk.finish_erasure(number))
-    lent.desk.remove_upload(upload.removeprefix("upload://"), OWNER)
+        number = lent.service.begin_erasure(job.id, OWNER)
+        lent.wait_for(lambda number=number: lent.service.finish_erasure(number))
+    lent.service.remove_upload(upload.removeprefix("upload://"), OWNER)
     assert store.stored() == set()
 
 
@@ -102,7 +102,7 @@ def test_a_finished_video_waits_for_a_store_that_is_away(lent: Farm, store: Obje
     with offering(lent.folder) as media:  # by address: the store is first needed at the end
         sources = UrlSource(f"{media}/clip.mp4", "video"), UrlSource(f"{media}/speech.wav", "audio")
         request = RunRequest(*sources, RunOptions(seed=PLAIN))
-        (job,) = lent.desk.submit([Submission(request, "asked")], OWNER)
+        (job,) = lent.service.submit([Submission(request, "asked")], OWNER)
         store.go_away()
         lent.start()
         lent.wait_for(lambda: "the store of files failed" in lent.log())
@@ -127,7 +127,7 @@ def test_a_job_that_waits_for_the_store_can_be_canceled(lent: Farm, store: Objec
     store.go_away()
     lent.start()
     lent.wait_for(lambda: "could not reach the store" in logged(lent, job))
-    lent.desk.cancel(job.id, OWNER)
+    lent.service.cancel(job.id, OWNER)
     lent.wait_for(lambda: lent.job(job).status is JobStatus.CANCELED)
 
 
@@ -151,7 +151,7 @@ def test_nothing_is_accepted_that_cannot_be_stored(lent: Farm, store: ObjectStor
     store.go_away()
     with pytest.raises(StorageUnavailable):
         lent.submit(PLAIN)
-    assert lent.desk.store.waiting() == []
+    assert lent.service.store.waiting() == []
     store.come_back()
     job = lent.submit(PLAIN)
     lent.start()

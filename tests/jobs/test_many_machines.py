@@ -74,7 +74,7 @@ def test_a_running_job_is_stopped_in_time(lent: Farm) -> None:
     job = lent.submit(HANGS)
     lent.start("a")
     lent.wait_for(lambda: worker_of(lent, job) == "a")
-    lent.desk.cancel(job.id, OWNER)
+    lent.service.cancel(job.id, OWNER)
     assert lent.wait_for(lambda: lent.job(job).status is JobStatus.CANCELED) < 2.0
 
 
@@ -83,10 +83,10 @@ def test_jobs_are_erased_wherever_they_are(lent: Farm) -> None:
     done, running, waiting = (lent.submit(seed) for seed in (PLAIN, SLOW + 60_000, PLAIN))
     lent.wait_for(lambda: lent.job(running).status is JobStatus.PROCESSING)
     for job in (done, running, waiting):
-        number = lent.desk.begin_erasure(job.id, OWNER)
-        lent.wait_for(lambda number=number: lent.desk.finish_erasure(number))
-        assert lent.desk.store.get(job.id) is None
-        assert lent.desk.store.events(job.id) == []
+        number = lent.service.begin_erasure(job.id, OWNER)
+        lent.wait_for(lambda number=number: lent.service.finish_erasure(number))
+        assert lent.service.store.get(job.id) is None
+        assert lent.service.store.events(job.id) == []
         assert lent.results(job) == []
     assert lent.media() == []
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.notifier import JobNews, wait_for
-from latentsync.jobs.service import JobDesk, Submission
+from latentsync.jobs.notifier import JobNotifier, wait_for
+from latentsync.jobs.service import JobService, Submission
 from latentsync.jobs.stats import ended_after, newest_event
 from latentsync.jobs.store import Finished
 from latentsync.schema.run import RunRequest, UrlSource
@@ -18,44 +18,44 @@ from latentsync.settings import Settings
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[JobDesk]:
-    desk = JobDesk(Settings(data_dir=tmp_path / "data", work_dir=tmp_path / "work"))
-    yield desk
-    desk.close()
+def service(tmp_path: Path) -> Iterator[JobService]:
+    service = JobService(Settings(data_dir=tmp_path / "data", work_dir=tmp_path / "work"))
+    yield service
+    service.close()
 
 
-def submit(desk: JobDesk) -> Job:
+def submit(service: JobService) -> Job:
     request = RunRequest(
         UrlSource("http://a.example/v", "video_url"), UrlSource("http://a.example/a", "audio_url")
     )
-    [job] = desk.submit([Submission(request, "f")], "owner")
+    [job] = service.submit([Submission(request, "f")], "owner")
     return job
 
 
-def test_a_bell_rings_for_its_own_job_and_for_no_other(desk: JobDesk) -> None:
-    watched, other = submit(desk), submit(desk)
+def test_a_bell_rings_for_its_own_job_and_for_no_other(service: JobService) -> None:
+    watched, other = submit(service), submit(service)
 
     async def listen() -> tuple[bool, bool]:
-        news = JobNews(desk.store.engine)
-        with news.bell(watched.id) as bell:
-            await wait_for(bell, 60)  # the first look wakes everybody
-            desk.store.cancel(other.id)
-            by_other = await wait_for(bell, 0.3)
-            desk.store.cancel(watched.id)
-            by_own = await wait_for(bell, 60)
+        notifier = JobNotifier(service.store.engine)
+        with notifier.subscribe(watched.id) as changed:
+            await wait_for(changed, 60)  # the first look wakes everybody
+            service.store.cancel(other.id)
+            by_other = await wait_for(changed, 0.3)
+            service.store.cancel(watched.id)
+            by_own = await wait_for(changed, 60)
         return by_other, by_own
 
     assert asyncio.run(listen()) == (False, True)
 
 
-def test_the_record_is_looked_at_only_while_somebody_waits(desk: JobDesk) -> None:
-    job = submit(desk)
+def test_the_record_is_looked_at_only_while_somebody_waits(service: JobService) -> None:
+    job = submit(service)
 
     async def listen_twice() -> list[int]:
-        news, others = JobNews(desk.store.engine), []
+        notifier, others = JobNotifier(service.store.engine), []
         for _ in range(2):
-            with news.bell(job.id) as bell:
-                assert await wait_for(bell, 60)
+            with notifier.subscribe(job.id) as changed:
+                assert await wait_for(changed, 60)
                 others.append(len(asyncio.all_tasks()) - 1)
             async with asyncio.timeout(20):
                 while len(asyncio.all_tasks()) > 1:
@@ -66,22 +66,22 @@ def test_the_record_is_looked_at_only_while_somebody_waits(desk: JobDesk) -> Non
     assert asyncio.run(listen_twice()) == [1, 0, 1, 0]
 
 
-def test_closing_wakes_everybody(desk: JobDesk) -> None:
-    job = submit(desk)
+def test_closing_wakes_everybody(service: JobService) -> None:
+    job = submit(service)
 
     async def listen() -> bool:
-        news = JobNews(desk.store.engine)
-        with news.bell(job.id) as bell:
-            await wait_for(bell, 60)
-            news.close()
-            return await wait_for(bell, 0)
+        notifier = JobNotifier(service.store.engine)
+        with notifier.subscribe(job.id) as changed:
+            await wait_for(changed, 60)
+            notifier.close()
+            return await wait_for(changed, 0)
 
     assert asyncio.run(listen())
 
 
-def test_a_job_that_ended_is_counted_once_and_one_that_began_is_not(desk: JobDesk) -> None:
-    store = desk.store
-    done, failed, running = submit(desk), submit(desk), submit(desk)
+def test_a_job_that_ended_is_counted_once_and_one_that_began_is_not(service: JobService) -> None:
+    store = service.store
+    done, failed, running = submit(service), submit(service), submit(service)
     start = newest_event(store.engine)
     for job, status in ((done, JobStatus.SUCCEEDED), (failed, JobStatus.FAILED)):
         begun = store.begin(job.id, "w")

@@ -14,7 +14,7 @@ from threading import Event, Thread, Timer
 import pytest
 
 from latentsync.errors import DiskFull, StorageUnavailable
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from tests.jobs.object_store import BUCKET, SECRET, ObjectStore, forget_clients, object_store
 
 pytestmark = pytest.mark.processes
@@ -40,8 +40,8 @@ def store(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Obje
 
 
 @pytest.fixture
-def files(store: ObjectStore) -> FileStore:
-    return FileStore(f"s3://{BUCKET}/some/prefix")
+def files(store: ObjectStore) -> Storage:
+    return Storage(f"s3://{BUCKET}/some/prefix")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("key", ["results/one/file.mp4", STRANGE_KEY])
 def test_what_is_stored_is_there_until_it_is_removed(
-    store: ObjectStore, files: FileStore, source: Path, tmp_path: Path, key: str
+    store: ObjectStore, files: Storage, source: Path, tmp_path: Path, key: str
 ) -> None:
     files.put(source, key)
     assert (files.exists(key), files.size_bytes(key)) == (True, 10)
@@ -70,7 +70,7 @@ def test_what_is_stored_is_there_until_it_is_removed(
     assert not files.exists(key)
 
 
-def test_listing_dates_and_counts_one_folder_alone(files: FileStore, source: Path) -> None:
+def test_listing_dates_and_counts_one_folder_alone(files: Storage, source: Path) -> None:
     before = time.time() - 5
     for key in ("a/one/file", "a/two", "a b/x", "ab/x"):
         files.put(source, key)
@@ -83,7 +83,7 @@ def test_listing_dates_and_counts_one_folder_alone(files: FileStore, source: Pat
 
 
 def test_removing_takes_one_folder_alone_and_minds_nothing(
-    store: ObjectStore, files: FileStore, source: Path
+    store: ObjectStore, files: Storage, source: Path
 ) -> None:
     for key in ("a/one/file", "a/one2/file", "b"):
         files.put(source, key)
@@ -92,8 +92,8 @@ def test_removing_takes_one_folder_alone_and_minds_nothing(
     assert store.stored() == {"some/prefix/a/one2/file"}
 
 
-def test_no_key_leaves_the_prefix(store: ObjectStore, files: FileStore, source: Path) -> None:
-    outside = FileStore(f"s3://{BUCKET}")
+def test_no_key_leaves_the_prefix(store: ObjectStore, files: Storage, source: Path) -> None:
+    outside = Storage(f"s3://{BUCKET}")
     for key in ("some/other", "some/prefix2/a", "top"):
         outside.put(source, key)
     for key in ("", "..", "../other", "a/../../other", "/top", "a//b", "*", "?", "[a-z]", "a\\b"):
@@ -103,7 +103,7 @@ def test_no_key_leaves_the_prefix(store: ObjectStore, files: FileStore, source: 
     assert store.stored() == {"some/other", "some/prefix2/a", "top"}
 
 
-def test_what_is_not_there_is_a_missing_file(files: FileStore, tmp_path: Path) -> None:
+def test_what_is_not_there_is_a_missing_file(files: Storage, tmp_path: Path) -> None:
     assert not files.exists("none")
     for act in (files.open, files.size_bytes):
         with pytest.raises(FileNotFoundError):
@@ -113,7 +113,7 @@ def test_what_is_not_there_is_a_missing_file(files: FileStore, tmp_path: Path) -
 
 
 def test_what_another_process_stores_is_seen(
-    store: ObjectStore, files: FileStore, source: Path
+    store: ObjectStore, files: Storage, source: Path
 ) -> None:
     assert (files.exists("a/b"), files.below("a")) == (False, {})
     put = "import sys; from pathlib import Path; from latentsync.jobs.storage import FileStore; "
@@ -125,7 +125,7 @@ def test_what_another_process_stores_is_seen(
 
 @pytest.mark.parametrize("wrong", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
 def test_a_refusal_is_told_without_any_secret(
-    files: FileStore,
+    files: Storage,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -134,7 +134,7 @@ def test_a_refusal_is_told_without_any_secret(
     files.put(source, "kept")
     monkeypatch.setenv(wrong, "wrong-one")
     forget_clients()
-    refused = FileStore(f"s3://{BUCKET}/some/prefix")
+    refused = Storage(f"s3://{BUCKET}/some/prefix")
     with caplog.at_level(logging.DEBUG, "latentsync"):
         check_every_call_fails(refused, source, "The store of files refuses this server.")
     for secret in (SECRET, "wrong-one"):
@@ -143,14 +143,14 @@ def test_a_refusal_is_told_without_any_secret(
 
 
 def test_a_bucket_that_is_not_there_is_a_refusal(store: ObjectStore, source: Path) -> None:
-    files = FileStore("s3://no-such-bucket/a")
+    files = Storage("s3://no-such-bucket/a")
     for act in (lambda: files.put(source, "b"), lambda: files.size_below("b")):
         with pytest.raises(StorageUnavailable, match="refuses"):
             act()
     assert not files.answers()
 
 
-def check_every_call_fails(files: FileStore, source: Path, message: str) -> None:
+def check_every_call_fails(files: Storage, source: Path, message: str) -> None:
     """Check that all that a store does is StorageUnavailable, and that nothing seems missing."""
     acts = (files.exists, files.open, files.size_bytes, files.remove, files.below, files.size_below)
     for act in acts:
@@ -165,13 +165,13 @@ def check_every_call_fails(files: FileStore, source: Path, message: str) -> None
     assert not files.answers()
 
 
-def lend(files: FileStore, folder: Path) -> None:
+def lend(files: Storage, folder: Path) -> None:
     with files.as_local_file("kept", folder):
         pass
 
 
 def test_a_store_that_is_away_is_told_and_comes_back(
-    store: ObjectStore, files: FileStore, source: Path
+    store: ObjectStore, files: Storage, source: Path
 ) -> None:
     files.put(source, "kept")
     store.go_away()
@@ -183,28 +183,26 @@ def test_a_store_that_is_away_is_told_and_comes_back(
     assert files.exists("kept")
 
 
-def test_a_dear_file_waits_for_the_store(
-    store: ObjectStore, files: FileStore, source: Path
-) -> None:
+def test_a_dear_file_waits_for_the_store(store: ObjectStore, files: Storage, source: Path) -> None:
     store.go_away()
     back = Timer(1.0, store.come_back)
     back.start()
     try:
-        files.put_patiently(source, "dear", patience_s=60, canceled=Event())
+        files.put_with_retry(source, "dear", patience_s=60, canceled=Event())
     finally:
         back.join()
     assert files.exists("dear")
 
 
-def test_patience_has_an_end(store: ObjectStore, files: FileStore, source: Path) -> None:
+def test_patience_has_an_end(store: ObjectStore, files: Storage, source: Path) -> None:
     canceled = Event()
     canceled.set()
     store.go_away()
     try:
         with pytest.raises(StorageUnavailable):
-            files.put_patiently(source, "dear", patience_s=60, canceled=canceled)
+            files.put_with_retry(source, "dear", patience_s=60, canceled=canceled)
         with pytest.raises(StorageUnavailable):
-            files.put_patiently(source, "dear", patience_s=0, canceled=Event())
+            files.put_with_retry(source, "dear", patience_s=0, canceled=Event())
     finally:
         store.come_back()
     assert not files.exists("dear")
@@ -281,11 +279,11 @@ def test_a_store_without_room_is_a_full_disk(
         forget_clients()
         try:
             with pytest.raises(DiskFull, match="store of files"):
-                FileStore(f"s3://{BUCKET}/some").put(source, "a")
+                Storage(f"s3://{BUCKET}/some").put(source, "a")
         finally:
             full.shutdown()
 
 
 def test_an_address_without_a_bucket_is_told_at_once() -> None:
     with pytest.raises(StorageUnavailable, match="names no bucket"):
-        FileStore("s3://")
+        Storage("s3://")

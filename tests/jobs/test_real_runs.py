@@ -33,7 +33,7 @@ def submit(lent: Farm, deadline_s: float | None = None) -> Job:
     video, audio = ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"
     options = RunOptions(engine="draft", deadline_s=deadline_s)
     request = RunRequest(PathSource(video, "video"), PathSource(audio, "audio"), options)
-    return lent.desk.submit([Submission(request, uuid.uuid4().hex)], OWNER)[0]
+    return lent.service.submit([Submission(request, uuid.uuid4().hex)], OWNER)[0]
 
 
 def test_a_run_is_stopped_within_two_seconds_at_any_stage(lent: Farm) -> None:
@@ -46,7 +46,7 @@ def test_a_run_is_stopped_within_two_seconds_at_any_stage(lent: Farm) -> None:
         fraction = 0.0 if number == 0 else chance.uniform(0.0, 0.6)
         lent.wait_for(lambda job=job: lent.job(job).status is JobStatus.PROCESSING)
         lent.wait_for(lambda job=job, f=fraction: lent.job(job).fraction >= f)
-        stages.add(lent.desk.cancel(job.id, OWNER).stage)
+        stages.add(lent.service.cancel(job.id, OWNER).stage)
         taken_s = lent.wait_for(lambda job=job: lent.job(job).status.is_final)
         assert lent.job(job).status is JobStatus.CANCELED
         assert taken_s < 2.0, stages
@@ -77,7 +77,7 @@ def test_a_server_that_is_killed_with_or_without_its_worker_loses_nothing(
     for number in range(20):
         server = lent.start(command=("latentsync", "serve", "--port", str(free_port())))
         jobs.append(submit(lent))
-        lent.wait_for(lambda: lent.desk.store.processing() != [])
+        lent.wait_for(lambda: lent.service.store.processing() != [])
         time.sleep(chance.uniform(0, 2))
         if number % 2:
             for pid in lent.processes():

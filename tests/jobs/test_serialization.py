@@ -10,11 +10,11 @@ import pytest
 
 from latentsync.errors import InternalError
 from latentsync.jobs.serialization import (
-    recall_options,
-    recall_request,
-    record_options,
-    record_request,
-    record_source,
+    dump_options,
+    dump_request,
+    dump_source,
+    load_options,
+    load_request,
     stored_keys,
     stored_media,
 )
@@ -41,25 +41,23 @@ URL = UrlSource("https://example.com/face.mp4", "video_url")
     ],
 )
 def test_options_come_back_as_they_were(options: RunOptions) -> None:
-    assert recall_options(json.loads(json.dumps(record_options(options)))) == options
+    assert load_options(json.loads(json.dumps(dump_options(options)))) == options
 
 
 def test_a_sync_mode_of_an_earlier_version_counts_as_chosen() -> None:
-    recorded = record_options(RunOptions(sync_mode_given=False))
-    assert recall_options(recorded).sync_mode_given is False
+    recorded = dump_options(RunOptions(sync_mode_given=False))
+    assert load_options(recorded).sync_mode_given is False
     del recorded["sync_mode_given"]
-    assert recall_options(recorded).sync_mode_given is True
+    assert load_options(recorded).sync_mode_given is True
 
 
 def test_media_come_back_as_addresses_or_as_files() -> None:
-    stored = record_source(
-        PathSource(Path("/private/speech.wav"), "audio_base64"), "inputs/1/audio"
-    )
-    recorded = {"video": record_source(URL, None), "audio": stored}
+    stored = dump_source(PathSource(Path("/private/speech.wav"), "audio_base64"), "inputs/1/audio")
+    recorded = {"video": dump_source(URL, None), "audio": stored}
     assert "/private" not in json.dumps(recorded)
     assert stored_keys(recorded) == ["inputs/1/audio"]
-    plain = {**recorded, "options": record_options(RunOptions())}
-    request = recall_request(plain, {"audio": Path("/here/audio")})
+    plain = {**recorded, "options": dump_options(RunOptions())}
+    request = load_request(plain, {"audio": Path("/here/audio")})
     assert request.video == URL
     assert request.audio == PathSource(Path("/here/audio"), "audio_base64")
 
@@ -76,12 +74,12 @@ def test_segments_come_back_with_their_recordings() -> None:
     )
     stored = PathSource(Path("/here/own"), "segments.1.audio_base64")
     media = {
-        name: record_source(source, None if name != "segments.1.audio" else "inputs/1/own")
+        name: dump_source(source, None if name != "segments.1.audio" else "inputs/1/own")
         for name, source in asked.media.items()
     }
-    recorded = json.loads(json.dumps(record_request(asked, media)))
+    recorded = json.loads(json.dumps(dump_request(asked, media)))
     assert stored_media(recorded) == {"segments.1.audio": "inputs/1/own"}
-    back = recall_request(recorded, {"segments.1.audio": stored.path})
+    back = load_request(recorded, {"segments.1.audio": stored.path})
     assert back == replace(
         asked, segments=(asked.segments[0], replace(asked.segments[1], audio=stored))
     )
@@ -89,4 +87,4 @@ def test_segments_come_back_with_their_recordings() -> None:
 
 def test_a_medium_that_was_not_stored_is_a_defect() -> None:
     with pytest.raises(InternalError, match="video_base64"):
-        record_source(InlineSource("AAAA", "video_base64"), None)
+        dump_source(InlineSource("AAAA", "video_base64"), None)

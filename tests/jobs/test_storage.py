@@ -13,16 +13,16 @@ import fsspec
 import pytest
 
 from latentsync.errors import DiskFull, StorageUnavailable
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 
 
 @pytest.fixture(params=["folder", "memory"])
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FileStore]:
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "folder":
-        yield FileStore(str(tmp_path / "store"))
+        yield Storage(str(tmp_path / "store"))
         return
     url = f"memory://{uuid.uuid4().hex}"
-    yield FileStore(url)
+    yield Storage(url)
     memory = fsspec.filesystem("memory")
     if memory.exists(url):
         memory.rm(url, recursive=True)
@@ -35,7 +35,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_stored_can_be_read_at_any_place(files: FileStore, source: Path) -> None:
+def test_what_is_stored_can_be_read_at_any_place(files: Storage, source: Path) -> None:
     files.put(source, "results/one/file.mp4")
     assert files.exists("results/one/file.mp4")
     assert files.size_bytes("results/one/file.mp4") == 10
@@ -44,9 +44,7 @@ def test_what_is_stored_can_be_read_at_any_place(files: FileStore, source: Path)
         assert opened.read(3) == b"456"
 
 
-def test_a_stored_file_is_lent_as_a_local_one(
-    files: FileStore, source: Path, tmp_path: Path
-) -> None:
+def test_a_stored_file_is_lent_as_a_local_one(files: Storage, source: Path, tmp_path: Path) -> None:
     files.put(source, "a/b")
     with files.as_local_file("a/b", tmp_path) as path:
         assert path.read_bytes() == b"0123456789"
@@ -55,7 +53,7 @@ def test_a_stored_file_is_lent_as_a_local_one(
         pass
 
 
-def test_what_lies_below_a_folder_is_dated_and_counted(files: FileStore, source: Path) -> None:
+def test_what_lies_below_a_folder_is_dated_and_counted(files: Storage, source: Path) -> None:
     before = time.time() - 5
     files.put(source, "a/one/file")
     files.put(source, "a/two")
@@ -66,7 +64,7 @@ def test_what_lies_below_a_folder_is_dated_and_counted(files: FileStore, source:
     assert (files.below("none"), files.size_below("none")) == ({}, 0)
 
 
-def test_removing_takes_files_and_folders_and_minds_nothing(files: FileStore, source: Path) -> None:
+def test_removing_takes_files_and_folders_and_minds_nothing(files: Storage, source: Path) -> None:
     for key in ("a/one/file", "a/two/file", "b"):
         files.put(source, key)
     for key in ("a/one", "b", "none", "none/at/all"):
@@ -78,7 +76,7 @@ def test_removing_takes_files_and_folders_and_minds_nothing(files: FileStore, so
 @pytest.mark.parametrize(
     "key", ["", "..", "a/../b", "/etc/passwd", "a//b", "a/..\\b", "./a", "*", "a/?"]
 )
-def test_a_key_never_leaves_the_store(files: FileStore, source: Path, key: str) -> None:
+def test_a_key_never_leaves_the_store(files: Storage, source: Path, key: str) -> None:
     for act in (files.exists, files.open, files.size_bytes, files.remove, files.below):
         with pytest.raises(FileNotFoundError):
             act(key)
@@ -89,7 +87,7 @@ def test_a_key_never_leaves_the_store(files: FileStore, source: Path, key: str) 
 def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = FileStore(str(tmp_path / "store"))
+    files = Storage(str(tmp_path / "store"))
 
     def refuse(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -104,11 +102,11 @@ def test_a_full_disk_leaves_nothing_behind(
 
 
 def test_only_this_user_may_look_into_the_store(tmp_path: Path) -> None:
-    FileStore(str(tmp_path / "store"))
+    Storage(str(tmp_path / "store"))
     assert (tmp_path / "store").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize("url", ["nonsense://bucket/folder", "s4://bucket"])
 def test_an_address_of_no_known_kind_is_told_at_once(url: str) -> None:
     with pytest.raises(StorageUnavailable, match=f"LATENTSYNC_STORAGE_URL begins with {url[:2]}"):
-        FileStore(url)
+        Storage(url)

@@ -166,7 +166,7 @@ def test_an_ended_job_never_changes_again(store: JobStore) -> None:
     assert ended.error == error
     assert not store.finish(job, DONE)
     assert store.begin(job.id, "other") is None
-    assert not store.adopt(job, "other")
+    assert not store.claim(job, "other")
     store.cancel(job.id)
     assert get(store, job) == ended
 
@@ -183,7 +183,7 @@ def test_of_many_that_finish_one_job_at_once_one_does(store: JobStore) -> None:
 def test_of_many_that_adopt_one_job_at_once_one_does(store: JobStore) -> None:
     job = begin(store, add(store))
     with ThreadPoolExecutor(8) as threads:
-        won = list(threads.map(lambda number: store.adopt(job, f"w{number}"), range(8)))
+        won = list(threads.map(lambda number: store.claim(job, f"w{number}"), range(8)))
     assert sum(won) == 1
     assert [one.id for one in store.processing()] == [job.id]
 

@@ -13,7 +13,7 @@ from dbos import DBOSClient
 
 from latentsync.jobs.database import open_database
 from latentsync.jobs.models import Delivery, Job, NewJob, Webhook
-from latentsync.jobs.queue import WEBHOOKS, LineEntrance
+from latentsync.jobs.queue import WEBHOOKS, JobQueue
 from latentsync.jobs.store import JobStore
 from latentsync.jobs.webhooks import find_delivery, record_delivery
 from latentsync.settings import Settings
@@ -30,7 +30,7 @@ class Office:
 
     def __init__(self, settings: Settings) -> None:
         engine = open_database(settings.jobs_database)
-        self._entrance = LineEntrance(engine)
+        self._entrance = JobQueue(engine)
         self.store = JobStore(engine, announce=self._entrance.webhooks.announce)
         self._client = DBOSClient(system_database_engine=engine)
 
@@ -39,8 +39,8 @@ class Office:
         (job,) = record(self.store, new, alongside=self._entrance.put)
         return job
 
-    def keep_house(self, keep_s: float = 1000.0, lost_s: float = 1000.0) -> None:
-        self._entrance.webhooks.keep_house(keep_s, lost_s)
+    def maintain(self, keep_s: float = 1000.0, lost_s: float = 1000.0) -> None:
+        self._entrance.webhooks.maintain(keep_s, lost_s)
 
     def notices(self) -> list[str]:
         """Return the states of all attempts that the line knows."""
@@ -93,9 +93,9 @@ def test_a_notice_is_sent_until_the_receiver_takes_it_and_then_forgotten(
     assert office.delivery("a") == Delivery("delivered", 3)
     kinds = [(event.kind, event.data.get("attempts")) for event in office.store.events("a")]
     assert kinds[-3:] == [("webhook", 1), ("webhook", 2), ("webhook", 3)]
-    office.keep_house(keep_s=1000.0)
+    office.maintain(keep_s=1000.0)
     assert len(office.notices()) == 3
-    office.keep_house(keep_s=0.0)
+    office.maintain(keep_s=0.0)
     assert office.notices() == []
 
 
@@ -164,7 +164,7 @@ def test_a_notice_whose_worker_never_returns_is_handed_to_another(
 ) -> None:
     die_while_sending(receiver, signing, office)
     with worker(signing, name="other"):
-        office.keep_house(lost_s=0.0)
+        office.maintain(lost_s=0.0)
         wait_until(lambda: len(receiver.received) == 2)
     first, second = receiver.received
     assert first.headers["webhook-id"] == second.headers["webhook-id"]

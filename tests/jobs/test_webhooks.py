@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from latentsync.errors import ForbiddenAddress, InvalidField, LatentSyncError
 from latentsync.jobs.models import Delivery, Job, JobError, JobStatus, Webhook
-from latentsync.jobs.webhooks import Notice, WebhookSender, check_webhook, notice_of
+from latentsync.jobs.webhooks import WebhookMessage, WebhookSender, check_webhook, message_of
 from latentsync.settings import Settings
 from tests.jobs.receiver import SECRET, Receiver, running_receiver, verified
 
@@ -39,8 +39,8 @@ def a_job(url: str = "https://receiver.example/hook", **changes: Any) -> Job:
     return dataclasses.replace(job, **changes)
 
 
-def a_notice(url: str) -> Notice:
-    return Notice(7, "msg_1", url, "{}")
+def a_notice(url: str) -> WebhookMessage:
+    return WebhookMessage(7, "msg_1", url, "{}")
 
 
 def sender(settings: Settings, told: list[Delivery] | None = None) -> WebhookSender:
@@ -53,7 +53,7 @@ def sender(settings: Settings, told: list[Delivery] | None = None) -> WebhookSen
 
 
 def test_a_notice_holds_the_prediction_as_the_api_shows_it() -> None:
-    notice = notice_of(a_job(), "https://api.example/lips/")
+    notice = message_of(a_job(), "https://api.example/lips/")
     assert notice is not None
     body = json.loads(notice.body)
     assert body["type"] == "prediction.succeeded"
@@ -66,7 +66,7 @@ def test_a_notice_holds_the_prediction_as_the_api_shows_it() -> None:
 
 
 def test_without_a_public_address_the_result_is_named_by_its_path() -> None:
-    notice = notice_of(a_job(), None)
+    notice = message_of(a_job(), None)
     assert notice is not None
     assert json.loads(notice.body)["data"]["output_url"] == "/v1/predictions/7f4c/output"
 
@@ -77,7 +77,7 @@ def test_by_default_the_result_is_at_the_address_at_which_the_job_was_handed_in(
         (None, "http://10.0.0.7:8000/lips"),
         ("https://a.example", "https://a.example"),
     ):
-        notice = notice_of(a_job(webhook=webhook), public_url)
+        notice = message_of(a_job(webhook=webhook), public_url)
         assert notice is not None
         told = json.loads(notice.body)["data"]["output_url"]
         assert told == f"{beginning}/v1/predictions/7f4c/output"
@@ -88,7 +88,7 @@ def test_a_failure_is_told_with_its_reason() -> None:
         status=JobStatus.FAILED,
         error=JobError("NO_FACE", "video_url shows no face.", 422, "video_url"),
     )
-    notice = notice_of(job, None)
+    notice = message_of(job, None)
     assert notice is not None
     error = json.loads(notice.body)["data"]["error"]
     assert error == {
@@ -100,9 +100,9 @@ def test_a_failure_is_told_with_its_reason() -> None:
 
 def test_only_the_events_asked_for_are_told() -> None:
     failures = Webhook("https://receiver.example/", events=("failed",))
-    assert notice_of(a_job(webhook=failures), None) is None
-    assert notice_of(a_job(webhook=failures, status=JobStatus.FAILED), None) is not None
-    assert notice_of(a_job(webhook=None), None) is None
+    assert message_of(a_job(webhook=failures), None) is None
+    assert message_of(a_job(webhook=failures, status=JobStatus.FAILED), None) is not None
+    assert message_of(a_job(webhook=None), None) is None
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_nothing_is_sent_or_tried_again_of_a_job_that_is_erased(
 def test_a_notice_is_signed_as_standard_webhooks_says(
     receiver: Receiver, signing: Settings
 ) -> None:
-    notice = notice_of(a_job(receiver.url("hook")), None)
+    notice = message_of(a_job(receiver.url("hook")), None)
     assert notice is not None
     assert sender(signing).send(notice, 0) is None
     (call,) = receiver.received

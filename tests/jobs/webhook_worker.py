@@ -8,7 +8,7 @@ from threading import Event
 
 from latentsync.jobs.database import open_database
 from latentsync.jobs.models import JobStatus
-from latentsync.jobs.queue import LineEntrance, LineExit
+from latentsync.jobs.queue import JobQueue, QueueConsumer
 from latentsync.jobs.store import Finished, JobStore
 from latentsync.jobs.webhooks import WebhookSender, record_delivery
 from latentsync.settings import Settings
@@ -18,8 +18,8 @@ def main() -> None:
     """Serve until killed."""
     settings = Settings()
     engine = open_database(settings.jobs_database)
-    entrance = LineEntrance(engine, settings.public_url)
-    store = JobStore(engine, announce=entrance.webhooks.announce)
+    queue = JobQueue(engine, settings.public_url)
+    store = JobStore(engine, announce=queue.webhooks.announce)
 
     def run(job_id: str) -> None:
         job = store.begin(job_id, sys.argv[1])
@@ -27,7 +27,7 @@ def main() -> None:
             store.finish(job, Finished(JobStatus.SUCCEEDED, result_key=f"results/{job_id}/x.mp4"))
 
     sender = WebhookSender(settings, partial(record_delivery, engine))
-    LineExit(engine, sys.argv[1], run, sender.send).open()
+    QueueConsumer(engine, sys.argv[1], run, sender.send).open()
     sys.stdout.write("open\n")
     sys.stdout.flush()
     Event().wait()

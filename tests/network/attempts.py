@@ -16,7 +16,7 @@ _EVENTS = ("socket.connect", "socket.sendto", "socket.getaddrinfo", "socket.geth
 _NAME = re.compile(r"(?!-)[\w-]+(\.(?!-)[\w-]+)*\.?", re.ASCII)
 
 
-class Attempts:
+class JobExecutor:
     """The attempts since the last look."""
 
     def __init__(self) -> None:

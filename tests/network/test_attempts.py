@@ -6,11 +6,11 @@ import socket
 
 import pytest
 
-from tests.network.attempts import Attempts, asks_for, is_beyond
+from tests.network.attempts import JobExecutor, asks_for, is_beyond
 
 
 @pytest.mark.processes  # the ordinary tests are watched and must not try
-def test_a_connection_beyond_loopback_is_noted(attempts: Attempts) -> None:
+def test_a_connection_beyond_loopback_is_noted(attempts: JobExecutor) -> None:
     with socket.socket() as reaching:
         reaching.setblocking(False)
         reaching.connect_ex(("192.0.2.1", 80))
@@ -22,7 +22,7 @@ def test_a_connection_beyond_loopback_is_noted(attempts: Attempts) -> None:
     ]
 
 
-def test_this_machine_is_not_noted(attempts: Attempts) -> None:
+def test_this_machine_is_not_noted(attempts: JobExecutor) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         for host in ("127.0.0.1", "localhost"):
             socket.create_connection((host, server.getsockname()[1])).close()

@@ -13,7 +13,7 @@ from latentsync import config
 from latentsync.errors import EngineUnavailable, WeightsMissing
 from latentsync.pipelines import requirements
 from latentsync.pipelines.registry import (
-    Engines,
+    PipelineCache,
     build_pipeline,
     find_obstacle,
     require_any_engine,
@@ -79,7 +79,7 @@ def test_without_its_packages_an_engine_is_refused_with_the_command_and_the_othe
         build_pipeline(GPU, Settings())
     assert built.value.message == at_the_door.value.message
     with pytest.raises(EngineUnavailable, match="which are not installed"):
-        Engines(Settings(engine=GPU)).require()
+        PipelineCache(Settings(engine=GPU)).require()
 
 
 def test_a_default_engine_that_cannot_run_is_refused_by_its_name(
@@ -223,13 +223,13 @@ def build_late(*_: object) -> None:
 
 
 def test_an_engine_that_is_built_needs_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    engines = Engines(Settings(engine="draft"))
+    engines = PipelineCache(Settings(engine="draft"))
     replace_builders(monkeypatch, {"draft": (__name__, "build_nothing")})
     engines.get()
     hide(monkeypatch, ENGINES["draft"].packages)
     engines.require()
     with pytest.raises(EngineUnavailable):
-        Engines(Settings(engine="draft")).require()
+        PipelineCache(Settings(engine="draft")).require()
 
 
 def build_nothing(*_: object) -> object:

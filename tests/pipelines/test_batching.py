@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from latentsync.errors import OutOfDeviceMemory
-from latentsync.pipelines.batching import Portions, out_of_memory_told
+from latentsync.pipelines.batching import AdaptiveBatch, translate_oom
 
 
 class Device:
@@ -26,21 +26,21 @@ class Device:
 @pytest.mark.parametrize("room", [1, 2, 5, 16])
 @pytest.mark.parametrize("count", [1, 7, 16, 17])
 def test_the_result_does_not_depend_on_the_memory(room: int, count: int) -> None:
-    result = Portions("square numbers", 16).run(Device(room).work, count)
+    result = AdaptiveBatch("square numbers", 16).run(Device(room).work, count)
     assert torch.equal(result, torch.arange(count) ** 2)
 
 
 def test_a_size_that_did_not_fit_is_not_tried_again() -> None:
-    portions, device = Portions("square numbers", 8), Device(room=3)
-    portions.run(device.work, 5)
+    batches, device = AdaptiveBatch("square numbers", 8), Device(room=3)
+    batches.run(device.work, 5)
     assert device.sizes == [5, 4, 2, 2, 1]
-    portions.run(device.work, 4)
+    batches.run(device.work, 4)
     assert max(device.sizes[5:]) == 2
 
 
 def test_when_not_even_one_fits_the_error_says_what_to_do() -> None:
     with pytest.raises(OutOfDeviceMemory, match="too small to square numbers.*latentsync-1.5"):
-        Portions("square numbers", 4).run(Device(room=0).work, 4)
+        AdaptiveBatch("square numbers", 4).run(Device(room=0).work, 4)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_when_not_even_one_fits_the_error_says_what_to_do() -> None:
     ],
 )
 def test_memory_that_a_library_lacks_is_told_the_same_way(words: str) -> None:
-    with pytest.raises(OutOfDeviceMemory), out_of_memory_told("listen"):
+    with pytest.raises(OutOfDeviceMemory), translate_oom("listen"):
         raise RuntimeError(words)
 
 
@@ -61,4 +61,4 @@ def test_other_errors_pass() -> None:
         raise RuntimeError("other")
 
     with pytest.raises(RuntimeError, match="other"):
-        Portions("square numbers", 4).run(broken, 4)
+        AdaptiveBatch("square numbers", 4).run(broken, 4)

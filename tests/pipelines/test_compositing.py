@@ -11,12 +11,12 @@ from latentsync.errors import InvalidField, NoFace
 from latentsync.formats import Frame
 from latentsync.pipelines.base import GenerationReport, Utterance
 from latentsync.pipelines.compositing import (
-    Touch,
+    FrameEdit,
     Touches,
     check_mouths,
     check_seen,
+    composite,
     num_frames_searched,
-    put_together,
 )
 from latentsync.schema.fields import SpeakerPoint
 from tests.demo_media import FramesInMemory
@@ -50,7 +50,7 @@ class Choir:
             for index, frame in zip(
                 range(one.start, one.stop), SOURCE.read(range(one.start, one.stop)), strict=True
             ):
-                yield Touch(frame, None if index in self.missing else paint)
+                yield FrameEdit(frame, None if index in self.missing else paint)
         finally:
             self.events.append(f"leave {number}")
 
@@ -58,7 +58,7 @@ class Choir:
         return list(self.stream(report))
 
     def stream(self, report: GenerationReport | None = None):
-        return put_together(
+        return composite(
             SOURCE,
             np.arange(NUM_FRAMES),
             self.utterances,

@@ -34,7 +34,7 @@ from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import ENGINE_OPTIONS, Utterance
 from latentsync.pipelines.lipsync import face_generator
 from latentsync.pipelines.lipsync.face_finder import FoundSpeakers, ReadFrames
-from latentsync.pipelines.lipsync.face_generator import PosteriorCache
+from latentsync.pipelines.lipsync.face_generator import LatentCache
 from latentsync.pipelines.lipsync.networks import LipsyncNetworks
 from latentsync.pipelines.lipsync.windows import Window
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
@@ -187,7 +187,7 @@ def test_repeated_frames_give_what_encoding_them_again_gives(
     bounce = np.array([0, 1, 2, 2, 1, 0] * 2)
     pipeline, source = LipsyncPipeline(networks, KnownPlace()), frames(3)
     cached, _ = run(pipeline, source, bounce)
-    monkeypatch.setattr(face_generator, "PosteriorCache", partial(PosteriorCache, most_bytes=0))
+    monkeypatch.setattr(face_generator, "LatentCache", partial(LatentCache, most_bytes=0))
     assert differs(run(pipeline, source, bounce)[0], cached) <= 1
 
 

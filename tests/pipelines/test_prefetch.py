@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from latentsync.errors import Canceled
-from latentsync.pipelines.prefetch import Beside
+from latentsync.pipelines.prefetch import Prefetcher
 
 
 def threads_named(name: str) -> list[threading.Thread]:
@@ -17,14 +17,14 @@ def threads_named(name: str) -> list[threading.Thread]:
 
 
 def test_items_come_in_order() -> None:
-    with Beside(range(50), name="numbers") as numbers:
+    with Prefetcher(range(50), name="numbers") as numbers:
         assert list(numbers) == list(range(50))
     assert threads_named("numbers") == []
 
 
 def test_nothing_comes_outside_the_block() -> None:
     with pytest.raises(RuntimeError, match="inside the with block"):
-        next(Beside(range(3), name="outside"))
+        next(Prefetcher(range(3), name="outside"))
 
 
 def test_the_stream_works_beside_its_taker() -> None:
@@ -37,7 +37,7 @@ def test_the_stream_works_beside_its_taker() -> None:
         begun.set()  # while the first item is still being used
         yield 1
 
-    with Beside(items(), name="elsewhere") as numbers:
+    with Prefetcher(items(), name="elsewhere") as numbers:
         for item in numbers:
             if item == 0:
                 assert begun.wait(5)
@@ -49,7 +49,7 @@ def test_an_error_comes_where_its_item_would_have_come() -> None:
         yield 1
         raise Canceled("stop")
 
-    with Beside(items(), name="failing") as taken:
+    with Prefetcher(items(), name="failing") as taken:
         assert next(taken) == 1
         with pytest.raises(Canceled, match="stop"):
             next(taken)
@@ -72,7 +72,7 @@ class Unclosable:
 
 @pytest.mark.parametrize("items", [Unclosable(), 5])
 def test_a_stream_that_cannot_be_begun_or_closed_is_an_error_and_no_wait(items: Any) -> None:
-    with Beside(items, name="broken") as taken, pytest.raises((Canceled, TypeError)):
+    with Prefetcher(items, name="broken") as taken, pytest.raises((Canceled, TypeError)):
         next(taken)
     assert threads_named("broken") == []
 
@@ -86,7 +86,7 @@ def test_leaving_ends_the_thread_and_closes_the_stream() -> None:
         finally:
             closed.set()
 
-    with Beside(items(), name="left") as numbers:
+    with Prefetcher(items(), name="left") as numbers:
         assert next(numbers) == 0
     assert closed.is_set()
     assert threads_named("left") == []
@@ -99,7 +99,7 @@ def test_leaving_is_told_to_long_work() -> None:
         yield 0
         assert left.wait(5)
 
-    with Beside(items(), name="told", left=left) as numbers:
+    with Prefetcher(items(), name="told", left=left) as numbers:
         next(numbers)
     assert threads_named("told") == []
 
@@ -117,7 +117,7 @@ def test_whoever_waits_may_stop_waiting() -> None:
 
     with (
         pytest.raises(Canceled, match="enough"),
-        Beside(items(), name="waited", while_waiting=stop) as numbers,
+        Prefetcher(items(), name="waited", while_waiting=stop) as numbers,
     ):
         next(numbers)
     assert threads_named("waited") == []
@@ -125,24 +125,24 @@ def test_whoever_waits_may_stop_waiting() -> None:
 
 def test_streams_may_follow_each_other() -> None:
     with (
-        Beside(range(20), name="first") as first,
-        Beside((number**2 for number in first), name="second") as second,
+        Prefetcher(range(20), name="first") as first,
+        Prefetcher((number**2 for number in first), name="second") as second,
     ):
         assert list(second) == [number**2 for number in range(20)]
     assert threads_named("first") == threads_named("second") == []
 
 
 def test_streams_that_share_their_end_stop_together() -> None:
-    left, never = threading.Event(), threading.Event()
+    left, no_check = threading.Event(), threading.Event()
 
     def endless() -> Iterator[int]:
         yield 0
         while not left.is_set():
-            never.wait(0.01)
+            no_check.wait(0.01)
 
     with (
-        Beside(endless(), name="first", left=left) as first,
-        Beside((number for number in first), name="second", left=left) as second,
+        Prefetcher(endless(), name="first", left=left) as first,
+        Prefetcher((number for number in first), name="second", left=left) as second,
     ):
         assert next(second) == 0
     assert threads_named("first") == threads_named("second") == []
@@ -161,7 +161,7 @@ def test_an_error_does_not_hold_on_to_what_its_frames_held() -> None:
         raise Canceled("stop")
 
     def take() -> None:
-        with Beside(items(), name="failing") as numbers:
+        with Prefetcher(items(), name="failing") as numbers:
             list(numbers)
 
     gc.disable()

@@ -6,7 +6,7 @@ from threading import Event, Thread
 import pytest
 
 from latentsync.errors import Canceled
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.engines import ENGINES
 from latentsync.settings import Settings
 from tests.engine_builders import replace_builders
@@ -35,12 +35,12 @@ def build(name: str, _settings: Settings, _check: Callable[[], None]) -> Built:
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipelineCache]:
     """Engines of which one is being built."""
     replace_builders(monkeypatch, dict.fromkeys(ENGINES, (__name__, "build")))
     monkeypatch.setattr(Slow, "begun", Event())
     monkeypatch.setattr(Slow, "ready", Event())
-    engines = Engines(Settings())
+    engines = PipelineCache(Settings())
     engines.get("draft")
     thread = Thread(target=engines.get, args=("latentsync-1.6",))
     thread.start()
@@ -50,12 +50,12 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
     thread.join()
 
 
-def test_an_engine_that_is_built_waits_for_no_other(engines: Engines) -> None:
+def test_an_engine_that_is_built_waits_for_no_other(engines: PipelineCache) -> None:
     assert engines.get("draft") is engines.get("draft")
     assert not Slow.ready.is_set()
 
 
-def test_whoever_waits_for_another_engine_may_stop_waiting(engines: Engines) -> None:
+def test_whoever_waits_for_another_engine_may_stop_waiting(engines: PipelineCache) -> None:
     def give_up() -> None:
         raise Canceled("enough")
 
@@ -64,14 +64,14 @@ def test_whoever_waits_for_another_engine_may_stop_waiting(engines: Engines) -> 
     assert not Slow.ready.is_set()
 
 
-def test_the_engine_that_was_waited_for_is_built_once(engines: Engines) -> None:
+def test_the_engine_that_was_waited_for_is_built_once(engines: PipelineCache) -> None:
     waited = engines.get("latentsync-1.6", Slow.ready.set)
     assert waited is engines.get("latentsync-1.6")
     assert engines.get("latentsync-1.5").name == "latentsync-1.5"
 
 
 def test_one_that_could_not_be_built_is_tried_again(
-    engines: Engines, monkeypatch: pytest.MonkeyPatch
+    engines: PipelineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Slow.ready.set()
     failing = {"latentsync-1.5": (__name__, "fail")}

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from latentsync.pipelines.base import Pipeline
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.server.app import build_app
 from latentsync.server.worker_supervisor import running_worker
 from latentsync.settings import Settings
@@ -67,7 +67,7 @@ def serving(app: FastAPI) -> Iterator[str]:
 
 def app_with(engine: Pipeline, settings: Settings, **options: Any) -> FastAPI:
     """Return the application whose default engine is ``engine``."""
-    return build_app(settings, Engines(settings, default=engine), **options)
+    return build_app(settings, PipelineCache(settings, default=engine), **options)
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ class Server:
 
     def job(self, job_id: str) -> Job:
         """Return a job as it is recorded."""
-        job = self.farm.desk.store.get(job_id)
+        job = self.farm.service.store.get(job_id)
         assert job is not None
         return job
 
@@ -54,7 +54,7 @@ class Server:
 
     def empty(self) -> None:
         """End every job that waits or seems to run, as if it had never been."""
-        store = self.farm.desk.store
+        store = self.farm.service.store
         for job in store.waiting():
             store.cancel(job.id)
         for job in store.processing():

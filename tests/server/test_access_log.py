@@ -23,13 +23,13 @@ def test_who_reads_the_log_cannot_download(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with farm(tmp_path) as behind:
-        [job] = behind.desk.submit([behind.submission()], ANONYMOUS)
+        [job] = behind.service.submit([behind.submission()], ANONYMOUS)
         key = f"results/{job.id}/{NAME}"
         (tmp_path / "video").write_bytes(b"video")
-        behind.desk.files.put(tmp_path / "video", key)
-        begun = behind.desk.store.begin(job.id, "w")
+        behind.service.files.put(tmp_path / "video", key)
+        begun = behind.service.store.begin(job.id, "w")
         assert begun is not None
-        behind.desk.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
+        behind.service.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
         folders = {
             name: str(getattr(behind.settings, name))
             for name in ("data_dir", "work_dir", "weights_dir")

@@ -17,7 +17,7 @@ from starlette.requests import HTTPConnection
 import latentsync
 from latentsync.errors import EngineUnavailable, NotAuthorized, WeightsMissing
 from latentsync.jobs.service import owner_of
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.predict import PredictRequest
 from latentsync.server.app import build_app
 from latentsync.server.auth import BearerAuth
@@ -48,7 +48,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
     replace_builders(monkeypatch, {"draft": ("tests.server.test_app", "late_engine")})
     monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
     settings = settings_for(tmp_path)
-    with serving(build_app(settings, Engines(settings))) as url:
+    with serving(build_app(settings, PipelineCache(settings))) as url:
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
         waiting = httpx.get(f"{url}/ready")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
@@ -68,7 +68,7 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
     replace_builders(monkeypatch, {"draft": ("tests.server.engines", "no_such_name")})
     body = small_body(tmp_path)
     settings = settings_for(tmp_path)
-    with serving(build_app(settings, Engines(settings))) as url:
+    with serving(build_app(settings, PipelineCache(settings))) as url:
         response = httpx.post(f"{url}/predict", json=body, headers=AUTH)
         assert httpx.get(f"{url}/health").status_code == 200
         assert httpx.get(f"{url}/ready").status_code == 503
@@ -88,7 +88,7 @@ def test_an_engine_that_could_not_be_built_is_tried_again_and_holds_on_to_nobody
 
     replace_builders(monkeypatch, {"draft": ("tests.server.test_app", "late_engine")})
     monkeypatch.setattr("tests.server.test_app.late_engine", build, raising=False)
-    holder = Engine("draft", Engines(Settings(engine="draft")))
+    holder = Engine("draft", PipelineCache(Settings(engine="draft")))
     holder.build()
     for _ in range(5):
         with pytest.raises(WeightsMissing, match="is missing") as caught:
@@ -100,14 +100,14 @@ def test_an_engine_that_could_not_be_built_is_tried_again_and_holds_on_to_nobody
 
 def test_an_engine_given_ready_is_used_as_it_is() -> None:
     engine = SquareEngine()
-    holder = Engine("draft", Engines(Settings(), default=engine))
+    holder = Engine("draft", PipelineCache(Settings(), default=engine))
     holder.build()
     assert holder.default() is holder.pipeline(None) is engine
 
 
 def test_an_engine_not_built_yet_is_unavailable() -> None:
     with pytest.raises(EngineUnavailable, match="draft is being built"):
-        Engine("draft", Engines(Settings(engine="draft"))).default()
+        Engine("draft", PipelineCache(Settings(engine="draft"))).default()
 
 
 def test_without_the_key_requirement_nobody_is_asked(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def browser(server: Server) -> Iterator[httpx.Client]:
 
 
 def jobs_of(server: Server) -> int:
-    return len(server.farm.desk.store.list_of(ANONYMOUS, limit=100))
+    return len(server.farm.service.store.list_of(ANONYMOUS, limit=100))
 
 
 def own_host(server: Server) -> str:

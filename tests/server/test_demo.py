@@ -11,7 +11,7 @@ import pytest
 
 from latentsync import Client
 from latentsync.errors import ServerError
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.fields import SpeakerPoint
 from latentsync.server.app import build_app
 from tests.face.pictures import astronaut, blank, paste, stranger
@@ -27,7 +27,7 @@ ASSETS = REPOSITORY / "assets"
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     settings = settings_for(tmp_path_factory.mktemp("server"))
-    app = build_app(settings, Engines(settings))
+    app = build_app(settings, PipelineCache(settings))
     with serving(app) as url, Client(url, KEY) as client:
         yield client
 

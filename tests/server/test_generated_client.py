@@ -41,9 +41,9 @@ def package(tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]) 
     config = (REPOSITORY / "docs/openapi-python-client.yml").read_text()
     (folder / "config.yml").write_text(config + "post_hooks: []\n")  # they only lay out the text
     generate = ["-m", "openapi_python_client", "generate", "--fail-on-warning", "--meta", "none"]
-    places = ["--path", "openapi.json", "--config", "config.yml", "--output-path", PACKAGE]
+    waiting_slots = ["--path", "openapi.json", "--config", "config.yml", "--output-path", PACKAGE]
     done = subprocess.run(
-        [sys.executable, *generate, *places], cwd=folder, capture_output=True, text=True
+        [sys.executable, *generate, *waiting_slots], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower(), done.stdout

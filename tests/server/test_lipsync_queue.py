@@ -171,7 +171,7 @@ def test_a_waiting_request_is_cancelled_once(waiting: Server, body: dict[str, An
 
 def test_a_failure_is_told_with_its_reason(waiting: Server, body: dict[str, Any]) -> None:
     request_id = submitted(waiting, body)
-    store = waiting.farm.desk.store
+    store = waiting.farm.service.store
     job = store.begin(request_id, "w")
     assert job is not None
     error = JobError("NO_FACE", "video_source shows no face.", 422, "video_source")
@@ -276,7 +276,7 @@ def test_results_are_addressed_as_the_server_is_reached(
 ) -> None:
     with queue_server(tmp_path, public_url="https://lips.example/api/") as server:
         request_id = submitted(server, body)
-        store = server.farm.desk.store
+        store = server.farm.service.store
         job = store.begin(request_id, "w")
         assert job is not None
         made = Finished(

@@ -10,24 +10,24 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from latentsync.jobs.models import DeviceMemory
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 from latentsync.server.metrics import JobMetrics
 from latentsync.settings import Settings
-from latentsync.worker.membership import Roster
+from latentsync.worker.membership import WorkerRegistry
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[JobDesk]:
-    one = JobDesk(Settings(data_dir=tmp_path / "data", work_dir=tmp_path / "work"))
+def jobs(tmp_path: Path) -> Iterator[JobService]:
+    one = JobService(Settings(data_dir=tmp_path / "data", work_dir=tmp_path / "work"))
     yield one
     one.close()
 
 
-def worker(desk: JobDesk, name: str, memory: DeviceMemory | None) -> Roster:
-    roster = Roster(desk.store.engine, name)
-    assert roster.join(f"holder of {name}", lambda _: True)
-    roster.greet(memory)
-    return roster
+def worker(jobs: JobService, name: str, memory: DeviceMemory | None) -> WorkerRegistry:
+    registry = WorkerRegistry(jobs.store.engine, name)
+    assert registry.join(f"holder of {name}", lambda _: True)
+    registry.heartbeat(memory)
+    return registry
 
 
 def samples(metrics: JobMetrics, name: str) -> dict[tuple[Any, ...], float]:
@@ -40,12 +40,12 @@ def samples(metrics: JobMetrics, name: str) -> dict[tuple[Any, ...], float]:
     }
 
 
-def test_device_memory_is_that_of_the_living_workers(desk: JobDesk) -> None:
-    metrics = JobMetrics(desk)
+def test_device_memory_is_that_of_the_living_workers(jobs: JobService) -> None:
+    metrics = JobMetrics(jobs)
     assert samples(metrics, "latentsync_device_memory_bytes") == {}
-    worker(desk, "on a CPU", None)
-    one = worker(desk, "one", DeviceMemory(3 << 30, 24 << 30))
-    worker(desk, "two", DeviceMemory(5 << 30, 80 << 30))
+    worker(jobs, "on a CPU", None)
+    one = worker(jobs, "one", DeviceMemory(3 << 30, 24 << 30))
+    worker(jobs, "two", DeviceMemory(5 << 30, 80 << 30))
     assert samples(metrics, "latentsync_workers") == {(): 3}
     assert samples(metrics, "latentsync_device_memory_bytes") == {
         ("one", "used"): 3 << 30,

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from latentsync.pipelines.registry import Engines
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.server.app import build_app
 from latentsync.server.examples import (
     PREDICTION_ID,
@@ -181,7 +181,7 @@ def test_examples_about_a_waiting_job_succeed(tmp_path: Path) -> None:
 
 def test_every_example_of_a_server_with_an_engine_succeeds(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, engine="draft")
-    app = build_app(settings, Engines(settings))
+    app = build_app(settings, PipelineCache(settings))
     with serving(app) as url, httpx.Client(base_url=url, headers=AUTH, timeout=300) as client:
         wait_until(lambda: client.get("/ready").status_code == 200)
         caller = Caller(client)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from latentsync.schema.responses import PredictResponse
-from latentsync.server.routes.predict_inline import Line
+from latentsync.server.routes.predict_inline import SerialExecutor
 from tests.ports import free_port
 from tests.server.engines import BrokenEngine, GatedEngine, SquareEngine
 from tests.server.live import (
@@ -63,16 +63,16 @@ class Turns:
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
     """What the lines of this process see."""
-    turns, run = Turns(), Line.run
+    turns, run = Turns(), SerialExecutor.run
 
-    async def watched(line: Line, work: Callable[[Event], Any]) -> Any:
+    async def watched(line: SerialExecutor, work: Callable[[Event], Any]) -> Any:
         turns.asked.release()  # nothing else of the loop comes between this and the line
         try:
             return await run(line, work)
         finally:
             turns.left.release()
 
-    monkeypatch.setattr(Line, "run", watched)
+    monkeypatch.setattr(SerialExecutor, "run", watched)
     return turns
 
 

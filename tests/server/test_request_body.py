@@ -82,10 +82,10 @@ def test_a_chunked_body_is_joined() -> None:
 
 
 def test_a_declared_size_over_the_cap_is_refused_unread() -> None:
-    async def never() -> Message:
+    async def no_check() -> Message:
         raise AssertionError("the body was read")
 
-    error = read(never, {"content-length": "21"})
+    error = read(no_check, {"content-length": "21"})
     assert isinstance(error, TooManyBytes)
     assert "20 bytes" in error.message
 

@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from latentsync.schema.fields import SyncMode
 from latentsync.schema.responses import PredictDetails, PredictResponse
-from latentsync.server.responses import FinishedRun, PredictAnswer
+from latentsync.server.responses import FinishedRun, PredictResultResponse
 
 DETAILS = PredictDetails(
     guidance_scale=1.5,
@@ -42,7 +42,7 @@ async def _hang_on() -> Message:
     raise AssertionError("unreachable")
 
 
-def send_all(answer: PredictAnswer) -> tuple[dict[bytes, bytes], bytes]:
+def send_all(answer: PredictResultResponse) -> tuple[dict[bytes, bytes], bytes]:
     messages: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -59,7 +59,7 @@ def test_the_body_is_contract_json_of_the_declared_length(tmp_path: Path, size_b
     video = bytes(number % 251 for number in range(size_bytes))
     path = tmp_path / "result.mp4"
     path.write_bytes(video)
-    headers, body = send_all(PredictAnswer(finished(path)))
+    headers, body = send_all(PredictResultResponse(finished(path)))
     assert int(headers[b"content-length"]) == len(body)
     assert headers[b"content-type"] == b"application/json"
     answer = PredictResponse.model_validate(json.loads(body))
@@ -79,7 +79,7 @@ def test_memory_stays_flat_for_a_large_video(tmp_path: Path) -> None:
         nonlocal sent
         sent += len(message.get("body", b""))
 
-    answer = PredictAnswer(finished(path))
+    answer = PredictResultResponse(finished(path))
     tracemalloc.start()
     try:
         asyncio.run(answer({"type": "http", "asgi": {"spec_version": "2.4"}}, _hang_on, send))
@@ -98,7 +98,7 @@ def test_the_file_is_closed_when_the_receiver_has_gone(tmp_path: Path) -> None:
     async def gone(message: Message) -> None:
         raise OSError("connection lost")
 
-    answer = PredictAnswer(run)
+    answer = PredictResultResponse(run)
     with pytest.raises(Exception):  # noqa: B017, PT011  (starlette's own)
         asyncio.run(answer({"type": "http", "asgi": {"spec_version": "2.4"}}, _hang_on, gone))
     assert run.video.closed

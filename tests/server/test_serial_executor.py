@@ -8,11 +8,11 @@ import threading
 import pytest
 
 from latentsync.errors import LineFull
-from latentsync.server.routes.predict_inline import Line
+from latentsync.server.routes.predict_inline import SerialExecutor
 
 
 def test_runs_one_at_a_time_in_the_order_of_asking() -> None:
-    line = Line(max_waiting=8)
+    line = SerialExecutor(max_waiting=8)
     inside = threading.Semaphore(1)
     order: list[int] = []
 
@@ -30,7 +30,7 @@ def test_runs_one_at_a_time_in_the_order_of_asking() -> None:
 
 
 def test_a_full_line_refuses_and_says_when_to_come_back() -> None:
-    line = Line(max_waiting=1)
+    line = SerialExecutor(max_waiting=1)
     with line.place(), line.place():
         with pytest.raises(LineFull) as refused, line.place():
             pass
@@ -41,7 +41,7 @@ def test_a_full_line_refuses_and_says_when_to_come_back() -> None:
 
 
 def test_the_estimate_follows_recent_runs() -> None:
-    line = Line(max_waiting=0)
+    line = SerialExecutor(max_waiting=0)
     asyncio.run(line.run(lambda _: None))
     with line.place(), pytest.raises(LineFull) as refused, line.place():
         pass
@@ -50,7 +50,7 @@ def test_the_estimate_follows_recent_runs() -> None:
 
 
 def test_a_failed_run_frees_the_device() -> None:
-    line = Line(max_waiting=0)
+    line = SerialExecutor(max_waiting=0)
 
     def fail(_: threading.Event) -> None:
         raise ValueError("defect")
@@ -65,7 +65,7 @@ def test_a_failed_run_frees_the_device() -> None:
 
 
 def test_a_cancelled_run_is_stopped_and_waited_for_before_the_next_begins() -> None:
-    line = Line(max_waiting=2)
+    line = SerialExecutor(max_waiting=2)
     events: list[str] = []
     started = threading.Event()
 
@@ -88,7 +88,7 @@ def test_a_cancelled_run_is_stopped_and_waited_for_before_the_next_begins() -> N
 
 
 def test_a_cancelled_waiter_leaves_the_line_without_running() -> None:
-    line = Line(max_waiting=2)
+    line = SerialExecutor(max_waiting=2)
     started, release = threading.Event(), threading.Event()
     ran: list[str] = []
 
@@ -112,7 +112,7 @@ def test_a_cancelled_waiter_leaves_the_line_without_running() -> None:
 
 
 def test_runs_wait_for_the_preparation() -> None:
-    line = Line(max_waiting=0)
+    line = SerialExecutor(max_waiting=0)
     release = threading.Event()
     events: list[str] = []
 
@@ -134,7 +134,7 @@ def test_runs_wait_for_the_preparation() -> None:
 
 
 def test_closing_stops_the_running_work_and_waits_for_it() -> None:
-    line = Line(max_waiting=0)
+    line = SerialExecutor(max_waiting=0)
     started = threading.Event()
     ended: list[bool] = []
 

@@ -22,14 +22,14 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Addresses of one finished video, by contract."""
     folder: Path = tmp_path_factory.mktemp("server")
     with queue_server(folder, require_key=False) as server:
-        desk = server.farm.desk
-        [job] = desk.submit([server.farm.submission()], ANONYMOUS)
+        jobs = server.farm.service
+        [job] = jobs.submit([server.farm.submission()], ANONYMOUS)
         key = f"results/{job.id}/{NAME}"
         (folder / "video").write_bytes(CONTENT)
-        desk.files.put(folder / "video", key)
-        begun = desk.store.begin(job.id, "w")
+        jobs.files.put(folder / "video", key)
+        begun = jobs.store.begin(job.id, "w")
         assert begun is not None
-        desk.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
+        jobs.store.finish(begun, Finished(JobStatus.SUCCEEDED, result_key=key))
         yield {
             "v1": f"{server.url}/v1/predictions/{job.id}/output",
             "tasks": f"{server.url}/outputs/{job.id}/{NAME}",

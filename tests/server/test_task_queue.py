@@ -160,7 +160,7 @@ def test_tasks_wait_in_order(waiting: Server) -> None:
 
 def test_a_running_task_is_processing(waiting: Server) -> None:
     task_id = sync(waiting).json()["task_id"]
-    store = waiting.farm.desk.store
+    store = waiting.farm.service.store
     job = store.begin(task_id, "w")
     assert job is not None
     store.report(job, "generate", 0.5, 5, 10)
@@ -176,7 +176,7 @@ def test_a_running_task_is_processing(waiting: Server) -> None:
 
 def test_a_canceled_task_has_failed(waiting: Server) -> None:
     task_id = sync(waiting).json()["task_id"]
-    waiting.farm.desk.store.cancel(task_id)
+    waiting.farm.service.store.cancel(task_id)
     state = get(waiting, f"/task/{task_id}")
     assert (state["status"], state["message"]) == ("failed", "The task was canceled.")
 

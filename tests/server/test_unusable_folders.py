@@ -103,7 +103,9 @@ def test_a_read_only_folder_keeps_a_server_from_starting(tmp_path: Path) -> None
     with read_only(disk):
         for name in ("work_dir", "data_dir"):
             variables = {f"LATENTSYNC_{name.upper()}": str(disk / "new")}
-            with process("-m", "latentsync", "serve", "--no-auth", **variables) as server:
+            with process(
+                "-m", "latentsync", "serve", "--no-auth", "--port=0", **variables
+            ) as server:
                 said, _ = server.communicate(timeout=60)
                 assert server.returncode == 3
             assert said == (

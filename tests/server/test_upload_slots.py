@@ -13,7 +13,7 @@ import pytest
 from starlette.requests import Request
 
 from latentsync.errors import LineFull
-from latentsync.server.admission import Arrivals
+from latentsync.server.admission import UploadSlots
 from latentsync.settings import Settings
 from tests.server.live import AUTH, KEY, wait_until
 from tests.server.queues import OTHER_AUTH, Server, queue_server
@@ -30,12 +30,12 @@ def a_request(size_bytes: int | None = None, content_type: str = "application/js
     return Request({"type": "http", "method": "POST", "path": "/", "headers": headers})
 
 
-def arrivals(**limits: int) -> Arrivals:
-    return Arrivals(Settings(**{"max_body_bytes": 10 * MB, **limits}))
+def upload_slots(**limits: int) -> UploadSlots:
+    return UploadSlots(Settings(**{"max_body_bytes": 10 * MB, **limits}))
 
 
 @contextmanager
-def taken(room: Arrivals, *bodies: tuple[Request, str]) -> Iterator[None]:
+def taken(room: UploadSlots, *bodies: tuple[Request, str]) -> Iterator[None]:
     with ExitStack() as held:
         for request, owner in bodies:
             held.enter_context(room.place(request, owner))
@@ -43,7 +43,7 @@ def taken(room: Arrivals, *bodies: tuple[Request, str]) -> Iterator[None]:
 
 
 def test_large_bodies_are_bounded_in_number_and_places_are_given_back() -> None:
-    room = arrivals(max_arriving_bodies=4)
+    room = upload_slots(max_arriving_bodies=4)
     four = [(a_request(LARGE), owner) for owner in ("a", "a", "b", "b")]
     for _ in range(2):
         with (
@@ -58,7 +58,7 @@ def test_large_bodies_are_bounded_in_number_and_places_are_given_back() -> None:
 
 
 def test_one_caller_takes_half_of_the_places() -> None:
-    room = arrivals(max_arriving_bodies=4)
+    room = upload_slots(max_arriving_bodies=4)
     with taken(room, (a_request(LARGE), "slow"), (a_request(LARGE), "slow")):
         with (
             pytest.raises(LineFull, match="from this key"),
@@ -70,7 +70,7 @@ def test_one_caller_takes_half_of_the_places() -> None:
 
 
 def test_memory_is_bounded_by_what_is_declared_or_by_the_largest_body() -> None:
-    room = arrivals(max_arriving_bytes=40 * MB)
+    room = upload_slots(max_arriving_bytes=40 * MB)
     half = [(a_request(10 * MB), "a"), (a_request(), "a")]
     with taken(room, *half), pytest.raises(LineFull), taken(room, (a_request(KB), "a")):
         pass
@@ -80,7 +80,7 @@ def test_memory_is_bounded_by_what_is_declared_or_by_the_largest_body() -> None:
 
 
 def test_a_body_that_goes_to_the_disk_takes_little_memory() -> None:
-    room = arrivals(max_arriving_bytes=40 * MB)
+    room = upload_slots(max_arriving_bytes=40 * MB)
     upload, form = a_request(500 * MB, "video/mp4"), a_request(None, "multipart/form-data")
     with (
         taken(room, *[(upload, "a"), (form, "a")] * 5),
@@ -90,13 +90,13 @@ def test_a_body_that_goes_to_the_disk_takes_little_memory() -> None:
 
 
 def test_one_body_alone_is_let_in_whatever_its_size() -> None:
-    room = arrivals(max_arriving_bytes=MB, max_arriving_bodies=1)
+    room = upload_slots(max_arriving_bytes=MB, max_arriving_bodies=1)
     with taken(room, (a_request(9 * MB), "a")):
         pass
 
 
 def test_small_bodies_need_no_place() -> None:
-    room = arrivals(max_arriving_bodies=1)
+    room = upload_slots(max_arriving_bodies=1)
     with taken(room, (a_request(LARGE), "a"), *[(a_request(KB), "a")] * 100):
         pass
 

@@ -67,8 +67,8 @@ def settings(hub: Hub) -> Iterator[Settings]:
 
 
 @pytest.fixture
-def bring(settings: Settings, catalog: Catalog) -> Callable[..., dict[str, Path]]:
-    """``ensure`` with the test's hub and without pauses: ``bring(name, ..., settings=...)``."""
+def fetch_file(settings: Settings, catalog: Catalog) -> Callable[..., dict[str, Path]]:
+    """``ensure`` with the test's hub, without pauses; call it with names and settings."""
 
     def call(*names: str, **changes: Any) -> dict[str, Path]:
         given = {"settings": settings, "catalog": catalog, "retries": AT_ONCE, **changes}

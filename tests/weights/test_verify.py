@@ -27,8 +27,10 @@ def flip_a_bit_unseen(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def test_files_are_judged_one_by_one(bring: Ensure, settings: Settings, catalog: Catalog) -> None:
-    paths = bring(UNET, "whisper-tiny")
+def test_files_are_judged_one_by_one(
+    fetch_file: Ensure, settings: Settings, catalog: Catalog
+) -> None:
+    paths = fetch_file(UNET, "whisper-tiny")
     flip_a_bit_unseen(paths["whisper-tiny"])
     sound, damaged, absent = verify(
         (UNET, "whisper-tiny", "vgg16"), settings=settings, catalog=catalog
@@ -41,21 +43,21 @@ def test_files_are_judged_one_by_one(bring: Ensure, settings: Settings, catalog:
 
 @pytest.mark.parametrize("name", [UNET, UNVERIFIED])
 def test_what_was_found_damaged_is_fetched_again(
-    hub: Hub, bring: Ensure, settings: Settings, catalog: Catalog, name: str
+    hub: Hub, fetch_file: Ensure, settings: Settings, catalog: Catalog, name: str
 ) -> None:
-    path = bring(name)[name]
+    path = fetch_file(name)[name]
     flip_a_bit_unseen(path)
-    assert bring(name)[name].read_bytes() != content_of(name), "a stamp is believed"
+    assert fetch_file(name)[name].read_bytes() != content_of(name), "a stamp is believed"
     (verdict,) = verify((name,), settings=settings, catalog=catalog)
     assert verdict.problem is not None
-    assert bring(name)[name].read_bytes() == content_of(name)
+    assert fetch_file(name)[name].read_bytes() == content_of(name)
     assert len(hub.gets(path_on_hub(name))) == 2
 
 
 def test_a_file_without_a_stamp_gets_one(
-    hub: Hub, bring: Ensure, settings: Settings, catalog: Catalog
+    hub: Hub, fetch_file: Ensure, settings: Settings, catalog: Catalog
 ) -> None:
-    path = bring(UNET)[UNET]
+    path = fetch_file(UNET)[UNET]
     stamp = path.with_name(f".{path.name}.stamp")
     stamp.unlink()
     verify((UNET,), settings=settings, catalog=catalog)
@@ -63,9 +65,9 @@ def test_a_file_without_a_stamp_gets_one(
 
 
 def test_progress_ends_with_the_whole_file(
-    bring: Ensure, settings: Settings, catalog: Catalog
+    fetch_file: Ensure, settings: Settings, catalog: Catalog
 ) -> None:
-    bring(UNET)
+    fetch_file(UNET)
     told = []
     verify((UNET,), settings=settings, catalog=catalog, on_progress=told.append)
     assert told[-1].done_bytes == told[-1].total_bytes == len(content_of(UNET))

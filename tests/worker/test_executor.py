@@ -17,14 +17,14 @@ import pytest
 from sqlalchemy import event
 
 from latentsync.jobs.database import open_database
-from latentsync.jobs.disk_space import Reserve
+from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
-from latentsync.worker.attempt import Limits, Stopping
-from latentsync.worker.executor import Attempts
-from latentsync.worker.runner_process import DeviceProcess
+from latentsync.worker.attempt import Limits, WorkerStopping
+from latentsync.worker.executor import JobExecutor
+from latentsync.worker.runner_process import RunnerProcess
 from tests.jobs.records import add, new_job, record
 from tests.server.live import wait_until
 
@@ -67,16 +67,16 @@ class Bench:
         event.listen(self.engine, "checkout", self._be_patient)
         self.store = JobStore(self.engine)
         self.root = folder / "files"
-        self.files = FileStore(str(self.root))
+        self.files = Storage(str(self.root))
         self.stopping = Event()
-        self._devices: list[DeviceProcess] = []
+        self._devices: list[RunnerProcess] = []
         self._folder = folder
 
-    def reserve(self, min_free_bytes: int) -> Reserve:
+    def reserve(self, min_free_bytes: int) -> DiskReserve:
         settings = Settings(
             data_dir=self._folder, work_dir=self._folder, min_free_bytes=min_free_bytes
         )
-        return Reserve(settings, self.files)
+        return DiskReserve(settings, self.files)
 
     def attempts(
         self,
@@ -88,12 +88,12 @@ class Bench:
         room_s: float = 60.0,
         full_disk_s: float = 60.0,
         min_free_bytes: int = 0,
-    ) -> Attempts:
+    ) -> JobExecutor:
         command = [sys.executable, "-c", TALK + script, str(self.root)]
-        self._devices.append(DeviceProcess(command))
+        self._devices.append(RunnerProcess(command))
         limits = Limits(2, run_s, loading_s, room_s, full_disk_s)
         device, reserve = self._devices[-1], self.reserve(min_free_bytes)
-        return Attempts(self.store, self.files, device, reserve, host, limits, self.stopping)
+        return JobExecutor(self.store, self.files, device, reserve, host, limits, self.stopping)
 
     def run(self, script: str, job: Job, **limits: float) -> Job:
         self.attempts(script, **limits).run(job.id)  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ def test_attempts_that_found_the_disk_filled_by_others_do_not_count(
 ) -> None:
     # Room before each of three attempts, none after the first two.
     short = iter([False, True, False, True, False, False, False, False])
-    monkeypatch.setattr(Reserve, "is_short", lambda _: next(short))
+    monkeypatch.setattr(DiskReserve, "is_short", lambda _: next(short))
     ended = bench.run(FULL, add(bench.store), room_s=0.1)
     begun = [event for event in bench.store.events(ended.id) if "attempt" in event.data]
     assert (code_of(ended), ended.attempts, len(begun)) == ("DISK_FULL", 2, 4)
@@ -310,11 +310,11 @@ def test_a_stop_hands_the_job_back(bench: Bench, thread: ThreadPoolExecutor) -> 
     running = thread.submit(bench.run, WAIT, job)
     bench.wait_for_stage(job)
     bench.stopping.set()
-    with pytest.raises(Stopping):
+    with pytest.raises(WorkerStopping):
         running.result(60)
     assert (bench.job(job).status, bench.job(job).attempts) == (JobStatus.PROCESSING, 0)
     assert bench.job(job).started_at is None
-    with pytest.raises(Stopping):
+    with pytest.raises(WorkerStopping):
         bench.run(SUCCEED, job)
     bench.stopping.clear()
     assert bench.run(SUCCEED, job).attempts == 1
@@ -351,7 +351,7 @@ def test_the_end_of_a_job_waits_for_the_record_unless_the_worker_is_stopped(
         bench.open_gate("one")
         wait_until(lambda: caplog.text.count("goes on meanwhile") > 1)
         bench.stopping.set()
-        with pytest.raises(Stopping):
+        with pytest.raises(WorkerStopping):
             running.result(60)
 
 

@@ -16,7 +16,7 @@ from latentsync.jobs.database import host_engines, hosts, open_database
 from latentsync.jobs.models import SILENCE_S, DeviceMemory
 from latentsync.jobs.stats import LivingWorker, living_workers
 from latentsync.schema.engines import EngineSurvey, Obstacle
-from latentsync.worker.membership import NameLost, Roster
+from latentsync.worker.membership import NameLost, WorkerRegistry
 from tests.jobs.postgres import postgres
 from tests.jobs.records import Clock
 
@@ -46,10 +46,10 @@ def waiting(clock: Clock, meanwhile: Callable[[], None] = lambda: None) -> Calla
     return wait
 
 
-def joined(engine: sa.Engine, clock: Clock, holder: str) -> Roster:
-    roster = Roster(engine, "w", clock)
-    assert roster.join(holder, waiting(clock))
-    return roster
+def joined(engine: sa.Engine, clock: Clock, holder: str) -> WorkerRegistry:
+    registry = WorkerRegistry(engine, "w", clock)
+    assert registry.join(holder, waiting(clock))
+    return registry
 
 
 def test_a_worker_that_comes_back_to_its_machine_has_its_name_at_once(
@@ -58,7 +58,7 @@ def test_a_worker_that_comes_back_to_its_machine_has_its_name_at_once(
     joined(engine, clock, HERE)
     again = joined(engine, clock, HERE)
     assert clock.now == 0
-    again.greet()
+    again.heartbeat()
     assert again.living() == {"w"}
 
 
@@ -67,34 +67,34 @@ def test_a_living_workers_name_is_refused_on_another_machine(
 ) -> None:
     alive = joined(engine, clock, HERE)
     with pytest.raises(InternalError, match="named 'w' works on another machine") as refused:
-        Roster(engine, "w", clock).join(THERE, waiting(clock, alive.greet))
+        WorkerRegistry(engine, "w", clock).join(THERE, waiting(clock, alive.heartbeat))
     assert "LATENTSYNC_WORKER_NAME" in refused.value.message
     assert clock.now < SILENCE_S
-    alive.greet()
+    alive.heartbeat()
 
 
 def test_a_crashed_workers_name_is_free_after_its_silence(engine: sa.Engine, clock: Clock) -> None:
     crashed = joined(engine, clock, HERE)
-    joined(engine, clock, THERE).greet()
+    joined(engine, clock, THERE).heartbeat()
     assert SILENCE_S <= clock.now < SILENCE_S + 2
     with pytest.raises(NameLost):  # it was only held up
-        crashed.greet()
+        crashed.heartbeat()
     crashed.leave()  # which takes nothing from the one who has the name now
-    joined(engine, clock, THERE).greet()
+    joined(engine, clock, THERE).heartbeat()
 
 
 def test_the_name_of_a_worker_that_leaves_is_free_at_once(engine: sa.Engine, clock: Clock) -> None:
     alive = joined(engine, clock, HERE)
-    newcomer = Roster(engine, "w", clock)
+    newcomer = WorkerRegistry(engine, "w", clock)
     assert newcomer.join(THERE, waiting(clock, alive.leave))
     assert clock.now < 2
-    newcomer.greet()
+    newcomer.heartbeat()
 
 
 def test_a_worker_that_shall_stop_waits_no_longer(engine: sa.Engine, clock: Clock) -> None:
     alive = joined(engine, clock, HERE)
-    assert not Roster(engine, "w", clock).join(THERE, lambda _: True)
-    alive.greet()
+    assert not WorkerRegistry(engine, "w", clock).join(THERE, lambda _: True)
+    alive.heartbeat()
 
 
 def test_of_many_that_take_a_name_at_once_one_may(engine: sa.Engine) -> None:
@@ -103,7 +103,7 @@ def test_of_many_that_take_a_name_at_once_one_may(engine: sa.Engine) -> None:
     def join(number: int) -> bool:
         together.wait()
         try:
-            return Roster(engine, "w", Clock(0.0)).join(f"holder {number}", lambda _: True)
+            return WorkerRegistry(engine, "w", Clock(0.0)).join(f"holder {number}", lambda _: True)
         except InternalError:
             return False
 
@@ -114,20 +114,20 @@ def test_of_many_that_take_a_name_at_once_one_may(engine: sa.Engine) -> None:
 def test_a_worker_tells_how_full_its_device_is(engine: sa.Engine, clock: Clock) -> None:
     alive = joined(engine, clock, HERE)
     for memory in (None, DeviceMemory(1 << 30, 80 << 30), DeviceMemory(2 << 30, 80 << 30), None):
-        alive.greet(memory)
+        alive.heartbeat(memory)
         assert living_workers(engine) == [LivingWorker("w", memory)]
 
 
 def test_a_worker_tells_which_engines_it_can_run(engine: sa.Engine, clock: Clock) -> None:
-    alive = Roster(engine, "w", clock)
+    alive = WorkerRegistry(engine, "w", clock)
     assert alive.join(HERE, waiting(clock), survey())
     assert living_workers(engine) == [LivingWorker("w", None, survey())]  # before it greets
     for told in (survey("torch is missing."), survey("torch is missing."), survey()):
-        alive.greet(None, told)
+        alive.heartbeat(None, told)
         assert living_workers(engine) == [LivingWorker("w", None, told)]
-    alive.greet()
+    alive.heartbeat()
     assert living_workers(engine) == [LivingWorker("w", None, survey())]
-    again = Roster(engine, "w", clock)
+    again = WorkerRegistry(engine, "w", clock)
     assert again.join(HERE, waiting(clock), survey("torch is missing."))
     assert living_workers(engine)[0].engines == survey("torch is missing.")
     again.leave()
@@ -138,9 +138,9 @@ def test_a_worker_tells_which_engines_it_can_run(engine: sa.Engine, clock: Clock
 def test_of_a_name_that_a_worker_of_an_earlier_version_takes_nothing_is_known(
     engine: sa.Engine, clock: Clock
 ) -> None:
-    later = Roster(engine, "w", clock)
+    later = WorkerRegistry(engine, "w", clock)
     assert later.join(HERE, waiting(clock), survey())
-    joined(engine, clock, HERE).greet()
+    joined(engine, clock, HERE).heartbeat()
     assert living_workers(engine) == [LivingWorker("w", None, None)]
 
 
@@ -151,7 +151,7 @@ def test_a_database_of_an_earlier_version_gets_what_it_lacks(
     host_engines.drop(engine)
     opened = open_database(engine.url.render_as_string())
     assert living_workers(opened) == [LivingWorker("w", None, None)]
-    alive = Roster(opened, "w2", clock)
+    alive = WorkerRegistry(opened, "w2", clock)
     assert alive.join(HERE, waiting(clock), survey())
     assert [one.engines for one in living_workers(opened)] == [None, survey()]
     opened.dispose()
@@ -161,9 +161,9 @@ def test_a_database_of_an_earlier_version_gets_what_it_lacks(
 def test_in_postgres_too_a_worker_tells_what_it_can_run_and_it_goes_with_its_name() -> None:
     with postgres() as url:
         engine = open_database(url)
-        alive = Roster(engine, "w")
+        alive = WorkerRegistry(engine, "w")
         assert alive.join(HERE, lambda _: False, survey())
-        alive.greet(None, survey("torch is missing."))
+        alive.heartbeat(None, survey("torch is missing."))
         assert living_workers(engine) == [LivingWorker("w", None, survey("torch is missing."))]
         with engine.begin() as connection:
             assert len(living_workers(engine, connection)) == 1
@@ -182,12 +182,12 @@ def survey(reason: str | None = None) -> EngineSurvey:
 
 def test_a_worker_that_crashed_long_ago_is_forgotten(engine: sa.Engine, clock: Clock) -> None:
     for name, days in (("long ago", 1.1), ("lately", 0.9)):
-        assert Roster(engine, name, clock).join(name, waiting(clock))
+        assert WorkerRegistry(engine, name, clock).join(name, waiting(clock))
         with engine.begin() as connection:
             silent = hosts.update().where(hosts.c.name == name)
             connection.execute(silent.values(seen_at=time.time() - days * 86_400))
     alive = joined(engine, clock, HERE)
-    alive.greet()
+    alive.heartbeat()
     assert names(engine) == ["lately", "long ago", "w"]  # it may be alive, with a wrong clock
     pass_silence(clock, alive)
     assert names(engine) == ["lately", "w"]
@@ -196,26 +196,28 @@ def test_a_worker_that_crashed_long_ago_is_forgotten(engine: sa.Engine, clock: C
 def test_a_worker_with_a_wrong_clock_is_not_forgotten(
     engine: sa.Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alive, wrong = joined(engine, clock, HERE), Roster(engine, "wrong", clock)
+    alive, wrong = joined(engine, clock, HERE), WorkerRegistry(engine, "wrong", clock)
     assert wrong.join(THERE, waiting(clock))
     now = time.time()
 
     def greet_wrongly() -> None:
         with monkeypatch.context() as patched:
             patched.setattr("time.time", lambda: now - 3 * 86_400 + clock.now)
-            wrong.greet()
+            wrong.heartbeat()
 
     pass_silence(clock, alive, greet_wrongly)
     assert names(engine) == ["w", "wrong"]
-    wrong.greet()
+    wrong.heartbeat()
 
 
-def pass_silence(clock: Clock, alive: Roster, meanwhile: Callable[[], None] = lambda: None) -> None:
+def pass_silence(
+    clock: Clock, alive: WorkerRegistry, meanwhile: Callable[[], None] = lambda: None
+) -> None:
     """Let a worker look around for longer than a silence."""
     for _ in range(round(SILENCE_S / 5) + 1):
         clock.now += 5
         meanwhile()
-        alive.greet()
+        alive.heartbeat()
 
 
 def names(engine: sa.Engine) -> list[str]:

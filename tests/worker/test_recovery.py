@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from latentsync.jobs.database import open_database
 from latentsync.jobs.models import SILENCE_S, Job
-from latentsync.jobs.queue import LineEntrance
+from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.store import JobStore
-from latentsync.worker.membership import Roster
-from latentsync.worker.recovery import IDLE_S, Rescue
+from latentsync.worker.membership import WorkerRegistry
+from latentsync.worker.recovery import IDLE_S, Recovery
 from tests.jobs.records import Clock, new_job, record
 
 
@@ -23,12 +23,12 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.engine = open_database(f"sqlite:///{folder / 'jobs.db'}")
-        self.entrance = LineEntrance(self.engine)
+        self.queue = JobQueue(self.engine)
         self.clock = Clock(0.0)
         self.store = JobStore(self.engine, self.clock)
 
     def add(self) -> Job:
-        return record(self.store, new_job(), alongside=self.entrance.put)[0]
+        return record(self.store, new_job(), alongside=self.queue.put)[0]
 
     def take(self, job: Job, worker: str, *, begin: bool = True) -> None:
         """Take a job from the line as a worker does."""
@@ -52,14 +52,14 @@ class Member:
     """A worker's view of the place."""
 
     def __init__(self, place: Place, name: str) -> None:
-        self.roster = Roster(place.engine, name, place.clock)
-        self._rescue = Rescue(place.store, place.entrance, self.roster, name)
+        self.registry = WorkerRegistry(place.engine, name, place.clock)
+        self._rescue = Recovery(place.store, place.queue, self.registry, name)
         self._clock = place.clock
         self._idle_since = place.clock()
-        assert self.roster.join(f"holder of {name}", lambda _: False)
+        assert self.registry.join(f"holder of {name}", lambda _: False)
 
     def look(self, *at_work: Job) -> None:
-        self.roster.greet()
+        self.registry.heartbeat()
         if at_work:
             self._idle_since = self._clock()
         self._rescue.look({job.id for job in at_work}, self._clock() - self._idle_since)
@@ -69,7 +69,7 @@ class Member:
 def place(tmp_path: Path) -> Iterator[Place]:
     one = Place(tmp_path)
     yield one
-    one.entrance.close()
+    one.queue.close()
     one.engine.dispose()
 
 
@@ -84,30 +84,30 @@ def pass_time(place: Place, seconds: float, *members: Member, at_work: Job | Non
 def test_a_worker_lives_as_long_as_it_greets(place: Place) -> None:
     one, two = Member(place, "one"), Member(place, "two")
     pass_time(place, 10, one, two)
-    assert one.roster.living() == {"one", "two"}
+    assert one.registry.living() == {"one", "two"}
     pass_time(place, SILENCE_S - 5, one)
-    assert one.roster.living() == {"one", "two"}
+    assert one.registry.living() == {"one", "two"}
     pass_time(place, 15, one)
-    assert one.roster.living() == {"one"}
+    assert one.registry.living() == {"one"}
     pass_time(place, 5, one, two)
     pass_time(place, 5, one, two)
-    assert one.roster.living() == {"one", "two"}
+    assert one.registry.living() == {"one", "two"}
 
 
 def test_a_worker_that_has_left_is_gone_at_once(place: Place) -> None:
     one, two = Member(place, "one"), Member(place, "two")
     pass_time(place, 5, one, two)
-    two.roster.leave()
+    two.registry.leave()
     pass_time(place, 5, one)
-    assert one.roster.living() == {"one"}
+    assert one.registry.living() == {"one"}
 
 
 def test_a_worker_that_was_held_up_does_not_declare_others_dead(place: Place) -> None:
     one, two = Member(place, "one"), Member(place, "two")
     pass_time(place, 5, one, two)
     place.clock.now += 10 * SILENCE_S
-    one.roster.greet()  # before the other one, which was held up as well
-    assert one.roster.living() == {"one", "two"}
+    one.registry.heartbeat()  # before the other one, which was held up as well
+    assert one.registry.living() == {"one", "two"}
 
 
 def test_the_job_of_a_silent_worker_is_put_into_the_line_once(place: Place) -> None:
@@ -135,7 +135,7 @@ def test_a_job_that_was_handed_back_is_not_told_to_be_of_a_silent_worker(
     begun = place.store.get(job.id)
     assert begun is not None
     place.store.hand_back(begun)
-    gone.roster.leave()
+    gone.registry.leave()
     with caplog.at_level(logging.INFO):
         pass_time(place, 5, one)
     assert place.is_in_line(job)
@@ -157,7 +157,7 @@ def test_a_job_adopted_by_a_worker_that_died_before_it_told_the_line_is_found(
     place.take(job, "dead")
     processing = place.store.get(job.id)
     assert processing is not None
-    assert place.store.adopt(processing, "one")  # and the worker dies here, and comes back
+    assert place.store.claim(processing, "one")  # and the worker dies here, and comes back
     one = Member(place, "one")
     one.look()
     assert not place.is_in_line(job)  # it may be on its way from the line just now
@@ -190,4 +190,4 @@ def test_a_busy_worker_does_not_touch_those_that_wait(place: Place) -> None:
 
 
 def test_a_forgotten_job_is_no_error(place: Place) -> None:
-    place.entrance.put_again("none")
+    place.queue.requeue("none")

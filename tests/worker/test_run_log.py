@@ -10,7 +10,7 @@ import pytest
 from latentsync import runner
 from latentsync.schema.run import PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
-from latentsync.worker.runner_main import LINE_CHARS, LINES_MAX, plain, telling_lines
+from latentsync.worker.runner_main import LINE_CHARS, LINES_MAX, plain, report_lines
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
 
@@ -32,7 +32,7 @@ def test_the_stages_of_a_run_are_told_in_their_order_without_a_place(tmp_path: P
     )
     settings = Settings(allowed_roots=(tmp_path,), work_dir=tmp_path / "work")
     told: list[str] = []
-    with telling_lines(told.append):
+    with report_lines(told.append):
         runner.run(request, tmp_path / "out.mp4", settings=settings, pipeline=SquareEngine())
     assert [line.split(":")[0] for line in told] == ["fetch", "probe", "read", "generate", "write"]
     assert "made the frames with square in" in told[3]
@@ -41,7 +41,7 @@ def test_the_stages_of_a_run_are_told_in_their_order_without_a_place(tmp_path: P
 
 def test_only_the_runner_is_heard_from_info_on_and_only_within_the_block() -> None:
     told: list[str] = []
-    with telling_lines(told.append):
+    with report_lines(told.append):
         RUNNER.info("one %d", 1)
         RUNNER.debug("too small")
         logging.getLogger("latentsync.media.fetch").warning("another logger")
@@ -52,7 +52,7 @@ def test_only_the_runner_is_heard_from_info_on_and_only_within_the_block() -> No
 
 def test_lines_are_bounded_in_number_and_length() -> None:
     told: list[str] = []
-    with telling_lines(told.append):
+    with report_lines(told.append):
         for _ in range(LINES_MAX + 5):
             RUNNER.info("x" * 2 * LINE_CHARS)
     assert [len(line) for line in told] == [LINE_CHARS] * LINES_MAX
@@ -60,7 +60,7 @@ def test_lines_are_bounded_in_number_and_length() -> None:
 
 def test_a_traceback_stays_in_the_process() -> None:
     told: list[str] = []
-    with telling_lines(told.append):
+    with report_lines(told.append):
         try:
             raise ValueError("secret")
         except ValueError:

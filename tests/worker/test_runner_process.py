@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.worker.runner_process import DeviceLost, DeviceProcess
+from latentsync.worker.runner_process import RunnerLost, RunnerProcess
 
 TALK = """
 import json, os, socket, subprocess, sys, time
@@ -19,15 +19,15 @@ connection = socket.socket(fileno=int(sys.argv[-1]))
 lines = connection.makefile("r")
 def say(message): connection.sendall(json.dumps(message).encode() + b"\\n")
 """
-Start = Callable[[str], DeviceProcess]
+Start = Callable[[str], RunnerProcess]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    started: list[DeviceProcess] = []
+    started: list[RunnerProcess] = []
 
-    def start_script(script: str) -> DeviceProcess:
-        started.append(DeviceProcess([sys.executable, "-c", TALK + script]))
+    def start_script(script: str) -> RunnerProcess:
+        started.append(RunnerProcess([sys.executable, "-c", TALK + script]))
         return started[-1]
 
     yield start_script
@@ -35,7 +35,7 @@ def start() -> Iterator[Start]:
         device.kill()
 
 
-def hear(device: DeviceProcess) -> dict[str, object]:
+def hear(device: RunnerProcess) -> dict[str, object]:
     message = device.receive(60)
     assert message is not None
     return message
@@ -85,7 +85,7 @@ def test_one_process_serves_order_after_order(start: Start) -> None:
 def test_an_end_and_nonsense_mean_that_the_device_is_lost(start: Start, script: str) -> None:
     device = start(script)
     device.run({})
-    with pytest.raises(DeviceLost):
+    with pytest.raises(RunnerLost):
         device.receive(60)
 
 
@@ -120,7 +120,7 @@ def test_nobody_hears_a_device_that_was_killed(start: Start) -> None:
     device = start("lines.read()")
     device.run({})
     device.kill()
-    with pytest.raises(DeviceLost):
+    with pytest.raises(RunnerLost):
         device.cancel()
-    with pytest.raises(DeviceLost):
+    with pytest.raises(RunnerLost):
         device.receive(0.1)

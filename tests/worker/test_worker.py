@@ -56,7 +56,7 @@ def check_end(lent: Farm, jobs: list[Job], cut_short: int = 0) -> None:
 
 def test_jobs_are_run_in_their_order_and_their_media_are_gone_afterwards(lent: Farm) -> None:
     together = [lent.submission(PLAIN) for _ in range(6)]
-    jobs = lent.desk.submit(together, OWNER)
+    jobs = lent.service.submit(together, OWNER)
     lent.start()
     ended = lent.wait_until_ended(jobs)
     done = (JobStatus.SUCCEEDED, 1, 1.0)
@@ -88,7 +88,7 @@ def kill_again_and_again(lent: Farm, kills: int, seed: int) -> None:
     worker, jobs = lent.start(), list[Job]()
     for number in range(kills):
         jobs += [lent.submit(SLOW + chance.randrange(600)) for _ in range(2)]
-        lent.wait_for(lambda: lent.desk.store.processing() != [])
+        lent.wait_for(lambda: lent.service.store.processing() != [])
         time.sleep(chance.uniform(0, 0.6))
         (kill, kill_group)[number % 2](worker)
         worker = lent.start()
@@ -113,18 +113,18 @@ def test_running_jobs_are_stopped_in_time(lent: Farm) -> None:
     listening, deaf, late = lent.submit(SLOW + 60_000), lent.submit(HANGS), lent.submit(HANGS)
     overdue = lent.submit(HANGS, deadline_s=1.0)
     lent.start()
-    lent.desk.cancel(late.id, OWNER)  # while it waits: at once
+    lent.service.cancel(late.id, OWNER)  # while it waits: at once
     assert lent.job(late).status is JobStatus.CANCELED
     for job in (listening, deaf):
         lent.wait_for(lambda job=job: is_at_work(lent, job))
-        assert lent.desk.cancel(job.id, OWNER).cancel_requested
+        assert lent.service.cancel(job.id, OWNER).cancel_requested
         taken_s = lent.wait_for(lambda job=job: lent.job(job).status is JobStatus.CANCELED)
         assert taken_s < IN_TIME_S
     (ended,) = lent.wait_until_ended([overdue])
     assert ended.error is not None
     assert ended.error.code == "DEADLINE_EXCEEDED"
     assert ended.finished_at is not None
-    at_work_since = max(e.at for e in lent.desk.store.events(overdue.id) if e.kind == "progress")
+    at_work_since = max(e.at for e in lent.service.store.events(overdue.id) if e.kind == "progress")
     assert ended.finished_at - at_work_since < 1.0 + IN_TIME_S
     assert [lent.results(job) for job in (listening, deaf, late, overdue)] == [[]] * 4
     lent.wait_for(lambda: lent.media() == [])  # these go once the end is on record
@@ -159,7 +159,7 @@ def test_a_power_cut_loses_no_job_that_was_accepted(lent: Farm) -> None:
             os.kill(pid, signal.SIGKILL)
         accepted += submitter.stdout.read().split()
     lent.wait_for(lambda: lent.processes() == [])
-    jobs = [lent.desk.job(job_id, OWNER) for job_id in accepted]
+    jobs = [lent.service.job(job_id, OWNER) for job_id in accepted]
     assert len(jobs) >= 12
     lent.start()
     ended = lent.wait_until_ended(jobs)

@@ -110,7 +110,7 @@ def _center(index: int, video_fps: float) -> int:
 _WINDOWS_KEPT = 2  # of 30 s: the ten rows around a frame may lie in two of them
 
 
-class Hearing:
+class AudioFeatures:
     """The features of one recording; memory holds two windows, however long it is.
 
     Args:

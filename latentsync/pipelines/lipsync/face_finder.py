@@ -89,7 +89,7 @@ class _Sighting:
         return None if chosen is None else self.points[chosen]
 
 
-class TrainedFinder:
+class InsightFaceFinder:
     """The detector and the landmarks that LatentSync was trained with.
 
     With one person in the picture the result is LatentSync's own. With several, LatentSync takes

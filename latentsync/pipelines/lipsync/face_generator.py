@@ -19,7 +19,7 @@ from latentsync.errors import NumericalFailure
 from latentsync.models.sampling import SamplingOptions, WindowInputs, denoise
 from latentsync.models.vae import decode_latents, encode_moments, sample_latents
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.batching import Portions
+from latentsync.pipelines.batching import AdaptiveBatch
 from latentsync.pipelines.lipsync.mask import (
     hide_mouth,
     keep_surroundings,
@@ -31,7 +31,7 @@ from latentsync.pipelines.lipsync.networks import LipsyncNetworks
 _MOST_BYTES = 256 * 2**20  # on the device: about 2,000 faces at 512 pixels in float16
 
 
-class PosteriorCache:
+class LatentCache:
     """Posteriors by source frame, kept only while they will be needed again.
 
     Args:
@@ -102,7 +102,7 @@ class WindowFaces:
 
 
 @dataclass(frozen=True, eq=False)
-class MadeFaces:
+class GeneratedFaces:
     """What was made of one window.
 
     Attributes:
@@ -114,7 +114,7 @@ class MadeFaces:
     faces: NDArray[np.float32]
 
 
-class NetworkPortions:
+class NetworkBatches:
     """How much goes through each network at once; kept between runs, as a device's memory is.
 
     Args:
@@ -122,12 +122,12 @@ class NetworkPortions:
     """
 
     def __init__(self, batch_windows: int) -> None:
-        self.encoding = Portions("encode pictures", _PICTURES_AT_ONCE)
-        self.denoising = Portions("denoise windows", batch_windows)
-        self.decoding = Portions("decode pictures", _PICTURES_AT_ONCE)
+        self.encoding = AdaptiveBatch("encode pictures", _PICTURES_AT_ONCE)
+        self.denoising = AdaptiveBatch("denoise windows", batch_windows)
+        self.decoding = AdaptiveBatch("decode pictures", _PICTURES_AT_ONCE)
 
 
-class FaceMaker:
+class FaceGenerator:
     """Makes the speaking faces of one run.
 
     Args:
@@ -136,7 +136,7 @@ class FaceMaker:
         initial_noise: (1, 4, 1, r, r), what all frames begin as.
         source_indices: int64 (frames,), the source frame of every output frame with a face, to know
             which faces come again.
-        portions: how much goes through each network at once.
+        batches: how much goes through each network at once.
         monitor: gets the seconds of the stages.
     """
 
@@ -147,18 +147,18 @@ class FaceMaker:
         initial_noise: Tensor,
         source_indices: NDArray[np.int64],
         *,
-        portions: NetworkPortions,
+        batches: NetworkBatches,
         monitor: RunMonitor,
     ) -> None:
         self._networks = networks
         self._options = options
         self._initial_noise = initial_noise
-        self._posteriors = PosteriorCache(source_indices)
+        self._posteriors = LatentCache(source_indices)
         self._monitor = monitor
-        self._portions = portions
+        self._batches = batches
 
     @torch.inference_mode()
-    def make(self, windows: Sequence[WindowFaces], on_step: OnStep) -> list[MadeFaces]:
+    def make(self, windows: Sequence[WindowFaces], on_step: OnStep) -> list[GeneratedFaces]:
         """Return what becomes of windows of equal length.
 
         Args:
@@ -177,7 +177,7 @@ class FaceMaker:
         with self._timed("generate.decode"):
             decoded = self._decode(latents)  # W, F, 3, R, R
         return [
-            MadeFaces(of_window, keep_surroundings(*pictures))
+            GeneratedFaces(of_window, keep_surroundings(*pictures))
             for of_window, *pictures in zip(latents, decoded, originals, strict=True)
         ]
 
@@ -202,7 +202,7 @@ class FaceMaker:
         """Return the posteriors of faces (n,3,R,R), (n, 2, 8, r, r): mouth hidden, whole."""
         pictures = torch.from_numpy(np.stack([hide_mouth(pixels), pixels], axis=1)).flatten(0, 1)
         vae = self._networks.vae
-        moments = self._portions.encoding.run(
+        moments = self._batches.encoding.run(
             lambda some: encode_moments(vae, pictures[some]), len(pictures)
         )
         return moments.view(-1, 2, *moments.shape[1:])
@@ -214,14 +214,14 @@ class FaceMaker:
             joined = _join(inputs[some])
             return denoise(unet, joined, self._options, lambda step, _latents: on_step(step))
 
-        return self._portions.denoising.run(work, len(inputs))
+        return self._batches.denoising.run(work, len(inputs))
 
     def _decode(self, latents: Tensor) -> NDArray[np.float32]:
         """Return float32 (W,F,3,R,R) on the CPU."""
         vae = self._networks.vae
         frames = latents.transpose(1, 2).flatten(0, 1)  # W*F, 4, r, r
         # To the CPU portion by portion: the decoded pictures are the largest thing of a window.
-        pictures = self._portions.decoding.run(
+        pictures = self._batches.decoding.run(
             lambda some: decode_latents(vae, frames[some]).float().cpu(), len(frames)
         )
         if not bool(torch.isfinite(pictures).all()):

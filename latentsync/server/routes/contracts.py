@@ -16,16 +16,16 @@ from starlette.responses import Response
 
 from latentsync.errors import JobNotFound
 from latentsync.jobs.models import Job
-from latentsync.jobs.service import JobDesk, Submission
-from latentsync.public_errors import as_own_error
+from latentsync.jobs.service import JobService, Submission
+from latentsync.public_errors import to_public_error
 from latentsync.schema.fields import StrictModel
 from latentsync.schema.predict import validate_as
 from latentsync.schema.run import RunRequest
-from latentsync.server.admission import Arrivals
+from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import ErrorShape
 from latentsync.server.examples import RESULT_NAME, json_content, named
 from latentsync.server.openapi import reference
-from latentsync.server.request_body import understand_json
+from latentsync.server.request_body import parse_json_body
 from latentsync.server.responses import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)
@@ -58,7 +58,7 @@ def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
                     return await handle(request)
                 except Exception as error:
                     reference = str(uuid.uuid4())
-                    return shape(as_own_error(error, reference), reference)
+                    return shape(to_public_error(error, reference), reference)
 
             return answer
 
@@ -79,8 +79,8 @@ def describe_body(model: type[BaseModel], summary: str, example: dict[str, Any])
 
 async def submit(
     request: Request,
-    desk: JobDesk,
-    arrivals: Arrivals,
+    jobs: JobService,
+    upload_slots: UploadSlots,
     owner: str,
     model: type[Fields],
     translate: Callable[[Fields], RunRequest],
@@ -89,15 +89,15 @@ async def submit(
 
     Args:
         request: the call, with its body still to come.
-        desk: takes the job.
-        arrivals: has places for bodies.
+        jobs: takes the job.
+        upload_slots: has places for bodies.
         owner: who calls.
         model: the contract's fields.
         translate: says in the words of all contracts what they ask for.
     """
-    with arrivals.place(request, owner):
-        run = await understand_json(request, lambda body: translate(validate_as(model, body)))
-        submitting = desk.begin_submit([Submission(run, _NEVER_REPEATED)], owner)
+    with upload_slots.place(request, owner):
+        run = await parse_json_body(request, lambda body: translate(validate_as(model, body)))
+        submitting = jobs.begin_submit([Submission(run, _NEVER_REPEATED)], owner)
         [job] = await asyncio.wrap_future(submitting)
     return job
 
@@ -107,7 +107,7 @@ def result_path(job: Job) -> str | None:
     return None if job.result_key is None else f"{job.id}/{_name(job.result_key)}"
 
 
-def send_result(request: Request, desk: JobDesk, job_id: str, name: str) -> Response:
+def send_result(request: Request, jobs: JobService, job_id: str, name: str) -> Response:
     """Send a result to whoever knows its name; published clients download without a key.
 
     Raises:
@@ -115,7 +115,7 @@ def send_result(request: Request, desk: JobDesk, job_id: str, name: str) -> Resp
     """
     missing = JobNotFound("There is no such result.")
     try:
-        job = desk.store.get(str(uuid.UUID(job_id)))
+        job = jobs.store.get(str(uuid.UUID(job_id)))
     except ValueError:
         raise missing from None
     if job is None or job.result_key is None:
@@ -123,7 +123,7 @@ def send_result(request: Request, desk: JobDesk, job_id: str, name: str) -> Resp
     if not hmac.compare_digest(_name(job.result_key).encode(), name.encode()):
         raise missing
     try:
-        return stored_video(request, desk.files, job.result_key, name=f"{job.id}.mp4")
+        return stored_video(request, jobs.files, job.result_key, name=f"{job.id}.mp4")
     except FileNotFoundError:
         raise missing from None
 

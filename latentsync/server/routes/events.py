@@ -12,12 +12,12 @@ from starlette.responses import StreamingResponse
 
 from latentsync.errors import InvalidField, shorten
 from latentsync.jobs.models import Job, JobEvent
-from latentsync.jobs.notifier import JobNews, wait_for
+from latentsync.jobs.notifier import JobNotifier, wait_for
 from latentsync.jobs.schemas import as_iso_time
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 
 _LOOK_EVERY_S = 0.5  # at the place in the line, which changes without an event of one's own
-_READ_AT_LEAST_EVERY_S = 5.0  # bells can be overtaken, see JobNews.bell
+_READ_AT_LEAST_EVERY_S = 5.0  # subscribers can be overtaken, see JobNews.changed
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _NUMBER_MAX = 2**62
 
@@ -53,10 +53,10 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(
-        self, desk: JobDesk, news: JobNews, job: Job, *, after: int, heartbeat_s: float
+        self, jobs: JobService, notifier: JobNotifier, job: Job, *, after: int, heartbeat_s: float
     ) -> None:
-        self._desk = desk
-        self._news = news
+        self._jobs = jobs
+        self._notifier = notifier
         self._job = job
         self._after = after
         self._heartbeat_s = heartbeat_s
@@ -65,7 +65,7 @@ class EventStream(StreamingResponse):
         super().__init__(self._messages(), headers=_HEADERS)
 
     async def _messages(self) -> AsyncIterator[str]:
-        with self._news.bell(self._job.id) as bell:
+        with self._notifier.subscribe(self._job.id) as changed:
             while True:
                 events, position, is_final = await run_in_threadpool(self._read)
                 for event in events:
@@ -74,15 +74,15 @@ class EventStream(StreamingResponse):
                     yield _message(event.kind, data, event.number)
                 if events:
                     continue  # until there are no more
-                if is_final or self._news.is_closed:
+                if is_final or self._notifier.is_closed:
                     return
                 read_at, has_rung = time.monotonic(), False
                 while not has_rung and time.monotonic() - read_at < _READ_AT_LEAST_EVERY_S:
                     if (message := self._without_event(position)) is not None:
                         self._sent_at = time.monotonic()
                         yield message
-                    has_rung = await wait_for(bell, min(self._heartbeat_s, _LOOK_EVERY_S))
-                    position = self._news.position(self._job)
+                    has_rung = await wait_for(changed, min(self._heartbeat_s, _LOOK_EVERY_S))
+                    position = self._notifier.position(self._job)
 
     def _without_event(self, position: int | None) -> str | None:
         """Return what is to be said though nothing has happened to the job."""
@@ -99,8 +99,8 @@ class EventStream(StreamingResponse):
 
         The job is read first: if it has ended by then, its last event is among those read next.
         """
-        found = self._desk.store.look(self._job.id)
-        events = self._desk.store.events(self._job.id, self._after)
+        found = self._jobs.store.look(self._job.id)
+        events = self._jobs.store.events(self._job.id, self._after)
         if found is None:  # forgotten meanwhile
             return events, None, True
         job, position = found

@@ -28,7 +28,7 @@ from latentsync.errors import (
     UnknownField,
     shorten,
 )
-from latentsync.jobs.disk_space import Reserve
+from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.engine_availability import Availability
 from latentsync.schema.engines import NAMES
 from latentsync.schema.fields import SEGMENTS_MAX
@@ -71,7 +71,7 @@ class _EngineFirst(MultiPartParser):
 
 @asynccontextmanager
 async def open_form(
-    request: Request, reserve: Reserve, max_bytes: int, engines: Availability | None = None
+    request: Request, reserve: DiskReserve, max_bytes: int, engines: Availability | None = None
 ) -> AsyncIterator[FormData]:
     """Read a form; its files lie in nameless files of the system's temporary folder.
 
@@ -135,7 +135,9 @@ def read_form(parts: FormData) -> Form:
     return form
 
 
-def with_stand_ins(options: Mapping[str, Any], files: Mapping[str, UploadFile]) -> dict[str, Any]:
+def with_placeholders(
+    options: Mapping[str, Any], files: Mapping[str, UploadFile]
+) -> dict[str, Any]:
     """Return the options with an address in the place of every file.
 
     Args:

@@ -18,11 +18,11 @@ from starlette.responses import JSONResponse
 
 from latentsync.errors import InvalidRequest, LatentSyncError, NotInQueue
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 from latentsync.schema.fields import GuidanceScale, InferenceSteps, Seed, StrictModel, Text
 from latentsync.schema.predict import PredictRequest, build_options, validate_as
 from latentsync.schema.run import InlineSource, RunRequest
-from latentsync.server.admission import Arrivals
+from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
@@ -149,24 +149,27 @@ _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
 
 
 def build_lipsync_router(
-    desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None = None
+    jobs: JobService,
+    upload_slots: UploadSlots,
+    auth: Callable[..., Any],
+    public_url: str | None = None,
 ) -> APIRouter:
     """Return the routes of contract C.
 
     Args:
-        desk: takes and knows the requests.
-        arrivals: has places for bodies.
+        jobs: takes and knows the requests.
+        upload_slots: has places for bodies.
         auth: the dependency whose value is the caller as an owner of jobs.
         public_url: what results' addresses begin with; by default the address that was called.
     """
     router = APIRouter(tags=["lipsync"])
-    router.include_router(_calls(desk, arrivals, auth, public_url))
-    router.include_router(_downloads(desk))
+    router.include_router(_calls(jobs, upload_slots, auth, public_url))
+    router.include_router(_downloads(jobs))
     return router
 
 
 def _calls(
-    desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any], public_url: str | None
+    jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any], public_url: str | None
 ) -> APIRouter:
     router = APIRouter(
         route_class=route_with_errors(lipsync_error),
@@ -174,7 +177,7 @@ def _calls(
     )
 
     async def read_name(request: Request, owner: str) -> str:
-        with arrivals.place(request, owner):
+        with upload_slots.place(request, owner):
             return validate_as(RequestName, await read_json(request)).request_id
 
     @router.post(
@@ -185,7 +188,7 @@ def _calls(
     )
     async def submit_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
         """Puts a request into the queue and answers its id at once."""
-        job = await submit(request, desk, arrivals, owner, LipsyncRequest, _translate)
+        job = await submit(request, jobs, upload_slots, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
 
     @router.post(
@@ -200,7 +203,7 @@ def _calls(
         base_url = base_url_of(request, public_url)
 
         def look() -> LipsyncStatus:
-            return _show(*desk.look(job_id, owner), base_url)
+            return _show(*jobs.look(job_id, owner), base_url)
 
         return await run_in_threadpool(look)
 
@@ -216,12 +219,12 @@ def _calls(
         `POST /v1/predictions/{job_id}/cancel` cancels running ones as well.
         """
         job_id = await read_name(request, owner)
-        return await run_in_threadpool(_cancel, desk, job_id, owner)
+        return await run_in_threadpool(_cancel, jobs, job_id, owner)
 
     return router
 
 
-def _downloads(desk: JobDesk) -> APIRouter:
+def _downloads(jobs: JobService) -> APIRouter:
     """Return the route that published clients call without a key."""
     router = APIRouter(route_class=route_with_errors(lipsync_error))
 
@@ -235,7 +238,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
     )
     def lipsync_result(request: Request, request_id: RequestId, name: ResultName) -> Response:
         """The file behind `results.video[0].url`; without a key, as its random name is secret."""
-        return send_result(request, desk, request_id, name)
+        return send_result(request, jobs, request_id, name)
 
     return router
 
@@ -273,15 +276,15 @@ def _results(job: Job, base_url: str) -> Results | None:
     )
 
 
-def _cancel(desk: JobDesk, job_id: str, owner: str) -> LipsyncCanceled:
+def _cancel(jobs: JobService, job_id: str, owner: str) -> LipsyncCanceled:
     """Cancel a job unless it has begun; this contract leaves running ones alone.
 
     Raises:
         JobNotFound: there is no such job, or it is somebody else's.
         NotInQueue: it does not wait any more.
     """
-    found = desk.job(job_id, owner)
-    job = desk.cancel(job_id, owner, running=False)
+    found = jobs.job(job_id, owner)
+    job = jobs.cancel(job_id, owner, running=False)
     if found.status is JobStatus.QUEUED and job.status is JobStatus.CANCELED:
         return LipsyncCanceled(reason="The request was cancelled.")
     raise NotInQueue(

@@ -15,7 +15,7 @@ from pydantic import Field
 from latentsync.errors import OutputNotReady
 from latentsync.jobs.schemas import Prediction, PredictionList
 from latentsync.schema.predict import PredictRequest
-from latentsync.server.errors import problem_answer
+from latentsync.server.errors import problem_response
 from latentsync.server.examples import (
     UPLOADED_AUDIO,
     UPLOADED_VIDEO,
@@ -246,7 +246,7 @@ NO_VIDEO: Responses = {
         "content": {
             "application/problem+json": {
                 "schema": reference("Problem"),
-                "example": json.loads(bytes(problem_answer(_NOT_READY).body)),
+                "example": json.loads(bytes(problem_response(_NOT_READY).body)),
             }
         },
     },

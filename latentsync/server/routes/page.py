@@ -25,11 +25,11 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentsync.errors import NotAuthorized, TooManyBytes
-from latentsync.jobs.disk_space import Reserve
+from latentsync.jobs.disk_space import DiskReserve
 from latentsync.server.auth import ANONYMOUS
 from latentsync.server.cross_site import require_same_origin
 from latentsync.server.request_body import declared_bytes, require_json_type
-from latentsync.server.routes.predictions_api import NativeApi
+from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.settings import Settings
 from latentsync.ui.page import STYLE, build_page, theme
 from latentsync.ui.session import KEY_COOKIE, TELL_ZONE, read_key, write_key
@@ -80,7 +80,7 @@ aria-describedby="about">
 It stays in this browser until you close it.</p></body></html>"""
 
 
-def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
+def add_page(app: FastAPI, api: PredictionsApi, owner_of: OwnerOf | None) -> None:
     """Show the page at ``/``; add it last, for it takes whatever no other route has taken.
 
     Args:
@@ -93,7 +93,7 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     _keep_gradio_here(app, settings)
     gr.mount_gradio_app(
         app,
-        build_page(settings, api.desk.engines, asks_for_key=owner_of is not None),
+        build_page(settings, api.jobs.engines, asks_for_key=owner_of is not None),
         path="/",
         footer_links=[],
         run_history=False,
@@ -109,7 +109,7 @@ def add_page(app: FastAPI, api: NativeApi, owner_of: OwnerOf | None) -> None:
     mounted = app.router.routes[-1]
     assert isinstance(mounted, Mount)
     gradio: Any = mounted.app
-    mounted.app = PageDoor(gradio, owner_of, api.desk.reserve, settings)
+    mounted.app = PageGate(gradio, owner_of, api.jobs.reserve, settings)
     tell_others = app.state.dismiss_listeners
 
     def dismiss_listeners() -> None:
@@ -130,7 +130,7 @@ def _keep_gradio_here(app: FastAPI, settings: Settings) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
-class PageDoor:
+class PageGate:
     """ASGI application: lets visitors with a key through to the page, and to nothing beside it.
 
     Args:
@@ -141,7 +141,7 @@ class PageDoor:
     """
 
     def __init__(
-        self, page: ASGIApp, owner_of: OwnerOf | None, reserve: Reserve, settings: Settings
+        self, page: ASGIApp, owner_of: OwnerOf | None, reserve: DiskReserve, settings: Settings
     ) -> None:
         self._page = page
         self._owner_of = owner_of
@@ -190,7 +190,7 @@ def ask_for_key(action: str, wrong: str = "") -> Response:
     return HTMLResponse(_ASK_FOR_KEY.format(action=action, wrong=said), 401, headers)
 
 
-def _build_routes(api: NativeApi, owner_of: OwnerOf | None) -> APIRouter:
+def _build_routes(api: PredictionsApi, owner_of: OwnerOf | None) -> APIRouter:
     def of_this_page(request: Request) -> None:
         require_same_origin(request, api.settings.public_url)
 

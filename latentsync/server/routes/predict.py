@@ -17,23 +17,23 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive
 
-from latentsync.errors import Canceled, JobNotFound, LatentSyncError, OutputGone, recall_error
+from latentsync.errors import Canceled, JobNotFound, LatentSyncError, OutputGone, error_from_code
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.notifier import JobNews, wait_for
-from latentsync.jobs.service import JobDesk, Submission, fingerprint
-from latentsync.public_errors import as_own_error
+from latentsync.jobs.notifier import JobNotifier, wait_for
+from latentsync.jobs.service import JobService, Submission, fingerprint
+from latentsync.public_errors import to_public_error
 from latentsync.schema.predict import parse_request
 from latentsync.schema.responses import PredictDetails, PredictResponse
-from latentsync.server.admission import Places
-from latentsync.server.errors import error_answer
+from latentsync.server.admission import WaitingSlots
+from latentsync.server.errors import error_response
 from latentsync.server.openapi import ERROR_RESPONSES, error_responses, predict_body
-from latentsync.server.request_body import understand_json
-from latentsync.server.responses import FinishedRun, PredictAnswer
+from latentsync.server.request_body import parse_json_body
+from latentsync.server.responses import FinishedRun, PredictResultResponse
 
 T = TypeVar("T")
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Return the work's result; cancels the work and waits for its end if the caller hangs up.
 
     Args:
@@ -70,7 +70,7 @@ Name = Annotated[
 ]
 
 
-class Door(Protocol):
+class PredictHandler(Protocol):
     """Answers ``POST /predict``, whichever path it came by."""
 
     async def answer(self, request: Request, owner: str) -> Response:
@@ -79,12 +79,12 @@ class Door(Protocol):
 
 
 def build_predict_router(
-    door: Door, auth: Callable[..., Any], *, with_uploads: bool = False
+    handler: PredictHandler, auth: Callable[..., Any], *, with_uploads: bool = False
 ) -> APIRouter:
     """Return the routes of contract A: the short path and the one that Cerebrium uses.
 
     Args:
-        door: answers a request of an owner.
+        handler: answers a request of an owner.
         auth: the dependency whose value is that owner.
         with_uploads: media may be uploads, which may be missing.
     """
@@ -104,7 +104,7 @@ def build_predict_router(
 
         Closing the connection cancels the run.
         """
-        return await door.answer(request, owner)
+        return await handler.answer(request, owner)
 
     @router.post(
         "/v4/{project}/{app}/predict",
@@ -117,7 +117,7 @@ def build_predict_router(
         project: Name, app: Name, request: Request, owner: str = Depends(auth)
     ) -> Response:
         """The same as `POST /predict`, at the path under which Cerebrium serves it."""
-        return await door.answer(request, owner)
+        return await handler.answer(request, owner)
 
     return router
 
@@ -125,36 +125,38 @@ def build_predict_router(
 _LOOK_AT_LEAST_EVERY_S = 1.0
 
 
-class QueuedDoor:
+class QueuedHandler:
     """Submits a prediction and waits; its ``run_id`` is the id of the job.
 
     Args:
-        desk: takes the job.
-        news: tells when something happens to it.
-        places: for those who wait.
+        jobs: takes the job.
+        notifier: tells when something happens to it.
+        waiting_slots: for those who wait.
     """
 
-    def __init__(self, desk: JobDesk, news: JobNews, places: Places) -> None:
-        self._desk = desk
-        self._news = news
-        self._places = places
+    def __init__(
+        self, jobs: JobService, notifier: JobNotifier, waiting_slots: WaitingSlots
+    ) -> None:
+        self._jobs = jobs
+        self._notifier = notifier
+        self._waiting_slots = waiting_slots
 
     async def answer(self, request: Request, owner: str) -> Response:
         """Have one request run by a worker; a caller who hangs up cancels the job."""
         run_id = str(uuid.uuid4())
         try:
-            counted = await run_in_threadpool(self._desk.store.count)
-            with self._places.place(ahead=counted[JobStatus.QUEUED]):
+            counted = await run_in_threadpool(self._jobs.store.count)
+            with self._waiting_slots.place(ahead=counted[JobStatus.QUEUED]):
                 waiting = self._finish(await _read(request, run_id), owner)
-                job = await unless_gone(request.receive, waiting)
-            return PredictAnswer(await run_in_threadpool(self._finished, job))
+                job = await cancel_on_disconnect(request.receive, waiting)
+            return PredictResultResponse(await run_in_threadpool(self._finished, job))
         except Exception as error:
-            return error_answer(as_own_error(error, run_id), run_id)
+            return error_response(to_public_error(error, run_id), run_id)
 
     async def _finish(self, submission: Submission, owner: str) -> Job:
         """Return the job when it has ended; one that nobody waits for any more is canceled."""
         # Shielded: a caller who hangs up meanwhile must not leave a job that nobody knows.
-        submitting = asyncio.wrap_future(self._desk.begin_submit([submission], owner))
+        submitting = asyncio.wrap_future(self._jobs.begin_submit([submission], owner))
         del submission  # with its media, which are stored: there is no need for them while waiting
         try:
             [job] = await asyncio.shield(submitting)
@@ -163,23 +165,23 @@ class QueuedDoor:
             await asyncio.wait([submitting])
             if submitting.exception() is None:
                 with suppress(JobNotFound):  # it was erased meanwhile
-                    await run_in_threadpool(self._desk.cancel, submitting.result()[0].id, owner)
+                    await run_in_threadpool(self._jobs.cancel, submitting.result()[0].id, owner)
             raise
 
     async def _wait(self, job: Job) -> Job:
-        with self._news.bell(job.id) as bell:
+        with self._notifier.subscribe(job.id) as changed:
             while True:
-                self._places.check_open()
-                now = await run_in_threadpool(self._desk.store.get, job.id)
+                self._waiting_slots.check_open()
+                now = await run_in_threadpool(self._jobs.store.get, job.id)
                 if now is None or now.status.is_final:
                     return now or job
-                await wait_for(bell, _LOOK_AT_LEAST_EVERY_S)
+                await wait_for(changed, _LOOK_AT_LEAST_EVERY_S)
 
     def _finished(self, job: Job) -> FinishedRun:
         if job.result_key is None or job.started_at is None or job.finished_at is None:
             raise _error_of(job)
         seconds = job.finished_at - job.started_at
-        self._places.note_run(seconds)
+        self._waiting_slots.note_run(seconds)
         try:
             video, size_bytes = self._open(job.result_key)
         except FileNotFoundError:
@@ -188,13 +190,13 @@ class QueuedDoor:
         return FinishedRun(job.id, video, size_bytes, details, seconds * 1000)
 
     def _open(self, key: str) -> tuple[IO[bytes], int]:
-        size_bytes = self._desk.files.size_bytes(key)
-        return self._desk.files.open(key), size_bytes
+        size_bytes = self._jobs.files.size_bytes(key)
+        return self._jobs.files.open(key), size_bytes
 
 
 async def _read(request: Request, run_id: str) -> Submission:
     """Return what the body of a call asks for."""
-    return await understand_json(
+    return await parse_json_body(
         request, lambda body: Submission(parse_request(body), fingerprint({"body": body}), run_id)
     )
 
@@ -202,4 +204,4 @@ async def _read(request: Request, run_id: str) -> Submission:
 def _error_of(job: Job) -> LatentSyncError:
     if job.error is None:
         return Canceled("The run was canceled.")
-    return recall_error(job.error.code, job.error.message, job.error.field)
+    return error_from_code(job.error.code, job.error.message, job.error.field)

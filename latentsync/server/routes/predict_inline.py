@@ -25,25 +25,25 @@ from starlette.types import Receive
 
 from latentsync import runner
 from latentsync.errors import Canceled, EngineUnavailable, LatentSyncError
-from latentsync.monitor import never
+from latentsync.monitor import no_check
 from latentsync.pipelines.base import Pipeline
-from latentsync.pipelines.registry import Engines
-from latentsync.public_errors import as_own_error
+from latentsync.pipelines.registry import PipelineCache
+from latentsync.public_errors import to_public_error
 from latentsync.schema.predict import parse_request
 from latentsync.schema.run import RunRequest
-from latentsync.server.admission import Places
-from latentsync.server.errors import error_answer
+from latentsync.server.admission import WaitingSlots
+from latentsync.server.errors import error_response
 from latentsync.server.health import State
 from latentsync.server.request_body import read_json
-from latentsync.server.responses import FinishedRun, PredictAnswer
-from latentsync.server.routes.predict import unless_gone
+from latentsync.server.responses import FinishedRun, PredictResultResponse
+from latentsync.server.routes.predict import cancel_on_disconnect
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
 T = TypeVar("T")
 
 
-class Line:
+class SerialExecutor:
     """First come, first served, for one device.
 
     Args:
@@ -51,15 +51,15 @@ class Line:
     """
 
     def __init__(self, max_waiting: int) -> None:
-        self._places = Places(max_waiting)
+        self._waiting_slots = WaitingSlots(max_waiting)
         self._turn = asyncio.Lock()  # wakes its waiters in order
         # One thread: even a run that nobody waits for any more keeps the device to itself.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._canceled: threading.Event | None = None  # of the run that has the turn
 
     def place(self) -> AbstractContextManager[None]:
-        """Hold a place in the line for the block; raises what :meth:`Places.place` raises."""
-        return self._places.place()
+        """Hold a place in the line for the block; raises what :meth:`WaitingSlots.place` raises."""
+        return self._waiting_slots.place()
 
     def prepare(self, work: Callable[[], T]) -> Future[T]:
         """Start work that every later run has to wait for, such as building the engine."""
@@ -76,7 +76,7 @@ class Line:
             EngineUnavailable: the server is shutting down.
         """
         async with self._turn:
-            self._places.check_open()
+            self._waiting_slots.check_open()
             canceled = self._canceled = threading.Event()
             started = time.monotonic()
             running = asyncio.get_running_loop().run_in_executor(self._thread, work, canceled)
@@ -87,14 +87,14 @@ class Line:
                 await asyncio.wait([running])
                 raise
             except Canceled:
-                self._places.check_open()
+                self._waiting_slots.check_open()
                 raise
             finally:
-                self._places.note_run(time.monotonic() - started)
+                self._waiting_slots.note_run(time.monotonic() - started)
 
     def stop(self) -> None:
         """Stop the running work and turn away everybody in line, without waiting."""
-        self._places.close()
+        self._waiting_slots.close()
         if self._canceled is not None:
             self._canceled.set()
 
@@ -115,7 +115,7 @@ class Engine:
         engines: where they come from.
     """
 
-    def __init__(self, name: str, engines: Engines) -> None:
+    def __init__(self, name: str, engines: PipelineCache) -> None:
         self._name = name
         self._engines = engines
         self._default: Pipeline | None = None
@@ -147,7 +147,7 @@ class Engine:
         """Raise EngineUnavailable where it shows, without building it, that it cannot run here."""
         self._engines.require(name)
 
-    def pipeline(self, name: str | None, check: Callable[[], None] = never) -> Pipeline:
+    def pipeline(self, name: str | None, check: Callable[[], None] = no_check) -> Pipeline:
         """Return the pipeline of the engine called ``name``, or the default one.
 
         Called by runs, one at a time and off the event loop. The first request for another engine
@@ -168,34 +168,36 @@ class Engine:
         return self.default()
 
 
-class DirectDoor:
+class InlineHandler:
     """Runs predictions in this process, in a line of their own."""
 
-    def __init__(self, settings: Settings, engine: Engine, line: Line) -> None:
+    def __init__(self, settings: Settings, engine: Engine, line: SerialExecutor) -> None:
         self._settings = settings
         self._engine = engine
-        self._line = line
+        self._executor = line
 
     async def answer(self, request: Request, owner: str) -> Response:
         """Run one request in its turn."""
         run_id = str(uuid.uuid4())
         try:
-            with self._line.place():
+            with self._executor.place():
                 job = parse_request(await read_json(request))
                 if job.options.engine is not None:  # the default one's state is known
                     await run_in_threadpool(self._engine.require, job.options.engine)
-                finished = await self._run_unless_gone(request.receive, job, run_id)
-            return PredictAnswer(finished)
+                finished = await self._run_until_disconnect(request.receive, job, run_id)
+            return PredictResultResponse(finished)
         except Exception as error:
-            return error_answer(as_own_error(error, run_id), run_id)
+            return error_response(to_public_error(error, run_id), run_id)
 
-    async def _run_unless_gone(self, receive: Receive, job: RunRequest, run_id: str) -> FinishedRun:
+    async def _run_until_disconnect(
+        self, receive: Receive, job: RunRequest, run_id: str
+    ) -> FinishedRun:
         """Run the job; a caller who hangs up gives back the turn, or stops the run."""
 
         def work(canceled: threading.Event) -> FinishedRun:
             return self._run(job, run_id, canceled)
 
-        return await unless_gone(receive, self._line.run(work))
+        return await cancel_on_disconnect(receive, self._executor.run(work))
 
     def _run(self, job: RunRequest, run_id: str, canceled: threading.Event) -> FinishedRun:
         started = time.perf_counter()

@@ -14,7 +14,7 @@ from latentsync.server.examples import ABOUT_EXAMPLE, ABOUT_UPLOAD
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
 from latentsync.server.routes import openapi as documented
 from latentsync.server.routes.engines import ModelList, list_models
-from latentsync.server.routes.predictions_api import NativeApi
+from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.server.routes.uploads import receive_upload
 
 _PAGE, _PAGE_MAX = 20, 100
@@ -36,7 +36,7 @@ Cursor = Annotated[str | None, Query(description="`next_cursor` of the page befo
 Auth = Callable[..., Any]
 
 
-def build_v1_router(api: NativeApi, auth: Auth) -> APIRouter:
+def build_v1_router(api: PredictionsApi, auth: Auth) -> APIRouter:
     """Return the routes below ``/v1``.
 
     Args:
@@ -50,7 +50,7 @@ def build_v1_router(api: NativeApi, auth: Auth) -> APIRouter:
     return router
 
 
-def _submitting(api: NativeApi, auth: Auth) -> APIRouter:
+def _submitting(api: PredictionsApi, auth: Auth) -> APIRouter:
     router = APIRouter(tags=["predictions"], responses=documented.SUBMIT_PROBLEMS)
 
     @router.post(
@@ -99,7 +99,7 @@ def _submitting(api: NativeApi, auth: Auth) -> APIRouter:
     return router
 
 
-def _asking(api: NativeApi, auth: Auth) -> APIRouter:
+def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
     router = APIRouter(tags=["predictions"])
     unknown = documented.problems(404)
 
@@ -143,7 +143,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
 
         One that has ended stays as it is.
         """
-        canceled = api.desk.cancel(api.find(job_id, owner).id, owner)
+        canceled = api.jobs.cancel(api.find(job_id, owner).id, owner)
         return api.show(canceled, api.base_url(request))
 
     @router.delete(
@@ -192,7 +192,7 @@ def _asking(api: NativeApi, auth: Auth) -> APIRouter:
     return router
 
 
-def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
+def _media_and_models(api: PredictionsApi, auth: Auth) -> APIRouter:
     router = APIRouter()
 
     @router.post(
@@ -209,8 +209,8 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
         The body is the file itself, not a form: `curl --data-binary @video.mp4`. What kind of file
         it is, its content says.
         """
-        with api.arrivals.place(request, owner, is_streamed=True):
-            return await receive_upload(request, api.desk, api.settings, owner)
+        with api.upload_slots.place(request, owner, is_streamed=True):
+            return await receive_upload(request, api.jobs, api.settings, owner)
 
     @router.delete(
         "/uploads/{upload_id}",
@@ -222,13 +222,13 @@ def _media_and_models(api: NativeApi, auth: Auth) -> APIRouter:
     )
     def delete_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
         """Removes the file; predictions that were made with it have copies of their own."""
-        api.desk.remove_upload(upload_id, owner)
+        api.jobs.remove_upload(upload_id, owner)
         return Response(status_code=204)
 
     @router.head("/models", include_in_schema=False)
     @router.get("/models", name="list_models", tags=["models"], summary="List the engines")
     def models(_owner: str = Depends(auth)) -> ModelList:
         """Returns the values of the field `engine`, which can run now, and the default."""
-        return list_models(api.settings, api.desk.engines.now())
+        return list_models(api.settings, api.jobs.engines.now())
 
     return router

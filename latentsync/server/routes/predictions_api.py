@@ -23,13 +23,13 @@ from latentsync.errors import (
     shorten,
 )
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.notifier import JobNews, wait_for
-from latentsync.jobs.schemas import Prediction, PredictionList, PredictionPage, represent
-from latentsync.jobs.service import JobDesk, Submission, check_job_id
+from latentsync.jobs.notifier import JobNotifier, wait_for
+from latentsync.jobs.schemas import Prediction, PredictionList, PredictionPage, to_response
+from latentsync.jobs.service import JobService, Submission, check_job_id
 from latentsync.jobs.stats import newest_event
 from latentsync.jobs.webhooks import find_delivery
 from latentsync.schema.predict import unknown_field
-from latentsync.server.admission import Arrivals
+from latentsync.server.admission import UploadSlots
 from latentsync.server.responses import base_url_of, path_of, stored_video
 from latentsync.server.routes.events import EventStream, parse_last_event_id
 from latentsync.server.routes.submissions import read_submissions
@@ -49,27 +49,27 @@ _WAIT = re.compile(
 
 
 @dataclass(frozen=True)
-class NativeApi:
+class PredictionsApi:
     """What the routes need, and the answers that several of them give.
 
     Attributes:
-        desk: where jobs are handed in.
-        news: tells when something happens to them.
+        jobs: where jobs are handed in.
+        notifier: tells when something happens to them.
         settings: limits.
-        arrivals: has places for bodies.
+        upload_slots: has places for bodies.
         heartbeat_s: longest silence of an event stream.
     """
 
-    desk: JobDesk
-    news: JobNews
+    jobs: JobService
+    notifier: JobNotifier
     settings: Settings
-    arrivals: Arrivals
+    upload_slots: UploadSlots
     heartbeat_s: float = _HEARTBEAT_S
 
     def find(self, job_id: str, owner: str) -> Job:
         """Return an owner's job; raises JobNotFound, also for an id that cannot be one."""
         try:
-            return self.desk.job(check_job_id(job_id), owner)
+            return self.jobs.job(check_job_id(job_id), owner)
         except InvalidField:
             raise JobNotFound(f"There is no job {job_id[:80]!r}.") from None
 
@@ -79,7 +79,7 @@ class NativeApi:
 
     def show(self, job: Job, base_url: str) -> Prediction:
         """Return a job as callers see it."""
-        return self._represent(job, self.desk.store.position(job), base_url)
+        return self._to_response(job, self.jobs.store.position(job), base_url)
 
     async def status(self, request: Request, job_id: str, owner: str) -> Response:
         """Return the answer with how far a prediction is."""
@@ -88,10 +88,10 @@ class NativeApi:
         return _json(await run_in_threadpool(self._look, job_id, owner, base_url), 200)
 
     def _look(self, job_id: str, owner: str, base_url: str) -> Prediction:
-        return self._represent(*self.desk.look(job_id, owner), base_url)
+        return self._to_response(*self.jobs.look(job_id, owner), base_url)
 
-    def _represent(self, job: Job, position: int | None, base_url: str) -> Prediction:
-        return represent(job, position, base_url, find_delivery(self.desk.store.engine, job))
+    def _to_response(self, job: Job, position: int | None, base_url: str) -> Prediction:
+        return to_response(job, position, base_url, find_delivery(self.jobs.store.engine, job))
 
     async def submit(
         self,
@@ -110,7 +110,7 @@ class NativeApi:
             only_lists: refuse a single one.
         """
         wait_s, base_url = _wait_s(request), self.base_url(request)
-        jobs, is_list = await self._take_in(request, owner, job_id, only_lists)
+        jobs, is_list = await self._admit(request, owner, job_id, only_lists)
         if is_list:
             shown = await run_in_threadpool(lambda: [self.show(job, base_url) for job in jobs])
             return _json(PredictionList(predictions=shown), 202)
@@ -121,36 +121,36 @@ class NativeApi:
         status_code = 200 if job.status.is_final else 202
         return _json(await run_in_threadpool(self.show, job, base_url), status_code, headers)
 
-    async def _take_in(
+    async def _admit(
         self, request: Request, owner: str, job_id: str | None, only_lists: bool
     ) -> tuple[list[Job], bool]:
         """Return the jobs of a call's body, and whether it was a list of them."""
-        with self.arrivals.place(request, owner):
+        with self.upload_slots.place(request, owner):
             reading = read_submissions(
                 request,
                 self.settings,
-                self.desk.reserve,
+                self.jobs.reserve,
                 job_id=job_id,
-                engines=self.desk.engines,
+                engines=self.jobs.engines,
             )
             async with reading as (handed_in, is_list):
                 if only_lists and not is_list:
                     raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
                 handed_in = [_at(self.base_url(request), one) for one in handed_in]
-                submitting = self.desk.begin_submit(handed_in, owner)
+                submitting = self.jobs.begin_submit(handed_in, owner)
                 return await asyncio.wrap_future(submitting), is_list
 
     async def _wait(self, job: Job, timeout_s: int) -> Job:
         """Return the job when it has ended or the time is up, as it is then."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + timeout_s
-        with self.news.bell(job.id) as bell:
+        with self.notifier.subscribe(job.id) as changed:
             while True:
-                job = await run_in_threadpool(self.desk.job, job.id, job.owner)
+                job = await run_in_threadpool(self.jobs.job, job.id, job.owner)
                 left_s = ends_at - loop.time()
-                if job.status.is_final or left_s <= 0 or self.news.is_closed:
+                if job.status.is_final or left_s <= 0 or self.notifier.is_closed:
                     return job
-                await wait_for(bell, min(left_s, _LOOK_AT_LEAST_EVERY_S))
+                await wait_for(changed, min(left_s, _LOOK_AT_LEAST_EVERY_S))
 
     def page(
         self,
@@ -166,7 +166,7 @@ class NativeApi:
         """
         _check_query(request, _LIST_QUERY)
         before = None if cursor is None else _parse_cursor(cursor)
-        jobs = self.desk.store.list_of(owner, status=status, before=before, limit=limit + 1)
+        jobs = self.jobs.store.list_of(owner, status=status, before=before, limit=limit + 1)
         base_url = self.base_url(request)
         shown = [self.show(job, base_url) for job in jobs[:limit]]
         more = len(jobs) > limit
@@ -187,17 +187,17 @@ class NativeApi:
             kind = NoOutput if job.status.is_final else OutputNotReady
             raise kind(f"The prediction is {job.status}: it has no output.", field="id")
         try:
-            return stored_video(request, self.desk.files, job.result_key, name=f"{job.id}.mp4")
+            return stored_video(request, self.jobs.files, job.result_key, name=f"{job.id}.mp4")
         except FileNotFoundError:
             raise OutputGone("The output is no longer kept.", field="id") from None
 
     async def erase(self, job_id: str, owner: str) -> Response:
         """Erase a prediction and answer when it is gone, or when that takes longer than usual."""
-        number = await run_in_threadpool(self.desk.begin_erasure, job_id, owner)
+        number = await run_in_threadpool(self.jobs.begin_erasure, job_id, owner)
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + _ERASURE_WAIT_S
-        while not await run_in_threadpool(self.desk.finish_erasure, number):
-            if loop.time() > ends_at or self.news.is_closed:
+        while not await run_in_threadpool(self.jobs.finish_erasure, number):
+            if loop.time() > ends_at or self.notifier.is_closed:
                 return Response(status_code=202)
             await asyncio.sleep(_ERASURE_LOOK_EVERY_S)
         return Response(status_code=204)
@@ -206,11 +206,11 @@ class NativeApi:
         """Return the stream of what happens to a prediction, from where the caller was."""
         job = self.find(job_id, owner)
         after = parse_last_event_id(
-            request.headers.get("last-event-id"), partial(newest_event, self.desk.store.engine)
+            request.headers.get("last-event-id"), partial(newest_event, self.jobs.store.engine)
         )
-        if job.status.is_final and not self.desk.store.events(job.id, after, limit=1):
+        if job.status.is_final and not self.jobs.store.events(job.id, after, limit=1):
             return Response(status_code=204)  # tells an EventSource to stop connecting again
-        return EventStream(self.desk, self.news, job, after=after, heartbeat_s=self.heartbeat_s)
+        return EventStream(self.jobs, self.notifier, job, after=after, heartbeat_s=self.heartbeat_s)
 
 
 def _at(base_url: str, submission: Submission) -> Submission:

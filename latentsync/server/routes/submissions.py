@@ -17,16 +17,16 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 
 from latentsync.errors import InvalidField, MalformedBody, shorten
-from latentsync.jobs.admission import naming_entry
-from latentsync.jobs.disk_space import Reserve
+from latentsync.jobs.admission import prefix_errors
+from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.models import Webhook
 from latentsync.jobs.service import Submission, fingerprint
 from latentsync.schema.fields import Text
 from latentsync.schema.predict import PredictRequest, parse_request, unknown_field, validate_fields
 from latentsync.schema.run import RunRequest
-from latentsync.server.request_body import understand_json
-from latentsync.server.routes.form import open_form, read_form, take_files, with_stand_ins
+from latentsync.server.request_body import parse_json_body
+from latentsync.server.routes.form import open_form, read_form, take_files, with_placeholders
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
 
@@ -102,7 +102,7 @@ def idempotency_key(request: Request) -> str | None:
 async def read_submissions(
     request: Request,
     settings: Settings,
-    reserve: Reserve,
+    reserve: DiskReserve,
     *,
     job_id: str | None = None,
     engines: EngineAvailability | None = None,
@@ -122,12 +122,12 @@ async def read_submissions(
     Raises:
         EngineUnavailable: a form asks for an engine that cannot run.
         DiskFull: there is no room for the files of a form.
-        InvalidRequest: and what :func:`latentsync.server.request_body.understand_json` raises.
+        InvalidRequest: and what :func:`latentsync.server.request_body.parse_json_body` raises.
     """
     names = _Names(job_id, idempotency_key(request))
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "multipart/form-data":
-        yield await understand_json(request, lambda body: _from_json(body, names))
+        yield await parse_json_body(request, lambda body: _from_json(body, names))
         return
     with working_folder(settings.work_dir) as folder, translate_disk_full():
         # A call that may repeat an earlier one gets its job, whatever can run now.
@@ -179,7 +179,7 @@ def _of_batch(entries: list[object], names: _Names) -> Iterator[Submission]:
 def _understand_entry(entry: object, name: str) -> tuple[RunRequest, Webhook | None]:
     if not isinstance(entry, dict):
         raise InvalidField(f"{name} is {shorten(entry)}: it must be an object.", field=name)
-    with naming_entry(name):
+    with prefix_errors(name):
         return _understand(entry)
 
 
@@ -208,7 +208,7 @@ def _from_form(parts: FormData, folder: Path, settings: Settings, names: _Names)
     form = read_form(parts)
     webhook, options = _take_webhook(form.fields)
     validate_fields(options)
-    request = parse_request(with_stand_ins(options, form.files))
+    request = parse_request(with_placeholders(options, form.files))
     request, hashes = take_files(request, form.files, folder, settings.max_media_bytes)
     asked = fingerprint({"fields": form.fields, "files": hashes})
     return _named(request, asked, webhook, names)

@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse
 
 from latentsync.errors import InvalidField, LatentSyncError, shorten
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 from latentsync.schema.fields import EngineName, GuidanceScale, InferenceSteps, StrictModel, Text
 from latentsync.schema.responses import ErrorResponse
 from latentsync.schema.run import RunOptions, RunRequest, UrlSource
-from latentsync.server.admission import Arrivals
+from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
@@ -121,21 +121,23 @@ _STATUS = {
 }
 
 
-def build_tasks_router(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRouter:
+def build_tasks_router(
+    jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]
+) -> APIRouter:
     """Return the routes of contract B.
 
     Args:
-        desk: takes and knows the tasks.
-        arrivals: has places for bodies.
+        jobs: takes and knows the tasks.
+        upload_slots: has places for bodies.
         auth: the dependency whose value is the caller as an owner of jobs.
     """
     router = APIRouter(tags=["tasks"])
-    router.include_router(_calls(desk, arrivals, auth))
-    router.include_router(_downloads(desk))
+    router.include_router(_calls(jobs, upload_slots, auth))
+    router.include_router(_downloads(jobs))
     return router
 
 
-def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRouter:
+def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]) -> APIRouter:
     router = APIRouter(route_class=route_with_errors(task_error), responses=_errors(401, 500, 503))
 
     @router.post(
@@ -153,20 +155,20 @@ def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRo
 
         Media come by URL; ask `GET /task/{task_id}` for the state.
         """
-        job = await submit(request, desk, arrivals, owner, TaskRequest, _translate)
-        position = await run_in_threadpool(desk.store.position, job)
+        job = await submit(request, jobs, upload_slots, owner, TaskRequest, _translate)
+        position = await run_in_threadpool(jobs.store.position, job)
         return TaskAccepted(task_id=job.id, queue_position=position or 0)
 
     @router.get("/task/{task_id}", summary="Get a task", responses=_errors(404))
     def get_task(task_id: TaskId, owner: str = Depends(auth)) -> Task:
         """Returns state, progress and, when it is completed, the path of the video."""
-        return _show(*desk.look(task_id, owner))
+        return _show(*jobs.look(task_id, owner))
 
     @router.get("/queue", summary="Get the queue")
     def get_queue(owner: str = Depends(auth)) -> TaskQueue:
         """Returns the length of the queue and the positions of your own tasks in it."""
-        counts = desk.store.count()
-        waiting = enumerate(desk.store.waiting())
+        counts = jobs.store.count()
+        waiting = enumerate(jobs.store.waiting())
         own = [(job.id, position) for position, job in waiting if job.owner == owner]
         return TaskQueue(
             queue_length=counts[JobStatus.QUEUED],
@@ -177,7 +179,7 @@ def _calls(desk: JobDesk, arrivals: Arrivals, auth: Callable[..., Any]) -> APIRo
     return router
 
 
-def _downloads(desk: JobDesk) -> APIRouter:
+def _downloads(jobs: JobService) -> APIRouter:
     """Return the route that published clients call without a key."""
     router = APIRouter(route_class=route_with_errors(task_error))
 
@@ -191,7 +193,7 @@ def _downloads(desk: JobDesk) -> APIRouter:
     )
     def task_output(request: Request, task_id: TaskId, name: ResultName) -> Response:
         """The file behind `output_video_url`. No key is needed: its random name is the secret."""
-        return send_result(request, desk, task_id, name)
+        return send_result(request, jobs, task_id, name)
 
     return router
 

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from latentsync.errors import Canceled, EmptyMedia, MalformedBody, TooManyBytes
 from latentsync.jobs.schemas import Upload
-from latentsync.jobs.service import JobDesk
+from latentsync.jobs.service import JobService
 from latentsync.jobs.uploads import UPLOAD_SCHEME
 from latentsync.server.request_body import asking_for_room, declared_bytes
 from latentsync.settings import Settings
@@ -19,7 +19,9 @@ UPLOADS_PATH = "/v1/uploads"
 _WRITE_BYTES = 1024 * 1024  # collected before a thread is asked to write them
 
 
-async def receive_upload(request: Request, desk: JobDesk, settings: Settings, owner: str) -> Upload:
+async def receive_upload(
+    request: Request, jobs: JobService, settings: Settings, owner: str
+) -> Upload:
     """Store the request's body as a file of its owner.
 
     Raises:
@@ -33,14 +35,14 @@ async def receive_upload(request: Request, desk: JobDesk, settings: Settings, ow
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
         raise MalformedBody("Send the file itself as the body, not a form.")
     expected_bytes = min(declared_bytes(request.scope), settings.max_media_bytes)
-    await run_in_threadpool(desk.uploads.require_room, owner, expected_bytes)
+    await run_in_threadpool(jobs.uploads.require_room, owner, expected_bytes)
     with working_folder(settings.work_dir) as folder, translate_disk_full():
         path = folder / "upload"
-        bounded = asking_for_room(request, desk.reserve.require_for_body, settings.max_media_bytes)
+        bounded = asking_for_room(request, jobs.reserve.require_for_body, settings.max_media_bytes)
         size_bytes = await _receive(bounded, path, settings.max_media_bytes)
         if size_bytes == 0:
             raise EmptyMedia("The upload is empty.")
-        url = await run_in_threadpool(desk.store_upload, path, owner)
+        url = await run_in_threadpool(jobs.store_upload, path, owner)
     return Upload(id=url.removeprefix(UPLOAD_SCHEME), url=url, size_bytes=size_bytes)
 
 

@@ -29,10 +29,10 @@ from latentsync.models.sampling import FEATURE_CACHE_INTERVAL, SamplingOptions
 from latentsync.models.vae import decode_latents
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync.alignment import points3
-from latentsync.pipelines.lipsync.audio_features import Hearing, count_rows, count_slices
+from latentsync.pipelines.lipsync.audio_features import AudioFeatures, count_rows, count_slices
 from latentsync.pipelines.lipsync.bilinear import cut_face
 from latentsync.pipelines.lipsync.face_finder import MeshFinder, align_speaker
-from latentsync.pipelines.lipsync.face_generator import FaceMaker, NetworkPortions, WindowFaces
+from latentsync.pipelines.lipsync.face_generator import FaceGenerator, NetworkBatches, WindowFaces
 from latentsync.pipelines.lipsync.mask import keep_surroundings, to_pixel_values
 from latentsync.pipelines.lipsync.mel import LogMel
 from latentsync.pipelines.lipsync.paste_back import restore_face
@@ -181,7 +181,7 @@ class Case:
             way: how the networks are run.
         """
         networks = self._networks.together(self._resolution, way.dtype)
-        hearing = Hearing(self._waveform, networks.audio_encoder, self.num_frames)
+        hearing = AudioFeatures(self._waveform, networks.audio_encoder, self.num_frames)
         noise = _RecordedNoise(self._recorded, way)
         indices, faces = self._recorded_indices, self._recorded_faces
 
@@ -191,12 +191,12 @@ class Case:
             noises = noise.posterior(window.start, window.stop)
             return WindowFaces(faces[taken], taken, heard, *noises)
 
-        maker = FaceMaker(
+        maker = FaceGenerator(
             networks,
             self._options,
             noise.initial,
             indices,
-            portions=NetworkPortions(batch_windows),
+            batches=NetworkBatches(batch_windows),
             monitor=RunMonitor(),
         )
         made = [
@@ -222,7 +222,7 @@ class Case:
         networks = self._networks.together(self._resolution, _FLOAT32.dtype)
         spoken = LipsyncPipeline(networks, MeshFinder()).speak(
             _Source(self._recorded.read("frames", "uint8")),
-            Hearing(self._waveform, networks.audio_encoder, self.num_frames),
+            AudioFeatures(self._waveform, networks.audio_encoder, self.num_frames),
             matrices,
             frame_indices=self.source_indices,
             noise=_RecordedNoise(self._recorded, _FLOAT32),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from latentsync.formats import SAMPLE_RATE, Waveform
 from latentsync.models.whisper import WhisperEncoder, load_whisper
-from latentsync.pipelines.lipsync.audio_features import Hearing, plan_windows, slice_features
+from latentsync.pipelines.lipsync.audio_features import AudioFeatures, plan_windows, slice_features
 from latentsync.pipelines.lipsync.mel import LogMel
 from tests.models.stand_ins import save_whisper
 
@@ -38,7 +38,7 @@ def whole(waveform: Waveform, encoder: WhisperEncoder, frames: int) -> Tensor:
 
 def test_frames_hear_what_the_whole_recording_says(encoder: WhisperEncoder) -> None:
     waveform = sound(31.5)  # two windows
-    hearing = Hearing(waveform, encoder, 789)
+    hearing = AudioFeatures(waveform, encoder, 789)
     wanted = whole(waveform, encoder, 789)
     for start, stop in ((0, 16), (736, 752), (744, 760), (773, 789)):
         assert torch.equal(hearing.slices(start, stop), wanted[start:stop])
@@ -47,7 +47,7 @@ def test_frames_hear_what_the_whole_recording_says(encoder: WhisperEncoder) -> N
 def test_each_window_is_encoded_once(encoder: WhisperEncoder) -> None:
     calls: list[int] = []
     hook = encoder.register_forward_hook(lambda *_: calls.append(1))
-    hearing = Hearing(sound(61), encoder, 1525)
+    hearing = AudioFeatures(sound(61), encoder, 1525)
     for start in range(0, 1525, 16):
         hearing.slices(start, min(start + 16, 1525))
     hook.remove()
@@ -59,19 +59,21 @@ def test_a_video_longer_than_its_sound_hears_silence_not_the_last_word(
 ) -> None:
     waveform = sound(1)
     silence = np.zeros(2 * SAMPLE_RATE, np.float32)
-    long = Hearing(waveform, encoder, 75).slices(0, 75)
+    long = AudioFeatures(waveform, encoder, 75).slices(0, 75)
     assert torch.equal(
-        long, Hearing(np.concatenate([waveform, silence]), encoder, 75).slices(0, 75)
+        long, AudioFeatures(np.concatenate([waveform, silence]), encoder, 75).slices(0, 75)
     )
 
 
 def test_the_last_frames_of_a_recording_hear_its_end(encoder: WhisperEncoder) -> None:
-    heard = Hearing(sound(1), encoder, 27).slices(0, 27)  # as many as LatentSync makes of a second
+    heard = AudioFeatures(sound(1), encoder, 27).slices(
+        0, 27
+    )  # as many as LatentSync makes of a second
     assert torch.equal(heard, whole(sound(1), encoder, 27))
 
 
 @pytest.mark.parametrize("samples", [0, 1, 319, 320, 1600])
 def test_any_sound_is_long_enough(encoder: WhisperEncoder, samples: int) -> None:
-    heard = Hearing(sound(1)[:samples], encoder, 2).slices(0, 2)
+    heard = AudioFeatures(sound(1)[:samples], encoder, 2).slices(0, 2)
     assert heard.shape == (2, 50, encoder.dims.n_audio_state)
     assert torch.isfinite(heard).all()

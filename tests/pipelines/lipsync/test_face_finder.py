@@ -15,8 +15,8 @@ from latentsync.formats import Frame
 from latentsync.pipelines.lipsync.alignment import FaceAligner, points3, round_landmarks
 from latentsync.pipelines.lipsync.face_finder import (
     FoundSpeakers,
+    InsightFaceFinder,
     MeshFinder,
-    TrainedFinder,
     align_speaker,
 )
 from latentsync.schema.fields import Speaker, SpeakerPoint
@@ -75,7 +75,7 @@ def find(
             numbered[0, 0] = number
             yield numbered
 
-    finder = TrainedFinder(ScriptedDetector(boxes), landmarks)  # type: ignore[arg-type]
+    finder = InsightFaceFinder(ScriptedDetector(boxes), landmarks)  # type: ignore[arg-type]
     return only(finder.find(read, len(boxes), [Choice(speaker)]))
 
 
@@ -178,7 +178,7 @@ def test_where_the_track_is_lost_the_face_at_the_last_place_is_still_theirs(
             numbered[0, 0] = number
             yield numbered
 
-    finder = TrainedFinder(ScriptedDetector([[LEFT, RIGHT]] * 26), landmarks)  # type: ignore[arg-type]
+    finder = InsightFaceFinder(ScriptedDetector([[LEFT, RIGHT]] * 26), landmarks)  # type: ignore[arg-type]
     found = only(finder.find(read, 26, [Choice(of(325))]))
     assert np.isfinite(found.points).all()
     assert np.array_equal(found.points[25], wanted(landmarks, numbered_last(hidden), RIGHT))

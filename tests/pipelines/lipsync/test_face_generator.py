@@ -22,8 +22,8 @@ from latentsync.models.unet import UNet3DConditionModel
 from latentsync.models.vae import build_vae
 from latentsync.models.whisper import WhisperDims, build_whisper
 from latentsync.monitor import RunMonitor
-from latentsync.pipelines.lipsync.audio_features import Hearing
-from latentsync.pipelines.lipsync.face_generator import FaceMaker, NetworkPortions, WindowFaces
+from latentsync.pipelines.lipsync.audio_features import AudioFeatures
+from latentsync.pipelines.lipsync.face_generator import FaceGenerator, NetworkBatches, WindowFaces
 from latentsync.pipelines.lipsync.networks import LipsyncNetworks
 from latentsync.schema.fields import SchedulerName
 
@@ -93,15 +93,15 @@ def test_a_window_is_made_on_the_networks_device_in_their_type(
     scheduler: SchedulerName, dtype: torch.dtype
 ) -> None:
     networks = small_networks(dtype)
-    hearing = Hearing(np.zeros(8000, np.float32), networks.audio_encoder, _FRAMES)
+    hearing = AudioFeatures(np.zeros(8000, np.float32), networks.audio_encoder, _FRAMES)
     with Watch() as listening:
         audio = hearing.slices(0, _FRAMES)
-    maker = FaceMaker(
+    maker = FaceGenerator(
         networks,
         SamplingOptions(2, scheduler=scheduler, cache_interval=2, guidance_interval=(0.0, 0.5)),
         torch.empty(1, 4, 1, _SIDE, _SIDE, device=_DEVICE, dtype=dtype),
         np.arange(_WINDOWS * _FRAMES),
-        portions=NetworkPortions(_WINDOWS),
+        batches=NetworkBatches(_WINDOWS),
         monitor=RunMonitor(),
     )
     windows = [window(audio, number, dtype) for number in range(_WINDOWS)]

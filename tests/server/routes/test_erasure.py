@@ -132,12 +132,12 @@ def test_what_a_killed_server_left_is_erased_by_any_worker(tmp_path: Path) -> No
         running, waiting = lent.submit(FOR_EVER), lent.submit()
         lent.wait_for(lambda: lent.job(running).status is JobStatus.PROCESSING)
         for job in (running, waiting):
-            lent.desk.begin_erasure(job.id, OWNER)  # and nothing more
-        with lent.desk.store.engine.begin() as connection:  # some time ago
+            lent.service.begin_erasure(job.id, OWNER)  # and nothing more
+        with lent.service.store.engine.begin() as connection:  # some time ago
             connection.execute(erasures.update().values(asked_at=0.0))
         kill(worker)
         lent.start("another")
-        gone = lent.desk.store.get
+        gone = lent.service.store.get
         lent.wait_for(lambda: gone(running.id) is gone(waiting.id) is None, timeout_s=120)
         assert lent.media() == lent.results(running) == []
         lent.wait_for(lambda: lent.working_folders() == [])

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from latentsync.jobs.notifier import JobNews
-from latentsync.jobs.service import JobDesk, Submission
+from latentsync.jobs.notifier import JobNotifier
+from latentsync.jobs.service import JobService, Submission
 from latentsync.schema.run import RunRequest, UrlSource
 from latentsync.server.routes.events import EventStream
 from tests.jobs.square_runner import BROKEN, SLOW
@@ -124,11 +124,11 @@ def test_a_hundred_listeners_hear_the_same(url: str, client: httpx.Client, submi
 
 
 def test_a_silent_stream_shows_that_it_lives(tmp_path: Path) -> None:
-    desk = JobDesk(settings_for(tmp_path))
+    jobs = JobService(settings_for(tmp_path))
     request = RunRequest(
         UrlSource("http://a.example/v", "video_url"), UrlSource("http://a.example/a", "audio_url")
     )
-    [job] = desk.submit([Submission(request, "f")], "owner")
+    [job] = jobs.submit([Submission(request, "f")], "owner")
 
     async def first(stream: EventStream, number: int) -> list[str]:
         messages: AsyncIterator[Any] = stream.body_iterator
@@ -137,11 +137,11 @@ def test_a_silent_stream_shows_that_it_lives(tmp_path: Path) -> None:
         return heard
 
     async def listen() -> list[str]:
-        news = JobNews(desk.store.engine)
-        return await first(EventStream(desk, news, job, after=0, heartbeat_s=0.05), 4)
+        notifier = JobNotifier(jobs.store.engine)
+        return await first(EventStream(jobs, notifier, job, after=0, heartbeat_s=0.05), 4)
 
     status, position, *silence = asyncio.run(listen())
-    desk.close()
+    jobs.close()
     assert "queued" in status
     assert "queue_position" in position
     assert silence == [": still here\n\n"] * 2

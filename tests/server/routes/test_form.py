@@ -25,10 +25,10 @@ from latentsync.errors import (
     UnknownField,
 )
 from latentsync.jobs.database import open_database
-from latentsync.jobs.disk_space import Reserve
+from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.service import Submission
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 from latentsync.pipelines.registry import survey_engines
 from latentsync.schema.fields import SEGMENTS_MAX
 from latentsync.schema.run import MediaSource, PathSource
@@ -55,7 +55,7 @@ def read(tmp_path: Path) -> Read:
         files: dict[str, bytes], *, max_media_bytes: int = 1000, **fields: object
     ) -> tuple[Submission, Contents]:
         settings = settings_for(tmp_path, max_media_bytes=max_media_bytes)
-        reserve = Reserve(settings, FileStore(settings.storage))
+        reserve = DiskReserve(settings, Storage(settings.storage))
         data = {
             name: value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()
@@ -112,7 +112,7 @@ def test_a_form_is_read_no_further_than_to_an_engine_that_cannot_run(
 
     async def take() -> None:
         request = Request({"type": "http", "headers": head, "app": None}, receive)
-        reserve = Reserve(settings, FileStore(settings.storage))
+        reserve = DiskReserve(settings, Storage(settings.storage))
         async with read_submissions(request, settings, reserve, engines=engines):
             pass
 
@@ -253,7 +253,7 @@ def test_what_a_browser_sends_of_an_empty_form_field_counts_as_not_given(tmp_pat
     async def take() -> Submission:
         kind = b"multipart/form-data; boundary=" + boundary
         scope = {"type": "http", "headers": [(b"content-type", kind)], "app": None}
-        reserve = Reserve(settings, FileStore(settings.storage))
+        reserve = DiskReserve(settings, Storage(settings.storage))
         async with read_submissions(Request(scope, receive), settings, reserve) as ((one,), _):
             return one
 

@@ -35,9 +35,9 @@ def test_somebody_elses_job_is_answered_like_one_that_never_was(
 ) -> None:
     job_id = submit(wait_s=60)["id"]
     other = stranger.request(method, f"/predictions/{job_id}{rest}")
-    never = stranger.request(method, f"/predictions/{UNKNOWN}{rest}")
-    assert other.status_code == never.status_code == 404
-    assert other.text.replace(job_id, UNKNOWN) == never.text
+    no_check = stranger.request(method, f"/predictions/{UNKNOWN}{rest}")
+    assert other.status_code == no_check.status_code == 404
+    assert other.text.replace(job_id, UNKNOWN) == no_check.text
     assert client.get(f"/predictions/{job_id}").json()["status"] == "succeeded"
 
 
