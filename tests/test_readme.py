@@ -62,9 +62,9 @@ def commands(text: str) -> list[list[str]]:
     """Return the words of every shell command of a page, without comments and here-documents."""
     script = "\n".join(blocks(text, "bash"))
     script = re.sub(r"<<-? ?'?(\w+)'?(.*?)\n.*?^\1$", r"\2", script, flags=re.DOTALL | re.MULTILINE)
-    script = re.sub(r"\\\n", " ", script)
+    script = re.sub(r"(?<!\S)#.*", "", script.replace("\\\n", " "))
     lexer = shlex.shlex(script, posix=True, punctuation_chars=";&|()\n<>")
-    lexer.whitespace, lexer.whitespace_split = " \t", True
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
     found: list[list[str]] = [[]]
     for word in lexer:
         if re.fullmatch(r"[;&|()\n]+", word):
@@ -153,6 +153,12 @@ def test_make_targets_that_are_named_exist(paper):
     makefile = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"`make (\w+)", PAPERS[paper]):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@every_paper
+def test_benchmarks_that_are_named_exist(paper):
+    for name in re.findall(r"python (?:-m )?benchmarks[./](\w+)", PAPERS[paper]):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
 
 
 @every_paper
