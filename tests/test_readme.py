@@ -23,7 +23,7 @@ from latentsync.settings import Settings, variable_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
-PAPERS = {
+DOCUMENTS = {
     name: (ROOT / name).read_text("utf-8")
     for name in (
         "README.md",
@@ -35,14 +35,14 @@ PAPERS = {
         *(f"docs/{page}" for page in PAGES),
     )
 }
-README = PAPERS["README.md"]
+README = DOCUMENTS["README.md"]
 SETTINGS = PAGES["settings.md"]
 SEGMENTS = PAGES["segments.md"]
 
 README_LINES_MAX = 160
 OF_OTHER_REPOSITORIES = {"latentsync/utils/mask.png"}  # where a number of assets/ comes from
 
-every_paper = pytest.mark.parametrize("paper", PAPERS)
+every_document = pytest.mark.parametrize("document", DOCUMENTS)
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -83,41 +83,41 @@ def test_the_readme_links_every_page():
     assert linked == set(PAGES)
 
 
-def test_pages_have_names_in_small_letters():
+def test_pages_have_lower_case_names():
     assert all(re.fullmatch(r"[a-z-]+\.md", name) for name in PAGES)
 
 
-@every_paper
-def test_links_lead_somewhere(paper):
-    text = PAPERS[paper]
+@every_document
+def test_links_resolve(document):
+    text = DOCUMENTS[document]
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?://", link):
             continue
         path, _, anchor = link.partition("#")
-        target = ((ROOT / paper).parent / path).resolve() if path else ROOT / paper
+        target = ((ROOT / document).parent / path).resolve() if path else ROOT / document
         assert target.is_file(), link
         if anchor:
             assert anchor in anchors(target.read_text("utf-8")), link
 
 
-@every_paper
-def test_settings_that_are_named_exist(paper):
+@every_document
+def test_settings_that_are_named_exist(document):
     # CHANGELOG and settings.md name earlier variables, which are still read and so are known.
-    named = set(re.findall(r"\bLATENTSYNC_\w*[A-Z0-9]\b", PAPERS[paper]))
+    named = set(re.findall(r"\bLATENTSYNC_\w*[A-Z0-9]\b", DOCUMENTS[document]))
     assert describe_unknown_variables(dict.fromkeys(named, "")) == []
 
 
-@every_paper
-def test_files_of_the_repository_that_are_named_exist(paper):
+@every_document
+def test_files_of_the_repository_that_are_named_exist(document):
     names = r"`((?:latentsync|tests|docs|assets|benchmarks|demo|deploy)/[\w/-]+\.\w+)`"
-    for name in re.findall(names, PAPERS[paper]):
+    for name in re.findall(names, DOCUMENTS[document]):
         assert (ROOT / name).exists() or name in OF_OTHER_REPOSITORIES, name
 
 
-@every_paper
-def test_files_that_examples_read_exist(paper):
+@every_document
+def test_files_that_examples_read_exist(document):
     """What an example writes, a later one may read."""
-    text = "\n".join(blocks(PAPERS[paper], "bash", "python"))
+    text = "\n".join(blocks(DOCUMENTS[document], "bash", "python"))
     text = re.sub(r"https?://[^\s\"']+", "", text)
     text = re.sub(r"(?<!\S)#.*", "", text)
     written = set(
@@ -130,11 +130,11 @@ def test_files_that_examples_read_exist(paper):
         assert (ROOT / name).exists() or name in written, name
 
 
-@every_paper
-def test_commands_of_examples_exist(paper):
+@every_document
+def test_commands_of_examples_exist(document):
     program = typer.main.get_command(cli.commands)
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    for words in commands(PAPERS[paper]):
+    for words in commands(DOCUMENTS[document]):
         if words[0] == "make":
             assert words[1] in targets, words
         if words[0] == "latentsync":
@@ -148,47 +148,49 @@ def test_commands_of_examples_exist(paper):
             assert options <= known, words
 
 
-@every_paper
-def test_make_targets_that_are_named_exist(paper):
+@every_document
+def test_make_targets_that_are_named_exist(document):
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"`make (\w+)", PAPERS[paper]):
+    for target in re.findall(r"`make (\w+)", DOCUMENTS[document]):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@every_paper
-def test_benchmarks_that_are_named_exist(paper):
-    for name in re.findall(r"python (?:-m )?benchmarks[./](\w+)", PAPERS[paper]):
+@every_document
+def test_benchmarks_that_are_named_exist(document):
+    for name in re.findall(r"python (?:-m )?benchmarks[./](\w+)", DOCUMENTS[document]):
         assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
 
 
-@every_paper
-def test_packages_are_installed_from_the_checkout(paper):
+@every_document
+def test_packages_are_installed_from_the_checkout(document):
     """No package index has this package."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert not re.search(r"pip install ['\"]?latentsync", PAPERS[paper])
-    for extra in re.findall(r"pip install -e '\.\[([\w,]+)\]'", PAPERS[paper]):
+    assert not re.search(r"pip install ['\"]?latentsync", DOCUMENTS[document])
+    for extra in re.findall(r"pip install -e '\.\[([\w,]+)\]'", DOCUMENTS[document]):
         assert set(extra.split(",")) <= set(extras["optional-dependencies"]), extra
 
 
-@every_paper
-def test_python_examples_compile_and_import_what_exists(paper):
-    for block in blocks(PAPERS[paper], "python"):
-        compile(block, paper, "exec")
+@every_document
+def test_python_examples_compile_and_import_what_exists(document):
+    for block in blocks(DOCUMENTS[document], "python"):
+        compile(block, document, "exec")
         for line in re.findall(r"^from latentsync.*$", block, re.MULTILINE):
             exec(line, {})
 
 
-@every_paper
-def test_error_codes_have_the_status_that_is_shown(paper):
+@every_document
+def test_error_codes_have_the_status_that_is_shown(document):
     known = every_error()
-    for status, codes in re.findall(r"^\| (\d{3}) \| (`.*?`) \|", PAPERS[paper], re.MULTILINE):
+    for status, codes in re.findall(
+        r"^\| (\d{3}) \| (`.*?`) \|", DOCUMENTS[document], re.MULTILINE
+    ):
         for code in re.findall(r"`(\w+)`", codes):
             assert known[code].status == int(status), code
 
 
-@pytest.mark.parametrize("paper", ["README.md", "docs/engines.md", "docs/jobs.md"])
-def test_every_engine_is_named(paper):
-    assert all(f"`{name}`" in PAPERS[paper] for name in ENGINES)
+@pytest.mark.parametrize("document", ["README.md", "docs/engines.md", "docs/jobs.md"])
+def test_every_engine_is_named(document):
+    assert all(f"`{name}`" in DOCUMENTS[document] for name in ENGINES)
 
 
 def test_the_settings_table_has_every_setting_and_no_other():
@@ -196,7 +198,7 @@ def test_the_settings_table_has_every_setting_and_no_other():
     assert sorted(listed) == sorted(map(variable_of, Settings.model_fields))
 
 
-def test_the_settings_table_tells_the_defaults():
+def test_the_settings_table_shows_the_defaults():
     shown_defaults = dict(re.findall(r"^\| `(LATENTSYNC_\w+)` \| (\S+) \|", SETTINGS, re.MULTILINE))
     for name, field in Settings.model_fields.items():
         shown, default = shown_defaults.get(variable_of(name), ""), field.default
@@ -209,16 +211,16 @@ def test_the_fields_table_has_every_field_of_the_request():
     assert set(re.findall(r"`(\w+)`", table)) >= set(PredictRequest.model_fields)
 
 
-@pytest.mark.parametrize("paper", ["docs/jobs.md", "CURL_TEST_GUIDE.md"])
-def test_the_error_shown_is_the_error_answered(paper):
+@pytest.mark.parametrize("document", ["docs/jobs.md", "CURL_TEST_GUIDE.md"])
+def test_the_error_shown_is_the_error_answered(document):
     with pytest.raises(InvalidField) as caught:
         parse_request({"video_url": "http://a/b", "audio_url": "http://a/b", "inference_steps": 51})
-    assert caught.value.code in PAPERS[paper]
-    assert caught.value.message in PAPERS[paper]
+    assert caught.value.code in DOCUMENTS[document]
+    assert caught.value.message in DOCUMENTS[document]
 
 
 def test_every_folder_and_file_of_the_map_exists():
-    tree = PAPERS["CONTRIBUTING.md"].split("## Where things are")[1].split("```")[1]
+    tree = DOCUMENTS["CONTRIBUTING.md"].split("## Where things are")[1].split("```")[1]
     for name in re.findall(r"^(\S+?)  ", tree, re.MULTILINE):
         if "{" not in name:
             assert (ROOT / name).exists(), name
@@ -230,7 +232,7 @@ def test_the_segments_shown_are_allowed_and_the_same_everywhere(tmp_path):
     listed = read_speech(None, tmp_path / "segments.json")
     python = re.search(r"^segments = \[.*?^\]", SEGMENTS, re.DOTALL | re.MULTILINE)[0]
     shown = {"Segment": Segment}
-    exec(python, shown)  # what the page tells people to run
+    exec(python, shown)  # what the page shows
     fields = [segment_fields(one) for one in listed]
     assert [segment_fields(one) for one in shown["segments"]] == fields
     checked = validate_fields({"segments": form}).segments
