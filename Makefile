@@ -1,4 +1,4 @@
-# The targets are the README's commands and CI's commands. Everything is installed into .venv here.
+# The targets are the documented commands and CI's commands. Everything is installed into .venv here.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -38,7 +38,7 @@ processors: $(VENV)/.test  ## [LIMITS="lowest --only face"]: the tests that comp
 parity: $(VENV)/.test  ## REFERENCE=dir: every recorded array of a reference folder
 	$(RUN) -m tests.parity --reference "$(REFERENCE)"
 
-check: $(VENV)/.check  ## style, types and the layers of the house
+check: $(VENV)/.check  ## style, types and the import layers
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -47,7 +47,7 @@ check: $(VENV)/.check  ## style, types and the layers of the house
 serve: $(VENV)/.core  ## a local server; needs LATENTSYNC_API_KEY
 	$(VENV)/bin/latentsync serve
 
-bench: $(VENV)/.test  ## the figures of the README
+bench: $(VENV)/.test  ## the figures of docs/figures.md
 	$(RUN) -m benchmarks.draft
 	$(RUN) -m benchmarks.face
 	$(RUN) -m benchmarks.memory

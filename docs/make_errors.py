@@ -1,4 +1,4 @@
-"""Write ERRORS.md from the tree of errors: ``python docs/make_errors.py`` after a change there."""
+"""Write errors.md from the error classes: run ``python docs/make_errors.py`` after a change."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from pathlib import Path
 
 from latentsync import errors
 
-PAGE = Path(__file__).with_name("ERRORS.md")
+PAGE = Path(__file__).with_name("errors.md")
 
 _IN_TREE = re.compile(r"^ +[│ ]*[├└]── (\w+)(?: \d{3})? {2,}(.+)$", re.MULTILINE)
 _HEAD = """\
 # Errors
 
-Every error has a stable code for programs, a sentence for people that names the field and the
-value, and an HTTP status. Made from `latentsync/errors.py` by `docs/make_errors.py`.
+Every error has a stable code for programs, a message for people that names the field and the
+value, and an HTTP status. `docs/make_errors.py` generates this page.
 
-The native API (`/v1`) answers problem details (RFC 9457): `type` is `urn:latentsync:error:` and the
-code in small letters with hyphens, `detail` is the sentence, and `code`, `field` and `run_id` are
-added. `POST /predict` answers `status_code`, `code`, `message`, `field` and `run_id`; `/sync`,
-`/task`, `/queue` and `/outputs` add `detail`, the sentence again. `/lipsync` and `/static/results`
-answer `status` (always `Failed`), `reason` and `code`, and 422 for `BODY_MALFORMED`, too. A
-prediction that failed carries `code`, `message` and `field` in its `error`.
+- `/v1` answers problem details (RFC 9457): `type` is `urn:latentsync:error:` followed by the code
+  in lower case with hyphens, `detail` is the message, and `code`, `field` and `run_id` are added. A
+  failed prediction has `code`, `message` and `field` in its `error`.
+- `POST /predict` answers `status_code`, `code`, `message`, `field` and `run_id`.
+- `/sync`, `/task`, `/queue` and `/outputs` answer the same, with the message again as `detail`.
+- `/lipsync` and `/static/results` answer `status` (always `Failed`), `reason` and `code`, and use
+  422 instead of 400 for `BODY_MALFORMED`.
 
 | code | status | what it means |
 |---|---|---|

@@ -13,11 +13,11 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 def test_the_page_is_up_to_date() -> None:
     maker = runpy.run_path(str(DOCS / "make_errors.py"))
-    assert (DOCS / "ERRORS.md").read_text("utf-8") == maker["render"]()
+    assert (DOCS / "errors.md").read_text("utf-8") == maker["render"]()
 
 
 def test_every_error_that_a_server_answers_has_a_row() -> None:
-    page = (DOCS / "ERRORS.md").read_text("utf-8")
+    page = (DOCS / "errors.md").read_text("utf-8")
     kinds = {kind for kind in all_errors() if kind is not ServerError}
     assert set(every_error().values()) == kinds
     for kind in kinds:

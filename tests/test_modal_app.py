@@ -51,7 +51,7 @@ KEY_NAME = "LATENTSYNC_API_KEY"
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[ControlPlane]:
-    """What Modal has been asked for by the README's command."""
+    """What Modal has been asked for by the documented command."""
     with control_plane() as (plane, url):
         done = run_modal(url, "-m", "modal", "deploy", "modal_app.py")
         assert done.returncode == 0, done.stdout + done.stderr
