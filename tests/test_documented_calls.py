@@ -13,9 +13,9 @@ from pathlib import Path
 import av
 import httpx
 import pytest
-from latentsync.server.worker_process import running_worker
 
 from latentsync.server.app import build_app
+from latentsync.server.worker_supervisor import running_worker
 from tests.server.live import (
     REAL_WORKER,
     REPOSITORY,
