@@ -59,7 +59,8 @@ with image.imports():
     from latentsync import serverless, settings
     from latentsync.pipelines import registry
     from latentsync.pipelines.registry import PipelineCache
-    from latentsync.schema import run
+    from latentsync.schema.predict import parse_request
+    from latentsync.schema.run import RunRequest
     from latentsync.server.app import build_app
     from latentsync.settings import Settings
     from latentsync.weights import catalog, ensure
@@ -105,10 +106,10 @@ class LatentSync:
         @serverless.serverless_handler(
             partial(serverless.run_inline, settings=settings, engines=engines)
         )
-        def predict(fields: dict[str, object], run_id: str | None) -> run.RunRequest:
-            return predict.parse_request(fields)
+        def answer(fields: dict[str, object], run_id: str | None) -> RunRequest:
+            return parse_request(fields)
 
-        self._answer = predict
+        self._answer = answer
         self._app = build_app(settings, engines)
 
     @modal.method()

@@ -62,7 +62,7 @@ def main() -> int:
     frames = _bounce(alone)
     within.append(_report_difference("batched - one by one", _bounce(together), frames))
     forgetful = partial(LatentCache, most_bytes=0)
-    with mock.patch("latentsync.pipelines.lipsync.face_generator.PosteriorCache", forgetful):
+    with mock.patch("latentsync.pipelines.lipsync.face_generator.LatentCache", forgetful):
         within.append(_report_difference("looped, kept - made again", frames, _bounce(alone)))
     return int(not all(within))
 

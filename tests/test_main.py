@@ -124,7 +124,7 @@ def mounted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_weights_go_to_the_persistent_volume(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounted: Path
 ) -> None:
-    settings = load(monkeypatch, tmp_path)._settings
+    settings = load(monkeypatch, tmp_path)._configured
     assert path_of(CATALOG["latentsync-1.6/unet"], settings).is_relative_to(mounted)
     assert path_of(CATALOG["vgg16"], settings).is_relative_to(mounted)
 
@@ -134,7 +134,7 @@ def test_a_secret_says_otherwise(
 ) -> None:
     monkeypatch.setenv("LATENTSYNC_WEIGHTS_DIR", "kept")
     monkeypatch.setenv("TORCH_HOME", "kept, too")
-    settings = load(monkeypatch, tmp_path)._settings
+    settings = load(monkeypatch, tmp_path)._configured
     assert path_of(CATALOG["latentsync-1.6/unet"], settings).is_relative_to("kept")
     assert path_of(CATALOG["vgg16"], settings).is_relative_to("kept, too")
 

@@ -229,7 +229,7 @@ def test_what_was_sent_is_enough_to_run_the_demo(container: Path, tmp_path: Path
     code = f"""
 import base64, modal_app
 def read(path): return base64.b64encode(open(path, "rb").read()).decode()
-print(modal_app.door.__file__)
+print(modal_app.serverless.__file__)
 answer = modal_app.LatentSync().predict.local(
     video_base64=read({str(DEMO_VIDEO)!r}), audio_base64=read({str(speech)!r})
 )
@@ -249,11 +249,11 @@ from latentsync.errors import LatentSyncError
 asked = []
 for name in ("is_available", "device_count", "get_device_capability", "_lazy_init"):
     setattr(torch.cuda, name, lambda *a, name=name: asked.append(name))
-build = modal_app.Engines.get
+build = modal_app.PipelineCache.get
 def build_after_the_snapshot(self, name=None):
     print("latentsync.pipelines.lipsync_pipeline" in sys.modules, asked)
     return build(self, name)
-modal_app.Engines.get = build_after_the_snapshot
+modal_app.PipelineCache.get = build_after_the_snapshot
 try:
     modal_app.LatentSync().predict.local()
 except LatentSyncError as error:
@@ -383,7 +383,7 @@ def test_settings_are_read_after_the_snapshot(
         monkeypatch.setenv(KEY_NAME, "of-today")
 
     monkeypatch.setenv("LATENTSYNC_ENGINE", "auto")
-    monkeypatch.setattr(modal_app.base, "import_engine", import_engine)
+    monkeypatch.setattr(modal_app.registry, "import_engine", import_engine)
     monkeypatch.setattr(modal_app.PipelineCache, "get", lambda engines: SquareEngine())
     with serving(modal_app.LatentSync().web.local()) as url:
         answers = [

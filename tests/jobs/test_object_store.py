@@ -116,8 +116,8 @@ def test_what_another_process_stores_is_seen(
     store: ObjectStore, files: Storage, source: Path
 ) -> None:
     assert (files.exists("a/b"), files.below("a")) == (False, {})
-    put = "import sys; from pathlib import Path; from latentsync.jobs.storage import FileStore; "
-    put += "FileStore(sys.argv[1]).put(Path(sys.argv[2]), 'a/b')"
+    put = "import sys; from pathlib import Path; from latentsync.jobs.storage import Storage; "
+    put += "Storage(sys.argv[1]).put(Path(sys.argv[2]), 'a/b')"
     url = f"s3://{BUCKET}/some/prefix"
     subprocess.run([sys.executable, "-c", put, url, str(source)], check=True)
     assert (files.exists("a/b"), set(files.below("a"))) == (True, {"b"})
@@ -212,12 +212,12 @@ def test_patience_has_an_end(store: ObjectStore, files: Storage, source: Path) -
 _COPY_LARGE = """
 import sys
 from pathlib import Path
-from latentsync.jobs.storage import FileStore
+from latentsync.jobs.storage import Storage
 
 def peak():  # not getrusage's, which begins with that of the process before
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
-files, large, folder = FileStore(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+files, large, folder = Storage(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 files.put(large.with_name("small"), "warm")
 before = peak()
 files.put(large, "large/file")

@@ -87,9 +87,9 @@ def test_a_default_engine_that_cannot_run_is_not_ready_and_says_why(
     assert ready.json()["message"] == f"The engine {GPU} {SAID}"
     assert server.get("/health").json() == {"status": "ok"}
     lines = (folder / "log").read_text().splitlines()
-    (told,) = [line for line in lines if "cannot run" in line]
-    assert f"ERROR latentsync.jobs.worker: engine {GPU}, the default, cannot run" in told
-    assert "pip install" in told
+    (reported,) = [line for line in lines if "cannot run" in line]
+    assert f"ERROR latentsync.worker.worker: engine {GPU}, the default, cannot run" in reported
+    assert "pip install" in reported
 
 
 def test_the_models_say_which_can_run(server: httpx.Client) -> None:

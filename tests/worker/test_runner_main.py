@@ -1,4 +1,4 @@
-"""The process that holds a device ends with its parent, whatever it does at that moment."""
+"""The runner process ends with its parent, whatever it does at that moment."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ pytestmark = pytest.mark.processes
 
 START = """
 import socket
-from latentsync.worker.runner_main import Device
-from latentsync.pipelines.registry import Engines
+from latentsync.worker.runner_main import Runner
+from latentsync.pipelines.registry import PipelineCache
 from latentsync.settings import Settings
 ours, theirs = socket.socketpair()
-device = Device(theirs, Settings(), Engines(Settings()))
+runner = Runner(theirs, Settings(), PipelineCache(Settings()))
 """
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        "ours.close(); device._send({'done': {}})",
-        "ours.close(); device._listen()",
-        "device._send({'ready': True}); ours.close(); device._listen()",  # which nobody read
-        "ours.sendall(b'{]}\\n'); device._listen()",
+        "ours.close(); runner._send({'done': {}})",
+        "ours.close(); runner._listen()",
+        "runner._send({'ready': True}); ours.close(); runner._listen()",  # which nobody read
+        "ours.sendall(b'{]}\\n'); runner._listen()",
     ],
-    ids=["speaks", "listens", "was not heard", "is told nonsense"],
+    ids=["speaks", "listens", "was not read", "receives no JSON"],
 )
-def test_a_device_without_parent_is_killed_not_ended_in_order(act: str) -> None:
+def test_a_runner_without_parent_is_killed_instead_of_exiting(act: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", START + act],
         cwd=REPOSITORY,
