@@ -3,8 +3,6 @@
 Finds the files that come with the package: embedded networks and model configurations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast

@@ -63,8 +63,6 @@ Messages are plain sentences that name the field and the value.
 They never hold a server path or a traceback.
 """
 
-from __future__ import annotations
-
 from reprlib import Repr
 from typing import Any, ClassVar
 

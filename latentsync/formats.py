@@ -1,7 +1,5 @@
 """The two formats inside the house: RGB frames at 25 fps and a mono waveform at 16 kHz."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """Progress, stage times, cancellation and deadline of one run, in one object."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

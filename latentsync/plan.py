@@ -4,8 +4,6 @@ A plain request is one speaker and one recording from start to end, which decide
 segments the video plays to its end and keeps its own sound where nobody speaks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial

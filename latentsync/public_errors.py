@@ -1,7 +1,5 @@
 """What a failure of the jobs' database means to a caller: it is full, or it is away."""
 
-from __future__ import annotations
-
 import logging
 import sqlite3
 import time

@@ -11,8 +11,6 @@ and answers errors in the platform's form::
 Later platforms pass their own ``failure`` form; nothing here knows which platform it serves.
 """
 
-from __future__ import annotations
-
 import base64
 import functools
 import inspect

@@ -5,8 +5,6 @@ Sizes are in bytes, times in seconds.
 The environment's variables: those that mean something here, and those misspelt.
 """
 
-from __future__ import annotations
-
 import base64
 import difflib
 import os

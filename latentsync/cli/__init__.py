@@ -1,7 +1,5 @@
 """The ``latentsync`` command."""
 
-from __future__ import annotations
-
 from latentsync.cli.signals import exit_on_signals
 
 

@@ -14,27 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Never
 import typer
 from pydantic import ValidationError
 
+from latentsync import errors, settings
 from latentsync.cli.signals import StoppedBySignal, raised_as_exceptions
-from latentsync.errors import (
-    InvalidField,
-    InvalidRequest,
-    LatentSyncError,
-    ServerError,
-    Unreachable,
-    shorten,
-)
 from latentsync.schema.engines import NAMES
 from latentsync.schema.fields import SyncMode
 from latentsync.schema.responses import PredictDetails
-from latentsync.settings import (
-    CALLER_KEY_VARIABLES,
-    KEY_VARIABLE,
-    URL_VARIABLE,
-    Settings,
-    caller_key,
-    describe_unknown_variables,
-    explain,
-)
 
 if TYPE_CHECKING:
     from latentsync.client import Client
@@ -86,9 +70,10 @@ Mode = Annotated[
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
 ]
-Url = Annotated[str, typer.Option(envvar=URL_VARIABLE, help="Address of the server.")]
+Url = Annotated[str, typer.Option(envvar=settings.URL_VARIABLE, help="Address of the server.")]
 Token = Annotated[
-    str, typer.Option(help=f"The server's key or token; by default that of {KEY_VARIABLE}.")
+    str,
+    typer.Option(help=f"The server's key or token; by default that of {settings.KEY_VARIABLE}."),
 ]
 
 
@@ -142,8 +127,8 @@ def parse_speaker(text: str) -> str | dict[str, Any]:
         return text
     match = _SPEAKER.fullmatch(text)
     if match is None:
-        raise InvalidField(
-            f"speaker is {shorten(text)}. Allowed: auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2.",
+        raise errors.InvalidField(
+            f"speaker is {errors.shorten(text)}. Allowed: auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2.",
             field="speaker",
         )
     numbers = [float(number) for number in match[2].split(",")]
@@ -164,7 +149,7 @@ def check_output(output: Path, *sources: Path | str) -> None:
 
 
 def _refuse_output(output: Path, reason: str) -> Never:
-    raise InvalidField(f"--output {output}: {reason}.", field="output")
+    raise errors.InvalidField(f"--output {output}: {reason}.", field="output")
 
 
 @contextmanager
@@ -180,15 +165,15 @@ def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -
     except StoppedBySignal as stopped:
         typer.echo(when_stopped, err=True)
         raise typer.Exit(128 + stopped.number) from None
-    except InvalidRequest as error:
+    except errors.InvalidRequest as error:
         fail(error.message, exit_code=2)
-    except LatentSyncError as error:
+    except errors.LatentSyncError as error:
         fail(error.message, exit_code=1)
     except OSError as error:
         fail(f"--output cannot be written: {error.strerror or error}.", exit_code=1)
 
 
-def load_settings(*, warn: bool = True) -> Settings:
+def load_settings(*, warn: bool = True) -> settings.Settings:
     """Return the settings of the environment, or end the command with one line.
 
     Args:
@@ -198,9 +183,9 @@ def load_settings(*, warn: bool = True) -> Settings:
     if warn:
         warn_of_unknown_variables()
     try:
-        return Settings()
+        return settings.Settings()
     except ValidationError as error:
-        fail(explain(error), exit_code=2)
+        fail(settings.explain(error), exit_code=2)
     except RuntimeError:  # of Path.home(): no HOME, and no entry in the system's list of users
         fail(
             "This user has no home folder: set HOME, or LATENTSYNC_DATA_DIR and "
@@ -211,7 +196,7 @@ def load_settings(*, warn: bool = True) -> Settings:
 
 def warn_of_unknown_variables() -> None:
     """Print a line on stderr for each variable that looks like a setting and is none."""
-    for sentence in describe_unknown_variables(os.environ):
+    for sentence in settings.describe_unknown_variables(os.environ):
         typer.echo(f"Warning: {sentence}", err=True)
 
 
@@ -230,32 +215,35 @@ def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Cli
     from latentsync.client import Client
 
     warn_of_unknown_variables()
-    key, source = (token, "--token") if token else caller_key(os.environ)
+    key, source = (token, "--token") if token else settings.caller_key(os.environ)
     with Client(url, key or None, timeout_s=timeout_s) as client:
         try:
             yield client
-        except ServerError as error:
+        except errors.ServerError as error:
             if _is_about_the_key(error):
                 fail(_explain_refused_key(client.url, error, source), exit_code=1)
             raise
-        except Unreachable as error:
+        except errors.Unreachable as error:
             fail(
                 f"{error.message} Does the server run, and is its address (--url or "
-                f"{URL_VARIABLE}) right?",
+                f"{settings.URL_VARIABLE}) right?",
                 exit_code=1,
             )
 
 
-def _is_about_the_key(error: ServerError) -> bool:
+def _is_about_the_key(error: errors.ServerError) -> bool:
     # Of this service's own answers with 403 none is; some platforms answer so to a wrong token.
     is_platforms = error.server_status == _FORBIDDEN and error.server_code == "UNKNOWN"
     return error.server_status == _UNAUTHORIZED or is_platforms
 
 
-def _explain_refused_key(url: str, error: ServerError, source: str) -> str:
+def _explain_refused_key(url: str, error: errors.ServerError, source: str) -> str:
     if not source:
-        return f"{url} wants a key: set {KEY_VARIABLE}, or give --token. It says: {error.message}"
-    others = [name for name in CALLER_KEY_VARIABLES if name != source and os.environ.get(name)]
+        wanted = f"set {settings.KEY_VARIABLE}, or give --token"
+        return f"{url} wants a key: {wanted}. It says: {error.message}"
+    others = [
+        name for name in settings.CALLER_KEY_VARIABLES if name != source and os.environ.get(name)
+    ]
     unused = f" {' and '.join(others)} is set as well, and was not used." if others else ""
     return f"{url} refuses the key of {source}. It says: {error.message}{unused}"
 

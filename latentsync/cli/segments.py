@@ -6,8 +6,6 @@
 File names are meant from the folder of this file.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

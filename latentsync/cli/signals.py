@@ -7,8 +7,6 @@ clean up, or to say, run that part within :func:`raised_as_exceptions`; ``serve`
 install handlers of their own once they run.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -20,8 +20,6 @@ Several people may speak, each with a recording of their own, in parts of the vi
     job = client.submit("two.mp4", segments=segments)
 """
 
-from __future__ import annotations
-
 from latentsync.client._http import RetryPolicy
 from latentsync.client._payload import Media, Options, Segment
 from latentsync.client.client import AsyncClient, Client

@@ -1,7 +1,5 @@
 """Everything a client can do, written once for both kinds of client."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -11,20 +9,13 @@ from pathlib import Path
 import httpx
 from pydantic import ValidationError
 
+from latentsync import errors
 from latentsync.client import _download as downloads
 from latentsync.client._events import follow
 from latentsync.client._http import HttpSession, RetryPolicy, read_job, read_page, read_prediction
 from latentsync.client._payload import PredictArgs, idempotency_key, inline_body, open_submission
 from latentsync.client._transport import CONNECT_TIMEOUT_S, Address, Transport
 from latentsync.client.models import Job, JobEvent, JobPage, JobStatus, Prediction
-from latentsync.errors import (
-    FetchTimeout,
-    InvalidField,
-    JobNotFound,
-    LatentSyncError,
-    ServerError,
-    shorten,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +91,8 @@ class ApiCalls:
 
         try:
             answer = await self._exchange.ask(build)
-        except ServerError as refusal:
-            if tries == 1 or refusal.server_code != JobNotFound.code:
+        except errors.ServerError as refusal:
+            if tries == 1 or refusal.server_code != errors.JobNotFound.code:
                 raise
             return True
         return answer.status_code == httpx.codes.NO_CONTENT
@@ -139,7 +130,7 @@ class ApiCalls:
                 return latest
             left_s = until - time.monotonic()
             if left_s <= 0:
-                raise FetchTimeout(
+                raise errors.FetchTimeout(
                     f"Job {latest.id} is {latest.status} after {timeout_s:g} s.", field="timeout_s"
                 )
             await self._exchange.transport.pause(min(self._patience.poll_every_s, left_s))
@@ -165,7 +156,7 @@ class ApiCalls:
                         yield job
         except ValidationError as error:
             logger.info("events of job %s are of another kind: %s", job.id, error)
-        except LatentSyncError as error:  # whoever asks next hears it again if it matters
+        except errors.LatentSyncError as error:  # whoever asks next hears it again if it matters
             logger.info("no events of job %s: %s", job.id, error)
 
     def _follow(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent | None, None]:
@@ -201,5 +192,7 @@ def job_id(job: Job | str) -> str:
     """Return a job's id; raises InvalidField for what cannot be one."""
     given = job if isinstance(job, str) else job.id
     if not given or not given.replace("-", "").isalnum() or not given.isascii():
-        raise InvalidField(f"job is {shorten(given)}. Allowed: the id of a job.", field="job")
+        raise errors.InvalidField(
+            f"job is {errors.shorten(given)}. Allowed: the id of a job.", field="job"
+        )
     return given

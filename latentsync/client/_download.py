@@ -1,7 +1,5 @@
 """A finished video brought to a file: taken up where it broke off, whole or not at all."""
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What happens to a job, as the server's event stream tells it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing

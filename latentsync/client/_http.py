@@ -5,8 +5,6 @@ What servers answer, read without trust in its shape.
 How a client meets faults: what it tries again, and how long it pauses.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import logging

@@ -5,8 +5,6 @@ Media as a caller names them, and as they are sent.
 Parts of a video that are said by different people, or that have recordings of their own.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

@@ -6,8 +6,6 @@ suspends, so :func:`finish` can run those coroutines without an event loop.
 Where a server is, and the token that it wants.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import time

@@ -3,25 +3,16 @@
 The client for asyncio: the same calls, while other tasks go on.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
+from latentsync.client import _transport
 from latentsync.client._api import ApiCalls, OnProgress
 from latentsync.client._download import OnBytes
 from latentsync.client._http import RetryPolicy
 from latentsync.client._payload import Media, Options, PredictArgs, Segment
-from latentsync.client._transport import (
-    AsyncTransport,
-    BlockingTransport,
-    finish,
-    http_options,
-    iter_sync,
-    parse_address,
-)
 from latentsync.client.modal import ModalClient
 from latentsync.client.models import Job, JobEvent, JobPage, JobStatus, Prediction
 
@@ -53,9 +44,11 @@ class Client:
         timeout_s: float = 900.0,
         patience: RetryPolicy | None = None,
     ) -> None:
-        address = parse_address(url)
+        address = _transport.parse_address(url)
         self.url = address.base
-        transport = BlockingTransport(**http_options(address, token, timeout_s))
+        transport = _transport.BlockingTransport(
+            **_transport.http_options(address, token, timeout_s)
+        )
         self._http = transport.http
         self._calls = ApiCalls(transport, address, patience or RetryPolicy(), timeout_s)
 
@@ -85,7 +78,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
-        finish(self._calls.close())
+        _transport.finish(self._calls.close())
 
     def predict(
         self,
@@ -111,7 +104,7 @@ class Client:
             Unreachable: no connection, or it broke.
             FetchTimeout: the server was silent for longer than the timeout.
         """
-        return finish(self._calls.predict(PredictArgs(video, audio, segments, options)))
+        return _transport.finish(self._calls.predict(PredictArgs(video, audio, segments, options)))
 
     def submit(
         self,
@@ -142,7 +135,9 @@ class Client:
             FetchTimeout: the server was silent for too long, again and again.
         """
         asked = PredictArgs(video, audio, segments, options)
-        return finish(self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url))
+        return _transport.finish(
+            self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
+        )
 
     def wait(
         self,
@@ -163,7 +158,7 @@ class Client:
             FetchTimeout: it has not ended in time; it goes on.
             ServerError, Unreachable: as :meth:`submit`.
         """
-        return finish(self._calls.wait(job, on_progress, timeout_s))
+        return _transport.finish(self._calls.wait(job, on_progress, timeout_s))
 
     def events(self, job: Job | str, after: int = 0) -> Iterator[JobEvent]:
         """Yield what happens to the job until it has ended, from its beginning or a known event.
@@ -177,11 +172,11 @@ class Client:
         Raises:
             ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
         """
-        return iter_sync(self._calls.events(job, after))
+        return _transport.iter_sync(self._calls.events(job, after))
 
     def get(self, job: Job | str) -> Job:
         """Return the job as it is now; raises as :meth:`submit`."""
-        return finish(self._calls.get(job))
+        return _transport.finish(self._calls.get(job))
 
     def list(
         self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
@@ -193,11 +188,11 @@ class Client:
             limit: 1 to 100.
             cursor: the ``next_cursor`` of the page before.
         """
-        return finish(self._calls.list(status, limit, cursor))
+        return _transport.finish(self._calls.list(status, limit, cursor))
 
     def cancel(self, job: Job | str) -> Job:
         """Cancel the job, also while it runs: that takes up to two seconds; raises as submit."""
-        return finish(self._calls.cancel(job))
+        return _transport.finish(self._calls.cancel(job))
 
     def delete(self, job: Job | str) -> bool:
         """Erase the job: its media, its video and all that the server has recorded of it.
@@ -215,7 +210,7 @@ class Client:
             ServerError: there is no such job, or the server refused.
             Unreachable, FetchTimeout: as :meth:`submit`.
         """
-        return finish(self._calls.delete(job))
+        return _transport.finish(self._calls.delete(job))
 
     def download(self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None) -> Path:
         """Bring the job's video to ``path``, whole or not at all; missing folders are created.
@@ -233,7 +228,7 @@ class Client:
             ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
             OSError: the file cannot be written.
         """
-        return finish(self._calls.download(job, path, on_bytes))
+        return _transport.finish(self._calls.download(job, path, on_bytes))
 
 
 class AsyncClient:
@@ -251,9 +246,9 @@ class AsyncClient:
         timeout_s: float = 900.0,
         patience: RetryPolicy | None = None,
     ) -> None:
-        address = parse_address(url)
+        address = _transport.parse_address(url)
         self.url = address.base
-        transport = AsyncTransport(**http_options(address, token, timeout_s))
+        transport = _transport.AsyncTransport(**_transport.http_options(address, token, timeout_s))
         self._calls = ApiCalls(transport, address, patience or RetryPolicy(), timeout_s)
 
     def __repr__(self) -> str:

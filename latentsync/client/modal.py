@@ -3,8 +3,6 @@
 Modal tells less of a job than a server does: nothing of its progress and place, and no list.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import time
@@ -16,32 +14,12 @@ from typing import Any, Self, Unpack
 
 from pydantic import ValidationError
 
+from latentsync import errors
+from latentsync.client import models
 from latentsync.client._api import OnProgress, job_id
 from latentsync.client._download import OnBytes
 from latentsync.client._http import is_error
 from latentsync.client._payload import Media, Options, PredictArgs, Segment, inline_body
-from latentsync.client.models import (
-    Job,
-    JobError,
-    JobEvent,
-    JobPage,
-    JobStatus,
-    Prediction,
-    save_whole,
-)
-from latentsync.errors import (
-    DeadlineExceeded,
-    FetchTimeout,
-    InternalError,
-    InvalidField,
-    InvalidRequest,
-    JobNotFound,
-    LineFull,
-    NotAuthorized,
-    ServerError,
-    Unreachable,
-    WorkerLost,
-)
 from latentsync.monitor import Progress
 from latentsync.schema.responses import PredictResult
 
@@ -64,7 +42,7 @@ class ModalClient:
             import modal
             import modal.exception
         except ImportError:
-            raise InvalidRequest("Install the package modal: pip install modal.") from None
+            raise errors.InvalidRequest("Install the package modal: pip install modal.") from None
         self._modal = modal
         self._name = f"{app}.{cls}"
         self._service = modal.Cls.from_name(app, cls)
@@ -94,14 +72,14 @@ class ModalClient:
         *,
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
-    ) -> Prediction:
+    ) -> models.Prediction:
         """Make the lips of ``video`` say ``audio``, and wait for it; raises as :meth:`submit`."""
         started = time.monotonic()
         submitted = self.submit(video, audio, segments=segments, **options)
         job = self.wait(submitted).raise_for_status()
         run_time_ms = 1000 * (time.monotonic() - started)
         result = self._results[job.id]
-        return Prediction(job.id, run_time_ms, result.details, _decode(result))
+        return models.Prediction(job.id, run_time_ms, result.details, _decode(result))
 
     def submit(
         self,
@@ -112,7 +90,7 @@ class ModalClient:
         idempotency_key: str | None = None,
         webhook_url: str | None = None,
         **options: Unpack[Options],
-    ) -> Job:
+    ) -> models.Job:
         """Hand in a job and return it at once; Modal keeps its result for seven days.
 
         Args:
@@ -132,18 +110,20 @@ class ModalClient:
         """
         for name, value in (("idempotency_key", idempotency_key), ("webhook_url", webhook_url)):
             if value is not None:
-                raise InvalidField(f"{name} is not known to Modal. Leave it out.", field=name)
+                raise errors.InvalidField(
+                    f"{name} is not known to Modal. Leave it out.", field=name
+                )
         body = inline_body(PredictArgs(video, audio, segments, options))
         with self._own_errors():
             call = self._service().predict.spawn(**body)
-        return Job(id=call.object_id, status="processing")
+        return models.Job(id=call.object_id, status="processing")
 
     def wait(
         self,
-        job: Job | str,
+        job: models.Job | str,
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
-    ) -> Job:
+    ) -> models.Job:
         """Return the job when it has ended, well or not.
 
         Args:
@@ -165,38 +145,40 @@ class ModalClient:
             if latest.is_final:
                 return latest
             if left_s <= 0:
-                raise FetchTimeout(
+                raise errors.FetchTimeout(
                     f"Job {latest.id} has not ended after {timeout_s:g} s.", field="timeout_s"
                 )
             latest = self._look(latest.id, wait_s=min(left_s, _LOOK_EVERY_S))
 
-    def events(self, job: Job | str, after: int = 0) -> Iterator[JobEvent]:
+    def events(self, job: models.Job | str, after: int = 0) -> Iterator[models.JobEvent]:
         """Yield the job's state now, and its end. Events have no numbers here."""
         latest = self.get(job)
         yield _status(latest)
         if not latest.is_final:
             yield _status(self.wait(latest))
 
-    def get(self, job: Job | str) -> Job:
+    def get(self, job: models.Job | str) -> models.Job:
         """Return the job; one that has not ended is called ``processing``, also while it waits."""
         return self._look(job_id(job), wait_s=0.0)
 
     def list(
-        self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
-    ) -> JobPage:
+        self, status: models.JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
+    ) -> models.JobPage:
         """Raise InvalidRequest: Modal keeps no list of calls that a client could ask for."""
-        raise InvalidRequest("Modal keeps no list of jobs. Keep their ids.")
+        raise errors.InvalidRequest("Modal keeps no list of jobs. Keep their ids.")
 
-    def cancel(self, job: Job | str) -> Job:
+    def cancel(self, job: models.Job | str) -> models.Job:
         """Cancel the job, also while it runs; one that has ended stays as it is."""
         latest = self.get(job)
         if latest.is_final:
             return latest
         with self._own_errors():
             self._modal.FunctionCall.from_id(latest.id).cancel()
-        return Job(id=latest.id, status="canceled")
+        return models.Job(id=latest.id, status="canceled")
 
-    def download(self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None) -> Path:
+    def download(
+        self, job: models.Job | str, path: Path | str, on_bytes: OnBytes | None = None
+    ) -> Path:
         """Write the job's video to ``path``, whole or not at all; missing folders are created.
 
         Raises:
@@ -207,18 +189,18 @@ class ModalClient:
         """
         target = Path(path)
         if target.is_dir():
-            raise InvalidField(
+            raise errors.InvalidField(
                 f"path {str(target)!r} is a folder. Give the name of a file.", field="path"
             )
         latest = self.get(job)
         if latest.status != "succeeded":
-            raise JobNotFound(f"The job is {latest.status}: it has no output.", field="job")
+            raise errors.JobNotFound(f"The job is {latest.status}: it has no output.", field="job")
         video = _decode(self._results[latest.id])
         if on_bytes is not None:
             on_bytes(len(video), len(video))
-        return save_whole(video, target)
+        return models.save_whole(video, target)
 
-    def _look(self, call_id: str, *, wait_s: float) -> Job:
+    def _look(self, call_id: str, *, wait_s: float) -> models.Job:
         """Return the job as it is when it has ended, or after so many seconds."""
         if call_id in self._results:
             return _succeeded(call_id, self._results[call_id])
@@ -227,23 +209,27 @@ class ModalClient:
         try:
             answer = call.get(timeout=wait_s)
         except TimeoutError:  # the builtin one; those of Modal itself are of another family
-            return Job(id=call_id, status="processing")
+            return models.Job(id=call_id, status="processing")
         except exception.InputCancellation:
-            return Job(id=call_id, status="canceled")
+            return models.Job(id=call_id, status="canceled")
         except exception.OutputExpiredError:
-            raise JobNotFound(
+            raise errors.JobNotFound(
                 f"Modal has no job {call_id!r}, or not any more.", field="job"
             ) from None
         except exception.FunctionTimeoutError:
-            return _failed(call_id, DeadlineExceeded.code, "Modal's time limit has ended the run.")
+            return _failed(
+                call_id, errors.DeadlineExceeded.code, "Modal's time limit has ended the run."
+            )
         except exception.InternalFailure:
-            return _failed(call_id, WorkerLost.code, "Modal has lost the container of the run.")
+            return _failed(
+                call_id, errors.WorkerLost.code, "Modal has lost the container of the run."
+            )
         except Exception as error:
             self._raise_if_platforms(error)
             if isinstance(error, exception.RemoteError) and self._is_terminated(call):
-                return Job(id=call_id, status="canceled")
+                return models.Job(id=call_id, status="canceled")
             said = f"The container failed with {type(error).__name__}; its log on Modal has more."
-            return _failed(call_id, InternalError.code, said)
+            return _failed(call_id, errors.InternalError.code, said)
         return self._remember(call_id, answer)
 
     def _is_terminated(self, call: Any) -> bool:
@@ -253,7 +239,7 @@ class ModalClient:
         own = [entry for entry in graph if entry.function_call_id == call.object_id]
         return any(entry.status.name == "TERMINATED" for entry in own)
 
-    def _remember(self, call_id: str, answer: object) -> Job:
+    def _remember(self, call_id: str, answer: object) -> models.Job:
         """Read what ``predict`` answered; the latest result is kept, for it has the whole video."""
         body = answer if isinstance(answer, dict) else {}
         if is_error(body):
@@ -262,7 +248,7 @@ class ModalClient:
         try:
             result = PredictResult.model_validate(body)
         except ValidationError as error:
-            raise ServerError(
+            raise errors.ServerError(
                 f"{self._name} answered something else than a video.",
                 server_status=200,
                 server_code="UNEXPECTED_ANSWER",
@@ -276,43 +262,49 @@ class ModalClient:
             yield
         except self._modal.exception.Error as error:
             self._raise_if_platforms(error)
-            raise ServerError(str(error), server_status=500, server_code="UNKNOWN") from error
+            raise errors.ServerError(
+                str(error), server_status=500, server_code="UNKNOWN"
+            ) from error
 
     def _raise_if_platforms(self, error: Exception) -> None:
         """Raise our error for what Modal itself says; return if a container said it."""
         exception = self._modal.exception
         if isinstance(error, exception.ConnectionError | exception.ServiceError):
-            raise Unreachable(f"Modal cannot be reached: {error}", field="url") from error
+            raise errors.Unreachable(f"Modal cannot be reached: {error}", field="url") from error
         statuses = {
             exception.NotFoundError: (404, "NOT_FOUND"),
-            exception.AuthError: (401, NotAuthorized.code),
-            exception.PermissionDeniedError: (401, NotAuthorized.code),
-            exception.ResourceExhaustedError: (429, LineFull.code),
+            exception.AuthError: (401, errors.NotAuthorized.code),
+            exception.PermissionDeniedError: (401, errors.NotAuthorized.code),
+            exception.ResourceExhaustedError: (429, errors.LineFull.code),
         }
         for kind, (status, code) in statuses.items():
             if isinstance(error, kind):
-                raise ServerError(str(error), server_status=status, server_code=code) from error
+                raise errors.ServerError(
+                    str(error), server_status=status, server_code=code
+                ) from error
 
 
-def _succeeded(call_id: str, result: PredictResult) -> Job:
-    return Job(id=call_id, status="succeeded", progress=Progress("", 1.0), details=result.details)
+def _succeeded(call_id: str, result: PredictResult) -> models.Job:
+    return models.Job(
+        id=call_id, status="succeeded", progress=Progress("", 1.0), details=result.details
+    )
 
 
-def _failed(call_id: str, code: str, message: str, field: str | None = None) -> Job:
-    error = JobError(code=code, message=message, field=field)
-    return Job(id=call_id, status="failed", error=error)
+def _failed(call_id: str, code: str, message: str, field: str | None = None) -> models.Job:
+    error = models.JobError(code=code, message=message, field=field)
+    return models.Job(id=call_id, status="failed", error=error)
 
 
-def _status(job: Job) -> JobEvent:
+def _status(job: models.Job) -> models.JobEvent:
     error = None if job.error is None else job.error.model_dump()
-    return JobEvent("status", {"status": job.status, "error": error})
+    return models.JobEvent("status", {"status": job.status, "error": error})
 
 
 def _decode(result: PredictResult) -> bytes:
     try:
         return base64.b64decode(result.video_base64, validate=True)
     except binascii.Error as error:
-        raise ServerError(
+        raise errors.ServerError(
             "The video that was answered is not base64.",
             server_status=200,
             server_code="UNEXPECTED_ANSWER",

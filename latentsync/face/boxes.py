@@ -1,7 +1,5 @@
 """Arithmetic of boxes x1, y1, x2, y2 in pixels."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -9,8 +9,6 @@ Opens a downloaded ONNX file on the processor or a CUDA device, or says what is 
 Where the two embedded networks lie and how they are opened.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

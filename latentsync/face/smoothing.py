@@ -8,8 +8,6 @@ own noise, the shorter one is kept, so plosives and nods stay sharp. Nothing cro
 cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Whose lips move: the caller's choice, or the largest and steadiest face of the clip."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ Rings start at the person's right (rings of lips) or at the forehead (oval) and 
 seen in the picture.
 """
 
-from __future__ import annotations
-
 NUM_LANDMARKS = 468
 
 # Lips: corner, along the upper lip to the other corner, back along the lower lip. Entry i of the

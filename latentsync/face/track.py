@@ -1,21 +1,13 @@
 """One face through a whole clip."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from latentsync.face import topology
 from latentsync.face.boxes import Box, Floats, box_around
-from latentsync.face.topology import (
-    LEFT_EYE_OUTER,
-    LOWER_LIP_INNER,
-    NUM_LANDMARKS,
-    RIGHT_EYE_OUTER,
-    UPPER_LIP_INNER,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +45,7 @@ class FaceTrack:
         """float32 (T,468,2) in pixels; NaN rows where the face is not usable."""
         if self.frames_present == self.num_frames:
             return self.points
-        dense = np.full((self.num_frames, NUM_LANDMARKS, 2), np.nan, np.float32)
+        dense = np.full((self.num_frames, topology.NUM_LANDMARKS, 2), np.nan, np.float32)
         dense[self.frames] = self.points
         return dense
 
@@ -76,8 +68,12 @@ class FaceTrack:
     def lip_gaps(self) -> NDArray[np.float64]:
         """float64 (T,), lip gap in shares of the distance of the outer eye corners, or NaN."""
         points = self.points.astype(np.float64)
-        gap = np.linalg.norm(points[:, UPPER_LIP_INNER] - points[:, LOWER_LIP_INNER], axis=1)
-        eyes = np.linalg.norm(points[:, RIGHT_EYE_OUTER] - points[:, LEFT_EYE_OUTER], axis=1)
+        gap = np.linalg.norm(
+            points[:, topology.UPPER_LIP_INNER] - points[:, topology.LOWER_LIP_INNER], axis=1
+        )
+        eyes = np.linalg.norm(
+            points[:, topology.RIGHT_EYE_OUTER] - points[:, topology.LEFT_EYE_OUTER], axis=1
+        )
         dense = np.full(self.num_frames, np.nan)
         dense[self.frames] = gap / eyes
         return dense

@@ -8,8 +8,6 @@ This is no face recognition. It tells people of one clip apart by colours, hair 
 enough to take up a face again after a cut.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from dataclasses import dataclass

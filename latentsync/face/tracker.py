@@ -6,8 +6,6 @@ newcomers; the mesh network confirms every hit of it, so that a false hit makes 
 Hard cuts between camera shots.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from itertools import combinations

@@ -1,7 +1,5 @@
 """The database of jobs: one SQLite file, or Postgres; the tables, and how both are opened."""
 
-from __future__ import annotations
-
 import sqlite3
 import time
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 The folders that a server or a worker writes to, looked at before it starts.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections import Counter

@@ -3,8 +3,6 @@
 The process that takes jobs loads no engine, and may run on another machine than its workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ address. Then its run is stopped, its files go, and its record goes last. What a
 files that is away, leaves undone is done by the housekeeping of any worker.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

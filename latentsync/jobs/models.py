@@ -1,7 +1,5 @@
 """What a job is, and the words for its state."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any

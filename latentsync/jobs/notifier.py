@@ -3,8 +3,6 @@
 One look at the record serves everybody who waits.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -13,8 +13,6 @@ receiver that does not answer takes up few of the attempts that a worker makes a
 What the line's library logs, in the words and the form of this package's own log.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """What is kept for how long and how much of it: results, media of jobs, uploads nobody used."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection
 

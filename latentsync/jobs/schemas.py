@@ -1,7 +1,5 @@
 """A job as every door and every webhook shows it to callers."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal

@@ -3,27 +3,17 @@
 Addresses are recorded as they are. Everything else was stored in the file store before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from latentsync.errors import InternalError
+from latentsync.schema import run
 from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint, SyncMode
-from latentsync.schema.run import (
-    MediaSource,
-    PathSource,
-    RunOptions,
-    RunRequest,
-    Segment,
-    UrlSource,
-    segment_recording,
-)
 
 
-def dump_options(options: RunOptions) -> dict[str, Any]:
+def dump_options(options: run.RunOptions) -> dict[str, Any]:
     """Return a run's options as plain JSON."""
     recorded = {
         **asdict(options),
@@ -37,9 +27,9 @@ def dump_options(options: RunOptions) -> dict[str, Any]:
     return recorded
 
 
-def load_options(recorded: dict[str, Any]) -> RunOptions:
+def load_options(recorded: dict[str, Any]) -> run.RunOptions:
     """Return the options that :func:`dump_options` was given."""
-    return RunOptions(
+    return run.RunOptions(
         **{
             **recorded,
             "speaker": _load_speaker(recorded["speaker"]),
@@ -49,16 +39,16 @@ def load_options(recorded: dict[str, Any]) -> RunOptions:
     )
 
 
-def dump_source(source: MediaSource, stored_key: str | None) -> dict[str, str]:
+def dump_source(source: run.MediaSource, stored_key: str | None) -> dict[str, str]:
     """Return a medium as plain JSON: its address, or the key under which it was stored."""
-    if isinstance(source, UrlSource):
+    if isinstance(source, run.UrlSource):
         return {"url": source.url, "name": source.name}
     if stored_key is None:
         raise InternalError(f"{source.name} was not stored before its job was recorded.")
     return {"key": stored_key, "name": source.name}
 
 
-def dump_segment(segment: Segment) -> dict[str, Any]:
+def dump_segment(segment: run.Segment) -> dict[str, Any]:
     """Return a segment as plain JSON; its recording is recorded among the media."""
     return {
         "start_s": segment.start_s,
@@ -68,16 +58,16 @@ def dump_segment(segment: Segment) -> dict[str, Any]:
     }
 
 
-def load_source(recorded: dict[str, str], stored: Path | None) -> MediaSource:
+def load_source(recorded: dict[str, str], stored: Path | None) -> run.MediaSource:
     """Return the medium; ``stored`` is where the stored file lies now."""
     if "url" in recorded:
-        return UrlSource(recorded["url"], name=recorded["name"])
+        return run.UrlSource(recorded["url"], name=recorded["name"])
     if stored is None:
         raise InternalError(f"{recorded['name']} has no file.")
-    return PathSource(stored, name=recorded["name"])
+    return run.PathSource(stored, name=recorded["name"])
 
 
-def dump_request(request: RunRequest, media: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+def dump_request(request: run.RunRequest, media: Mapping[str, dict[str, str]]) -> dict[str, Any]:
     """Return a request as plain JSON.
 
     Args:
@@ -91,7 +81,7 @@ def dump_request(request: RunRequest, media: Mapping[str, dict[str, str]]) -> di
     }
 
 
-def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> RunRequest:
+def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> run.RunRequest:
     """Return the request that :func:`dump_request` was given.
 
     Args:
@@ -101,13 +91,13 @@ def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> RunReq
     sources = {
         name: load_source(source, stored.get(name)) for name, source in _media(recorded).items()
     }
-    return RunRequest(
+    return run.RunRequest(
         sources["video"],
         sources.get("audio"),
         load_options(recorded["options"]),
         tuple(
-            Segment(
-                audio=sources.get(segment_recording(index)),
+            run.Segment(
+                audio=sources.get(run.segment_recording(index)),
                 **{**segment, "speaker": _load_speaker(segment["speaker"])},
             )
             for index, segment in enumerate(recorded.get("segments", ()))

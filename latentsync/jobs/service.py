@@ -4,8 +4,6 @@ A desk belongs to a process that runs no jobs itself. What it accepts is on the 
 answers.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -20,14 +18,7 @@ from typing import Any, TypeGuard
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from latentsync.errors import (
-    InvalidField,
-    JobNotFound,
-    LatentSyncError,
-    StorageUnavailable,
-    UploadNotFound,
-    shorten,
-)
+from latentsync import errors
 from latentsync.jobs.admission import Admission, GroupCommit, Quota, check_repeated, prefix_errors
 from latentsync.jobs.database import open_database, translate_database_full
 from latentsync.jobs.disk_space import StorageBudget
@@ -148,10 +139,10 @@ class JobService:
         """Return an owner's job and how many are ahead in the line; otherwise like :meth:`job`."""
         try:
             found = self.store.look(check_job_id(job_id))
-        except InvalidField:
+        except errors.InvalidField:
             found = None
         if found is None or found[0].owner != owner:
-            raise JobNotFound(f"There is no job {shorten(job_id)}.")
+            raise errors.JobNotFound(f"There is no job {errors.shorten(job_id)}.")
         return found
 
     def cancel(self, job_id: str, owner: str, *, running: bool = True) -> Job:
@@ -179,7 +170,7 @@ class JobService:
         """
         job = self.job(job_id, owner)
         if not self._erasure.begin(job):
-            raise JobNotFound(f"There is no job {shorten(job_id)}.")
+            raise errors.JobNotFound(f"There is no job {errors.shorten(job_id)}.")
         return job.number
 
     def finish_erasure(self, number: int) -> bool:
@@ -189,7 +180,7 @@ class JobService:
         """
         try:
             return self._erasure.finish(number)
-        except (StorageUnavailable, OSError) as error:
+        except (errors.StorageUnavailable, OSError) as error:
             logger.warning("a job could not be erased yet: %s", error)
         except SQLAlchemyError as error:
             if (fault := to_database_error(error)) is None:
@@ -200,7 +191,9 @@ class JobService:
     def remove_upload(self, upload_id: str, owner: str) -> None:
         """Remove an uploaded file; raises UploadNotFound, for other people's as well."""
         if not self.uploads.remove(upload_id, owner):
-            raise UploadNotFound(f"There is no upload {shorten(upload_id)}.", field="id")
+            raise errors.UploadNotFound(
+                f"There is no upload {errors.shorten(upload_id)}.", field="id"
+            )
 
     def store_upload(self, path: Path, owner: str) -> str:
         """Keep an uploaded file; returns the address that requests may use instead of a URL.
@@ -244,7 +237,7 @@ class JobService:
         prepared = self._prepare_all(new, owner)
         try:
             jobs = self._group_commit.record(prepared).result()
-        except LatentSyncError:
+        except errors.LatentSyncError:
             self._discard(prepared)
             raise
         used = {key for job in jobs for key in stored_keys(job.request)}
@@ -325,7 +318,9 @@ class JobService:
                 settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
             yield fetch_media(source, folder, settings, monitor)
             return
-        missing = UploadNotFound(f"{source.name}: there is no such upload.", field=source.name)
+        missing = errors.UploadNotFound(
+            f"{source.name}: there is no such upload.", field=source.name
+        )
         key = self.uploads.find(source.url, owner)
         if key is None:
             raise missing
@@ -358,7 +353,7 @@ def check_job_id(job_id: str) -> str:
     try:
         return str(uuid.UUID(job_id))
     except ValueError:
-        raise InvalidField(f"id is {job_id[:80]!r}. Allowed: a UUID.", field="id") from None
+        raise errors.InvalidField(f"id is {job_id[:80]!r}. Allowed: a UUID.", field="id") from None
 
 
 def fingerprint(asked: Mapping[str, Any]) -> str:
@@ -382,5 +377,5 @@ def _check_address(source: UrlSource) -> None:
     try:
         parse_address(source.url)
     except ValueError as error:
-        message = f"{source.name} is {shorten(source.url)}: {error}."
-        raise InvalidField(message, field=source.name) from None
+        message = f"{source.name} is {errors.shorten(source.url)}: {error}."
+        raise errors.InvalidField(message, field=source.name) from None

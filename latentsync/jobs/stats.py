@@ -1,7 +1,5 @@
 """Figures about the whole: which workers live on what, how long jobs wait, which have ended."""
 
-from __future__ import annotations
-
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass

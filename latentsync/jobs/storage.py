@@ -3,8 +3,6 @@
 Keys are paths with forward slashes inside the store. A file appears whole or not at all.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -1,7 +1,5 @@
 """Files that callers bring before they hand in jobs, and how much of each caller's is kept."""
 
-from __future__ import annotations
-
 import re
 import uuid
 from collections import Counter

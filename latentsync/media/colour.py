@@ -6,8 +6,6 @@ shares (1 is BT.709 in all three, 2 is "not said").
 Turning a picture the way its display matrix says (phones film lying on their side).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import cast
 

@@ -4,7 +4,7 @@ Playlists (HLS, DASH, concat, SDP) could make FFmpeg open other files or address
 in the list of formats, and no protocol but ``file`` is allowed.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # the generics of av exist for type checkers only
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ Downloading one media file from an address that a stranger chose.
 Every hop of a redirect passes :mod:`latentsync.media.ssrf` before anything is sent to it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import binascii
 import os
@@ -25,25 +23,8 @@ from typing import BinaryIO
 import httpx
 from httpx_secure import SSRFProtectionError
 
-from latentsync.errors import (
-    EmptyMedia,
-    FetchTimeout,
-    ForbiddenAddress,
-    ForbiddenPath,
-    InvalidBase64,
-    InvalidField,
-    LatentSyncError,
-    TooManyBytes,
-    Unreachable,
-    UnreadableMedia,
-    shorten,
-)
-from latentsync.media.ssrf import (
-    leads_to_public,
-    open_guarded_client,
-    parse_address,
-    reason_of,
-)
+from latentsync import errors
+from latentsync.media import ssrf
 from latentsync.monitor import RunMonitor
 from latentsync.schema.run import InlineSource, MediaSource, PathSource, UrlSource
 from latentsync.settings import Settings
@@ -79,7 +60,7 @@ async def _supervise(
             monitor.check()
             remaining_s = deadline - asyncio.get_running_loop().time()
             if remaining_s <= 0:
-                raise FetchTimeout(
+                raise errors.FetchTimeout(
                     f"{source.name} did not arrive within {settings.fetch_timeout_s:g} s.",
                     field=source.name,
                 )
@@ -100,7 +81,7 @@ class _Download:
 
     async def run(self, file: BinaryIO) -> None:
         """Follow redirects to the file and write it."""
-        client = open_guarded_client(self._settings, timeout_s=self._settings.fetch_timeout_s)
+        client = ssrf.open_guarded_client(self._settings, timeout_s=self._settings.fetch_timeout_s)
         async with client:
             url = self._parse(self._url)
             for _ in range(_MAX_REDIRECTS + 1):
@@ -127,7 +108,7 @@ class _Download:
         except httpx.TimeoutException:
             raise self._unreachable("no answer in time") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise self._unreachable(reason_of(error)) from error
+            raise self._unreachable(ssrf.reason_of(error)) from error
         return None
 
     async def _save(self, answer: httpx.Response, file: BinaryIO) -> None:
@@ -150,7 +131,7 @@ class _Download:
                 yield chunk
             return
         if encoding not in ("gzip", "x-gzip", "deflate"):
-            raise self._unreachable(f"the answer is packed as {shorten(encoding)}")
+            raise self._unreachable(f"the answer is packed as {errors.shorten(encoding)}")
         inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         async for chunk in answer.aiter_raw():
             try:
@@ -162,41 +143,45 @@ class _Download:
 
     def _parse(self, text: str, redirected: bool = False) -> httpx.URL:
         """Check the form of an address; one that came by a redirect is the sender's fault."""
-        refuse: Callable[[str], LatentSyncError] = self._bad_redirect if redirected else self._bad
+        refuse: Callable[[str], errors.LatentSyncError] = (
+            self._bad_redirect if redirected else self._bad
+        )
         try:
-            return parse_address(text)
+            return ssrf.parse_address(text)
         except ValueError as error:
             raise refuse(str(error)) from None
 
     async def _check_host(self, url: httpx.URL) -> None:
         """Refuse a host that has any address which is not public, before connecting to it."""
         try:
-            allowed = await leads_to_public(url, self._settings)
+            allowed = await ssrf.leads_to_public(url, self._settings)
         except (OSError, UnicodeError):
-            raise self._unreachable(f"the host {shorten(url.host)} is not known") from None
+            raise self._unreachable(f"the host {errors.shorten(url.host)} is not known") from None
         if not allowed:
             raise self._forbidden(url)
 
-    def _bad(self, reason: str) -> InvalidField:
-        return InvalidField(f"{self._name} is {shorten(self._url)}: {reason}.", field=self._name)
+    def _bad(self, reason: str) -> errors.InvalidField:
+        return errors.InvalidField(
+            f"{self._name} is {errors.shorten(self._url)}: {reason}.", field=self._name
+        )
 
-    def _bad_redirect(self, reason: str) -> Unreachable:
+    def _bad_redirect(self, reason: str) -> errors.Unreachable:
         return self._unreachable(f"it redirects to an address that is not valid: {reason}")
 
-    def _unreachable(self, reason: str) -> Unreachable:
-        return Unreachable(
-            f"{self._name} could not be fetched from {shorten(self._url)}: {reason}.",
+    def _unreachable(self, reason: str) -> errors.Unreachable:
+        return errors.Unreachable(
+            f"{self._name} could not be fetched from {errors.shorten(self._url)}: {reason}.",
             field=self._name,
         )
 
-    def _forbidden(self, url: httpx.URL) -> ForbiddenAddress:
-        return ForbiddenAddress(
-            f"{self._name} leads to {shorten(url.host)}, which is not a public address.",
+    def _forbidden(self, url: httpx.URL) -> errors.ForbiddenAddress:
+        return errors.ForbiddenAddress(
+            f"{self._name} leads to {errors.shorten(url.host)}, which is not a public address.",
             field=self._name,
         )
 
-    def _too_many(self, sent: str) -> TooManyBytes:
-        return TooManyBytes(
+    def _too_many(self, sent: str) -> errors.TooManyBytes:
+        return errors.TooManyBytes(
             f"{self._name} sends {sent} (allowed: {self._settings.max_media_bytes} bytes).",
             field=self._name,
         )
@@ -236,7 +221,7 @@ def fetch_media(source: MediaSource, folder: Path, settings: Settings, monitor: 
         else:
             _decode_inline(source, file, settings, monitor)
         if file.tell() == 0:
-            raise EmptyMedia(f"{source.name} brought no bytes.", field=source.name)
+            raise errors.EmptyMedia(f"{source.name} brought no bytes.", field=source.name)
     return path
 
 
@@ -255,13 +240,13 @@ def _decode_inline(
     blanks = sum(text.count(blank, start) for blank in " \t\r\n")
     size_bytes = (len(text) - start - blanks) * 3 // 4
     if size_bytes > settings.max_media_bytes + 2:  # up to two characters are padding
-        raise TooManyBytes(
+        raise errors.TooManyBytes(
             f"{source.name} holds about {size_bytes} bytes (allowed: {settings.max_media_bytes}).",
             field=source.name,
         )
     padding = text.find("=", start)
     if padding >= 0 and text[padding:].strip(" \t\r\n="):
-        raise InvalidBase64(
+        raise errors.InvalidBase64(
             f"{source.name} is not base64: there is text behind its padding.", field=source.name
         )
     rest = ""
@@ -272,7 +257,7 @@ def _decode_inline(
         file.write(_decode_slice(rest[:whole], source.name))
         rest = rest[whole:]
     if rest:
-        raise InvalidBase64(
+        raise errors.InvalidBase64(
             f"{source.name} is not base64: its length is not a multiple of 4 "
             "(the padding may be missing).",
             field=source.name,
@@ -285,8 +270,9 @@ def _payload_start(source: InlineSource) -> int:
     if prefix is None:
         return 0
     if not prefix["kind"].lower().endswith(";base64"):
-        raise InvalidBase64(
-            f"{source.name} is a data URI of {shorten(prefix['kind'])}; it must say ;base64.",
+        raise errors.InvalidBase64(
+            f"{source.name} is a data URI of {errors.shorten(prefix['kind'])}; "
+            "it must say ;base64.",
             field=source.name,
         )
     return prefix.end()
@@ -298,31 +284,37 @@ def _decode_slice(text: str, name: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         wrong = _NOT_BASE64.search(text)
         reason = f"it holds {wrong[0]!r}" if wrong else str(error).lower()
-        raise InvalidBase64(f"{name} is not base64: {reason}.", field=name) from None
+        raise errors.InvalidBase64(f"{name} is not base64: {reason}.", field=name) from None
 
 
 def _existing_file(source: PathSource, settings: Settings) -> Path:
     """Return the real path of a file inside an allowed root; symbolic links are followed first."""
-    given, name = shorten(str(source.path)), source.name
+    given, name = errors.shorten(str(source.path)), source.name
     try:
         path = source.path.resolve()
         roots = [root.resolve() for root in settings.allowed_roots]
     except (OSError, RuntimeError, ValueError):
-        raise ForbiddenPath(f"{name} is {given}, which is no valid path.", field=name) from None
+        raise errors.ForbiddenPath(
+            f"{name} is {given}, which is no valid path.", field=name
+        ) from None
     if not any(path.is_relative_to(root) for root in roots):
-        raise ForbiddenPath(f"{name} is {given}, outside the allowed folders.", field=name)
+        raise errors.ForbiddenPath(f"{name} is {given}, outside the allowed folders.", field=name)
     try:
         status = path.stat()
     except OSError:
-        raise UnreadableMedia(f"{name} is {given}: there is no such file.", field=name) from None
+        raise errors.UnreadableMedia(
+            f"{name} is {given}: there is no such file.", field=name
+        ) from None
     if not stat.S_ISREG(status.st_mode):
-        raise UnreadableMedia(f"{name} is {given}, which is not an ordinary file.", field=name)
+        raise errors.UnreadableMedia(
+            f"{name} is {given}, which is not an ordinary file.", field=name
+        )
     if not os.access(path, os.R_OK):
-        raise UnreadableMedia(f"{name} is {given}, which may not be read.", field=name)
+        raise errors.UnreadableMedia(f"{name} is {given}, which may not be read.", field=name)
     if status.st_size > settings.max_media_bytes:
-        raise TooManyBytes(
+        raise errors.TooManyBytes(
             f"{name} has {status.st_size} bytes (allowed: {settings.max_media_bytes}).", field=name
         )
     if status.st_size == 0:
-        raise EmptyMedia(f"{name} is an empty file.", field=name)
+        raise errors.EmptyMedia(f"{name} is an empty file.", field=name)
     return path

@@ -1,15 +1,6 @@
 """What a request may bring: every limit with its own error and its own sentence."""
 
-from __future__ import annotations
-
-from latentsync.errors import (
-    AudioTooShort,
-    MediaTooLong,
-    PictureTooLarge,
-    PictureTooSmall,
-    TooManyFrames,
-    UnreadableMedia,
-)
+from latentsync import errors
 from latentsync.formats import ROUNDING
 from latentsync.settings import Settings
 
@@ -20,7 +11,7 @@ _ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may lie this much 
 def check_audio_length(duration_s: float, settings: Settings, field: str) -> None:
     """Raise AudioTooShort or MediaTooLong if the sound's length is outside the limits."""
     if duration_s < settings.min_audio_s - ROUNDING:
-        raise AudioTooShort(
+        raise errors.AudioTooShort(
             f"{field} lasts {duration_s * 1000:.0f} ms; at least "
             f"{settings.min_audio_s * 1000:.0f} ms of sound are needed.",
             field=field,
@@ -31,7 +22,7 @@ def check_audio_length(duration_s: float, settings: Settings, field: str) -> Non
 def check_length(duration_s: float, max_duration_s: float, field: str) -> None:
     """Raise MediaTooLong if a video or recording lasts longer than allowed."""
     if duration_s > max_duration_s + ROUNDING:
-        raise MediaTooLong(
+        raise errors.MediaTooLong(
             f"{field} lasts longer than {max_duration_s:g} s, the longest allowed.",
             field=field,
         )
@@ -41,7 +32,7 @@ def check_sample_rate(sample_rate: int, field: str) -> None:
     """Raise UnreadableMedia if a sample rate (Hz) cannot be meant."""
     low, high = _SAMPLE_RATES
     if not low <= sample_rate <= high:
-        raise UnreadableMedia(
+        raise errors.UnreadableMedia(
             f"{field} claims {sample_rate} samples per second (allowed: {low} to {high}).",
             field=field,
         )
@@ -50,19 +41,19 @@ def check_sample_rate(sample_rate: int, field: str) -> None:
 def check_picture(width: int, height: int, settings: Settings, field: str) -> None:
     """Raise PictureTooLarge or PictureTooSmall if a size in pixels is outside the limits."""
     if not width or not height:  # a decoder that meets a larger picture gives no size at all
-        raise PictureTooLarge(
+        raise errors.PictureTooLarge(
             f"{field} has pictures of no stated size, or beyond the "
             f"{settings.max_pixels} pixels allowed.",
             field=field,
         )
     if width * height > settings.max_pixels:
-        raise PictureTooLarge(
+        raise errors.PictureTooLarge(
             f"{field} has pictures of {width}x{height} pixels "
             f"(allowed: {settings.max_pixels} pixels in all).",
             field=field,
         )
     if min(width, height) < settings.min_side:
-        raise PictureTooSmall(
+        raise errors.PictureTooSmall(
             f"{field} has pictures of {width}x{height} pixels "
             f"(allowed: {settings.min_side} or more on each side).",
             field=field,
@@ -72,7 +63,7 @@ def check_picture(width: int, height: int, settings: Settings, field: str) -> No
 def check_frame_rate(fps: float, settings: Settings, field: str) -> None:
     """Raise TooManyFrames if there are more frames per second than allowed."""
     if fps > settings.max_fps * _ROUNDED_RATE:
-        raise TooManyFrames(
+        raise errors.TooManyFrames(
             f"{field} has {fps:.0f} frames per second (allowed: {settings.max_fps:g}).",
             field=field,
         )

@@ -4,8 +4,6 @@ Where nobody speaks, the video's own sound goes on; it is silent while somebody 
 taken block by block and added up, so memory does not grow with length.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

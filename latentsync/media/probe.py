@@ -7,7 +7,7 @@ Going through a file's packets without decoding them, and decoding the first thi
 Headers are never believed: lengths and rates are counted from the packets themselves.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # the generics of av exist for type checkers only
 
 import struct
 from collections.abc import Iterable, Iterator
@@ -28,15 +28,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from latentsync.errors import NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
+from latentsync.media import limits
 from latentsync.media.colour import Colour, Orientation, read_colour, read_orientation
 from latentsync.media.container import BrokenOff, describe, open_media, read_packets
-from latentsync.media.limits import (
-    check_audio_length,
-    check_frame_rate,
-    check_length,
-    check_picture,
-    check_sample_rate,
-)
 from latentsync.media.timeline import Timeline, Timestamps, build_timeline
 from latentsync.settings import Settings
 
@@ -70,7 +64,7 @@ def scan_frames(
     stamps = _Stamps()
     for packet in _packets(container, stream, field):
         stamps.add(packet)
-        check_length(float(stamps.span * time_base), settings.max_duration_s, field)
+        limits.check_length(float(stamps.span * time_base), settings.max_duration_s, field)
         if len(stamps.shown) > most_frames:
             break  # far too fast; its rate so far is refused below
     if not stamps.shown:
@@ -78,7 +72,7 @@ def scan_frames(
     timeline = build_timeline(
         _rising(stamps.shown), _rising(stamps.keyframes), stamps.last_duration, time_base
     )
-    check_frame_rate(timeline.fps, settings, field)
+    limits.check_frame_rate(timeline.fps, settings, field)
     return timeline
 
 
@@ -140,7 +134,7 @@ def scan_sound(
         sounding_s += length_s
         skipped_samples += _skipped_samples(packet)
         length_s = max(sounding_s, end_s - first_s) - skipped_samples / max(1, stream.rate)
-        check_length(length_s, settings.max_duration_s, field)
+        limits.check_length(length_s, settings.max_duration_s, field)
     if first_s is None:
         raise NoAudio(f"{field} has a sound stream without any sound.", field=field)
     return max(0.0, length_s)
@@ -245,7 +239,7 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
     """
     with open_media(path, field, settings.max_pixels) as container:
         stream = _video_stream(container, field)
-        check_picture(stream.width, stream.height, settings, field)
+        limits.check_picture(stream.width, stream.height, settings, field)
         timeline = scan_frames(container, stream, settings, field)
     with open_media(path, field, settings.max_pixels) as container:
         return _describe_video(container, timeline, settings, field)
@@ -260,13 +254,13 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
     with open_media(path, field, settings.max_pixels) as container:
         stream = _audio_stream(container, field)
         duration_s = scan_sound(container, stream, settings, field)
-    check_audio_length(duration_s, settings, field)
+    limits.check_audio_length(duration_s, settings, field)
     with open_media(path, field, settings.max_pixels) as container:
         stream = _audio_stream(container, field)
         name_layout(stream)
         frame = first_frame(container, stream, field)
         assert isinstance(frame, AudioFrame)
-        check_sample_rate(frame.sample_rate, field)
+        limits.check_sample_rate(frame.sample_rate, field)
         return AudioInfo(
             duration_s=duration_s,
             max_duration_s=settings.max_duration_s,
@@ -323,7 +317,7 @@ def _describe_video(
     coded = _square_pixels(frame.width, frame.height, aspect)
     orientation = read_orientation(frame)
     width, height = orientation.upright_size(*coded)
-    check_picture(width, height, settings, field)
+    limits.check_picture(width, height, settings, field)
     return VideoInfo(
         width=width,
         height=height,

@@ -4,8 +4,6 @@ Frames decide. A segment begins and ends with the frame nearest to the moment th
 that two segments that share a moment share no frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

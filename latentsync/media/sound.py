@@ -5,7 +5,7 @@ is skipped where the file marks it. Holes in the timestamps become silence, so s
 packet keeps its place.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # the generics of av exist for type checkers only
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ connection to an address it has checked itself, so a name that changes its addre
 gains nothing. Environment proxies are not used: they would connect for us.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import ssl

@@ -3,8 +3,6 @@
 Which source frame each output frame shows when the audio and the video differ in length.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from fractions import Fraction

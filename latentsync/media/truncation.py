@@ -7,8 +7,6 @@ Sources: ISO/IEC 14496-12 (boxes of MP4 and MOV), RFC 8794 (EBML of Matroska and
 header of WAV and AVI.
 """
 
-from __future__ import annotations
-
 import os
 import struct
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Attention over tokens, the feed-forward part, and the spatial transformer of a picture."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import cast
 

@@ -3,8 +3,6 @@
 The convolutional parts of the UNet: resnet, down- and upsampling of pictures.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

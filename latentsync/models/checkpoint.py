@@ -7,8 +7,6 @@ file that is mapped, so a start reads every byte once and converts nothing. Kern
 are stored channels last, as the networks use them.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle

@@ -4,8 +4,6 @@ The names are those of the published configuration files. Options that no publis
 take one value only; any other is refused instead of being ignored.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from latentsync.errors import EngineUnavailable

@@ -1,7 +1,5 @@
 """Where a network is told the noise level of a step and the place of a frame in its window."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ memory as N, H, W, C. So its tokens (N, H*W, C) and the frames of a window side 
 (B, C, F*H, W) are views of the same bytes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

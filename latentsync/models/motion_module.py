@@ -1,7 +1,5 @@
 """Attention over the frames of a window: the part that keeps a video steady."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from latentsync.models.attention import Attention, FeedForward

@@ -1,7 +1,5 @@
 """From noise to latents: the scheduler and the loop over its steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast

@@ -1,7 +1,5 @@
 """The denoising network: noisy latents, mask and audio in, predicted noise out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Loads ``latentsync_unet.pt`` of any published version into the UNet that fits it."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The autoencoder between face pictures and latents: diffusers' network, loaded and scaled here."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import asdict
 from pathlib import Path

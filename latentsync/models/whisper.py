@@ -1,7 +1,5 @@
 """The encoder of OpenAI's Whisper: log-mel windows in, all its hidden states out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 

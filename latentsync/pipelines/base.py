@@ -4,8 +4,6 @@ A pipeline never opens a file, parses JSON or knows a job. It may read the sourc
 often as it needs, in any order, through :class:`FrameSource`; it must not keep them.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass

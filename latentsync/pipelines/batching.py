@@ -3,8 +3,6 @@
 Keeps the process's memory flat over long videos, where the C library would not.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import sys

@@ -4,8 +4,6 @@ An engine only says what one utterance does to one frame; here the frames of all
 together, however the utterances lie beside or over each other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass

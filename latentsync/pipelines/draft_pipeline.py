@@ -6,8 +6,6 @@ close and round with the words, but teeth and tongue are painted and the rest of
 stays the source's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
@@ -21,16 +19,8 @@ from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from latentsync.formats import Frame, Waveform
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines import compositing
 from latentsync.pipelines.base import FrameSource, Generation, GenerationReport, Utterance
-from latentsync.pipelines.compositing import (
-    FrameEdit,
-    Touches,
-    check_mouths,
-    check_seen,
-    choices_of,
-    composite,
-    num_frames_searched,
-)
 from latentsync.pipelines.draft.interior import FaceWriter
 from latentsync.pipelines.draft.motion import MouthMotion, plan_motion
 from latentsync.pipelines.draft.mouth import Mouth
@@ -76,20 +66,20 @@ class DraftPipeline:
         report = GenerationReport()
         with monitor.timed("generate.find_face"):
             tracks, faces = find_speakers(source, frame_indices, utterances, monitor, report)
-        check_mouths(utterances, faces)
+        compositing.check_mouths(utterances, faces)
         # 3. Draw the mouths, frame by frame as they are taken
         writers = {
             face: FaceWriter(Mouth(track.points), self._config.mouth)
             for face, track in zip(faces, tracks, strict=True)
         }
 
-        def begin(number: int) -> Touches:
+        def begin(number: int) -> compositing.Touches:
             """Begin an utterance; see :func:`latentsync.pipelines.compositing.composite`."""
             one = utterances[number]
             indices = frame_indices[one.start : one.stop]
             return _draw(source, indices, tracks[number], writers[faces[number]], motions[number])
 
-        frames = composite(source, frame_indices, utterances, faces, begin, report)
+        frames = compositing.composite(source, frame_indices, utterances, faces, begin, report)
         return Generation(frames, report)
 
     def plan_mouth(self, waveform: Waveform, num_frames: int, monitor: RunMonitor) -> MouthMotion:
@@ -119,12 +109,12 @@ def find_speakers(
         NoFace: there is no face, or a speaker's is to be seen nowhere in its stretch.
         InvalidField: nobody is where a speaker was said to be.
     """
-    choices = choices_of(utterances, source.num_frames)
-    num_frames = num_frames_searched(frame_indices, utterances, source.num_frames)
+    choices = compositing.choices_of(utterances, source.num_frames)
+    num_frames = compositing.num_frames_searched(frame_indices, utterances, source.num_frames)
     tracks = track_faces(_reported(source.read(range(num_frames)), num_frames, monitor))
     report.faces_found = len(tracks)
     faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
-    check_seen(utterances, frame_indices, [tracks[face].present for face in faces])
+    compositing.check_seen(utterances, frame_indices, [tracks[face].present for face in faces])
     smoothed = {face: smooth_track(tracks[face]) for face in set(faces)}
     return [smoothed[face] for face in faces], faces
 
@@ -142,15 +132,15 @@ def _draw(
     track: FaceTrack,
     writer: FaceWriter,
     motion: MouthMotion,
-) -> Touches:
+) -> compositing.Touches:
     """Yield what one utterance does to each of its frames."""
     for number, frame in enumerate(source.read(frame_indices)):
         source_index = int(frame_indices[number])
         points = track.at(source_index)
         if points is None:
-            yield FrameEdit(frame, None)
+            yield compositing.FrameEdit(frame, None)
             continue
-        yield FrameEdit(
+        yield compositing.FrameEdit(
             frame,
             partial(
                 writer.write,

@@ -28,6 +28,7 @@ from latentsync.formats import Frame
 from latentsync.models.config import LatentSyncConfig
 from latentsync.models.sampling import SamplingOptions
 from latentsync.monitor import RunMonitor
+from latentsync.pipelines import compositing
 from latentsync.pipelines.base import (
     ENGINE_OPTIONS,
     FrameSource,
@@ -36,25 +37,9 @@ from latentsync.pipelines.base import (
     Utterance,
 )
 from latentsync.pipelines.batching import give_large_blocks_back, translate_oom
-from latentsync.pipelines.compositing import (
-    FrameEdit,
-    Touches,
-    check_mouths,
-    check_seen,
-    choices_of,
-    composite,
-    num_frames_searched,
-)
+from latentsync.pipelines.lipsync import face_finder
 from latentsync.pipelines.lipsync.audio_features import AudioFeatures
 from latentsync.pipelines.lipsync.bilinear import cut_face
-from latentsync.pipelines.lipsync.face_finder import (
-    InsightFaceFinder,
-    Matrices,
-    MeshFinder,
-    ReadFrames,
-    SpeakerFinder,
-    align_speaker,
-)
 from latentsync.pipelines.lipsync.face_generator import (
     FaceGenerator,
     GeneratedFaces,
@@ -94,7 +79,7 @@ class SpokenWindow:
     window: Window
     source_indices: NDArray[np.int64]
     frames: list[Frame]
-    matrices: Matrices
+    matrices: face_finder.Matrices
     faces: NDArray[np.uint8] | None = None
     made: GeneratedFaces | None = None
 
@@ -112,7 +97,11 @@ class LipsyncPipeline:
     options_used: Collection[str] = frozenset(ENGINE_OPTIONS)
 
     def __init__(
-        self, networks: LipsyncNetworks, finder: SpeakerFinder, *, batch_windows: int = 1
+        self,
+        networks: LipsyncNetworks,
+        finder: face_finder.SpeakerFinder,
+        *,
+        batch_windows: int = 1,
     ) -> None:
         give_large_blocks_back()
         self._networks = networks
@@ -138,10 +127,10 @@ class LipsyncPipeline:
             faces, aligned = self._align(source, frame_indices, utterances, monitor, report)
         matrices = [aligned[face] for face in faces]
         present = [np.isfinite(of_face[:, 0, 0]) for of_face in matrices]
-        check_seen(utterances, frame_indices, present)
-        check_mouths(utterances, faces)
+        compositing.check_seen(utterances, frame_indices, present)
+        compositing.check_mouths(utterances, faces)
 
-        def begin(number: int) -> Touches:
+        def begin(number: int) -> compositing.Touches:
             """Begin an utterance; see :func:`latentsync.pipelines.compositing.composite`."""
             one = utterances[number]
             num_frames = one.stop - one.start
@@ -162,14 +151,14 @@ class LipsyncPipeline:
             return _edits(spoken, monitor)
 
         # 4. Put them back, frame by frame as they are taken
-        frames = composite(source, frame_indices, utterances, faces, begin, report)
+        frames = compositing.composite(source, frame_indices, utterances, faces, begin, report)
         return Generation(frames, report)
 
     def speak(
         self,
         source: FrameSource,
         hearing: AudioFeatures,
-        matrices: Matrices,
+        matrices: face_finder.Matrices,
         *,
         frame_indices: NDArray[np.int64],
         noise: Noise,
@@ -233,15 +222,17 @@ class LipsyncPipeline:
         utterances: Sequence[Utterance],
         monitor: RunMonitor,
         report: GenerationReport,
-    ) -> tuple[list[int], dict[int, Matrices]]:
+    ) -> tuple[list[int], dict[int, face_finder.Matrices]]:
         """Return the face of each utterance's speaker by number, and the maps of each face."""
-        choices = choices_of(utterances, source.num_frames)
-        num_frames = num_frames_searched(frame_indices, utterances, source.num_frames)
+        choices = compositing.choices_of(utterances, source.num_frames)
+        num_frames = compositing.num_frames_searched(frame_indices, utterances, source.num_frames)
         read = _reporting(source, num_frames, monitor)
         found = self._finder.find(read, num_frames, choices)
         report.faces_found = found.faces_found
         resolution = self._networks.config.resolution
-        aligned = {face: align_speaker(found.points[face], resolution) for face in found.points}
+        aligned = {
+            face: face_finder.align_speaker(found.points[face], resolution) for face in found.points
+        }
         return found.faces, aligned
 
     def _draw_noise(self, seed: int) -> SeededNoise:
@@ -253,7 +244,7 @@ class LipsyncPipeline:
         self,
         source: FrameSource,
         windows: list[Window],
-        matrices: Matrices,
+        matrices: face_finder.Matrices,
         frame_indices: NDArray[np.int64],
         monitor: RunMonitor,
     ) -> Iterator[list[SpokenWindow]]:
@@ -369,10 +360,10 @@ def build_lipsync(name: str, settings: Settings, check: Callable[[], None]) -> L
             device=device,
             dtype=dtype,
         )
-    finder: SpeakerFinder = MeshFinder()
+    finder: face_finder.SpeakerFinder = face_finder.MeshFinder()
     if settings.face_landmarks == "insightface":
         place, true_colors = best_device(str(device)), settings.true_face_colors
-        finder = InsightFaceFinder(
+        finder = face_finder.InsightFaceFinder(
             ScrfdDetector.from_file(files["face-detector"], device=place, true_colors=true_colors),
             Landmarks106.from_file(files["face-landmarks"], device=place, true_colors=true_colors),
         )
@@ -401,7 +392,7 @@ def _sampling_options(options: RunOptions) -> SamplingOptions:
     )
 
 
-def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> ReadFrames:
+def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> face_finder.ReadFrames:
     """Return what reads the first frames, telling the listener how many have been searched."""
 
     def read() -> Iterator[Frame]:
@@ -412,17 +403,21 @@ def _reporting(source: FrameSource, num_frames: int, monitor: RunMonitor) -> Rea
     return read
 
 
-def _edits(spoken_windows: Generator[SpokenWindow, None, None], monitor: RunMonitor) -> Touches:
+def _edits(
+    spoken_windows: Generator[SpokenWindow, None, None], monitor: RunMonitor
+) -> compositing.Touches:
     """Yield what the windows do to each of their frames."""
     with closing(spoken_windows):
         for spoken in spoken_windows:
             if spoken.made is None:
-                yield from (FrameEdit(frame, None) for frame in spoken.frames)
+                yield from (compositing.FrameEdit(frame, None) for frame in spoken.frames)
                 continue
             for frame, face, matrix in zip(
                 spoken.frames, spoken.made.faces, spoken.matrices, strict=True
             ):
-                yield FrameEdit(frame, partial(_restore, face=face, matrix=matrix, monitor=monitor))
+                yield compositing.FrameEdit(
+                    frame, partial(_restore, face=face, matrix=matrix, monitor=monitor)
+                )
 
 
 def _restore(frame: Frame, *, face: Floats, matrix: Floats, monitor: RunMonitor) -> Frame:

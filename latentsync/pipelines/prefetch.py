@@ -1,7 +1,5 @@
 """Lets one stage of a stream work beside the next one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, Full, Queue

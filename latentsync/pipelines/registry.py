@@ -5,8 +5,6 @@ built, such as a driver that is too old for the installed torch, is not found he
 the same error then.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +15,8 @@ from threading import Lock
 from latentsync.config import find_packaged
 from latentsync.errors import EngineUnavailable, LatentSyncError, WeightsMissing
 from latentsync.monitor import no_check
+from latentsync.pipelines import requirements
 from latentsync.pipelines.base import Pipeline
-from latentsync.pipelines.requirements import (
-    explain_import_failure,
-    explain_missing,
-    find_device_obstacle,
-    find_gpu_obstacle,
-    has_cuda,
-    may_have_cuda,
-    missing_packages,
-)
 from latentsync.schema.engines import (
     AUTO,
     AUTO_ELSEWHERE,
@@ -57,11 +47,11 @@ def find_obstacle(name: str, settings: Settings) -> Obstacle | None:
         EngineUnavailable: there is no such engine.
     """
     spec = engine_spec(name)
-    if missing := missing_packages(spec.packages):
-        return Obstacle(EngineUnavailable.code, explain_missing(missing, spec.extra))
+    if missing := requirements.missing_packages(spec.packages):
+        return Obstacle(EngineUnavailable.code, requirements.explain_missing(missing, spec.extra))
     reason = _missing_file(spec)
     if reason is None and spec.uses_device:
-        reason = find_device_obstacle(settings.device, settings.dtype)
+        reason = requirements.find_device_obstacle(settings.device, settings.dtype)
     if reason is not None:
         return Obstacle(EngineUnavailable.code, reason)
     reason = find_missing_offline(weights_for(name, settings), settings)
@@ -71,8 +61,8 @@ def find_obstacle(name: str, settings: Settings) -> Obstacle | None:
 def require_packages(name: str, settings: Settings) -> None:
     """Raise EngineUnavailable unless the packages of the engine called ``name`` are installed."""
     spec = engine_spec(name)
-    if missing := missing_packages(spec.packages):
-        found = Obstacle(EngineUnavailable.code, explain_missing(missing, spec.extra))
+    if missing := requirements.missing_packages(spec.packages):
+        found = Obstacle(EngineUnavailable.code, requirements.explain_missing(missing, spec.extra))
         raise found.as_error(name, survey_engines(settings).runnable)
 
 
@@ -88,7 +78,7 @@ def refused_import(name: str, error: Exception, settings: Settings) -> LatentSyn
         None if no package is at fault: that is a defect of the engine's own.
     """
     extra = engine_spec(name).extra
-    if (reason := explain_import_failure(error, extra)) is None:
+    if (reason := requirements.explain_import_failure(error, extra)) is None:
         return None
     others = (one for one in survey_engines(settings).runnable if ENGINES[one].extra != extra)
     return Obstacle(EngineUnavailable.code, reason).as_error(name, others)
@@ -101,11 +91,13 @@ def require_any_engine(settings: Settings) -> None:
         found.require(found.default)
 
 
-def _survey_auto(obstacles: Mapping[str, Obstacle | None]) -> tuple[str | None, Obstacle | None]:
+def _survey_auto(
+    obstacles: Mapping[str, Obstacle | None],
+) -> tuple[str | None, Obstacle | None]:
     """Return what ``auto`` stands for, and why that cannot run."""
-    if (reason := find_gpu_obstacle()) is not None:
+    if (reason := requirements.find_gpu_obstacle()) is not None:
         return None, Obstacle(EngineUnavailable.code, reason)
-    on_gpu = may_have_cuda()
+    on_gpu = requirements.may_have_cuda()
     if on_gpu is None:
         return None, obstacles[AUTO_ON_GPU] and obstacles[AUTO_ELSEWHERE]
     name = AUTO_ON_GPU if on_gpu else AUTO_ELSEWHERE
@@ -139,7 +131,7 @@ def resolve_engine(name: str) -> str:
     """
     if name != AUTO:
         return name
-    return AUTO_ON_GPU if has_cuda() else AUTO_ELSEWHERE
+    return AUTO_ON_GPU if requirements.has_cuda() else AUTO_ELSEWHERE
 
 
 def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = no_check) -> Pipeline:

@@ -12,15 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from latentsync.errors import (
-    ConflictingFields,
-    InvalidField,
-    InvalidRequest,
-    MalformedBody,
-    MissingField,
-    UnknownField,
-    shorten,
-)
+from latentsync import errors
+from latentsync.schema import run
 from latentsync.schema.fields import (
     CACHE_INTERVAL_MAX,
     GUIDANCE_SCALE_MAX,
@@ -42,15 +35,6 @@ from latentsync.schema.fields import (
     SyncMode,
     Text,
     WholeNumber,
-)
-from latentsync.schema.run import (
-    InlineSource,
-    MediaSource,
-    RunOptions,
-    RunRequest,
-    Segment,
-    UrlSource,
-    segment_recording,
 )
 
 
@@ -195,14 +179,14 @@ def validate_as(model: type[Fields], body: object) -> Fields:
         MalformedBody, MissingField, UnknownField, InvalidField
     """
     if not isinstance(body, dict):
-        raise MalformedBody(f"The body must be a JSON object, not {_json_type(body)}.")
+        raise errors.MalformedBody(f"The body must be a JSON object, not {_json_type(body)}.")
     try:
         return model.model_validate(body)
     except ValidationError as error:
         raise _first_problem(error, model) from None
 
 
-def parse_request(body: object) -> RunRequest:
+def parse_request(body: object) -> run.RunRequest:
     """Validate a decoded JSON body of contract A and turn it into one job.
 
     Args:
@@ -216,19 +200,19 @@ def parse_request(body: object) -> RunRequest:
     audio = _source("audio", request.audio_url, request.audio_base64)
     segments = build_segments(request)
     check_recordings(audio, segments)
-    return RunRequest(video, audio, build_options(request), segments)
+    return run.RunRequest(video, audio, build_options(request), segments)
 
 
-def build_segments(request: PredictRequest) -> tuple[Segment, ...]:
+def build_segments(request: PredictRequest) -> tuple[run.Segment, ...]:
     """Return the segments, each with its speaker; raises ConflictingFields."""
     if request.segments and request.sync_mode is SyncMode.REMAP:
-        raise ConflictingFields(
+        raise errors.ConflictingFields(
             "sync_mode remap stretches the video to one recording; it cannot go with segments.",
             field="sync_mode",
         )
     return tuple(
-        Segment(
-            audio=_source(segment_recording(index), fields.audio_url, fields.audio_base64),
+        run.Segment(
+            audio=_source(run.segment_recording(index), fields.audio_url, fields.audio_base64),
             start_s=fields.start_s,
             end_s=fields.end_s,
             audio_start_s=fields.audio_start_s,
@@ -238,7 +222,7 @@ def build_segments(request: PredictRequest) -> tuple[Segment, ...]:
     )
 
 
-def check_recordings(audio: MediaSource | None, segments: Sequence[Segment]) -> None:
+def check_recordings(audio: run.MediaSource | None, segments: Sequence[run.Segment]) -> None:
     """Check that there is speech for everybody, and none for nobody.
 
     Raises:
@@ -248,22 +232,22 @@ def check_recordings(audio: MediaSource | None, segments: Sequence[Segment]) -> 
     if not segments:
         _required("audio", audio)
     elif without and audio is None:
-        name = segment_recording(without[0])
-        raise MissingField(
+        name = run.segment_recording(without[0])
+        raise errors.MissingField(
             f"Give one of {name}_url or {name}_base64, or one recording for all segments as "
             "audio_url or audio_base64.",
             field=f"{name}_url",
         )
     elif not without and audio is not None:
-        raise ConflictingFields(
+        raise errors.ConflictingFields(
             f"Every segment has its own recording; {audio.name} is used by none.", field=audio.name
         )
 
 
-def build_options(request: PredictRequest) -> RunOptions:
+def build_options(request: PredictRequest) -> run.RunOptions:
     """Return the run's options, with a random seed drawn where the caller asked for one."""
     seed = secrets.randbelow(2**32) if request.seed == SEED_RANDOM else request.seed
-    return RunOptions(
+    return run.RunOptions(
         guidance_scale=request.guidance_scale,
         inference_steps=request.inference_steps,
         seed=seed,
@@ -279,26 +263,28 @@ def build_options(request: PredictRequest) -> RunOptions:
     )
 
 
-def _source(medium: str, url: str | None, base64: str | None) -> MediaSource | None:
+def _source(medium: str, url: str | None, base64: str | None) -> run.MediaSource | None:
     url_field, base64_field = f"{medium}_url", f"{medium}_base64"
     if url is not None and base64 is not None:
-        raise ConflictingFields(
+        raise errors.ConflictingFields(
             f"Give either {url_field} or {base64_field}, not both.", field=url_field
         )
     if url is not None:
-        return UrlSource(url=url, name=url_field)
+        return run.UrlSource(url=url, name=url_field)
     if base64 is not None:
-        return InlineSource(base64=base64, name=base64_field)
+        return run.InlineSource(base64=base64, name=base64_field)
     return None
 
 
-def _required(medium: str, source: MediaSource | None) -> MediaSource:
+def _required(medium: str, source: run.MediaSource | None) -> run.MediaSource:
     if source is None:
-        raise MissingField(f"Give one of {medium}_url or {medium}_base64.", field=f"{medium}_url")
+        raise errors.MissingField(
+            f"Give one of {medium}_url or {medium}_base64.", field=f"{medium}_url"
+        )
     return source
 
 
-def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidRequest:
+def _first_problem(error: ValidationError, model: type[StrictModel]) -> errors.InvalidRequest:
     """Turn pydantic's first finding into one sentence with field, value and what is allowed."""
     problem: Any = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
@@ -307,26 +293,26 @@ def _first_problem(error: ValidationError, model: type[StrictModel]) -> InvalidR
         # pydantic names no place for a key that is not valid Unicode: its input is the key then.
         return unknown_field(name or problem["input"], model.model_fields)
     if problem["type"] == "missing" and name == top:
-        return MissingField(f"Give {name}.", field=top)
-    given = shorten(problem["input"])
+        return errors.MissingField(f"Give {name}.", field=top)
+    given = errors.shorten(problem["input"])
     if "speaker" in problem["loc"]:  # a union: what pydantic says of its members confuses
         name = name.partition("speaker")[0] + "speaker"
         allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
-        return InvalidField(f"{name} holds {given}. Allowed: {allowed}.", field=name)
+        return errors.InvalidField(f"{name} holds {given}. Allowed: {allowed}.", field=name)
     field = name if top == "segments" else top
     if problem["type"] == "extra_forbidden":
         return unknown_field(name, SegmentFields.model_fields)
     if problem["type"] == "model_type":
-        return InvalidField(f"{name} is {given}: it must be an object.", field=field)
+        return errors.InvalidField(f"{name} is {given}: it must be an object.", field=field)
     reason = problem["msg"].removeprefix("Value error, ").replace("a valid tuple", "an array")
     reason = reason[:1].lower() + reason[1:]
-    return InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=field)
+    return errors.InvalidField(f"{name} is {given}: {reason}{_range_of(top)}.", field=field)
 
 
-def unknown_field(name: str, allowed: Iterable[str]) -> UnknownField:
+def unknown_field(name: str, allowed: Iterable[str]) -> errors.UnknownField:
     """Return the error for a field that a contract does not have; ``name`` may be any text."""
-    excerpt = shorten(name)  # from the caller: any length, any characters
-    return UnknownField(
+    excerpt = errors.shorten(name)  # from the caller: any length, any characters
+    return errors.UnknownField(
         f"Unknown field {excerpt}. Allowed: {', '.join(allowed)}.", field=excerpt.strip("'\"")
     )
 

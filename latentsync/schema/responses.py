@@ -1,7 +1,5 @@
 """What callers get back: a finished run, or an error."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, Field
 
 from latentsync.schema.fields import SchedulerName, SyncMode

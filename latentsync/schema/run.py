@@ -1,7 +1,5 @@
 """One run as everything behind the doors knows it, whatever contract it came from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -10,8 +10,6 @@ A place is taken before the request's body is read, so that a full line refuses 
 number of bodies held in memory is bounded too.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter, deque

@@ -1,7 +1,5 @@
 """Bearer tokens: who may call, and whose jobs a call is about."""
 
-from __future__ import annotations
-
 import hmac
 from collections.abc import Iterable
 

@@ -11,8 +11,6 @@ Keeps the pages of the API's description from loading anything from other hosts.
 Their scripts come from here, but ReDoc's asks a CDN for a logo, which tells it who reads them.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Those of a path that no contract knows are told as contract A tells them.
 """
 
-from __future__ import annotations
-
 import math
 import uuid
 from collections.abc import Callable, Mapping
@@ -18,34 +16,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 
-from latentsync.errors import (
-    Canceled,
-    InvalidField,
-    InvalidRequest,
-    LatentSyncError,
-    MethodNotAllowed,
-    NoSuchPath,
-    NotAuthorized,
-    shorten,
-)
+from latentsync import errors
 from latentsync.public_errors import log_database_error, to_public_error
 from latentsync.schema.responses import ErrorResponse, Problem
 
-ErrorShape = Callable[[LatentSyncError, str | None], JSONResponse]  # the str: the log's reference
+ErrorShape = Callable[
+    [errors.LatentSyncError, str | None], JSONResponse
+]  # the str: the log's reference
 NATIVE_PATHS = "/v1"
 _PROBLEM_TYPE = "application/problem+json"
 _URN = "urn:latentsync:error:"
 _METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
-_OF_ROUTING = {kind.status: kind for kind in (NoSuchPath, MethodNotAllowed)}
+_OF_ROUTING = {kind.status: kind for kind in (errors.NoSuchPath, errors.MethodNotAllowed)}
 
 
-def error_response(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
+def error_response(error: errors.LatentSyncError, run_id: str | None = None) -> JSONResponse:
     """Return the HTTP answer for an error: its status, its body, and the headers it calls for."""
     body = ErrorResponse(**error.to_dict(), run_id=run_id)
     return JSONResponse(body.model_dump(), status_code=error.status, headers=error_headers(error))
 
 
-def problem_response(error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
+def problem_response(error: errors.LatentSyncError, run_id: str | None = None) -> JSONResponse:
     """Return an error as the native API tells it."""
     problem = as_problem(ErrorResponse(**error.to_dict(), run_id=run_id))
     headers = error_headers(error)
@@ -66,17 +57,17 @@ def as_problem(error: ErrorResponse) -> Problem:
 
 
 def _title(status_code: int) -> str:
-    if status_code == Canceled.status:
+    if status_code == errors.Canceled.status:
         return "Canceled"  # no registered status
     return HTTPStatus(status_code).phrase
 
 
-def error_headers(error: LatentSyncError) -> dict[str, str]:
+def error_headers(error: errors.LatentSyncError) -> dict[str, str]:
     """Return the HTTP headers that an error calls for."""
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    if isinstance(error, NotAuthorized):
+    if isinstance(error, errors.NotAuthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return headers
 
@@ -89,11 +80,13 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
         shapes: how errors are told below paths; contract A's way everywhere else.
     """
 
-    def answer(request: Request, error: LatentSyncError, run_id: str | None = None) -> JSONResponse:
+    def answer(
+        request: Request, error: errors.LatentSyncError, run_id: str | None = None
+    ) -> JSONResponse:
         return shape_at(request.url.path, shapes)(error, run_id)
 
-    @app.exception_handler(LatentSyncError)
-    async def own(request: Request, error: LatentSyncError) -> JSONResponse:
+    @app.exception_handler(errors.LatentSyncError)
+    async def own(request: Request, error: errors.LatentSyncError) -> JSONResponse:
         return answer(request, error)
 
     @app.exception_handler(HTTPException)
@@ -103,7 +96,7 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
             return await defect(request, error)
         phrase = HTTPStatus(error.status_code).phrase
         told = answer(request, kind(f"{phrase}: {request.method} {request.url.path[:80]}."))
-        if kind is MethodNotAllowed:
+        if kind is errors.MethodNotAllowed:
             told.headers["Allow"] = _allowed(request)
         return told
 
@@ -113,10 +106,10 @@ def add_error_handlers(app: FastAPI, shapes: Mapping[str, ErrorShape]) -> None:
         place, *parts = (str(part) for part in problem["loc"])
         if place == "query":
             name, allowed = ".".join(parts), problem["msg"].replace("Input should", "it must")
-            said = f"{name} is {shorten(problem['input'])}: {allowed}."
-            return answer(request, InvalidField(said, field=name))
+            said = f"{name} is {errors.shorten(problem['input'])}: {allowed}."
+            return answer(request, errors.InvalidField(said, field=name))
         name = ".".join((place, *parts))
-        return answer(request, InvalidRequest(f"{name}: {problem['msg']}.", field=name))
+        return answer(request, errors.InvalidRequest(f"{name}: {problem['msg']}.", field=name))
 
     @app.exception_handler(SQLAlchemyError)  # of its own, because what is no defect is not raised
     async def of_record(request: Request, error: SQLAlchemyError) -> JSONResponse:

@@ -4,8 +4,6 @@ Their media are embedded: one frame of a face and a second of speech. The exampl
 about a prediction all name the same id, under which the example of ``PUT`` makes one.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Whether the process lives, whether predictions can be made, and figures for Prometheus."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

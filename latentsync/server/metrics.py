@@ -5,8 +5,6 @@ States, depth and bytes are those of the whole line, whichever process is asked.
 processes one is enough to scrape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from threading import Lock
 

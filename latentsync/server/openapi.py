@@ -4,8 +4,6 @@ Bodies are parsed by :func:`latentsync.schema.predict.parse_request`, after auth
 limits, so FastAPI never sees their model: it is declared here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -14,23 +12,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from latentsync.errors import (
-    DeadlineExceeded,
-    DiskFull,
-    EngineUnavailable,
-    FetchTimeout,
-    ForbiddenAddress,
-    IdempotencyConflict,
-    InternalError,
-    InvalidField,
-    JobNotFound,
-    LatentSyncError,
-    LineFull,
-    MalformedBody,
-    NotAuthorized,
-    OutputGone,
-    TooManyBytes,
-)
+from latentsync import errors
 from latentsync.schema.responses import ErrorResponse
 from latentsync.server.errors import ErrorShape, shape_at
 from latentsync.server.examples import embedded_request, json_content, named
@@ -55,26 +37,26 @@ MEANINGS = {
     507: "The disk of the server is full",
 }
 # What is shown as an example of each; in the shape of the contract that answers it.
-EXAMPLE_ERRORS: dict[int, LatentSyncError] = {
+EXAMPLE_ERRORS: dict[int, errors.LatentSyncError] = {
     error.status: error
     for error in (
-        MalformedBody("The body is not JSON: Expecting value (at 0)."),
-        NotAuthorized("The bearer token is not known to this server."),
-        ForbiddenAddress("video_url points to a private address.", field="video_url"),
-        JobNotFound("There is no such job."),
-        FetchTimeout("The request body did not arrive within 300 s."),
-        IdempotencyConflict("This Idempotency-Key was used for another request."),
-        OutputGone("The video is no longer kept."),
-        TooManyBytes("The request body is larger than 268435456 bytes."),
-        InvalidField(
+        errors.MalformedBody("The body is not JSON: Expecting value (at 0)."),
+        errors.NotAuthorized("The bearer token is not known to this server."),
+        errors.ForbiddenAddress("video_url points to a private address.", field="video_url"),
+        errors.JobNotFound("There is no such job."),
+        errors.FetchTimeout("The request body did not arrive within 300 s."),
+        errors.IdempotencyConflict("This Idempotency-Key was used for another request."),
+        errors.OutputGone("The video is no longer kept."),
+        errors.TooManyBytes("The request body is larger than 268435456 bytes."),
+        errors.InvalidField(
             "inference_steps is 51: input should be less than or equal to 50 (allowed: 1 to 50).",
             field="inference_steps",
         ),
-        LineFull("8 predictions are waiting already."),
-        InternalError("The server has a defect; its log names this reference."),
-        EngineUnavailable("No worker is alive; jobs are kept."),
-        DeadlineExceeded("The run did not end within 900 s."),
-        DiskFull("The disk has too little room."),
+        errors.LineFull("8 predictions are waiting already."),
+        errors.InternalError("The server has a defect; its log names this reference."),
+        errors.EngineUnavailable("No worker is alive; jobs are kept."),
+        errors.DeadlineExceeded("The run did not end within 900 s."),
+        errors.DiskFull("The disk has too little room."),
     )
 }
 

@@ -10,8 +10,6 @@ ever, if it likes. The connection is not cut at once, because a caller who is st
 then lose the answer.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Collection
@@ -22,14 +20,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from latentsync.errors import (
-    Canceled,
-    FetchTimeout,
-    MalformedBody,
-    TooManyBytes,
-    UnsupportedContentType,
-    shorten,
-)
+from latentsync import errors
 
 Meaning = TypeVar("Meaning")
 
@@ -108,13 +99,13 @@ class _GuardedBody:
             async with asyncio.timeout_at(self._deadline):
                 return await self._receive()
         except TimeoutError:
-            raise FetchTimeout(
+            raise errors.FetchTimeout(
                 f"The request body did not arrive within {self._timeout_s:g} s."
             ) from None
 
     def _check(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:
-            raise TooManyBytes(f"The request body is larger than {self._max_bytes} bytes.")
+            raise errors.TooManyBytes(f"The request body is larger than {self._max_bytes} bytes.")
 
 
 def asking_for_room(
@@ -168,7 +159,7 @@ async def parse_json_body(request: Request, understand: Callable[[object], Meani
     try:
         body = b"".join([part async for part in request.stream()])
     except ClientDisconnect:
-        raise Canceled("The caller hung up while sending the body.") from None
+        raise errors.Canceled("The caller hung up while sending the body.") from None
     if len(body) <= _SMALL_BYTES:
         return understand(parse_json(body))
     # Base64 media make bodies of hundreds of megabytes: keep the event loop free.
@@ -182,11 +173,11 @@ def parse_json(body: bytes) -> object:
             body.decode("utf-8"), object_pairs_hook=_object_without_repeats, parse_int=_read_int
         )
     except UnicodeDecodeError as error:
-        raise MalformedBody(f"The body is not UTF-8 text (byte {error.start}).") from None
+        raise errors.MalformedBody(f"The body is not UTF-8 text (byte {error.start}).") from None
     except json.JSONDecodeError as error:
-        raise MalformedBody(f"The body is not JSON: {error.msg} (at {error.pos}).") from None
+        raise errors.MalformedBody(f"The body is not JSON: {error.msg} (at {error.pos}).") from None
     except RecursionError:
-        raise MalformedBody("The body is nested too deeply.") from None
+        raise errors.MalformedBody("The body is nested too deeply.") from None
     return value
 
 
@@ -195,13 +186,13 @@ def _object_without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for position, name in enumerate(names) if name in names[:position])
-        raise MalformedBody(f"The key {shorten(repeated)} is in the body twice.")
+        raise errors.MalformedBody(f"The key {errors.shorten(repeated)} is in the body twice.")
     return value
 
 
 def _read_int(digits: str) -> int:
     if len(digits) > _MAX_DIGITS:
-        raise MalformedBody(f"A number in the body has more than {_MAX_DIGITS} digits.")
+        raise errors.MalformedBody(f"A number in the body has more than {_MAX_DIGITS} digits.")
     return int(digits)
 
 
@@ -226,14 +217,16 @@ def require_json_type(scope: Scope) -> None:
     content_type = Headers(scope=scope).get("content-type")
     if scope.get(JSON_TYPE_REQUIRED, False):
         if content_type is None or not _is_application_json(content_type):
-            given = "missing" if content_type is None else shorten(content_type)
-            raise UnsupportedContentType(
+            given = "missing" if content_type is None else errors.shorten(content_type)
+            raise errors.UnsupportedContentType(
                 f"The Content-Type header is {given}. Allowed without a key: application/json and "
                 "application/*+json.",
                 field="Content-Type",
             )
     elif not is_json(content_type):
-        raise MalformedBody(f"The Content-Type is {shorten(content_type)}; send application/json.")
+        raise errors.MalformedBody(
+            f"The Content-Type is {errors.shorten(content_type)}; send application/json."
+        )
 
 
 def _is_application_json(content_type: str) -> bool:

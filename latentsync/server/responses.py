@@ -5,8 +5,6 @@ A stored video as an HTTP answer: whole or a range, and never shown as a page by
 The address under which a caller knows this server; addresses in answers begin with it.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re

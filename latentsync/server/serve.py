@@ -8,8 +8,6 @@ They listen at once: an address that is only bound may still be bound, and taken
 process. Callers that come before the server is ready wait in the sockets' backlog.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import copy

@@ -1,7 +1,5 @@
 """The worker beside a server: a process of its own, started again when it dies."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """What happens when somebody does something on the page, or a second passes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing

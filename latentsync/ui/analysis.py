@@ -3,8 +3,6 @@
 Prints what :class:`Curve` holds.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ Run as ``python -m latentsync.ui.face_preview VIDEO N OUT``.
 Prints what :class:`Still` holds.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,12 +9,7 @@ from typing import Any
 import gradio as gr
 
 from latentsync.jobs.engine_availability import EngineAvailability
-from latentsync.schema.fields import (
-    GUIDANCE_SCALE_MAX,
-    GUIDANCE_SCALE_MIN,
-    INFERENCE_STEPS_MAX,
-    INFERENCE_STEPS_MIN,
-)
+from latentsync.schema import fields
 from latentsync.schema.predict import PredictRequest
 from latentsync.settings import Settings
 from latentsync.ui import texts
@@ -156,7 +151,7 @@ def _draw_inputs() -> _Inputs:
             label="If the video is shorter or longer than the speech",
         )
         steps = gr.Slider(
-            *(INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX),
+            *(fields.INFERENCE_STEPS_MIN, fields.INFERENCE_STEPS_MAX),
             value=default["inference_steps"].default,
             step=1,
             label="Steps",
@@ -164,7 +159,7 @@ def _draw_inputs() -> _Inputs:
             buttons=[],
         )
         guidance = gr.Slider(
-            *(GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX),
+            *(fields.GUIDANCE_SCALE_MIN, fields.GUIDANCE_SCALE_MAX),
             value=default["guidance_scale"].default,
             step=0.1,
             label="Guidance",

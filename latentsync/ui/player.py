@@ -1,7 +1,5 @@
 """Source and result side by side, and the curve below them, as HTML; ``player.js`` moves them."""
 
-from __future__ import annotations
-
 import html
 from pathlib import Path
 from urllib.parse import quote

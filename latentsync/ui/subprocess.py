@@ -3,8 +3,6 @@
 A child is a module that is run with arguments and prints one JSON object, or an error's.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """What the page says: stages, states and errors in plain words, and the choices' explanations."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from datetime import UTC, tzinfo

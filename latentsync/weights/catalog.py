@@ -6,8 +6,6 @@ tolerance, a hash of None. Of such a file the hash is recorded when it is first 
 from then on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal

@@ -5,8 +5,6 @@ A start that finds everything reads a few numbers a file and touches no network.
 Runs pieces of work side by side while the caller watches: first failure, stop, progress.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +12,10 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from latentsync.errors import (
-    DiskFull,
-    EngineUnavailable,
-    LatentSyncError,
-    WeightsMissing,
-    WeightsUnreachable,
-)
+from latentsync import errors
 from latentsync.monitor import no_check
 from latentsync.settings import Settings
+from latentsync.weights import paths
 from latentsync.weights.catalog import (
     CATALOG,
     ArchiveMember,
@@ -32,14 +25,6 @@ from latentsync.weights.catalog import (
     weights_for,
 )
 from latentsync.weights.fetch import fetch_file, is_sound
-from latentsync.weights.paths import (
-    addresses,
-    is_offline,
-    location,
-    path_of,
-    require_space,
-    sidecar,
-)
 from latentsync.weights.progress import DownloadContext, ProgressCallback, Retries, Stopped
 from latentsync.weights.verify import State, state_of
 from latentsync.workspace import is_disk_full
@@ -174,13 +159,13 @@ def ensure(
     unsure = [file for file in files if _state_of(file, settings) is not State.SOUND]
     if unsure:
         context = DownloadContext(retries or Retries())
-        if is_offline(settings):
+        if paths.is_offline(settings):
             works = [partial(_require_sound, unsure, settings, context)]
         else:
             _require_space(unsure, settings)
             works = [partial(_bring, group, settings, context) for group in _groups(unsure)]
         run_side_by_side(works, context, check, on_progress)
-    return {file.name: path_of(file, settings) for file in files}
+    return {file.name: paths.path_of(file, settings) for file in files}
 
 
 def find_missing_offline(
@@ -190,7 +175,7 @@ def find_missing_offline(
 
     It reads no file: what is damaged but has its size, or may not be looked at, is found out later.
     """
-    if not is_offline(settings):
+    if not paths.is_offline(settings):
         return None
     absent = [file for file in look_up(tuple(names), catalog) if not _may_be_here(file, settings)]
     return _say_where(absent, settings) if absent else None
@@ -221,8 +206,10 @@ def ensure_vgg16(
             catalog=catalog,
             retries=retries,
         )
-    except (EngineUnavailable, DiskFull) as error:
-        raise WeightsUnreachable("Unable to download VGG16 weights for LatentSync.") from error
+    except (errors.EngineUnavailable, errors.DiskFull) as error:
+        raise errors.WeightsUnreachable(
+            "Unable to download VGG16 weights for LatentSync."
+        ) from error
     return found["vgg16"]
 
 
@@ -234,7 +221,7 @@ def fetch_vgg16_in_background(
     def fetch() -> None:
         try:
             ensure_vgg16(settings, catalog=catalog, retries=retries)
-        except LatentSyncError as error:
+        except errors.LatentSyncError as error:
             logger.warning("%s Inference does not need them. Cause: %s", error, error.__cause__)
 
     thread = Thread(target=fetch, name="latentsync-vgg16", daemon=True)
@@ -271,16 +258,16 @@ def _require_sound(
         except OSError as error:
             raise _explain(error, file, settings) from error
     for file in absent:
-        logger.error("%s belongs at %s", file.name, path_of(file, settings))
+        logger.error("%s belongs at %s", file.name, paths.path_of(file, settings))
     if absent:
-        raise WeightsMissing(_say_where(absent, settings))
+        raise errors.WeightsMissing(_say_where(absent, settings))
 
 
 def _say_where(absent: Sequence[WeightsFile], settings: Settings) -> str:
     """Return where to get absent files and where to put them."""
     return "Offline, and weights are missing or damaged. " + " ".join(
-        f"{file.name}: fetch {' or '.join(addresses(file, settings))} "
-        f"and put it at {location(file)}."
+        f"{file.name}: fetch {' or '.join(paths.addresses(file, settings))} "
+        f"and put it at {paths.location(file)}."
         for file in absent
     )
 
@@ -288,14 +275,14 @@ def _say_where(absent: Sequence[WeightsFile], settings: Settings) -> str:
 def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
     needs = []
     for group in _groups([file for file in files if _is_absent(file, settings)]):
-        source, path = group[0].source, path_of(group[0], settings)
+        source, path = group[0].source, paths.path_of(group[0], settings)
         sizes_bytes = sum(file.size_bytes for file in group)
         if isinstance(source, ArchiveMember):
             sizes_bytes += source.archive_bytes
             path = path.with_name(source.url.rpartition("/")[2])
-        arrived_bytes = _size_of(sidecar(path, ".part"))
+        arrived_bytes = _size_of(paths.sidecar(path, ".part"))
         needs.append((path.parent, max(0, sizes_bytes - arrived_bytes)))
-    require_space(needs)
+    paths.require_space(needs)
 
 
 def _size_of(path: Path) -> int:
@@ -308,7 +295,7 @@ def _size_of(path: Path) -> int:
 
 def _may_be_here(file: WeightsFile, settings: Settings) -> bool:
     try:
-        return state_of(file, path_of(file, settings)) in (State.UNCHECKED, State.SOUND)
+        return state_of(file, paths.path_of(file, settings)) in (State.UNCHECKED, State.SOUND)
     except OSError:
         return True
 
@@ -319,23 +306,24 @@ def _is_absent(file: WeightsFile, settings: Settings) -> bool:
 
 def _state_of(file: WeightsFile, settings: Settings) -> State:
     try:
-        return state_of(file, path_of(file, settings))
+        return state_of(file, paths.path_of(file, settings))
     except OSError as error:
         raise _explain(error, file, settings) from error
 
 
-def _explain(error: OSError, file: WeightsFile, settings: Settings) -> LatentSyncError:
+def _explain(error: OSError, file: WeightsFile, settings: Settings) -> errors.LatentSyncError:
     """Return the error of this package for one of the operating system's."""
-    logger.error("%s at %s: %s", file.name, path_of(file, settings), error)
+    logger.error("%s at %s: %s", file.name, paths.path_of(file, settings), error)
     if is_disk_full(error):
-        return DiskFull(
+        return errors.DiskFull(
             f"The disk is full: {file.name} ({file.size_bytes} bytes) did not fit. Make room and "
             "start again; what has arrived is kept."
         )
     if error.errno in _DENIED:
-        return WeightsMissing(
-            f"{file.name} is not usable and may not be stored at {location(file)}. Give this user "
-            "the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to another folder."
+        return errors.WeightsMissing(
+            f"{file.name} is not usable and may not be stored at {paths.location(file)}. "
+            "Give this user the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to "
+            "another folder."
         )
     reason = error.strerror or type(error).__name__
-    return WeightsMissing(f"{file.name} cannot be kept at {location(file)}: {reason}.")
+    return errors.WeightsMissing(f"{file.name} cannot be kept at {paths.location(file)}: {reason}.")

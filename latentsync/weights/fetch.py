@@ -6,8 +6,6 @@ Where a filesystem has no locks two processes may spoil each other's part; its h
 fetched again.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import logging
@@ -19,19 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from latentsync.errors import LatentSyncError, WeightsDamaged, WeightsUnreachable
 from latentsync.settings import Settings
+from latentsync.weights import verify
 from latentsync.weights.catalog import ArchiveMember, HubFile, WebFile, WeightsFile
 from latentsync.weights.download import Partial, Wanted, download
 from latentsync.weights.hub import Origin, find_on_hub
 from latentsync.weights.paths import addresses, path_of, showable, sidecar, web_address
 from latentsync.weights.progress import DownloadContext
-from latentsync.weights.verify import (
-    State,
-    hash_file,
-    problem_of,
-    read_record,
-    state_of,
-    write_record,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +74,16 @@ _BLOCK_BYTES = 1024 * 1024
 def is_sound(file: WeightsFile, settings: Settings, context: DownloadContext) -> bool:
     """Tell whether a file is here and what it should be; without a fitting stamp it is hashed."""
     path = path_of(file, settings)
-    state = state_of(file, path)
-    if state is not State.UNCHECKED:
-        return state is State.SOUND
+    state = verify.state_of(file, path)
+    if state is not verify.State.UNCHECKED:
+        return state is verify.State.SOUND
     logger.info("%s is checked: %d bytes are read", file.name, path.stat().st_size)
-    sha256 = hash_file(path, lambda done: _tell_check(file, done, context))
-    problem = problem_of(file, path, sha256, recorded=read_record(path))
+    sha256 = verify.hash_file(path, lambda done: _tell_check(file, done, context))
+    problem = verify.problem_of(file, path, sha256, recorded=verify.read_record(path))
     if problem is not None:
         logger.warning("%s (%s) is damaged: %s", file.name, path, problem)
         return False
-    write_record(path, sha256)
+    verify.write_record(path, sha256)
     return True
 
 
@@ -195,12 +186,12 @@ def _find_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
 def _commit(file: WeightsFile, partial: Partial, target: Path, context: DownloadContext) -> None:
     """Put a whole file into its place and remember its hash."""
     sha256 = partial.sha256
-    problem = problem_of(file, partial.path, sha256, recorded=None)
+    problem = verify.problem_of(file, partial.path, sha256, recorded=None)
     if problem is not None:
         partial.discard()
         raise WeightsDamaged(f"What came for {file.name} is not the file: {problem}.")
     partial.finish()
-    write_record(target, sha256)
+    verify.write_record(target, sha256)
     context.tell(file.name, "done", partial.size_bytes, partial.size_bytes)
     logger.info("%s is at %s", file.name, target)
 

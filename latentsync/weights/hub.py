@@ -10,8 +10,6 @@ with a mirror as well.
 Why a file does not come: what may pass by itself, what will not, and what to do about it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

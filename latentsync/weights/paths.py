@@ -7,8 +7,6 @@ fetched). All are hidden and all may be deleted while nobody fetches.
 Looks whether files will fit on the disk before the first byte comes.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Iterable

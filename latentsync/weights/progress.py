@@ -1,7 +1,5 @@
 """What every piece of work on a file needs: being told to stop, and telling how far it is."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -6,8 +6,6 @@ A checkpoint of 5 GB takes seconds to hash. After one check a stamp beside it re
 and hash, so that later starts look at three numbers instead.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -1,7 +1,5 @@
 """Following one attempt while a device works on it: what is told of it, and when it must stop."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """One job on one device: attempt after attempt until it is ended, and ended once."""
 
-from __future__ import annotations
-
 import logging
 import time
 import uuid

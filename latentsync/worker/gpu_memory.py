@@ -3,8 +3,6 @@
 Needs none of the networks' packages: NVML answers any process, and does not touch the GPU.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os

@@ -3,8 +3,6 @@
 One worker of a name per record and machine: a second one would take the first one's jobs.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import logging

@@ -5,8 +5,6 @@ come back, and the few that a kill catches between two writes. Each is put into 
 at the worst it is begun once more, and the record lets only the latest attempt end it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Collection
 

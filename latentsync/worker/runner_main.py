@@ -13,8 +13,6 @@ What the runner logs of a run, as lines that its caller may read.
 The process of a device runs one job at a time, so whatever the runner says meanwhile is said of it.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """The parent's side of the process that holds a device."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

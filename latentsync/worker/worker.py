@@ -4,8 +4,6 @@ Started by the server beside itself, or by ``latentsync worker`` on any number o
 share a database and a file store.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

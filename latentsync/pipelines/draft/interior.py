@@ -6,8 +6,6 @@ when it rises, uncovers them. All colours follow the light on the face.
 Puts one mouth shape on one frame: the parts of this package in their order.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

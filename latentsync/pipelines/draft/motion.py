@@ -6,8 +6,6 @@ the weighted mean. Loudness scales how far the mouth opens, voice activity close
 bilabials close it for at least one frame, and a slope limit keeps the motion free of jumps.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.formats import ROUNDING, VIDEO_FPS
+from latentsync.pipelines.draft import visemes
 from latentsync.pipelines.draft.phones import HOP_S, SILENCE, Phone
-from latentsync.pipelines.draft.visemes import (
-    BILABIALS,
-    REST,
-    UNCLEAR,
-    VISEMES,
-    MotionConfig,
-    MouthShape,
-    Viseme,
-)
 
 Curve = NDArray[np.float64]
 
@@ -55,9 +45,9 @@ class MouthMotion:
     rounding: Curve
     plosive: NDArray[np.bool_]
 
-    def shape_at(self, frame: int) -> MouthShape:
+    def shape_at(self, frame: int) -> visemes.MouthShape:
         """Return the mouth wanted in output frame ``frame``."""
-        return MouthShape(
+        return visemes.MouthShape(
             float(self.opening[frame]), float(self.spread[frame]), float(self.rounding[frame])
         )
 
@@ -67,7 +57,7 @@ def plan_motion(
     loudness: Curve,
     voiced: NDArray[np.bool_],
     num_frames: int,
-    config: MotionConfig,
+    config: visemes.MotionConfig,
 ) -> MouthMotion:
     """Return the mouth's motion for ``num_frames`` frames at 25 fps.
 
@@ -111,7 +101,7 @@ def blend_visemes(phones: Sequence[Phone], hops: int) -> tuple[Curve, Curve, Cur
     return opening, spread, rounding
 
 
-def _articulate(opening: Curve, config: MotionConfig) -> Curve:
+def _articulate(opening: Curve, config: visemes.MotionConfig) -> Curve:
     """Scale the curve so that the widest openings of a mumbler and of an actor look alike."""
     widest = float(np.percentile(opening, _WIDEST_PERCENTILE)) if len(opening) else 0.0
     if widest <= 0:
@@ -120,15 +110,15 @@ def _articulate(opening: Curve, config: MotionConfig) -> Curve:
     return opening * float(factor)
 
 
-def _viseme_of(phone: Phone) -> Viseme:
+def _viseme_of(phone: Phone) -> visemes.Viseme:
     if phone.name == SILENCE:
-        return REST
+        return visemes.REST
     if phone.end_s - phone.start_s > _LONGEST_PHONE_S + ROUNDING:
-        return UNCLEAR
-    return VISEMES.get(phone.name, UNCLEAR)
+        return visemes.UNCLEAR
+    return visemes.VISEMES.get(phone.name, visemes.UNCLEAR)
 
 
-def _dominance(phone: Phone, viseme: Viseme, hops: int) -> tuple[int, Curve]:
+def _dominance(phone: Phone, viseme: visemes.Viseme, hops: int) -> tuple[int, Curve]:
     """Return the first hop and the pull of one sound: flat in its middle, falling outside."""
     first = max(0, _hop_at(phone.start_s - 3 * viseme.reach_s))
     last = min(hops, _hop_at(phone.end_s + 3 * viseme.reach_s) + 1)
@@ -174,7 +164,7 @@ def _find_closures(phones: Sequence[Phone], loudness: Curve) -> list[tuple[float
     closures = []
     reach = int(_CLOSURE_NEIGHBOURHOOD_S / HOP_S)
     for phone in phones:
-        if phone.name in BILABIALS:
+        if phone.name in visemes.BILABIALS:
             first, last = _hop_at(phone.start_s), _hop_at(phone.end_s) + 1
             around = loudness[max(0, first - reach) : last + reach]
             within = loudness[first:last]
@@ -185,7 +175,7 @@ def _find_closures(phones: Sequence[Phone], loudness: Curve) -> list[tuple[float
 
 
 def _close_bilabials(
-    opening: Curve, closures: Sequence[tuple[float, float]], config: MotionConfig
+    opening: Curve, closures: Sequence[tuple[float, float]], config: visemes.MotionConfig
 ) -> tuple[Curve, NDArray[np.bool_]]:
     """Close the lips in the frame nearest to each bilabial; mark the frames around it.
 

@@ -7,24 +7,12 @@ Contours are curves over ``u``, the position along the line between the mouth's 
 ``v``, the position across it (downwards), both in pixels of the frame from the middle of the mouth.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.face.topology import (
-    CHIN,
-    JAW,
-    LEFT_EYE_OUTER,
-    LIPS_INNER,
-    LIPS_OUTER,
-    NOSE_BOTTOM,
-    NOSE_WINGS,
-    RIGHT_EYE_OUTER,
-    RIGID,
-)
+from latentsync.face import topology
 from latentsync.pipelines.draft.visemes import MouthConfig, MouthShape
 
 Points = NDArray[np.float64]  # (n,2) x, y
@@ -45,11 +33,16 @@ def _halves(ring: tuple[int, ...]) -> tuple[list[int], list[int]]:
     return list(ring[:11]), [ring[0], *reversed(ring[11:]), ring[10]]
 
 
-_UPPER_OUTER, _LOWER_OUTER = _halves(LIPS_OUTER)
-_UPPER_INNER, _LOWER_INNER = _halves(LIPS_INNER)
-_CORNERS = [LIPS_OUTER[0], LIPS_OUTER[10]]
-_LIP_MIDDLES = [LIPS_OUTER[5], LIPS_INNER[5], LIPS_INNER[15], LIPS_OUTER[15]]
-_RIGID = list(RIGID)
+_UPPER_OUTER, _LOWER_OUTER = _halves(topology.LIPS_OUTER)
+_UPPER_INNER, _LOWER_INNER = _halves(topology.LIPS_INNER)
+_CORNERS = [topology.LIPS_OUTER[0], topology.LIPS_OUTER[10]]
+_LIP_MIDDLES = [
+    topology.LIPS_OUTER[5],
+    topology.LIPS_INNER[5],
+    topology.LIPS_INNER[15],
+    topology.LIPS_OUTER[15],
+]
+_RIGID = list(topology.RIGID)
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,9 @@ class Mouth:
     def __init__(self, points: NDArray[np.float32]) -> None:
         head = _mean_head(points)
         self._rigid = head[_RIGID]
-        self._unit = float(np.linalg.norm(head[LEFT_EYE_OUTER] - head[RIGHT_EYE_OUTER]))
+        self._unit = float(
+            np.linalg.norm(head[topology.LEFT_EYE_OUTER] - head[topology.RIGHT_EYE_OUTER])
+        )
         self._rest = _learn_rest(points, self._rigid, self._unit)
 
     def view(self, points: NDArray[np.float32]) -> MouthView:
@@ -115,7 +110,7 @@ class Mouth:
             origin=origin,
             axis=axis,
             unit=self._unit * float(np.sqrt(abs(np.linalg.det(pose[:, :2])))),
-            nose_v=float(local_rest[NOSE_BOTTOM, 1]),
+            nose_v=float(local_rest[topology.NOSE_BOTTOM, 1]),
             source=_read_contours(local),
             rest=_read_contours(local_rest),
         )
@@ -172,7 +167,9 @@ def _mean_head(points: NDArray[np.float32]) -> Points:
 
 def _learn_rest(points: NDArray[np.float32], rigid: Points, unit: float) -> Points:
     """Return the face (468,2) with the lips closed and not smiling, in the head frame."""
-    gaps = np.linalg.norm(points[:, LIPS_INNER[5]] - points[:, LIPS_INNER[15]], axis=1)
+    gaps = np.linalg.norm(
+        points[:, topology.LIPS_INNER[5]] - points[:, topology.LIPS_INNER[15]], axis=1
+    )
     quiet = np.argsort(gaps, kind="stable")[: max(1, int(len(points) * _QUIET_QUANTILE))]
     faces = [
         _apply(_fit_affine(points[i][_RIGID].astype(np.float64), rigid), points[i]) for i in quiet
@@ -187,7 +184,7 @@ def _close_lips(face: Points, unit: float) -> Points:
     for outer, inner in ((_UPPER_OUTER, _UPPER_INNER), (_LOWER_OUTER, _LOWER_INNER)):
         closed[outer] += meeting - face[inner]
         closed[inner] = meeting
-    lips = [*LIPS_OUTER, *LIPS_INNER]
+    lips = [*topology.LIPS_OUTER, *topology.LIPS_INNER]
     middle = closed[_CORNERS].mean(axis=0)
     width = float(np.linalg.norm(np.subtract(*closed[_CORNERS])))
     narrow = min(1.0, max(_STRONGEST_NARROWING, _WIDEST_REST * unit / width))
@@ -197,7 +194,7 @@ def _close_lips(face: Points, unit: float) -> Points:
 
 def _mouth_offset(rest: Points, here: Points) -> Points:
     """Return how far the mouth lies from where the pose puts it: a turned head is not flat."""
-    base = [NOSE_BOTTOM, *NOSE_WINGS]
+    base = [topology.NOSE_BOTTOM, *topology.NOSE_WINGS]
     nose = (here[base] - rest[base]).mean(axis=0)
     lips = (here[_LIP_MIDDLES] - rest[_LIP_MIDDLES]).mean(axis=0)
     corners = (here[_CORNERS] - rest[_CORNERS]).mean(axis=0)
@@ -217,7 +214,7 @@ def _read_contours(local: Points) -> Contours:
         upper_inner=_rising(upper),
         lower_inner=_rising(lower),
         lower_outer=_rising(local[_LOWER_OUTER]),
-        jaw=_rising(local[[n for n in JAW if local[n, 1] > 0] or [CHIN]]),
+        jaw=_rising(local[[n for n in topology.JAW if local[n, 1] > 0] or [topology.CHIN]]),
     )
 
 

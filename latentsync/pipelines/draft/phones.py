@@ -6,8 +6,6 @@ is what a mouth shape needs.
 Loudness and voice activity on one time grid of 10 ms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ round them, IY spreads them, AA opens them most); the numbers are this project's
 The values of the draft engine that decide how its speakers speak; see ``configs/draft.yaml``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 

@@ -8,8 +8,6 @@ From landmarks to the three points that a face is aligned by: left brow, right b
 trained with, or from the embedded mesh of 468, whose licence allows every use.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

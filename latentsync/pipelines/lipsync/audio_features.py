@@ -6,8 +6,6 @@ The encoder turns 30 s windows of log-mel columns into rows of features, 50 rows
 video frame hears the ten rows around it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

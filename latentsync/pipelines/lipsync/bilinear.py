@@ -8,8 +8,6 @@ it does so here too.
 From a frame to the face that the networks see.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import Any
 

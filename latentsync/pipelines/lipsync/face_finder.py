@@ -1,7 +1,5 @@
 """Where the speaker's face lies in each source frame: the three points that it is aligned by."""
 
-from __future__ import annotations
-
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +19,7 @@ from latentsync.face.speaker import Choice, choose_speaker
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from latentsync.formats import Frame
-from latentsync.pipelines.lipsync.alignment import (
-    MIN_FACE_HEIGHT,
-    MIN_FACE_WIDTH,
-    FaceAligner,
-    Points3,
-    choose_largest,
-    fits_limits,
-    mesh_points3,
-    points3,
-    round_landmarks,
-)
+from latentsync.pipelines.lipsync import alignment
 
 ReadFrames = Callable[[], Iterator[Frame]]
 Matrices = NDArray[np.float32]  # (frames,2,3); NaN where there is no face
@@ -82,10 +70,10 @@ class _Sighting:
     boxes: Floats
     points: NDArray[np.float64]
 
-    def largest(self) -> Points3 | None:
+    def largest(self) -> alignment.Points3 | None:
         """Return the points of the largest face: LatentSync's choice."""
         sure = np.ones(len(self.boxes), np.float32)
-        chosen = choose_largest(self.boxes, sure)
+        chosen = alignment.choose_largest(self.boxes, sure)
         return None if chosen is None else self.points[chosen]
 
 
@@ -115,9 +103,11 @@ class InsightFaceFinder:
 
     def _look(self, frame: Frame) -> _Sighting:
         faces = self._detector.detect(frame)
-        boxes = faces.boxes[fits_limits(faces.boxes, faces.scores)]
-        landmarks = round_landmarks(self._landmarks.landmarks([frame] * len(boxes), boxes))
-        points = [points3(of_face) for of_face in landmarks]
+        boxes = faces.boxes[alignment.fits_limits(faces.boxes, faces.scores)]
+        landmarks = alignment.round_landmarks(
+            self._landmarks.landmarks([frame] * len(boxes), boxes)
+        )
+        points = [alignment.points3(of_face) for of_face in landmarks]
         return _Sighting(boxes, np.array(points, np.float64).reshape(-1, 3, 2))
 
 
@@ -132,10 +122,10 @@ class MeshFinder:
         return FoundSpeakers(faces, points, faces_found=len(tracks))
 
 
-def _mesh_points(track: FaceTrack, num_frames: int) -> list[Points3 | None]:
+def _mesh_points(track: FaceTrack, num_frames: int) -> list[alignment.Points3 | None]:
     smooth = smooth_track(track)
     seen = (smooth.at(frame) for frame in range(num_frames))
-    return [None if landmarks is None else mesh_points3(landmarks) for landmarks in seen]
+    return [None if landmarks is None else alignment.mesh_points3(landmarks) for landmarks in seen]
 
 
 def _only_face(sightings: Sequence[_Sighting], num_choices: int) -> FoundSpeakers:
@@ -153,7 +143,7 @@ def align_speaker(points: NDArray[np.float64], resolution: int) -> Matrices:
         points: float64 (frames,3,2) in the order of the source; NaN where there is no face.
         resolution: side of the networks' face in pixels.
     """
-    aligner = FaceAligner(resolution)
+    aligner = alignment.FaceAligner(resolution)
     matrices = np.full((len(points), 2, 3), np.nan, np.float32)
     for frame in np.flatnonzero(np.isfinite(points[:, 0, 0])):
         try:
@@ -178,12 +168,12 @@ def _side_by_side(
             yield waiting.popleft().result()
 
 
-def _follow(sightings: Sequence[_Sighting], track: FaceTrack) -> list[Points3 | None]:
+def _follow(sightings: Sequence[_Sighting], track: FaceTrack) -> list[alignment.Points3 | None]:
     """Return the points of the followed person in each frame; None where the face is not found.
 
     Where the track says nothing, the face that lies where the person's was a moment ago is theirs.
     """
-    points: list[Points3 | None] = []
+    points: list[alignment.Points3 | None] = []
     last: tuple[int, Box] | None = None
     for frame, seen in enumerate(sightings):
         place = _place_near(track, frame)
@@ -217,12 +207,12 @@ def _as_box(box: Floats) -> Box:
     return x1, y1, x2, y2
 
 
-def _stack(points: list[Points3 | None]) -> NDArray[np.float64]:
+def _stack(points: list[alignment.Points3 | None]) -> NDArray[np.float64]:
     """Return float64 (frames,3,2), NaN for None; raises NoFace if there is nothing else."""
     if all(of_frame is None for of_frame in points):
         raise NoFace(
             f"No usable face in any of the {len(points)} frames. LatentSync needs one of at least "
-            f"{MIN_FACE_WIDTH} x {MIN_FACE_HEIGHT} pixels."
+            f"{alignment.MIN_FACE_WIDTH} x {alignment.MIN_FACE_HEIGHT} pixels."
         )
     missing = np.full((3, 2), np.nan)
     return np.stack([missing if of_frame is None else of_frame for of_frame in points])

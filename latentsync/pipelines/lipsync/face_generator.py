@@ -3,8 +3,6 @@
 Keeps what the autoencoder said about faces that come again when a video repeats its frames.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager

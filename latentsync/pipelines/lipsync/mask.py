@@ -4,8 +4,6 @@
 and chin, without eyes and bridge of the nose.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 

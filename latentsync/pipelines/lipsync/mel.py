@@ -7,8 +7,6 @@ however long the recording is.
 Source of the formulas: the front end of OpenAI Whisper; bands after M. Slaney's Auditory Toolbox.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """The three networks of one LatentSync version, loaded and ready."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

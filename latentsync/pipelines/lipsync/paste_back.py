@@ -6,8 +6,6 @@ Each row of the result is a mean over a few neighbouring rows, so the matrix of 
 along the diagonal. It is multiplied block by block, which leaves out nearly all of its zeros.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cache

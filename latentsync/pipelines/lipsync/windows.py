@@ -3,8 +3,6 @@
 The random numbers of a run, in the order in which LatentSync draws them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol

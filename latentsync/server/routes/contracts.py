@@ -1,7 +1,5 @@
 """What the doors of the two published queue contracts share: bodies, errors and result files."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import uuid

@@ -1,7 +1,5 @@
 """``GET /v1/models``: which engines there are to choose from, and which can run."""
 
-from __future__ import annotations
-
 from pydantic import BaseModel, Field
 
 from latentsync.jobs.engine_availability import Availability

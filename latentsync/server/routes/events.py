@@ -1,7 +1,5 @@
 """What happens to a prediction, as server-sent events."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import AsyncIterator, Callable

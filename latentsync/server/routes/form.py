@@ -4,8 +4,6 @@ The files are ``video``, ``audio`` and, for a segment with a recording of its ow
 ``segments.0.audio`` and so on.
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import tempfile
@@ -20,14 +18,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from latentsync.errors import (
-    Canceled,
-    ConflictingFields,
-    MalformedBody,
-    TooManyBytes,
-    UnknownField,
-    shorten,
-)
+from latentsync import errors
 from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.engine_availability import Availability
 from latentsync.schema.engines import NAMES
@@ -92,9 +83,9 @@ async def open_form(
         async with aclosing(asking_for_room(request, require, max_bytes).stream()) as body:
             form = await _parser(request, body, engines).parse()
     except MultiPartException as error:
-        raise MalformedBody(f"The form cannot be read: {error.message}") from None
+        raise errors.MalformedBody(f"The form cannot be read: {error.message}") from None
     except ClientDisconnect:
-        raise Canceled("The caller hung up while sending the body.") from None
+        raise errors.Canceled("The caller hung up while sending the body.") from None
     try:
         yield form
     finally:
@@ -125,7 +116,7 @@ def read_form(parts: FormData) -> Form:
     form = Form({}, {})
     for name, part in parts.multi_items():
         if name in form.fields or name in form.files:
-            raise MalformedBody(f"The field {shorten(name)} is in the form twice.")
+            raise errors.MalformedBody(f"The field {errors.shorten(name)} is in the form twice.")
         if _is_left_empty(part):
             continue
         if isinstance(part, UploadFile):
@@ -157,7 +148,7 @@ def with_placeholders(
             holder, medium = _segment_of(name, fields.get("segments", [])), "audio"
         for form in ("url", "base64"):
             if f"{medium}_{form}" in holder:
-                raise ConflictingFields(
+                raise errors.ConflictingFields(
                     f"Give either {name} or {name}_{form}, not both.", field=name
                 )
         holder[f"{medium}_url"] = _STAND_IN_URL
@@ -195,14 +186,14 @@ def _is_left_empty(part: UploadFile | str) -> bool:
 
 def _file_name(name: str) -> str:
     if name == "segments":
-        raise UnknownField(
+        raise errors.UnknownField(
             "segments is a field of the form, not a file; with curl: -F 'segments=<FILE'.",
             field=name,
         )
     if name not in _FILES:
-        raise UnknownField(
-            f"Unknown file {shorten(name)}. Allowed: {_FILES_SHOWN}.",
-            field=shorten(name).strip("'\""),
+        raise errors.UnknownField(
+            f"Unknown file {errors.shorten(name)}. Allowed: {_FILES_SHOWN}.",
+            field=errors.shorten(name).strip("'\""),
         )
     return name
 
@@ -213,7 +204,7 @@ def _value(name: str, text: str) -> Any:
         return text
     try:
         return parse_json(text.encode("utf-8", "surrogatepass"))
-    except MalformedBody:
+    except errors.MalformedBody:
         return text  # "auto", an address, or a mistake that the field's own check explains
 
 
@@ -221,7 +212,7 @@ def _segment_of(name: str, segments: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the segment whose recording a file is."""
     index = _OF_SEGMENT[name]
     if index >= len(segments):
-        raise UnknownField(
+        raise errors.UnknownField(
             f"{name} is a file for a segment that is not there: segments has "
             f"{len(segments)} entries.",
             field=name,
@@ -243,7 +234,7 @@ def _with_source(request: RunRequest, source: PathSource) -> RunRequest:
 def _save(source: BinaryIO, path: Path, name: str, max_bytes: int) -> str:
     """Copy a received file; returns the hash of its content."""
     if source.seek(0, 2) > max_bytes:
-        raise TooManyBytes(f"{name} is larger than {max_bytes} bytes.", field=name)
+        raise errors.TooManyBytes(f"{name} is larger than {max_bytes} bytes.", field=name)
     source.seek(0)
     with path.open("wb") as target:
         shutil.copyfileobj(source, target)

@@ -3,8 +3,6 @@
 Only words and numbers are this contract's own; the rules are those of all jobs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -28,14 +26,7 @@ from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_me
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
 from latentsync.server.request_body import read_json
 from latentsync.server.responses import base_url_of
-from latentsync.server.routes.contracts import (
-    ResultName,
-    describe_body,
-    result_path,
-    route_with_errors,
-    send_result,
-    submit,
-)
+from latentsync.server.routes import contracts
 
 RESULTS = "/static/results"
 LIPSYNC_PATHS = ("/lipsync", RESULTS)
@@ -172,7 +163,7 @@ def _calls(
     jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any], public_url: str | None
 ) -> APIRouter:
     router = APIRouter(
-        route_class=route_with_errors(lipsync_error),
+        route_class=contracts.route_with_errors(lipsync_error),
         responses=_errors(401, 408, 413, 422, 429, 500, 503),
     )
 
@@ -184,18 +175,18 @@ def _calls(
         "/lipsync/submit",
         summary="Submit a request",
         responses=_errors(507),
-        openapi_extra=describe_body(LipsyncRequest, "Embedded media", _example()),
+        openapi_extra=contracts.describe_body(LipsyncRequest, "Embedded media", _example()),
     )
     async def submit_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
         """Puts a request into the queue and answers its id at once."""
-        job = await submit(request, jobs, upload_slots, owner, LipsyncRequest, _translate)
+        job = await contracts.submit(request, jobs, upload_slots, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
 
     @router.post(
         "/lipsync/status",
         summary="Get the state of a request",
         responses=_errors(404),
-        openapi_extra=describe_body(RequestName, "By id", _EXAMPLE_NAME),
+        openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
     async def get_lipsync_status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
         """Returns state, queue position and, on success, the address of the video."""
@@ -211,7 +202,7 @@ def _calls(
         "/lipsync/cancel",
         summary="Cancel a waiting request",
         responses=_errors(404) | _NOT_IN_QUEUE,
-        openapi_extra=describe_body(RequestName, "By id", _EXAMPLE_NAME),
+        openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
     async def cancel_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncCanceled:
         """Cancels a request that is still `InQueue`; a running one goes on.
@@ -226,7 +217,7 @@ def _calls(
 
 def _downloads(jobs: JobService) -> APIRouter:
     """Return the route that published clients call without a key."""
-    router = APIRouter(route_class=route_with_errors(lipsync_error))
+    router = APIRouter(route_class=contracts.route_with_errors(lipsync_error))
 
     @router.head(RESULTS + "/{request_id}/{name}", include_in_schema=False)
     @router.get(
@@ -236,9 +227,11 @@ def _downloads(jobs: JobService) -> APIRouter:
         responses=VIDEO_RESPONSES | _errors(404, 500, 503),
         openapi_extra=VIDEO,
     )
-    def lipsync_result(request: Request, request_id: RequestId, name: ResultName) -> Response:
+    def lipsync_result(
+        request: Request, request_id: RequestId, name: contracts.ResultName
+    ) -> Response:
         """The file behind `results.video[0].url`; without a key, as its random name is secret."""
-        return send_result(request, jobs, request_id, name)
+        return contracts.send_result(request, jobs, request_id, name)
 
     return router
 
@@ -267,7 +260,7 @@ def _show(job: Job, position: int | None, base_url: str) -> LipsyncStatus:
 
 
 def _results(job: Job, base_url: str) -> Results | None:
-    path = result_path(job)
+    path = contracts.result_path(job)
     if path is None or job.details is None:
         return None
     return Results(

@@ -4,8 +4,6 @@ Bodies and some headers are read after authorization and under limits, so FastAP
 they are declared here, and added to the document by :mod:`latentsync.server.openapi`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,23 +13,8 @@ from pydantic import Field
 from latentsync.errors import OutputNotReady
 from latentsync.jobs.schemas import Prediction, PredictionList
 from latentsync.schema.predict import PredictRequest
+from latentsync.server import examples, openapi
 from latentsync.server.errors import problem_response
-from latentsync.server.examples import (
-    UPLOADED_AUDIO,
-    UPLOADED_VIDEO,
-    embedded_media,
-    embedded_request,
-    json_content,
-    named,
-)
-from latentsync.server.openapi import (
-    MEANINGS,
-    Responses,
-    header,
-    header_parameter,
-    reference,
-    schemas_of,
-)
 from latentsync.server.routes.submissions import WebhookField
 
 
@@ -43,10 +26,12 @@ class PredictionRequest(PredictRequest):
     )
 
 
-def problems(*statuses: int) -> Responses:
+def problems(*statuses: int) -> openapi.Responses:
     """Return the error answers with these statuses."""
-    content = {"application/problem+json": {"schema": reference("Problem")}}
-    return {status: {"description": MEANINGS[status], "content": content} for status in statuses}
+    content = {"application/problem+json": {"schema": openapi.reference("Problem")}}
+    return {
+        status: {"description": openapi.MEANINGS[status], "content": content} for status in statuses
+    }
 
 
 _FILE = {"type": "string", "format": "binary"}
@@ -55,7 +40,7 @@ _LEFT_EMPTY = {"examples": [""]}  # else the page of /docs fills in what it make
 
 def form_schema() -> dict[str, Any]:
     """Return the schema of a prediction as a form: the fields of the JSON body, and files."""
-    described = schemas_of(PredictionRequest)["PredictionRequest"]["properties"]
+    described = openapi.schemas_of(PredictionRequest)["PredictionRequest"]["properties"]
     fields = {name: _as_form_field(schema) for name, schema in described.items()}
     audio, segments = {"required": ["audio"]}, {"required": ["segments"]}
     return {
@@ -106,7 +91,7 @@ def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, **(kinds[0] if kinds else {}), **filled}
 
 
-_ONE = reference("PredictionRequest")
+_ONE = openapi.reference("PredictionRequest")
 _LIST = {"type": "array", "items": _ONE, "minItems": 1, "maxItems": 100}
 _WRAPPED = {
     "type": "object",
@@ -116,38 +101,38 @@ _WRAPPED = {
     "required": ["predictions"],
     "additionalProperties": False,
 }
-_BATCH = reference("PredictionBatch")
+_BATCH = openapi.reference("PredictionBatch")
 
 SCHEMAS = {"PredictionForm": form_schema(), "PredictionBatch": _WRAPPED}
 
 
 def _segments() -> dict[str, Any]:
-    video, audio = embedded_media()
+    video, audio = examples.embedded_media()
     parts = [{"start_s": 0.0, "end_s": 0.4}, {"start_s": 0.6, "audio_start_s": 0.4}]
     # The video is shorter than its segments: what is seen then has to be chosen.
     asked = {"segments": parts, "sync_mode": "bounce"}
     return {**asked, "video_base64": video, "audio_base64": audio}
 
 
-_EMBEDDED = named("Embedded media", embedded_request(seed=7))
-_UPLOADED = named(
+_EMBEDDED = examples.named("Embedded media", examples.embedded_request(seed=7))
+_UPLOADED = examples.named(
     "Media stored with POST /v1/uploads",
-    {"seed": 7, "video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
+    {"seed": 7, "video_url": examples.UPLOADED_VIDEO, "audio_url": examples.UPLOADED_AUDIO},
 )
 _EXAMPLES = {
     "embedded": _EMBEDDED,
     "uploads": _UPLOADED,
-    "segments": named("Two segments of one recording", _segments()),
+    "segments": examples.named("Two segments of one recording", _segments()),
 }
 _FORM = {
     "multipart/form-data": {
-        "schema": reference("PredictionForm"),
+        "schema": openapi.reference("PredictionForm"),
         "examples": {
-            "files": named(
+            "files": examples.named(
                 "Two files and an option",
                 {"video": "video.mp4", "audio": "audio.wav", "seed": 7},
             ),
-            "segments": named(
+            "segments": examples.named(
                 "A segment with a recording of its own",
                 {
                     "video": "video.mp4",
@@ -159,21 +144,23 @@ _FORM = {
         },
     }
 }
-_BATCH_EXAMPLE = {"predictions": [embedded_request(seed=1), embedded_request(seed=2)]}
+_BATCH_EXAMPLE = {
+    "predictions": [examples.embedded_request(seed=1), examples.embedded_request(seed=2)]
+}
 
-_KEY = header_parameter(
+_KEY = openapi.header_parameter(
     "Idempotency-Key",
     "Your name for this call, 1 to 200 printable characters. A repeated call with the same "
     "name and body returns the predictions of the first one; another body is answered 409.",
     schema={"minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
 )
-_PREFER = header_parameter(
+_PREFER = openapi.header_parameter(
     "Prefer",
     "`wait=N` waits up to N seconds (60 at most) and answers 200 if the prediction has ended by "
     "then, else 202. Without it the answer comes at once.",
     example="wait=60",
 )
-_LAST_EVENT_ID = header_parameter(
+_LAST_EVENT_ID = openapi.header_parameter(
     "Last-Event-ID",
     "The `id` of the last event that you have seen: the stream goes on after it.",
     schema={"pattern": "^[0-9]+$"},
@@ -183,34 +170,34 @@ SUBMIT: dict[str, Any] = {
     "parameters": [_KEY, _PREFER],
     "requestBody": {
         "required": True,
-        "content": {**json_content({"oneOf": [_ONE, _BATCH]}, _EXAMPLES), **_FORM},
+        "content": {**examples.json_content({"oneOf": [_ONE, _BATCH]}, _EXAMPLES), **_FORM},
     },
 }
 SUBMIT_ONE: dict[str, Any] = {
     "parameters": [_PREFER],
     "requestBody": {
         "required": True,
-        "content": {**json_content(_ONE, {"embedded": _EMBEDDED}), **_FORM},
+        "content": {**examples.json_content(_ONE, {"embedded": _EMBEDDED}), **_FORM},
     },
 }
 BATCH: dict[str, Any] = {
     "parameters": [_KEY],
     "requestBody": {
         "required": True,
-        "content": json_content(
-            {"oneOf": [_LIST, _BATCH]}, {"two": named("Two predictions", _BATCH_EXAMPLE)}
+        "content": examples.json_content(
+            {"oneOf": [_LIST, _BATCH]}, {"two": examples.named("Two predictions", _BATCH_EXAMPLE)}
         ),
     },
 }
 _LOCATION = {
-    "Location": header("Path of the prediction, if the call holds one."),
-    "Preference-Applied": header("`wait=N`, if the call asked to wait."),
+    "Location": openapi.header("Path of the prediction, if the call holds one."),
+    "Preference-Applied": openapi.header("`wait=N`, if the call asked to wait."),
 }
-SUBMIT_ONE_RESPONSES: Responses = {
+SUBMIT_ONE_RESPONSES: openapi.Responses = {
     200: {"model": Prediction, "description": "It has ended", "headers": _LOCATION},
     202: {"model": Prediction, "description": "It is accepted", "headers": _LOCATION},
 }
-SUBMIT_RESPONSES: Responses = {
+SUBMIT_RESPONSES: openapi.Responses = {
     200: SUBMIT_ONE_RESPONSES[200],
     202: {
         "model": Prediction | PredictionList,
@@ -218,7 +205,9 @@ SUBMIT_RESPONSES: Responses = {
         "headers": _LOCATION,
     },
 }
-BATCH_RESPONSES: Responses = {202: {"model": PredictionList, "description": "All are accepted"}}
+BATCH_RESPONSES: openapi.Responses = {
+    202: {"model": PredictionList, "description": "All are accepted"}
+}
 _EVENT_EXAMPLE = """\
 id: 12
 event: progress
@@ -226,26 +215,26 @@ data: {"stage": "generate", "fraction": 0.42, "frames_done": 68, "frames_total":
 
 """
 EVENTS: dict[str, Any] = {"parameters": [_LAST_EVENT_ID]}
-EVENTS_RESPONSES: Responses = {
+EVENTS_RESPONSES: openapi.Responses = {
     200: {
         "description": "The events until the prediction has ended",
         "content": {"text/event-stream": {"example": _EVENT_EXAMPLE}},
     },
     204: {"description": "It has ended and there is nothing after Last-Event-ID"},
 }
-ERASURE: Responses = {
+ERASURE: openapi.Responses = {
     202: {"description": "It is out of reach, and goes as soon as its run or the storage allows"},
     204: {"description": "It is gone"},
 }
-REMOVED: Responses = {204: ERASURE[204]}
+REMOVED: openapi.Responses = {204: ERASURE[204]}
 _NOT_READY = OutputNotReady("The prediction is processing; there is no video before it has ended.")
-NO_VIDEO: Responses = {
+NO_VIDEO: openapi.Responses = {
     409: {
         "description": "There is no video: `OUTPUT_NOT_READY` until the prediction has ended, "
         "`NO_OUTPUT` if it failed or was canceled",
         "content": {
             "application/problem+json": {
-                "schema": reference("Problem"),
+                "schema": openapi.reference("Problem"),
                 "example": json.loads(bytes(problem_response(_NOT_READY).body)),
             }
         },

@@ -4,8 +4,6 @@ Gradio knows nothing of keys, has routes for much that the page does not need, a
 pages load things from other hosts. So everything that goes to it passes a door.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping

@@ -5,8 +5,6 @@ A caller who hangs up needs no answer: what is done for it stops.
 Contract A over the line of jobs: a worker runs the prediction, the call waits for it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine

@@ -5,8 +5,6 @@ The order is that of the turns asked for.
 The engines of this server: the default one is built while /health already answers.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

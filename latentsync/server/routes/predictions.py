@@ -1,7 +1,5 @@
 """The routes of the native API: paths, words and numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Any
 

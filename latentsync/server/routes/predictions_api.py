@@ -1,7 +1,5 @@
 """What the native API answers; the desk and the record behind it do the work."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Collection, Mapping
@@ -13,15 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from latentsync.errors import (
-    InvalidField,
-    JobNotFound,
-    MalformedBody,
-    NoOutput,
-    OutputGone,
-    OutputNotReady,
-    shorten,
-)
+from latentsync import errors
 from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.notifier import JobNotifier, wait_for
 from latentsync.jobs.schemas import Prediction, PredictionList, PredictionPage, to_response
@@ -70,8 +60,8 @@ class PredictionsApi:
         """Return an owner's job; raises JobNotFound, also for an id that cannot be one."""
         try:
             return self.jobs.job(check_job_id(job_id), owner)
-        except InvalidField:
-            raise JobNotFound(f"There is no job {job_id[:80]!r}.") from None
+        except errors.InvalidField:
+            raise errors.JobNotFound(f"There is no job {job_id[:80]!r}.") from None
 
     def base_url(self, request: Request) -> str:
         """Return the address of this server, as the caller knows it."""
@@ -135,7 +125,9 @@ class PredictionsApi:
             )
             async with reading as (handed_in, is_list):
                 if only_lists and not is_list:
-                    raise MalformedBody('The body must be a list, or {"predictions": [...]}.')
+                    raise errors.MalformedBody(
+                        'The body must be a list, or {"predictions": [...]}.'
+                    )
                 handed_in = [_at(self.base_url(request), one) for one in handed_in]
                 submitting = self.jobs.begin_submit(handed_in, owner)
                 return await asyncio.wrap_future(submitting), is_list
@@ -184,12 +176,12 @@ class PredictionsApi:
         """
         job = self.find(job_id, owner)
         if not job.status.is_final or job.result_key is None:
-            kind = NoOutput if job.status.is_final else OutputNotReady
+            kind = errors.NoOutput if job.status.is_final else errors.OutputNotReady
             raise kind(f"The prediction is {job.status}: it has no output.", field="id")
         try:
             return stored_video(request, self.jobs.files, job.result_key, name=f"{job.id}.mp4")
         except FileNotFoundError:
-            raise OutputGone("The output is no longer kept.", field="id") from None
+            raise errors.OutputGone("The output is no longer kept.", field="id") from None
 
     async def erase(self, job_id: str, owner: str) -> Response:
         """Erase a prediction and answer when it is gone, or when that takes longer than usual."""
@@ -232,13 +224,13 @@ def _check_query(request: Request, allowed: Collection[str]) -> None:
         if name not in allowed:
             raise unknown_field(name, allowed)
         if names.count(name) > 1:
-            raise InvalidField(f"{name} is given {names.count(name)} times.", field=name)
+            raise errors.InvalidField(f"{name} is given {names.count(name)} times.", field=name)
 
 
 def _parse_cursor(cursor: str) -> int:
     if _CURSOR.fullmatch(cursor) is None:
-        raise InvalidField(
-            f"cursor is {shorten(cursor)}. Allowed: a next_cursor that was answered before.",
+        raise errors.InvalidField(
+            f"cursor is {errors.shorten(cursor)}. Allowed: a next_cursor that was answered before.",
             field="cursor",
         )
     return int(cursor)

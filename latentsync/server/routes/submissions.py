@@ -3,8 +3,6 @@
 The ``webhook`` field: the address to call when a prediction has ended.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Only words and numbers are this contract's own; the rules are those of all jobs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -25,14 +23,7 @@ from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
-from latentsync.server.routes.contracts import (
-    ResultName,
-    describe_body,
-    result_path,
-    route_with_errors,
-    send_result,
-    submit,
-)
+from latentsync.server.routes import contracts
 
 OUTPUTS = "/outputs"
 TASK_PATHS = ("/sync", "/task", "/queue", OUTPUTS)
@@ -138,13 +129,15 @@ def build_tasks_router(
 
 
 def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]) -> APIRouter:
-    router = APIRouter(route_class=route_with_errors(task_error), responses=_errors(401, 500, 503))
+    router = APIRouter(
+        route_class=contracts.route_with_errors(task_error), responses=_errors(401, 500, 503)
+    )
 
     @router.post(
         "/sync",
         summary="Create a task",
         responses=_errors(400, 403, 404, 408, 413, 422, 429, 507),
-        openapi_extra=describe_body(
+        openapi_extra=contracts.describe_body(
             TaskRequest,
             "Media stored with POST /v1/uploads",
             {"video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
@@ -155,7 +148,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]
 
         Media come by URL; ask `GET /task/{task_id}` for the state.
         """
-        job = await submit(request, jobs, upload_slots, owner, TaskRequest, _translate)
+        job = await contracts.submit(request, jobs, upload_slots, owner, TaskRequest, _translate)
         position = await run_in_threadpool(jobs.store.position, job)
         return TaskAccepted(task_id=job.id, queue_position=position or 0)
 
@@ -181,7 +174,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]
 
 def _downloads(jobs: JobService) -> APIRouter:
     """Return the route that published clients call without a key."""
-    router = APIRouter(route_class=route_with_errors(task_error))
+    router = APIRouter(route_class=contracts.route_with_errors(task_error))
 
     @router.head(OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
     @router.get(
@@ -191,9 +184,9 @@ def _downloads(jobs: JobService) -> APIRouter:
         responses=VIDEO_RESPONSES | _errors(404, 500, 503),
         openapi_extra=VIDEO,
     )
-    def task_output(request: Request, task_id: TaskId, name: ResultName) -> Response:
+    def task_output(request: Request, task_id: TaskId, name: contracts.ResultName) -> Response:
         """The file behind `output_video_url`. No key is needed: its random name is the secret."""
-        return send_result(request, jobs, task_id, name)
+        return contracts.send_result(request, jobs, task_id, name)
 
     return router
 
@@ -222,7 +215,7 @@ def _engine_of(checkpoint: str | None) -> EngineName | None:
 
 
 def _show(job: Job, position: int | None) -> Task:
-    path = result_path(job)
+    path = contracts.result_path(job)
     return Task(
         status=_STATUS[job.status],
         progress=job.fraction,

@@ -1,7 +1,5 @@
 """``POST /v1/uploads``: a body streamed to the disk, bounded in size and time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
