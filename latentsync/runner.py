@@ -19,7 +19,7 @@ from threading import Event, get_ident
 
 from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.media.fetch import fetch_media
-from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video
+from latentsync.media.probe import AudioInfo, Probes, VideoInfo, probe_audio, probe_video
 from latentsync.media.reader import VideoReader
 from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
@@ -50,6 +50,7 @@ def run(
     *,
     settings: Settings,
     pipeline: Pipeline,
+    probes: Probes | None = None,
     on_progress: ProgressCallback | None = None,
     canceled: Event | None = None,
 ) -> Result:
@@ -63,6 +64,7 @@ def run(
         output_path: the MP4 to make; its folder is made if missing.
         settings: limits, permissions and the root of the working folders.
         pipeline: the engine.
+        probes: of media that were probed already; the others are probed here.
         on_progress: called from this thread; its fractions rise to 1.0.
         canceled: set by anybody to stop the run.
 
@@ -72,7 +74,9 @@ def run(
     deadline_s = min(request.options.deadline_s or settings.deadline_s, settings.deadline_s)
     monitor = RunMonitor(on_progress, canceled, deadline_s)
     with working_folder(settings.work_dir) as folder:
-        return _Run(request, output_path, folder, settings, pipeline, monitor).result()
+        return _Run(
+            request, output_path, folder, settings, pipeline, probes or Probes(), monitor
+        ).result()
 
 
 class _Run:
@@ -85,6 +89,7 @@ class _Run:
         folder: Path,
         settings: Settings,
         pipeline: Pipeline,
+        probes: Probes,
         monitor: RunMonitor,
     ) -> None:
         self._request = request
@@ -92,6 +97,7 @@ class _Run:
         self._folder = folder
         self._settings = settings
         self._pipeline = pipeline
+        self._known = probes
         self._monitor = monitor
 
     def result(self) -> Result:
@@ -140,9 +146,15 @@ class _Run:
     def _probe(self, paths: dict[str, Path]) -> tuple[VideoInfo, dict[str, Recording]]:
         self._monitor.report("probe", _PROBE_AT)
         with self._monitor.timed("probe"):
-            video = probe_video(paths["video"], self._settings, self._request.video.name)
+            video = self._known.video or probe_video(
+                paths["video"], self._settings, self._request.video.name
+            )
             recordings = {
-                name: Recording(paths[name], probe_audio(paths[name], self._settings, source.name))
+                name: Recording(
+                    paths[name],
+                    self._known.recordings.get(name)
+                    or probe_audio(paths[name], self._settings, source.name),
+                )
                 for name, source in self._request.recordings.items()
             }
         heard = "; ".join(_describe(recording.info) for recording in recordings.values())

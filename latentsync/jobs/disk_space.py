@@ -35,8 +35,8 @@ class DiskReserve:
         self._min_free_bytes = settings.min_free_bytes
         self._work_dir = settings.work_dir
         self._stored_in = [] if files.folder is None else [files.folder]
-        self._media_go_through = [settings.work_dir, *self._stored_in]
-        self._folders = [*self._media_go_through, *_folder_of_record(settings)]
+        self.receiving_dir = files.receiving_dir(settings.work_dir)
+        self._folders = [settings.work_dir, *self._stored_in, *_folder_of_record(settings)]
 
     def require(self, coming: Iterable[tuple[Path, int]] = ()) -> None:
         """Raise DiskFull unless the reserve is there, and will be when all of this has come.
@@ -55,20 +55,16 @@ class DiskReserve:
             if free_bytes < self._min_free_bytes:
                 raise DiskFull("The server's disk is nearly full; it takes nothing new.")
 
-    def require_for_body(
-        self, expected_bytes: int, received_bytes: int, *, spooled_in: Path | None = None
-    ) -> None:
-        """Raise DiskFull unless there is room for the rest of a body, and for its copies.
+    def require_for_body(self, expected_bytes: int, received_bytes: int) -> None:
+        """Raise DiskFull unless there is room for the rest of a body.
+
+        It is written once: from where it is received it is moved into the storage.
 
         Args:
             expected_bytes: of the whole body, as far as is known.
-            received_bytes: of it; they lie in the first folder already.
-            spooled_in: where it goes first, if not to the work folder.
+            received_bytes: of it, which are on the disk already.
         """
-        first, *others = [*([] if spooled_in is None else [spooled_in]), *self._media_go_through]
-        size_bytes = max(expected_bytes, received_bytes)
-        copies = [(folder, size_bytes) for folder in others]
-        self.require([(first, size_bytes - received_bytes), *copies])
+        self.require([(self.receiving_dir, max(0, expected_bytes - received_bytes))])
 
     def require_to_store(self, size_bytes: int) -> None:
         """Raise DiskFull unless there is room for a file in the store."""
@@ -136,8 +132,8 @@ class StorageBudget:
         self._stored_bytes = 0
 
     def take(self, size_bytes: int) -> None:
-        """Take room for a file that is stored next; raises DiskFull."""
-        self.reserve.require_to_store(size_bytes)
+        """Count a file that was received and is stored next; raises DiskFull."""
+        self.reserve.require()
         with self._turn:
             self._count()
             if self._stored_bytes + size_bytes > self._settings.max_stored_bytes:

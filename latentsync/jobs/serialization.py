@@ -3,14 +3,28 @@
 Addresses are recorded as they are. Everything else was stored in the file store before.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from latentsync.errors import InternalError
+from latentsync.media.probe import (
+    AudioInfo,
+    Probes,
+    VideoInfo,
+    dump_info,
+    load_audio_info,
+    load_video_info,
+)
 from latentsync.schema import run
 from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint, SyncMode
+from latentsync.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def dump_options(options: run.RunOptions) -> dict[str, Any]:
@@ -39,13 +53,22 @@ def load_options(recorded: dict[str, Any]) -> run.RunOptions:
     )
 
 
-def dump_source(source: run.MediaSource, stored_key: str | None) -> dict[str, str]:
-    """Return a medium as plain JSON: its address, or the key under which it was stored."""
-    if isinstance(source, run.UrlSource):
+def dump_source(
+    source: run.MediaSource, stored_key: str | None, info: VideoInfo | AudioInfo | None = None
+) -> dict[str, Any]:
+    """Return a medium as plain JSON: its address, or its key in the storage.
+
+    Args:
+        source: the medium.
+        stored_key: None for an address, which the worker fetches.
+        info: what its probe found, if it was probed.
+    """
+    if stored_key is None and isinstance(source, run.UrlSource):
         return {"url": source.url, "name": source.name}
     if stored_key is None:
         raise InternalError(f"{source.name} was not stored before its job was recorded.")
-    return {"key": stored_key, "name": source.name}
+    recorded = {"key": stored_key, "name": source.name}
+    return recorded if info is None else {**recorded, "probe": dump_info(info)}
 
 
 def dump_segment(segment: run.Segment) -> dict[str, Any]:
@@ -58,7 +81,7 @@ def dump_segment(segment: run.Segment) -> dict[str, Any]:
     }
 
 
-def load_source(recorded: dict[str, str], stored: Path | None) -> run.MediaSource:
+def load_source(recorded: dict[str, Any], stored: Path | None) -> run.MediaSource:
     """Return the medium; ``stored`` is where the stored file lies now."""
     if "url" in recorded:
         return run.UrlSource(recorded["url"], name=recorded["name"])
@@ -67,7 +90,7 @@ def load_source(recorded: dict[str, str], stored: Path | None) -> run.MediaSourc
     return run.PathSource(stored, name=recorded["name"])
 
 
-def dump_request(request: run.RunRequest, media: Mapping[str, dict[str, str]]) -> dict[str, Any]:
+def dump_request(request: run.RunRequest, media: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return a request as plain JSON.
 
     Args:
@@ -105,6 +128,28 @@ def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> run.Ru
     )
 
 
+def load_probes(recorded: dict[str, Any], settings: Settings) -> Probes:
+    """Return what the probes found when the job was submitted, by name of the medium.
+
+    Media without a result are left out: addresses, and jobs recorded by another version.
+
+    Raises:
+        MediaError: a medium exceeds a limit of ``settings``, which are this process's own.
+    """
+    video, recordings = None, {}
+    for name, source in _media(recorded).items():
+        try:
+            if "probe" not in source:
+                continue
+            if name == "video":
+                video = load_video_info(source["probe"], settings)
+            else:
+                recordings[name] = load_audio_info(source["probe"], settings)
+        except ValidationError:
+            logger.info("the stored probe of %s is of another version: probing again", name)
+    return Probes(video, recordings)
+
+
 def stored_keys(recorded: dict[str, Any]) -> list[str]:
     """Return where a recorded request's media lie in the file store."""
     return list(stored_media(recorded).values())
@@ -121,7 +166,7 @@ def stored_media(recorded: dict[str, Any]) -> dict[str, str]:
     return {name: source["key"] for name, source in media if "key" in source}
 
 
-def _media(recorded: dict[str, Any]) -> dict[str, dict[str, str]]:
+def _media(recorded: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: part for name, part in recorded.items() if name not in ("options", "segments")}
 
 

@@ -195,14 +195,19 @@ class JobService:
                 f"There is no upload {errors.shorten(upload_id)}.", field="id"
             )
 
-    def store_upload(self, path: Path, owner: str) -> str:
-        """Keep an uploaded file; returns the address that requests may use instead of a URL.
+    def store_upload(self, path: Path, owner: str, *, move: bool = False) -> str:
+        """Store an uploaded file; returns the address that requests may use instead of a URL.
+
+        Args:
+            path: the file.
+            owner: who may use it.
+            move: the file is not needed afterwards.
 
         Raises:
             LineFull, DiskFull: there is no room for it.
         """
         self._budget.take(path.stat().st_size)
-        return self.uploads.store(path, owner)
+        return self.uploads.store(path, owner, move=move)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -274,7 +279,7 @@ class JobService:
         # Not named for the job: of two calls with one id the loser must not remove the winner's.
         folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
         with self._discarded_on_error(folder_key) if _brings_files([submission]) else nullcontext():
-            media: dict[str, dict[str, str]] = {}
+            media: dict[str, dict[str, Any]] = {}
             total_bytes = 0
             for name, source in request.media.items():
                 media[name], size_bytes = self._store(source, name, folder_key, owner)
@@ -292,31 +297,36 @@ class JobService:
 
     def _store(
         self, source: MediaSource, medium: str, folder_key: str, owner: str
-    ) -> tuple[dict[str, str], int]:
+    ) -> tuple[dict[str, Any], int]:
         """Return a medium as it is recorded, and the bytes stored for it."""
         if _is_address(source):
             _check_address(source)
             return dump_source(source, None), 0
         key = f"{folder_key}/{medium}"
         with (
-            working_folder(self._settings.work_dir) as folder,
-            self._as_file(source, folder, owner) as path,
+            working_folder(self.reserve.receiving_dir) as folder,
+            self._as_file(source, folder, owner) as (path, keep),
         ):
             size_bytes = path.stat().st_size
             self._budget.take(size_bytes)
             probe = probe_video if medium == "video" else probe_audio
-            probe(path, self._settings, source.name)
-            self.files.put(path, key)
-        return {"key": key, "name": source.name}, size_bytes
+            info = probe(path, self._settings, source.name)
+            keep(key)
+        return dump_source(source, key, info), size_bytes
 
     @contextmanager
-    def _as_file(self, source: MediaSource, folder: Path, owner: str) -> Iterator[Path]:
+    def _as_file(
+        self, source: MediaSource, folder: Path, owner: str
+    ) -> Iterator[tuple[Path, Callable[[str], None]]]:
+        """Yield a medium's file, and what stores it under a key without writing it again."""
         if not isinstance(source, UrlSource):
             monitor = RunMonitor(deadline_s=self._settings.fetch_timeout_s)
             settings = self._settings
             if isinstance(source, PathSource):  # a door's own file: it was received here
                 settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
-            yield fetch_media(source, folder, settings, monitor)
+            path = fetch_media(source, folder, settings, monitor)
+            is_ours = not isinstance(source, PathSource) or source.disposable
+            yield path, partial(self.files.put, path, move=is_ours)
             return
         missing = errors.UploadNotFound(
             f"{source.name}: there is no such upload.", field=source.name
@@ -326,7 +336,7 @@ class JobService:
             raise missing
         try:
             with self.files.as_local_file(key, folder) as path:
-                yield path
+                yield path, partial(self.files.copy, key)
         except FileNotFoundError:  # its owner has removed it meanwhile
             raise missing from None
 

@@ -22,11 +22,13 @@ from latentsync.workspace import is_disk_full, translate_disk_full, why_unwritab
 
 logger = logging.getLogger(__name__)
 
+_RECEIVING = ".receiving"  # folder of files that are still being received
 _PART = ".part"  # ends the name of a local file that is still being written
 _COPY_BYTES = 1024 * 1024
 _READ_BYTES = 1024 * 1024  # fetched at once where somebody reads a part of it
 _PATTERN = set("*?[]")  # fsspec would take a key with one of these for many keys
 _RETRY_AFTER_S = 5.0
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}  # of a folder of this machine
 _TRY_AGAIN_S = 1.0
 
@@ -65,8 +67,13 @@ class Storage:
         if self._is_local:
             Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def put(self, path: Path, key: str) -> None:
-        """Store a copy of the file at ``path``.
+    def put(self, path: Path, key: str, *, move: bool = False) -> None:
+        """Store the file at ``path``.
+
+        Args:
+            path: the file.
+            key: its place in the storage.
+            move: the file is not needed afterwards, so on the same disk it is renamed, not copied.
 
         Raises:
             DiskFull: there is no room.
@@ -75,10 +82,33 @@ class Storage:
         with translate_disk_full():
             if self._is_local:
                 with self._answering():
-                    _copy_durably(path, Path(target))
+                    _store_durably(path, Path(target), move=move)
                 return
             with self._answering(missing_is_failure=True):
                 self._files.put_file(str(path), target, **self._copying)
+
+    def copy(self, key: str, copied_key: str) -> None:
+        """Store a file under a second key; a local one is linked, since files never change.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        source, target = self._path(key), self._path(copied_key)
+        with translate_disk_full(), self._answering():
+            if self._is_local:
+                _link_durably(Path(source), Path(target))
+            else:
+                self._files.cp_file(source, target)
+
+    def receiving_dir(self, work_dir: Path) -> Path:
+        """Return where to write files that will be stored: on the storage's disk, to be moved.
+
+        Args:
+            work_dir: the usual folder; used if it is on that disk, or if the storage is remote.
+        """
+        if not self._is_local or _disk_of(work_dir) == _disk_of(Path(self._root)):
+            return work_dir
+        return Path(self._root) / _RECEIVING
 
     def put_with_retry(self, path: Path, key: str, *, patience_s: float, canceled: Event) -> None:
         """Store a copy of a file that was dear to make: try for a while if the store is away.
@@ -276,26 +306,54 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, PermissionError | FileNotFoundError)
 
 
-def _copy_durably(source: Path, target: Path) -> None:
-    """Copy so that the file is there, whole, even if the power fails right after."""
+def _store_durably(source: Path, target: Path, *, move: bool) -> None:
+    """Copy or move so that the file is there, whole, even if the power fails right after."""
+    with _durable_parents(target):
+        if move and _disk_of(source) == _disk_of(target.parent):
+            _sync(source)
+            source.replace(target)
+            return
+        part = target.with_name(target.name + _PART)
+        try:
+            with source.open("rb") as read, part.open("wb") as written:
+                shutil.copyfileobj(read, written, _COPY_BYTES)
+                written.flush()
+                os.fsync(written.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _link_durably(source: Path, target: Path) -> None:
+    """Give a stored file a second name; copies it where the disk has no hard links."""
+    try:
+        with _durable_parents(target):
+            target.hardlink_to(source)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _store_durably(source, target, move=False)
+
+
+@contextmanager
+def _durable_parents(target: Path) -> Iterator[None]:
+    """Make the folders above ``target``; afterwards make their new names survive a power cut."""
     missing = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + _PART)
-    try:
-        with source.open("rb") as read, part.open("wb") as written:
-            shutil.copyfileobj(read, written, _COPY_BYTES)
-            written.flush()
-            os.fsync(written.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    yield
     for folder in (target.parent, *(made.parent for made in missing)):
-        _sync_folder(folder)
+        _sync(folder)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _disk_of(path: Path) -> int:
+    """Return the device of a path, or of the nearest folder above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -31,8 +31,13 @@ class Uploads:
         self._counting = Lock()
         self._coming: Counter[str] = Counter()  # bytes that this process is about to store
 
-    def store(self, path: Path, owner: str) -> str:
-        """Keep a copy of a file; returns the address by which requests name it.
+    def store(self, path: Path, owner: str, *, move: bool = False) -> str:
+        """Store a file; returns the address by which requests name it.
+
+        Args:
+            path: the file.
+            owner: who may use it.
+            move: see :meth:`latentsync.jobs.storage.Storage.put`.
 
         Raises:
             LineFull: the owner has as many bytes here as allowed.
@@ -40,7 +45,7 @@ class Uploads:
         """
         name = uuid.uuid4().hex
         with self._room(owner, path.stat().st_size):
-            self._files.put(path, _key(name, owner))
+            self._files.put(path, _key(name, owner), move=move)
         return UPLOAD_SCHEME + name
 
     def require_room(self, owner: str, size_bytes: int) -> None:

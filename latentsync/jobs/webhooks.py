@@ -28,7 +28,13 @@ from latentsync.errors import ForbiddenAddress, InvalidField, shorten
 from latentsync.jobs.database import events, jobs
 from latentsync.jobs.models import Delivery, Job, Webhook
 from latentsync.jobs.schemas import to_response
-from latentsync.media import ssrf
+from latentsync.media.ssrf import (
+    is_public,
+    leads_to_public,
+    open_guarded_client,
+    parse_address,
+    reason_of,
+)
 from latentsync.public_errors import log_database_error
 from latentsync.settings import Settings
 
@@ -70,7 +76,7 @@ def check_webhook(webhook: Webhook, settings: Settings) -> None:
             field=_FIELD,
         )
     try:
-        host = ssrf.parse_address(webhook.url).host
+        host = parse_address(webhook.url).host
     except ValueError as error:
         message = f"webhook is {shorten(webhook.url)}: {error}."
         raise InvalidField(message, field=_FIELD) from None
@@ -85,7 +91,7 @@ def _is_private(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return not ssrf.is_public(ip_address(host.split("%")[0]))
+        return not is_public(ip_address(host.split("%")[0]))
     except ValueError:
         return False
 
@@ -191,7 +197,7 @@ class WebhookSender:
             limit_s = self._settings.webhook_timeout_s
             return _Unsent(f"the receiver did not answer within {limit_s:g} s")
         except (httpx.HTTPError, gaierror, UnicodeError) as error:  # of the net
-            return _Unsent(ssrf.reason_of(error))
+            return _Unsent(reason_of(error))
         except Exception:  # whatever it was: a notice is lost only after all attempts
             logger.exception("webhook %s: a defect", notice.id)
             return _Unsent("sending it failed unexpectedly")
@@ -207,12 +213,10 @@ class WebhookSender:
     async def _post(self, notice: WebhookMessage) -> None:
         """Send the notice and look at the status of the answer, never at its body."""
         async with asyncio.timeout(self._settings.webhook_timeout_s):
-            url = ssrf.parse_address(notice.url)
-            if not await ssrf.leads_to_public(url, self._settings):
+            url = parse_address(notice.url)
+            if not await leads_to_public(url, self._settings):
                 raise _NoUse("the receiver's address is not public")
-            client = ssrf.open_guarded_client(
-                self._settings, timeout_s=self._settings.webhook_timeout_s
-            )
+            client = open_guarded_client(self._settings, timeout_s=self._settings.webhook_timeout_s)
             headers = self._headers(notice)
             try:
                 async with (

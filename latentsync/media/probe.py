@@ -1,21 +1,18 @@
-"""What a media file holds, found out from its packets, before any heavy work.
+"""What a media file holds, found in one pass over its packets, before any heavy work.
 
-The first picture and the first sound are really decoded; everything else is counted.
-
-Going through a file's packets without decoding them, and decoding the first thing in it.
-
-Headers are never believed: lengths and rates are counted from the packets themselves.
+Headers are not trusted: lengths and rates are counted from the packets. Only the first frame is
+decoded. The result can be stored with a job, so that the worker does not scan the file again.
 """
 
 from __future__ import annotations  # the generics of av exist for type checkers only
 
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from dataclasses import field as default
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,6 +23,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from pydantic import TypeAdapter
 
 from latentsync.errors import NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
 from latentsync.media import limits
@@ -37,11 +35,41 @@ from latentsync.settings import Settings
 _PACKETS_BEFORE_FIRST_FRAME = 250  # give up when so many packets decode to nothing
 
 
-def _packets(container: InputContainer, stream: Stream, field: str) -> Iterator[Packet[Stream]]:
-    """Yield the stream's packets without decoding; a file that breaks off is an error."""
+class _FirstFrame:
+    """Decodes the beginning of a stream until a frame comes out; skips broken packets."""
+
+    def __init__(self) -> None:
+        self._frame: VideoFrame | AudioFrame | None = None
+        self._reason = "nothing in it can be decoded"
+        self._packets_left = _PACKETS_BEFORE_FIRST_FRAME
+
+    def feed(self, packet: Packet[Stream]) -> None:
+        if self._frame is not None or not self._packets_left:
+            return
+        self._packets_left -= 1
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame | AudioFrame)
+                self._frame = frame
+                return
+        except av.FFmpegError as error:
+            self._reason = describe(error)
+
+    def require(self, field: str) -> VideoFrame | AudioFrame:
+        """Return the frame; raises UnreadableMedia if none came out."""
+        if self._frame is None:
+            raise UnreadableMedia(f"{field} cannot be decoded: {self._reason}.", field=field)
+        return self._frame
+
+
+def _packets(
+    container: InputContainer, stream: Stream, first_frame: _FirstFrame, field: str
+) -> Iterator[Packet[Stream]]:
+    """Yield the stream's packets; a file that breaks off is an error."""
     corrupt = False
     try:
         for packet in read_packets(container, stream):
+            first_frame.feed(packet)
             if packet.size:
                 corrupt = packet.is_corrupt
                 yield packet
@@ -51,8 +79,12 @@ def _packets(container: InputContainer, stream: Stream, field: str) -> Iterator[
         raise TruncatedMedia(f"{field} is cut off in the middle of its last packet.", field=field)
 
 
-def scan_frames(
-    container: InputContainer, stream: VideoStream, settings: Settings, field: str
+def _scan_frames(
+    container: InputContainer,
+    stream: VideoStream,
+    first_frame: _FirstFrame,
+    settings: Settings,
+    field: str,
 ) -> Timeline:
     """Lay the video's frames onto the 25 fps timeline, stopping at the first broken limit.
 
@@ -62,7 +94,7 @@ def scan_frames(
     time_base = stream.time_base or Fraction(1, 1000)
     most_frames = settings.max_duration_s * settings.max_fps
     stamps = _Stamps()
-    for packet in _packets(container, stream, field):
+    for packet in _packets(container, stream, first_frame, field):
         stamps.add(packet)
         limits.check_length(float(stamps.span * time_base), settings.max_duration_s, field)
         if len(stamps.shown) > most_frames:
@@ -115,8 +147,12 @@ def _rising(stamps: Iterable[int]) -> Timestamps:
     return np.unique(np.fromiter(stamps, np.int64))
 
 
-def scan_sound(
-    container: InputContainer, stream: AudioStream, settings: Settings, field: str
+def _scan_sound(
+    container: InputContainer,
+    stream: AudioStream,
+    first_frame: _FirstFrame,
+    settings: Settings,
+    field: str,
 ) -> float:
     """Return the sound's length in seconds, less what FFmpeg is told to skip at its ends.
 
@@ -124,16 +160,17 @@ def scan_sound(
         NoAudio, MediaTooLong, TruncatedMedia
     """
     unit_s = float(stream.time_base or 0)
+    sample_rate = max(1, stream.rate)  # as declared: decoding may change it (HE-AAC)
     first_s, end_s, sounding_s = None, 0.0, 0.0
     skipped_samples = 0
-    for packet in _packets(container, stream, field):
+    for packet in _packets(container, stream, first_frame, field):
         length_s, stamp = (packet.duration or 0) * unit_s, _stamp(packet)
         start_s = end_s if stamp is None else stamp * unit_s
         first_s = start_s if first_s is None else first_s
         end_s = max(end_s, start_s + length_s)
         sounding_s += length_s
         skipped_samples += _skipped_samples(packet)
-        length_s = max(sounding_s, end_s - first_s) - skipped_samples / max(1, stream.rate)
+        length_s = max(sounding_s, end_s - first_s) - skipped_samples / sample_rate
         limits.check_length(length_s, settings.max_duration_s, field)
     if first_s is None:
         raise NoAudio(f"{field} has a sound stream without any sound.", field=field)
@@ -145,29 +182,6 @@ def _skipped_samples(packet: Packet[Stream]) -> int:
         return 0
     start, end = struct.unpack("<II", bytes(packet.get_sidedata("skip_samples"))[:8])
     return int(start + end)
-
-
-def first_frame(
-    container: InputContainer, stream: VideoStream | AudioStream, field: str
-) -> VideoFrame | AudioFrame:
-    """Decode until the first frame comes out; broken packets before it are passed over.
-
-    Raises:
-        UnreadableMedia: nothing comes out.
-    """
-    words = "nothing in it can be decoded"
-    packets = islice(read_packets(container, stream), _PACKETS_BEFORE_FIRST_FRAME)
-    try:
-        for packet in packets:
-            try:
-                for frame in packet.decode():
-                    assert isinstance(frame, VideoFrame | AudioFrame)
-                    return frame
-            except av.FFmpegError as error:
-                words = describe(error)
-    except BrokenOff as error:
-        words = str(error)
-    raise UnreadableMedia(f"{field} cannot be decoded: {words}.", field=field)
 
 
 # What wave files without a channel mask mean, by number of channels.
@@ -225,6 +239,19 @@ class AudioInfo:
     field: str
 
 
+@dataclass(frozen=True, eq=False)
+class Probes:
+    """What is known about the media of a run before it starts.
+
+    Attributes:
+        video: None if it has not been probed yet.
+        recordings: by the names of :attr:`latentsync.schema.run.RunRequest.recordings`.
+    """
+
+    video: VideoInfo | None = None
+    recordings: Mapping[str, AudioInfo] = default(default_factory=dict)
+
+
 def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
     """Check the video in ``path`` against the limits of ``settings`` and describe it.
 
@@ -240,9 +267,11 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
     with open_media(path, field, settings.max_pixels) as container:
         stream = _video_stream(container, field)
         limits.check_picture(stream.width, stream.height, settings, field)
-        timeline = scan_frames(container, stream, settings, field)
-    with open_media(path, field, settings.max_pixels) as container:
-        return _describe_video(container, timeline, settings, field)
+        first_frame = _FirstFrame()
+        timeline = _scan_frames(container, stream, first_frame, settings, field)
+        frame = first_frame.require(field)
+        assert isinstance(frame, VideoFrame)
+        return _describe_video(stream, frame, timeline, settings, field)
 
 
 def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
@@ -253,12 +282,11 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
     """
     with open_media(path, field, settings.max_pixels) as container:
         stream = _audio_stream(container, field)
-        duration_s = scan_sound(container, stream, settings, field)
-    limits.check_audio_length(duration_s, settings, field)
-    with open_media(path, field, settings.max_pixels) as container:
-        stream = _audio_stream(container, field)
         name_layout(stream)
-        frame = first_frame(container, stream, field)
+        first_frame = _FirstFrame()
+        duration_s = _scan_sound(container, stream, first_frame, settings, field)
+        limits.check_audio_length(duration_s, settings, field)
+        frame = first_frame.require(field)
         assert isinstance(frame, AudioFrame)
         limits.check_sample_rate(frame.sample_rate, field)
         return AudioInfo(
@@ -270,6 +298,42 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
             stream_index=stream.index,
             field=field,
         )
+
+
+def dump_info(info: VideoInfo | AudioInfo) -> dict[str, Any]:
+    """Return what a probe found as plain JSON, to be stored with a job."""
+    adapter: TypeAdapter[Any] = _VIDEO_INFO if isinstance(info, VideoInfo) else _AUDIO_INFO
+    dumped: dict[str, Any] = adapter.dump_python(info, mode="json")
+    return dumped
+
+
+def load_video_info(dumped: Mapping[str, Any], settings: Settings) -> VideoInfo:
+    """Return a stored description of a video, checked against the limits of ``settings``.
+
+    Raises:
+        pydantic.ValidationError: it was stored in another form.
+        MediaTooLong, PictureTooLarge, PictureTooSmall, TooManyFrames
+    """
+    info = _VIDEO_INFO.validate_python(dumped)
+    limits.check_picture(info.width, info.height, settings, info.field)
+    limits.check_length(info.duration_s, settings.max_duration_s, info.field)
+    limits.check_frame_rate(info.timeline.fps, settings, info.field)
+    return replace(info, max_pixels=settings.max_pixels)
+
+
+def load_audio_info(dumped: Mapping[str, Any], settings: Settings) -> AudioInfo:
+    """Return a stored description of a recording, checked against the limits of ``settings``.
+
+    Raises:
+        pydantic.ValidationError: it was stored in another form.
+        AudioTooShort, MediaTooLong
+    """
+    info = _AUDIO_INFO.validate_python(dumped)
+    limits.check_audio_length(info.duration_s, settings, info.field)
+    return replace(info, max_duration_s=settings.max_duration_s)
+
+
+_VIDEO_INFO, _AUDIO_INFO = TypeAdapter(VideoInfo), TypeAdapter(AudioInfo)
 
 
 def name_layout(stream: AudioStream) -> None:
@@ -308,11 +372,8 @@ def _require_decoder(stream: Stream, field: str) -> None:
 
 
 def _describe_video(
-    container: InputContainer, timeline: Timeline, settings: Settings, field: str
+    stream: VideoStream, frame: VideoFrame, timeline: Timeline, settings: Settings, field: str
 ) -> VideoInfo:
-    stream = _video_stream(container, field)
-    frame = first_frame(container, stream, field)
-    assert isinstance(frame, VideoFrame)
     aspect = _pixel_aspect(stream)
     coded = _square_pixels(frame.width, frame.height, aspect)
     orientation = read_orientation(frame)

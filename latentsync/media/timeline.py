@@ -3,17 +3,34 @@
 Which source frame each output frame shows when the audio and the video differ in length.
 """
 
+import base64
 import math
+import zlib
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer, PlainValidator
 
 from latentsync.formats import ROUNDING, VIDEO_FPS
 from latentsync.schema.fields import SyncMode
 
-Timestamps = NDArray[np.int64]  # in units of the stream's time base
+
+def _pack(stamps: NDArray[np.int64]) -> str:
+    """Return timestamps as short text: their differences hardly vary, so they compress well."""
+    steps = np.diff(stamps, prepend=0).astype("<i8")
+    return base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
+
+
+def _unpack(text: str) -> NDArray[np.int64]:
+    steps = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8")
+    return np.cumsum(steps, dtype=np.int64)
+
+
+# In units of the stream's time base.
+Timestamps = Annotated[NDArray[np.int64], PlainValidator(_unpack), PlainSerializer(_pack)]
 
 # Containers round timestamps (Matroska to 1 ms); these keep rounding from deciding anything.
 _TIE_S = 0.001

@@ -24,10 +24,17 @@ class InlineSource:
 
 @dataclass(frozen=True)
 class PathSource:
-    """Media that already lies on this machine, inside an allowed root."""
+    """Media that already lies on this machine, inside an allowed root.
+
+    Attributes:
+        path: where it lies.
+        name: field that brought it, for messages.
+        disposable: it was received for this request alone, so it may be moved away.
+    """
 
     path: Path
     name: str
+    disposable: bool = False
 
 
 MediaSource = UrlSource | InlineSource | PathSource

@@ -143,7 +143,8 @@ def _app_with_jobs(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sweep(settings.work_dir)
+        for folder in {settings.work_dir, jobs.reserve.receiving_dir}:
+            sweep(folder)
         yield
         await run_in_threadpool(jobs.close)
 

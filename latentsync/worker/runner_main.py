@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from latentsync import runner
 from latentsync.jobs.disk_space import DiskReserve
-from latentsync.jobs.serialization import load_request, stored_media
+from latentsync.jobs.serialization import load_probes, load_request, stored_media
 from latentsync.jobs.storage import Storage
 from latentsync.monitor import Progress
 from latentsync.pipelines.registry import PipelineCache
@@ -164,6 +164,7 @@ class Runner:
                     folder / "result.mp4",
                     settings=settings,
                     pipeline=self._engines.get(request.options.engine),
+                    probes=load_probes(recorded, self._settings),
                     on_progress=_Thinned(self._send),
                     canceled=self._canceled,
                 )

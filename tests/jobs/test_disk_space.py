@@ -84,17 +84,17 @@ def test_the_work_folder_counts_wherever_the_files_are(tmp_path: Path) -> None:
         roomy.require_for_body(2**62, 0)
 
 
-def test_copies_on_the_same_disk_are_added_up(tmp_path: Path) -> None:
+def test_a_body_is_written_once_and_files_for_one_disk_are_added_up(tmp_path: Path) -> None:
     reserve = reserve_in(tmp_path)
     most_of_it = shutil.disk_usage(tmp_path).free * 7 // 10
     reserve.require_to_store(most_of_it)
-    with pytest.raises(DiskFull):  # in the work folder and in the store
-        reserve.require_for_body(most_of_it, 0)
-    with pytest.raises(DiskFull):  # three copies
-        reserve.require_for_body(most_of_it // 2, 0, spooled_in=tmp_path)
-    reserve.require_for_body(most_of_it, most_of_it)  # the first one is there already
-    with pytest.raises(DiskFull):  # more came than was declared
-        reserve.require_for_body(0, 2**62)
+    reserve.require_for_body(most_of_it, 0)
+    with pytest.raises(DiskFull):
+        reserve.require_for_body(2 * most_of_it, 0)
+    reserve.require_for_body(2 * most_of_it, most_of_it)  # the first half is there already
+    reserve.require_for_body(0, most_of_it)  # nothing was declared
+    with pytest.raises(DiskFull):
+        reserve.require([(tmp_path, most_of_it), (tmp_path / "data", most_of_it)])
 
 
 def test_a_result_waits_for_room_until_its_time_is_up_or_nobody_wants_it(tmp_path: Path) -> None:

@@ -5,14 +5,11 @@ The files are ``video``, ``audio`` and, for a segment with a recording of its ow
 """
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -32,7 +29,7 @@ _FILES_SHOWN = f"video, audio, {_FILES[2]} to {_FILES[-1]}"
 _FIELDS_MAX = 30  # far more than there are
 _FIELD_BYTES_MAX = 256 * 1024  # as many segments as allowed, each with a long address
 _TEXT_FIELDS = {"video_url", "audio_url", "sync_mode", "engine", "scheduler"}
-_STAND_IN_URL = "upload://"  # for a file of the form while the other fields are checked
+_PLACEHOLDER_URL = "upload://"  # for a file of the form while the other fields are checked
 
 
 @dataclass(frozen=True)
@@ -48,26 +45,68 @@ class Form:
     files: dict[str, UploadFile]
 
 
-class _EngineFirst(MultiPartParser):
-    """Stops reading at the field ``engine`` if that cannot run, whatever files are to come."""
+class ReceivedFile:
+    """A file of a form, written once and hashed while it is written."""
 
-    engines: Availability
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("xb")
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def seek(self, offset: int) -> int:
+        """Flush: the parser rewinds a file at its end, and what reads it opens the path."""
+        self._file.flush()
+        return offset
+
+    def close(self) -> None:
+        self._file.close()
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _Parser(MultiPartParser):
+    """Writes files straight into a folder, where Starlette would use temporary files.
+
+    Stops reading at the field ``engine`` if that cannot run, whatever files are to come.
+    """
+
+    folder: Path
+    engines: Availability | None
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        part = self._current_part
+        if part.file is not None:
+            part.file.file.close()  # Starlette's, which is still empty
+            received = cast(Any, ReceivedFile(self.folder / f"file-{self._current_files}"))
+            part.file.file = received
+            self._files_to_close_on_error.append(received)
 
     def on_part_end(self) -> None:
         super().on_part_end()
         name, value = self.items[-1]
-        if name == "engine" and value in NAMES:
+        if self.engines is not None and name == "engine" and value in NAMES:
             self.engines.require(str(value))
 
 
 @asynccontextmanager
 async def open_form(
-    request: Request, reserve: DiskReserve, max_bytes: int, engines: Availability | None = None
+    request: Request,
+    folder: Path,
+    reserve: DiskReserve,
+    max_bytes: int,
+    engines: Availability | None = None,
 ) -> AsyncIterator[FormData]:
-    """Read a form; its files lie in nameless files of the system's temporary folder.
+    """Read a form.
 
     Args:
         request: with its body still to come.
+        folder: where its files go, each one a :class:`ReceivedFile`.
         reserve: what must stay free on the disk.
         max_bytes: of all files together.
         engines: that can run now; None if a call for another one may be answered, too.
@@ -78,10 +117,10 @@ async def open_form(
         MalformedBody: it is no form, or has too many parts or too large fields.
         Canceled: the caller hung up.
     """
-    require = partial(reserve.require_for_body, spooled_in=Path(tempfile.gettempdir()))
     try:
-        async with aclosing(asking_for_room(request, require, max_bytes).stream()) as body:
-            form = await _parser(request, body, engines).parse()
+        bounded = asking_for_room(request, reserve.require_for_body, max_bytes)
+        async with aclosing(bounded.stream()) as body:
+            form = await _parser(request, body, folder, engines).parse()
     except MultiPartException as error:
         raise errors.MalformedBody(f"The form cannot be read: {error.message}") from None
     except ClientDisconnect:
@@ -93,17 +132,19 @@ async def open_form(
 
 
 def _parser(
-    request: Request, body: AsyncGenerator[bytes, None], engines: Availability | None
+    request: Request,
+    body: AsyncGenerator[bytes, None],
+    folder: Path,
+    engines: Availability | None,
 ) -> MultiPartParser:
-    limits = {
-        "max_files": len(_FILES),
-        "max_fields": _FIELDS_MAX,
-        "max_part_size": _FIELD_BYTES_MAX,
-    }
-    if engines is None:
-        return MultiPartParser(request.headers, body, **limits)
-    parser = _EngineFirst(request.headers, body, **limits)
-    parser.engines = engines
+    parser = _Parser(
+        request.headers,
+        body,
+        max_files=len(_FILES),
+        max_fields=_FIELDS_MAX,
+        max_part_size=_FIELD_BYTES_MAX,
+    )
+    parser.folder, parser.engines = folder, engines
     return parser
 
 
@@ -151,19 +192,18 @@ def with_placeholders(
                 raise errors.ConflictingFields(
                     f"Give either {name} or {name}_{form}, not both.", field=name
                 )
-        holder[f"{medium}_url"] = _STAND_IN_URL
+        holder[f"{medium}_url"] = _PLACEHOLDER_URL
     return fields
 
 
 def take_files(
-    request: RunRequest, files: Mapping[str, UploadFile], folder: Path, max_bytes: int
+    request: RunRequest, files: Mapping[str, UploadFile], max_bytes: int
 ) -> tuple[RunRequest, dict[str, str]]:
-    """Copy the files and put them where their stand-ins are.
+    """Put the received files in the place of their placeholders.
 
     Args:
-        request: with a stand-in for every file.
+        request: with a placeholder for every file.
         files: of the form.
-        folder: where they go.
         max_bytes: largest file.
 
     Returns:
@@ -174,9 +214,11 @@ def take_files(
     """
     hashes = {}
     for name, file in files.items():
-        path = folder / name
-        hashes[name] = _save(file.file, path, name, max_bytes)
-        request = _with_source(request, PathSource(path, name=name))
+        if (file.size or 0) > max_bytes:
+            raise errors.TooManyBytes(f"{name} is larger than {max_bytes} bytes.", field=name)
+        received = cast(ReceivedFile, file.file)
+        hashes[name] = received.hexdigest()
+        request = _with_source(request, PathSource(received.path, name=name, disposable=True))
     return request, hashes
 
 
@@ -229,14 +271,3 @@ def _with_source(request: RunRequest, source: PathSource) -> RunRequest:
     index = _OF_SEGMENT[source.name]
     segments[index] = replace(segments[index], audio=source)
     return replace(request, segments=tuple(segments))
-
-
-def _save(source: BinaryIO, path: Path, name: str, max_bytes: int) -> str:
-    """Copy a received file; returns the hash of its content."""
-    if source.seek(0, 2) > max_bytes:
-        raise errors.TooManyBytes(f"{name} is larger than {max_bytes} bytes.", field=name)
-    source.seek(0)
-    with path.open("wb") as target:
-        shutil.copyfileobj(source, target)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

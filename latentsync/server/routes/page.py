@@ -169,7 +169,8 @@ class PageGate:
                 return
         if path.rstrip("/") == _UPLOAD:
             size_bytes = min(declared_bytes(scope), self._max_media_bytes)
-            await run_in_threadpool(self._reserve.require_for_body, size_bytes, 0)
+            # Twice: what the page has received is copied into the storage.
+            await run_in_threadpool(self._reserve.require_for_body, 2 * size_bytes, 0)
         elif scope["method"] == "POST":
             require_json_type(scope)
         headers = _FILE_HEADERS if path.startswith(_FILES) else _HEADERS

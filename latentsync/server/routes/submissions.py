@@ -127,13 +127,14 @@ async def read_submissions(
     if content_type.split(";")[0].strip().lower() != "multipart/form-data":
         yield await parse_json_body(request, lambda body: _from_json(body, names))
         return
-    with working_folder(settings.work_dir) as folder, translate_disk_full():
+    with working_folder(reserve.receiving_dir) as folder, translate_disk_full():
         # A call that may repeat an earlier one gets its job, whatever can run now.
         is_named = names.id is not None or names.idempotency_key is not None
         now = None
         if engines is not None and not is_named:
             now = await run_in_threadpool(engines.now)
-        async with open_form(request, reserve, 2 * settings.max_media_bytes, now) as form:
+        max_bytes = 2 * settings.max_media_bytes
+        async with open_form(request, folder, reserve, max_bytes, now) as form:
             yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
 
 
@@ -207,6 +208,6 @@ def _from_form(parts: FormData, folder: Path, settings: Settings, names: _Names)
     webhook, options = _take_webhook(form.fields)
     validate_fields(options)
     request = parse_request(with_placeholders(options, form.files))
-    request, hashes = take_files(request, form.files, folder, settings.max_media_bytes)
+    request, hashes = take_files(request, form.files, settings.max_media_bytes)
     asked = fingerprint({"fields": form.fields, "files": hashes})
     return _named(request, asked, webhook, names)

@@ -34,13 +34,13 @@ async def receive_upload(
         raise MalformedBody("Send the file itself as the body, not a form.")
     expected_bytes = min(declared_bytes(request.scope), settings.max_media_bytes)
     await run_in_threadpool(jobs.uploads.require_room, owner, expected_bytes)
-    with working_folder(settings.work_dir) as folder, translate_disk_full():
+    with working_folder(jobs.reserve.receiving_dir) as folder, translate_disk_full():
         path = folder / "upload"
         bounded = asking_for_room(request, jobs.reserve.require_for_body, settings.max_media_bytes)
         size_bytes = await _receive(bounded, path, settings.max_media_bytes)
         if size_bytes == 0:
             raise EmptyMedia("The upload is empty.")
-        url = await run_in_threadpool(jobs.store_upload, path, owner)
+        url = await run_in_threadpool(jobs.store_upload, path, owner, move=True)
     return Upload(id=url.removeprefix(UPLOAD_SCHEME), url=url, size_bytes=size_bytes)
 
 
