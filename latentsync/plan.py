@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from latentsync.errors import NoAudio
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
-from latentsync.media.limits import check_audio_length
 from latentsync.media.mix import Heard, mix
-from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio
+from latentsync.media.probe import AudioInfo, VideoInfo, check_audio_length, probe_audio
 from latentsync.media.segments import (
     Place,
     cut_waveform,

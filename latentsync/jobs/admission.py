@@ -267,7 +267,7 @@ class _Batch:
         load = self._loads.get(owner) or self._store.load(owner, self._connection)
         more = Load(len(new), sum(job.input_bytes for job in new))
         self._check(load, more)
-        self._loads[owner] = load + more
+        self._loads[owner] = Load(load.jobs + more.jobs, load.input_bytes + more.input_bytes)
 
     def _name(self, job: Job | NewJob) -> None:
         self._named[job.id] = job

@@ -13,14 +13,16 @@ from threading import Event, Lock
 import sqlalchemy as sa
 
 from latentsync.errors import DiskFull, FolderUnusable
-from latentsync.jobs.retention import stored_bytes
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.database import jobs
+from latentsync.jobs.models import JobStatus
+from latentsync.jobs.storage import UPLOADS, Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 from latentsync.workspace import why_unusable, why_unwritable
 
 _COUNT_EVERY_S = 1.0
 _TRY_AGAIN_S = 1.0
+_FINAL = [status for status in JobStatus if status.is_final]
 
 
 class DiskReserve:
@@ -145,6 +147,14 @@ class StorageBudget:
         if now - self._counted_at >= _COUNT_EVERY_S:
             self._stored_bytes = stored_bytes(self._store, self._files)
             self._counted_at = now
+
+
+def stored_bytes(store: JobStore, files: Storage) -> int:
+    """Return how many bytes of media, results and uploads are kept."""
+    unfinished, result = jobs.c.status.not_in(_FINAL), sa.func.coalesce(jobs.c.result_bytes, 0)
+    counted = sa.select(sa.func.sum(sa.case((unfinished, jobs.c.input_bytes), else_=result)))
+    with store.engine.connect() as connection:
+        return int(connection.execute(counted).scalar() or 0) + files.size_below(UPLOADS)
 
 
 def _folder_of_record(settings: Settings) -> list[Path]:

@@ -1,17 +1,63 @@
-"""Which engines can run: what the living workers say of themselves in the database of jobs.
+"""Live workers and the engines that they can run, as each of them has written into the database.
 
-The process that takes jobs loads no engine, and may run on another machine than its workers.
+The API process loads no engine, and may run on another machine than its workers.
 """
 
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from latentsync.jobs.stats import living_workers
+from latentsync.jobs.database import host_engines, hosts
+from latentsync.jobs.models import SILENCE_S, DeviceMemory
 from latentsync.schema.engines import AUTO, EngineSurvey, Obstacle
 
 Surveys = Callable[[], EngineSurvey]
+
+
+@dataclass(frozen=True)
+class LivingWorker:
+    """A worker that was heard of lately.
+
+    Attributes:
+        name: unique among those that live.
+        memory: of its device, as it said last; None without a GPU.
+        engines: which ones it can run, as it said last; None for one of an earlier version.
+    """
+
+    name: str
+    memory: DeviceMemory | None
+    engines: EngineSurvey | None = None
+
+
+def living_workers(engine: sa.Engine, within: sa.Connection | None = None) -> list[LivingWorker]:
+    """Return the workers that were heard of lately, by name.
+
+    Args:
+        engine: the database of jobs.
+        within: with a transaction in which it is asked, if there is one.
+    """
+    since = time.time() - SILENCE_S
+    chosen = (
+        sa.select(hosts, host_engines.c.survey)
+        .outerjoin(host_engines, host_engines.c.name == hosts.c.name)
+        .where(hosts.c.seen_at >= since)
+        .order_by(hosts.c.name)
+    )
+    with nullcontext(within) if within else engine.connect() as connection:
+        return [_living(row) for row in connection.execute(chosen)]
+
+
+def _living(row: sa.Row[Any]) -> LivingWorker:
+    used, total = row.memory_used_bytes, row.memory_total_bytes
+    return LivingWorker(
+        row.name,
+        None if total is None else DeviceMemory(used, total),
+        None if row.survey is None else EngineSurvey.from_json(row.survey),
+    )
 
 
 @dataclass(frozen=True)

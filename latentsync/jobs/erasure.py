@@ -13,12 +13,11 @@ import sqlalchemy as sa
 
 from latentsync.errors import LatentSyncError
 from latentsync.jobs.database import erasures, events, jobs, translate_database_full
+from latentsync.jobs.engine_availability import living_workers
 from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.queue import LOST_S, JobQueue
-from latentsync.jobs.retention import RESULTS
 from latentsync.jobs.serialization import stored_folders
-from latentsync.jobs.stats import living_workers
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.storage import RESULTS, Storage
 from latentsync.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)

@@ -9,6 +9,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
 _READ_LINE_EVERY_S = 0.25
 _AFTER_A_FAULT_S = 1.0
+_FINAL = [status for status in JobStatus if status.is_final]
 
 
 class JobNotifier:
@@ -128,3 +131,55 @@ async def wait_for(changed: asyncio.Event, timeout_s: float) -> bool:
         return False
     changed.clear()
     return True
+
+
+@dataclass(frozen=True)
+class EndedJob:
+    """What is counted of a job that has ended; seconds, None where it never began.
+
+    Attributes:
+        stage_s: seconds of each stage of a succeeded run.
+    """
+
+    status: JobStatus
+    error_code: str | None
+    wait_s: float | None
+    run_s: float | None
+    stage_s: dict[str, float]
+
+
+def newest_event(engine: sa.Engine) -> int:
+    """Return the number of the latest event, 0 before the first."""
+    with engine.connect() as connection:
+        return int(connection.execute(sa.select(sa.func.max(events.c.number))).scalar() or 0)
+
+
+def ended_after(engine: sa.Engine, number: int) -> tuple[list[EndedJob], int]:
+    """Return the jobs that ended after the event with this number, and the number to go on from."""
+    newest = newest_event(engine)
+    chosen = (
+        sa.select(jobs)
+        .join(events, events.c.job_id == jobs.c.id)
+        .where(
+            events.c.kind == "status",
+            events.c.number > number,
+            events.c.number <= newest,
+            jobs.c.status.in_(_FINAL),
+            jobs.c.finished_at == events.c.at,  # the event that ended it, not its arrival
+        )
+        .order_by(events.c.number)
+    )
+    with engine.connect() as connection:
+        return [_ended(row) for row in connection.execute(chosen)], newest
+
+
+def _ended(row: sa.Row[Any]) -> EndedJob:
+    began, ended = row.started_at, row.finished_at
+    stages: dict[str, float] = (row.details or {}).get("seconds", {})
+    return EndedJob(
+        JobStatus(row.status),
+        None if row.error is None else row.error["code"],
+        None if began is None else max(0.0, began - row.created_at),
+        None if began is None else max(0.0, ended - began),
+        {stage: seconds for stage, seconds in stages.items() if "." not in stage},
+    )

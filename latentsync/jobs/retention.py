@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection
 import sqlalchemy as sa
 
 from latentsync.jobs.database import events, jobs
+from latentsync.jobs.disk_space import stored_bytes
 from latentsync.jobs.models import Job, JobStatus, NewJob
 from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.serialization import stored_folders, stored_keys
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.storage import INPUTS, RESULTS, UPLOADS, Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 
-RESULTS, INPUTS, UPLOADS = "results", "inputs", "uploads"
 STRAY_S = 3600.0  # a file that belongs to no job after so long never will
 _FINAL = [status for status in JobStatus if status.is_final]
 _AT_ONCE = 200
@@ -119,14 +119,6 @@ class Retention:
                     connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(some))).scalars()
                 )
         return known
-
-
-def stored_bytes(store: JobStore, files: Storage) -> int:
-    """Return how many bytes of media, results and uploads are kept."""
-    unfinished, result = jobs.c.status.not_in(_FINAL), sa.func.coalesce(jobs.c.result_bytes, 0)
-    counted = sa.select(sa.func.sum(sa.case((unfinished, jobs.c.input_bytes), else_=result)))
-    with store.engine.connect() as connection:
-        return int(connection.execute(counted).scalar() or 0) + files.size_below(UPLOADS)
 
 
 def remove_media(files: Storage, job: Job | NewJob) -> None:

@@ -13,10 +13,7 @@ from pydantic import ValidationError
 
 from latentsync.errors import InternalError
 from latentsync.media.probe import (
-    AudioInfo,
     Probes,
-    VideoInfo,
-    dump_info,
     load_audio_info,
     load_video_info,
 )
@@ -54,21 +51,21 @@ def load_options(recorded: dict[str, Any]) -> run.RunOptions:
 
 
 def dump_source(
-    source: run.MediaSource, stored_key: str | None, info: VideoInfo | AudioInfo | None = None
+    source: run.MediaSource, stored_key: str | None, info: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return a medium as plain JSON: its address, or its key in the storage.
 
     Args:
         source: the medium.
         stored_key: None for an address, which the worker fetches.
-        info: what its probe found, if it was probed.
+        info: what its probe found, from :func:`latentsync.media.probe.dump_info`.
     """
     if stored_key is None and isinstance(source, run.UrlSource):
         return {"url": source.url, "name": source.name}
     if stored_key is None:
         raise InternalError(f"{source.name} was not stored before its job was recorded.")
     recorded = {"key": stored_key, "name": source.name}
-    return recorded if info is None else {**recorded, "probe": dump_info(info)}
+    return recorded if info is None else {**recorded, "probe": info}
 
 
 def dump_segment(segment: run.Segment) -> dict[str, Any]:

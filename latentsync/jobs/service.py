@@ -26,14 +26,14 @@ from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.jobs.erasure import Erasure
 from latentsync.jobs.models import Job, NewJob, Webhook
 from latentsync.jobs.queue import JobQueue
-from latentsync.jobs.retention import INPUTS, remove_media
+from latentsync.jobs.retention import remove_media
 from latentsync.jobs.serialization import dump_request, dump_source, stored_keys
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.storage import INPUTS, Storage
 from latentsync.jobs.store import JobStore, Load
 from latentsync.jobs.uploads import UPLOAD_SCHEME, Uploads
 from latentsync.jobs.webhooks import check_webhook
 from latentsync.media.fetch import fetch_media
-from latentsync.media.probe import probe_audio, probe_video
+from latentsync.media.probe import dump_info, probe_audio, probe_video
 from latentsync.media.ssrf import parse_address
 from latentsync.monitor import RunMonitor
 from latentsync.public_errors import to_database_error
@@ -310,7 +310,7 @@ class JobService:
             size_bytes = path.stat().st_size
             self._budget.take(size_bytes)
             probe = probe_video if medium == "video" else probe_audio
-            info = probe(path, self._settings, source.name)
+            info = dump_info(probe(path, self._settings, source.name))
             keep(key)
         return dump_source(source, key, info), size_bytes
 

@@ -22,6 +22,7 @@ from latentsync.workspace import is_disk_full, translate_disk_full, why_unwritab
 
 logger = logging.getLogger(__name__)
 
+RESULTS, INPUTS, UPLOADS = "results", "inputs", "uploads"  # folders in the storage
 _RECEIVING = ".receiving"  # folder of files that are still being received
 _PART = ".part"  # ends the name of a local file that is still being written
 _COPY_BYTES = 1024 * 1024

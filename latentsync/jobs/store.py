@@ -92,9 +92,6 @@ class Load:
     jobs: int
     input_bytes: int
 
-    def __add__(self, more: Load) -> Load:
-        return Load(self.jobs + more.jobs, self.input_bytes + more.input_bytes)
-
 
 class JobStore:
     """Reads and writes the record; safe to call from many threads and processes.
@@ -190,6 +187,13 @@ class JobStore:
         if before is not None:
             chosen = chosen.where(jobs.c.number < before)
         return self.select(chosen.order_by(jobs.c.number.desc()).limit(limit))
+
+    def oldest_waiting_s(self) -> float:
+        """Return for how many seconds the first queued job has waited; 0 if there is none."""
+        chosen = sa.select(sa.func.min(jobs.c.created_at)).where(jobs.c.status == JobStatus.QUEUED)
+        with self.engine.connect() as connection:
+            created_at = connection.execute(chosen).scalar()
+        return 0.0 if created_at is None else max(0.0, self._clock() - created_at)
 
     def waiting(self, limit: int = 1000, *, waited_s: float = 0.0) -> list[Job]:
         """Return the queued jobs of all owners in their order.

@@ -9,8 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from latentsync.errors import LineFull
-from latentsync.jobs.retention import UPLOADS
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.storage import UPLOADS, Storage
 
 UPLOAD_SCHEME = "upload://"
 _NAME = re.compile(r"[0-9a-f]{32}")

@@ -25,14 +25,80 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from pydantic import TypeAdapter
 
-from latentsync.errors import NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
-from latentsync.media import limits
+from latentsync import errors
+from latentsync.formats import ROUNDING
 from latentsync.media.colour import Colour, Orientation, read_colour, read_orientation
 from latentsync.media.container import BrokenOff, describe, open_media, read_packets
 from latentsync.media.timeline import Timeline, Timestamps, build_timeline
 from latentsync.settings import Settings
 
+_SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
+_ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may lie this much too high
 _PACKETS_BEFORE_FIRST_FRAME = 250  # give up when so many packets decode to nothing
+
+
+# Limits of what a request may bring: each has an error and a message of its own.
+
+
+def check_audio_length(duration_s: float, settings: Settings, field: str) -> None:
+    """Raise AudioTooShort or MediaTooLong if the sound's length is outside the limits."""
+    if duration_s < settings.min_audio_s - ROUNDING:
+        raise errors.AudioTooShort(
+            f"{field} lasts {duration_s * 1000:.0f} ms; at least "
+            f"{settings.min_audio_s * 1000:.0f} ms of sound are needed.",
+            field=field,
+        )
+    check_length(duration_s, settings.max_duration_s, field)
+
+
+def check_length(duration_s: float, max_duration_s: float, field: str) -> None:
+    """Raise MediaTooLong if a video or recording lasts longer than allowed."""
+    if duration_s > max_duration_s + ROUNDING:
+        raise errors.MediaTooLong(
+            f"{field} lasts longer than {max_duration_s:g} s, the longest allowed.",
+            field=field,
+        )
+
+
+def check_sample_rate(sample_rate: int, field: str) -> None:
+    """Raise UnreadableMedia if a sample rate (Hz) cannot be meant."""
+    low, high = _SAMPLE_RATES
+    if not low <= sample_rate <= high:
+        raise errors.UnreadableMedia(
+            f"{field} claims {sample_rate} samples per second (allowed: {low} to {high}).",
+            field=field,
+        )
+
+
+def check_picture(width: int, height: int, settings: Settings, field: str) -> None:
+    """Raise PictureTooLarge or PictureTooSmall if a size in pixels is outside the limits."""
+    if not width or not height:  # a decoder that meets a larger picture gives no size at all
+        raise errors.PictureTooLarge(
+            f"{field} has pictures of no stated size, or beyond the "
+            f"{settings.max_pixels} pixels allowed.",
+            field=field,
+        )
+    if width * height > settings.max_pixels:
+        raise errors.PictureTooLarge(
+            f"{field} has pictures of {width}x{height} pixels "
+            f"(allowed: {settings.max_pixels} pixels in all).",
+            field=field,
+        )
+    if min(width, height) < settings.min_side:
+        raise errors.PictureTooSmall(
+            f"{field} has pictures of {width}x{height} pixels "
+            f"(allowed: {settings.min_side} or more on each side).",
+            field=field,
+        )
+
+
+def check_frame_rate(fps: float, settings: Settings, field: str) -> None:
+    """Raise TooManyFrames if there are more frames per second than allowed."""
+    if fps > settings.max_fps * _ROUNDED_RATE:
+        raise errors.TooManyFrames(
+            f"{field} has {fps:.0f} frames per second (allowed: {settings.max_fps:g}).",
+            field=field,
+        )
 
 
 class _FirstFrame:
@@ -58,7 +124,7 @@ class _FirstFrame:
     def require(self, field: str) -> VideoFrame | AudioFrame:
         """Return the frame; raises UnreadableMedia if none came out."""
         if self._frame is None:
-            raise UnreadableMedia(f"{field} cannot be decoded: {self._reason}.", field=field)
+            raise errors.UnreadableMedia(f"{field} cannot be decoded: {self._reason}.", field=field)
         return self._frame
 
 
@@ -74,9 +140,11 @@ def _packets(
                 corrupt = packet.is_corrupt
                 yield packet
     except BrokenOff as error:
-        raise TruncatedMedia(f"{field} breaks off: {error}.", field=field) from error
+        raise errors.TruncatedMedia(f"{field} breaks off: {error}.", field=field) from error
     if corrupt:
-        raise TruncatedMedia(f"{field} is cut off in the middle of its last packet.", field=field)
+        raise errors.TruncatedMedia(
+            f"{field} is cut off in the middle of its last packet.", field=field
+        )
 
 
 def _scan_frames(
@@ -96,15 +164,15 @@ def _scan_frames(
     stamps = _Stamps()
     for packet in _packets(container, stream, first_frame, field):
         stamps.add(packet)
-        limits.check_length(float(stamps.span * time_base), settings.max_duration_s, field)
+        check_length(float(stamps.span * time_base), settings.max_duration_s, field)
         if len(stamps.shown) > most_frames:
             break  # far too fast; its rate so far is refused below
     if not stamps.shown:
-        raise NoVideo(f"{field} has a video stream without a single frame.", field=field)
+        raise errors.NoVideo(f"{field} has a video stream without a single frame.", field=field)
     timeline = build_timeline(
         _rising(stamps.shown), _rising(stamps.keyframes), stamps.last_duration, time_base
     )
-    limits.check_frame_rate(timeline.fps, settings, field)
+    check_frame_rate(timeline.fps, settings, field)
     return timeline
 
 
@@ -171,9 +239,9 @@ def _scan_sound(
         sounding_s += length_s
         skipped_samples += _skipped_samples(packet)
         length_s = max(sounding_s, end_s - first_s) - skipped_samples / sample_rate
-        limits.check_length(length_s, settings.max_duration_s, field)
+        check_length(length_s, settings.max_duration_s, field)
     if first_s is None:
-        raise NoAudio(f"{field} has a sound stream without any sound.", field=field)
+        raise errors.NoAudio(f"{field} has a sound stream without any sound.", field=field)
     return max(0.0, length_s)
 
 
@@ -266,7 +334,7 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
     """
     with open_media(path, field, settings.max_pixels) as container:
         stream = _video_stream(container, field)
-        limits.check_picture(stream.width, stream.height, settings, field)
+        check_picture(stream.width, stream.height, settings, field)
         first_frame = _FirstFrame()
         timeline = _scan_frames(container, stream, first_frame, settings, field)
         frame = first_frame.require(field)
@@ -285,10 +353,10 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
         name_layout(stream)
         first_frame = _FirstFrame()
         duration_s = _scan_sound(container, stream, first_frame, settings, field)
-        limits.check_audio_length(duration_s, settings, field)
+        check_audio_length(duration_s, settings, field)
         frame = first_frame.require(field)
         assert isinstance(frame, AudioFrame)
-        limits.check_sample_rate(frame.sample_rate, field)
+        check_sample_rate(frame.sample_rate, field)
         return AudioInfo(
             duration_s=duration_s,
             max_duration_s=settings.max_duration_s,
@@ -315,9 +383,9 @@ def load_video_info(dumped: Mapping[str, Any], settings: Settings) -> VideoInfo:
         MediaTooLong, PictureTooLarge, PictureTooSmall, TooManyFrames
     """
     info = _VIDEO_INFO.validate_python(dumped)
-    limits.check_picture(info.width, info.height, settings, info.field)
-    limits.check_length(info.duration_s, settings.max_duration_s, info.field)
-    limits.check_frame_rate(info.timeline.fps, settings, info.field)
+    check_picture(info.width, info.height, settings, info.field)
+    check_length(info.duration_s, settings.max_duration_s, info.field)
+    check_frame_rate(info.timeline.fps, settings, info.field)
     return replace(info, max_pixels=settings.max_pixels)
 
 
@@ -329,7 +397,7 @@ def load_audio_info(dumped: Mapping[str, Any], settings: Settings) -> AudioInfo:
         AudioTooShort, MediaTooLong
     """
     info = _AUDIO_INFO.validate_python(dumped)
-    limits.check_audio_length(info.duration_s, settings, info.field)
+    check_audio_length(info.duration_s, settings, info.field)
     return replace(info, max_duration_s=settings.max_duration_s)
 
 
@@ -348,17 +416,17 @@ def _video_stream(container: InputContainer, field: str) -> VideoStream:
     """Pick the first stream of moving pictures; cover art does not count."""
     if container.format.name.endswith("_pipe"):
         kind = container.format.name.removesuffix("_pipe")
-        raise NoVideo(f"{field} is a still picture ({kind}), not a video.", field=field)
+        raise errors.NoVideo(f"{field} is a still picture ({kind}), not a video.", field=field)
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             _require_decoder(stream, field)
             return stream
-    raise NoVideo(f"{field} holds no video stream.", field=field)
+    raise errors.NoVideo(f"{field} holds no video stream.", field=field)
 
 
 def _audio_stream(container: InputContainer, field: str) -> AudioStream:
     if not container.streams.audio:
-        raise NoAudio(f"{field} holds no sound.", field=field)
+        raise errors.NoAudio(f"{field} holds no sound.", field=field)
     stream = container.streams.audio[0]
     _require_decoder(stream, field)
     return stream
@@ -366,7 +434,7 @@ def _audio_stream(container: InputContainer, field: str) -> AudioStream:
 
 def _require_decoder(stream: Stream, field: str) -> None:
     if stream.codec_context is None:
-        raise UnreadableMedia(
+        raise errors.UnreadableMedia(
             f"{field} holds a {stream.type} stream in a format without a decoder.", field=field
         )
 
@@ -378,7 +446,7 @@ def _describe_video(
     coded = _square_pixels(frame.width, frame.height, aspect)
     orientation = read_orientation(frame)
     width, height = orientation.upright_size(*coded)
-    limits.check_picture(width, height, settings, field)
+    check_picture(width, height, settings, field)
     return VideoInfo(
         width=width,
         height=height,

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from latentsync.errors import UnreadableMedia
 from latentsync.formats import SAMPLE_RATE, Waveform
 from latentsync.media.container import open_media, read_packets, unreadable_errors
-from latentsync.media.limits import check_length
-from latentsync.media.probe import AudioInfo, VideoInfo, name_layout
+from latentsync.media.probe import AudioInfo, VideoInfo, check_length, name_layout
 from latentsync.monitor import RunMonitor
 
 Block = NDArray[np.float32]  # (channels, samples), about -1..1

@@ -11,11 +11,11 @@ from threading import Lock
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 
-from latentsync.jobs import stats
+from latentsync.jobs import notifier
+from latentsync.jobs.disk_space import stored_bytes
+from latentsync.jobs.engine_availability import LivingWorker, living_workers
 from latentsync.jobs.models import JobStatus
-from latentsync.jobs.retention import stored_bytes
 from latentsync.jobs.service import JobService
-from latentsync.jobs.stats import LivingWorker
 
 __all__ = ["CONTENT_TYPE", "JobMetrics"]
 
@@ -33,7 +33,7 @@ class JobMetrics:
         self._jobs = jobs
         self._registry = CollectorRegistry()
         self._turn = Lock()  # two scrapes at once must not count a job twice
-        self._counted_to = stats.newest_event(jobs.store.engine)
+        self._counted_to = notifier.newest_event(jobs.store.engine)
         self._add_gauges()
         self._add_counters()
 
@@ -80,8 +80,8 @@ class JobMetrics:
         for status, number in counted.items():
             self._jobs_by_status.labels(status).set(number)
         self._depth.set(counted[JobStatus.QUEUED])
-        self._oldest.set(stats.oldest_waiting_s(engine))
-        self._read_workers(stats.living_workers(engine))
+        self._oldest.set(self._jobs.store.oldest_waiting_s())
+        self._read_workers(living_workers(engine))
         self._stored.set(stored_bytes(self._jobs.store, self._jobs.files))
         free_bytes = self._jobs.files.free_bytes()
         self._free.set(-1 if free_bytes is None else free_bytes)
@@ -96,7 +96,7 @@ class JobMetrics:
 
     def _count_ended(self) -> None:
         engine = self._jobs.store.engine
-        ended, self._counted_to = stats.ended_after(engine, self._counted_to)
+        ended, self._counted_to = notifier.ended_after(engine, self._counted_to)
         for job in ended:
             self._outcomes.labels(job.status, job.error_code or "").inc()
             if job.wait_s is not None and job.run_s is not None:

@@ -9,8 +9,8 @@ from threading import Event
 from latentsync.errors import DiskFull, FolderUnusable, StorageUnavailable
 from latentsync.jobs.disk_space import DiskReserve
 from latentsync.jobs.models import Job, JobError, JobStatus
-from latentsync.jobs.retention import RESULTS, remove_media
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.retention import remove_media
+from latentsync.jobs.storage import RESULTS, Storage
 from latentsync.jobs.store import Finished, JobStore
 from latentsync.worker.attempt import Attempt, Limits, WorkerStopping, surviving_database_errors
 from latentsync.worker.runner_process import RunnerLost, RunnerProcess

@@ -17,8 +17,8 @@ from latentsync.jobs.erasure import Erasure, is_erased
 from latentsync.jobs.models import Job, JobStatus, Webhook
 from latentsync.jobs.notifier import JobNotifier
 from latentsync.jobs.queue import LOST_S, JobQueue
-from latentsync.jobs.retention import RESULTS
 from latentsync.jobs.service import JobService, Submission, owner_of
+from latentsync.jobs.storage import RESULTS
 from latentsync.jobs.store import Finished
 from latentsync.schema.run import PathSource, RunRequest, UrlSource
 from latentsync.server.admission import WaitingSlots

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.notifier import JobNotifier, wait_for
+from latentsync.jobs.notifier import JobNotifier, ended_after, newest_event, wait_for
 from latentsync.jobs.service import JobService, Submission
-from latentsync.jobs.stats import ended_after, newest_event
 from latentsync.jobs.store import Finished
 from latentsync.schema.run import RunRequest, UrlSource
 from latentsync.settings import Settings

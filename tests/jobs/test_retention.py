@@ -11,10 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from latentsync.jobs.database import open_database
+from latentsync.jobs.disk_space import stored_bytes
 from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.queue import JobQueue
-from latentsync.jobs.retention import INPUTS, RESULTS, STRAY_S, UPLOADS, Retention, stored_bytes
-from latentsync.jobs.storage import Storage
+from latentsync.jobs.retention import STRAY_S, Retention
+from latentsync.jobs.storage import INPUTS, RESULTS, UPLOADS, Storage
 from latentsync.jobs.store import Finished, JobStore
 from latentsync.settings import Settings
 from tests.jobs.records import Clock, new_job, record

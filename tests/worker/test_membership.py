@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from latentsync.errors import InternalError
 from latentsync.jobs.database import host_engines, hosts, open_database
+from latentsync.jobs.engine_availability import LivingWorker, living_workers
 from latentsync.jobs.models import SILENCE_S, DeviceMemory
-from latentsync.jobs.stats import LivingWorker, living_workers
 from latentsync.schema.engines import EngineSurvey, Obstacle
 from latentsync.worker.membership import NameLost, WorkerRegistry
 from tests.jobs.postgres import postgres

@@ -13,10 +13,9 @@ from starlette.responses import Response
 
 from latentsync import errors
 from latentsync.jobs.models import Job, JobStatus
-from latentsync.jobs.notifier import JobNotifier, wait_for
+from latentsync.jobs.notifier import JobNotifier, newest_event, wait_for
 from latentsync.jobs.schemas import Prediction, PredictionList, PredictionPage, to_response
 from latentsync.jobs.service import JobService, Submission, check_job_id
-from latentsync.jobs.stats import newest_event
 from latentsync.jobs.webhooks import find_delivery
 from latentsync.schema.predict import unknown_field
 from latentsync.server.admission import UploadSlots
