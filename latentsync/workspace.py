@@ -5,8 +5,9 @@ Layout inside the root, one pair per process and one folder per request:
     <root>/p-4711-x8d2k1.lock      held with flock for the whole life of the process
     <root>/p-4711-x8d2k1/r-…/      one request; removed when its block ends
 
-Whoever can take a lock knows that its owner is dead and may remove what it left behind. Locks end
-with the process that holds them, however it ends, so no process id is ever trusted.
+A process that can take a lock knows that its owner is dead, and may remove what it left behind. The
+operating system releases a lock when its process ends, however it ends, so no process id is ever
+trusted. :func:`take_lock` is the one file lock of the package.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class _ProcessHome:
     def open(self) -> None:
         """Make the folder and its lock; raises OSError."""
         _make_root(self._root)
-        while (lock := _take_lock(self.lock_path)) is None:
+        while (lock := take_lock(self.lock_path)) is None:
             self._draw_name()
         self._lock = lock
         self.folder.mkdir(mode=0o700)
@@ -103,6 +104,40 @@ def working_folder(root: Path) -> Iterator[Path]:
             _remove(folder)
 
 
+def take_lock(path: Path, *, create: bool = True, mode: int = 0o600) -> int | None:
+    """Open and lock a file without waiting, exclusively among processes and threads.
+
+    Args:
+        path: of the file; its content is left alone.
+        create: create a missing file; otherwise there is nothing to lock.
+        mode: permissions of a new file, less the umask.
+
+    Returns:
+        The file's descriptor, open for reading and writing, which holds the lock until it is
+        closed; None if another holder has it, or removed or replaced the file meanwhile.
+
+    Raises:
+        OSError: the file cannot be opened, or its filesystem has no locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), mode)
+    except FileNotFoundError:
+        if create:
+            raise
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
 def why_unusable(root: Path) -> str | None:
     """Return what keeps this process from working in ``root`` now; None if nothing does."""
     try:
@@ -144,7 +179,7 @@ def sweep(root: Path) -> int:
 
 def _sweep_up(lock_path: Path) -> bool:
     """Remove what belongs to a lock if its owner is dead; returns whether it was."""
-    lock = _take_lock(lock_path, make=False)
+    lock = take_lock(lock_path, create=False)
     if lock is None:
         return False
     try:
@@ -225,24 +260,6 @@ def _home_in(root: Path) -> _ProcessHome:
         _homes.pop(root).close()
         raise
     return home
-
-
-def _take_lock(path: Path, *, make: bool = True) -> int | None:
-    """Open and lock ``path``; None if somebody else holds it or removed it meanwhile."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if make else 0), 0o600)
-    except FileNotFoundError:
-        if make:
-            raise
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
 
 
 def _remove(folder: Path) -> None:

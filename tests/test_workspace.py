@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from latentsync.errors import DiskFull, FolderUnusable
-from latentsync.workspace import remove_own_folders, sweep, translate_disk_full, working_folder
+from latentsync.workspace import (
+    remove_own_folders,
+    sweep,
+    take_lock,
+    translate_disk_full,
+    working_folder,
+)
 
 WORKER = """
 import sys
@@ -223,3 +229,44 @@ def test_the_lock_of_a_folder_that_could_not_be_removed_leads_the_next_sweep_to_
         assert sweep(tmp_path) == 0
     assert sweep(tmp_path) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_has_one_holder_until_its_descriptor_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    first = take_lock(path)
+    assert first is not None
+    assert take_lock(path) is None
+    os.close(first)
+    second = take_lock(path)
+    assert second is not None
+    os.close(second)
+
+
+def test_a_lock_on_a_replaced_file_is_not_the_lock_of_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    held = take_lock(path)
+    assert held is not None
+    path.unlink()
+    fresh = take_lock(path)
+    assert fresh is not None
+    os.close(held)
+    assert take_lock(path) is None
+    os.close(fresh)
+
+
+def test_a_lock_file_is_created_only_if_wanted(tmp_path: Path) -> None:
+    assert take_lock(tmp_path / "x.lock", create=False) is None
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        take_lock(tmp_path / "missing" / "x.lock")
+
+
+def test_a_lock_keeps_the_content_and_permissions_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(b"first half")
+    path.chmod(0o640)
+    descriptor = take_lock(path, mode=0o600)
+    assert descriptor is not None
+    os.close(descriptor)
+    assert path.read_bytes() == b"first half"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640

@@ -1,6 +1,5 @@
 """A finished video brought to a file: taken up where it broke off, whole or not at all."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -14,6 +13,7 @@ import httpx
 
 from latentsync.client._http import HttpSession, unexpected
 from latentsync.errors import InvalidField, LatentSyncError, ServerError
+from latentsync.workspace import take_lock
 
 OnBytes = Callable[[int, int | None], None]  # how many are here, of how many if that is known
 
@@ -140,11 +140,12 @@ def _part_file(target: Path, content: str) -> Iterator[BinaryIO]:
     """
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     path = target.parent / f".{target.name[:_NAME_CHARACTERS_MAX]}.{digest}.part"
-    with path.open("ab") as file:
-        if not _is_locked(file) or not _is_still_at(path, file):
-            raise InvalidField(
-                f"path {str(target)!r}: another download to it is going on.", field="path"
-            )
+    descriptor = take_lock(path, mode=0o666)
+    if descriptor is None:  # held, or another download has just finished and moved it
+        raise InvalidField(
+            f"path {str(target)!r}: another download to it is in progress.", field="path"
+        )
+    with open(descriptor, "r+b") as file:
         try:
             yield file
             file.flush()
@@ -153,23 +154,6 @@ def _part_file(target: Path, content: str) -> Iterator[BinaryIO]:
             if refusal.server_status < _SERVERS_FAULT:
                 path.unlink()
             raise
-
-
-def _is_locked(file: BinaryIO) -> bool:
-    """Try to keep others away; the lock ends with the open file, however that ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_still_at(path: Path, file: BinaryIO) -> bool:
-    """Tell whether no other download has finished between opening and locking."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
 
 
 def _tell_nobody(_here_bytes: int, _whole_bytes: int | None) -> None:

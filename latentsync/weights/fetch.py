@@ -7,7 +7,6 @@ fetched again.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import zipfile
@@ -23,49 +22,36 @@ from latentsync.weights.download import Partial, Wanted, download
 from latentsync.weights.hub import Origin, find_on_hub
 from latentsync.weights.paths import addresses, path_of, showable, sidecar, web_address
 from latentsync.weights.progress import DownloadContext
+from latentsync.workspace import take_lock
 
 logger = logging.getLogger(__name__)
 
-_ASK_EVERY_S = 0.1
+_POLL_LOCK_EVERY_S = 0.1
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some volumes of clouds
 
 
 @contextmanager
 def locked(path: Path, context: DownloadContext) -> Iterator[None]:
-    """Hold the lock file at ``path`` for the block, after waiting for whoever has it.
+    """Hold the lock file at ``path`` for the block, after waiting for its current holder.
 
     Raises:
         Stopped: while waiting.
         OSError: the file cannot be made.
     """
-    descriptor = _take(path)
-    while descriptor is None:
-        context.pause(_ASK_EVERY_S)
-        descriptor = _take(path)
+    descriptor = None
+    try:
+        while (descriptor := take_lock(path, mode=0o666)) is None:
+            context.pause(_POLL_LOCK_EVERY_S)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        logger.warning("%s: this filesystem has no locks; start one process at a time", path)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before letting go: whoever waits sees that it is gone
-        os.close(descriptor)
-
-
-def _take(path: Path) -> int | None:
-    """Open and lock ``path``; None if somebody holds it or removed it meanwhile."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
-            logger.warning("%s: this filesystem has no locks; start one process at a time", path)
-            return descriptor
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
+        path.unlink(missing_ok=True)  # before the release, so that waiting processes notice
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 _BLOCK_BYTES = 1024 * 1024

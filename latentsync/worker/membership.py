@@ -3,7 +3,6 @@
 One worker of a name per record and machine: a second one would take the first one's jobs.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from latentsync.jobs.database import host_engines, hosts
 from latentsync.jobs.models import SILENCE_S, DeviceMemory
 from latentsync.schema.engines import EngineSurvey
 from latentsync.settings import Settings
+from latentsync.workspace import take_lock
 
 logger = logging.getLogger(__name__)
 
@@ -240,23 +240,16 @@ def hold_name(
         InternalError: another worker of this record has the name.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     until = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < until:
-                if not (wait or Event().wait)(_POLL_WORKERS_EVERY_S):
-                    continue
-                os.close(descriptor)
-                return None
-            os.close(descriptor)
+    while (descriptor := take_lock(path)) is None:
+        if time.monotonic() >= until:
             raise InternalError(
                 f"A worker named {name!r} runs here already. Give each its own "
                 "LATENTSYNC_WORKER_NAME."
-            ) from None
-        return HeldName(descriptor, _holder(descriptor))
+            )
+        if (wait or Event().wait)(_POLL_WORKERS_EVERY_S):
+            return None
+    return HeldName(descriptor, _holder(descriptor))
 
 
 def _short_hash(text: str) -> str:
