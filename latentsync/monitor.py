@@ -1,5 +1,6 @@
-"""Progress, stage times, cancellation and deadline of one run, in one object."""
+"""Progress, stage times, cancellation and deadline of one run; pauses between retries."""
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,22 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def no_check() -> None:
-    """Ask for no stop: what long work calls where nobody may stop it."""
+    """No-op cancellation check, for work that cannot be canceled."""
+
+
+def backoff_s(retry: int, *, first_s: float, longest_s: float) -> float:
+    """Return the seconds to pause before a retry: exponential, with random jitter.
+
+    Args:
+        retry: 1 for the first retry.
+        first_s: longest pause before the first retry; it doubles with each further one.
+        longest_s: upper bound of every pause.
+
+    Returns:
+        Half to all of that time, at random, so that many callers spread out.
+    """
+    doublings = min(retry - 1, 64)  # more would overflow, and every bound is reached before
+    return min(longest_s, first_s * 2.0**doublings) * random.uniform(0.5, 1.0)
 
 
 class RunMonitor:

@@ -6,7 +6,7 @@ from threading import Event
 import pytest
 
 from latentsync.errors import Canceled, DeadlineExceeded
-from latentsync.monitor import Progress, RunMonitor
+from latentsync.monitor import Progress, RunMonitor, backoff_s
 
 
 def test_the_listener_hears_rising_fractions_only():
@@ -60,3 +60,14 @@ def test_seconds_of_one_stage_add_up_also_when_it_fails():
     with pytest.raises(KeyError), monitor.timed("read"):
         raise KeyError("x")
     assert 2.0 <= monitor.seconds["read"] < 60
+
+
+def test_pauses_between_retries_double_up_to_their_bound():
+    for retry, longest_s in ((1, 0.5), (2, 1.0), (3, 2.0), (4, 3.0), (10_000, 3.0)):
+        for _ in range(20):
+            assert longest_s / 2 <= backoff_s(retry, first_s=0.5, longest_s=3.0) <= longest_s
+    assert backoff_s(1, first_s=0.0, longest_s=3.0) == 0.0
+
+
+def test_pauses_between_retries_spread_out():
+    assert len({backoff_s(1, first_s=1.0, longest_s=1.0) for _ in range(10)}) > 1

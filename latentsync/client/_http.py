@@ -8,7 +8,6 @@ How a client meets faults: what it tries again, and how long it pauses.
 import base64
 import binascii
 import logging
-import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -21,6 +20,7 @@ from pydantic import ValidationError
 from latentsync.client._transport import Transport
 from latentsync.client.models import Job, JobPage, Prediction
 from latentsync.errors import FetchTimeout, LatentSyncError, ServerError, Unreachable
+from latentsync.monitor import backoff_s
 from latentsync.schema.responses import PredictResponse
 
 _UNKNOWN = "UNKNOWN"
@@ -151,10 +151,9 @@ class RetryPolicy:
     poll_every_s: float = 1.0
 
     def pauses(self) -> Iterator[float]:
-        """Yield the pauses in seconds, each a little shortened by chance: clients spread out."""
-        for number in range(self.retries):
-            pause_s = min(self.longest_pause_s, self.first_pause_s * 2**number)
-            yield pause_s * random.uniform(0.75, 1.0)
+        """Yield the pauses in seconds, with jitter, so that clients spread out."""
+        for number in range(1, self.retries + 1):
+            yield backoff_s(number, first_s=self.first_pause_s, longest_s=self.longest_pause_s)
 
 
 class RetryState:

@@ -1,10 +1,11 @@
 """What every piece of work on a file needs: being told to stop, and telling how far it is."""
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Lock
 from typing import Literal
+
+from latentsync.monitor import backoff_s
 
 Phase = Literal["waiting", "downloading", "checking", "done"]
 
@@ -43,8 +44,8 @@ class Retries:
     longest_s: float = 8.0
 
     def pause_s(self, faults: int, asked_s: float | None) -> float:
-        """Return the seconds to wait after so many faults, spread so that crowds part."""
-        pause_s = min(self.longest_s, self.base_s * 2.0 ** (faults - 1)) * random.uniform(0.5, 1.0)
+        """Return the pause in seconds after so many faults in a row."""
+        pause_s = backoff_s(faults, first_s=self.base_s, longest_s=self.longest_s)
         return max(pause_s, min(asked_s or 0.0, _LONGEST_ASKED_S))
 
 
