@@ -78,6 +78,14 @@ def shorten(value: object, limit: int = _VALUE_CHARACTERS) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def install_command(extra: str | None) -> str:
+    """Return the command, for messages, that installs this package with an extra.
+
+    It is run in a checkout: no index has the package.
+    """
+    return "pip install -e ." if extra is None else f"pip install -e '.[{extra}]'"
+
+
 class LatentSyncError(Exception):
     """Base of the tree.
 

@@ -41,7 +41,7 @@ from latentsync.cli.options import (
     with_run_options,
 )
 from latentsync.cli.signals import before_exit
-from latentsync.errors import LatentSyncError
+from latentsync.errors import LatentSyncError, install_command
 from latentsync.schema.predict import build_options, build_segments, validate_fields
 from latentsync.schema.responses import PredictDetails
 from latentsync.schema.run import MediaSource, PathSource, RunRequest, UrlSource, segment_recording
@@ -98,9 +98,7 @@ def serve(
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Take jobs only; workers run elsewhere.")
     ] = False,
-    ui: Annotated[
-        bool, typer.Option("--ui", help="Show a page at /; needs the extra latentsync[ui].")
-    ] = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Show a page at /; needs the extra ui.")] = False,
 ) -> None:
     """Run the HTTP server, and a worker as its child.
 
@@ -117,7 +115,7 @@ def serve(
         )
 
     if ui and find_spec("gradio") is None:
-        fail("--ui needs more packages: pip install 'latentsync[ui]'.", exit_code=2)
+        fail(f"--ui needs more packages: {install_command('ui')}.", exit_code=2)
 
     if os.environ.get(KEY_VARIABLE) and os.environ.get(KEYS_VARIABLE):
         said = f"{KEY_VARIABLE} and {KEYS_VARIABLE} are both set: callers may send a key of either."

@@ -42,7 +42,9 @@ class ModalClient:
             import modal
             import modal.exception
         except ImportError:
-            raise errors.InvalidRequest("Install the package modal: pip install modal.") from None
+            raise errors.InvalidRequest(
+                f"The package modal is not installed: {errors.install_command('modal')}."
+            ) from None
         self._modal = modal
         self._name = f"{app}.{cls}"
         self._service = modal.Cls.from_name(app, cls)

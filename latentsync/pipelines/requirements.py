@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from latentsync.errors import EngineUnavailable
+from latentsync.errors import EngineUnavailable, install_command
 from latentsync.schema.engines import AUTO_ON_GPU, engine_spec
 
 _OWN = "latentsync"
@@ -38,13 +38,6 @@ def is_cpu_build(package: str) -> bool:
         return version(package).endswith("+cpu")
     except PackageNotFoundError:
         return False
-
-
-def install_command(extra: str | None) -> str:
-    """Return what to type to install this package with an extra."""
-    if extra is None:
-        return f"pip install {_OWN} (in a checkout: pip install -e .)"
-    return f"pip install '{_OWN}[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
 
 
 def explain_missing(packages: Iterable[str], extra: str | None) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
-from latentsync.errors import EngineUnavailable
+from latentsync.errors import EngineUnavailable, install_command
 from latentsync.settings import Settings
 from latentsync.weights.catalog import HubFile
 from latentsync.weights.paths import endpoint, hub_address
@@ -92,7 +92,7 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
         from huggingface_hub import constants, get_hf_file_metadata
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
-            f"Fetching weights needs {error.name}: pip install 'latentsync[models]'."
+            f"Fetching weights needs {error.name}: {install_command('models')}."
         ) from error
     # The variable of that name is read at the first import, which may have been diffusers' or
     # gradio's.

@@ -408,7 +408,7 @@ def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     result = run("serve", "--ui", "--no-auth")
     assert result.exit_code == 2
-    assert "pip install 'latentsync[ui]'" in one_line(result)
+    assert "pip install -e '.[ui]'" in one_line(result)
 
 
 @pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
