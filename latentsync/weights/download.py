@@ -281,7 +281,7 @@ class _Attempt:
         total_bytes = whole_bytes or self._wanted.about_bytes
         for chunk in answer.iter_raw():
             self._partial.write(chunk)
-            self._context.tell(
+            self._context.report(
                 self._wanted.name, "downloading", self._partial.size_bytes, total_bytes
             )
             self._context.check_canceled()

@@ -1,13 +1,12 @@
-"""The weights' part of a cold start: whatever is missing is fetched once, side by side.
+"""The weights' part of a cold start: missing files are downloaded concurrently.
 
-A start that finds everything reads a few numbers a file and touches no network.
-
-Runs pieces of work side by side while the caller watches: first failure, stop, progress.
+A start that finds every file reads its size, time and checksum record, and uses no network.
 """
 
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -25,77 +24,14 @@ from latentsync.weights.catalog import (
     weights_for,
 )
 from latentsync.weights.fetch import fetch_file, is_sound
-from latentsync.weights.progress import DownloadContext, ProgressCallback, Retries, Stopped
+from latentsync.weights.progress import DownloadContext, ProgressCallback, Retries
 from latentsync.weights.verify import State, state_of
 from latentsync.workspace import is_disk_full
 
-_ASK_EVERY_S = 0.1  # how often the caller is asked whether to stop, and told how far it is
-_PUT_AWAY_S = 1.0  # for the others to end once the call is over
-
-
-class _Worker(Thread):
-    """A daemon, so that one that waits for a silent server holds up nobody."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        super().__init__(name="latentsync-weights", daemon=True)
-        self._work = work
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:
-            self.failure = error
-
-
-def run_side_by_side(
-    works: Sequence[Callable[[], None]],
-    context: DownloadContext,
-    check: Callable[[], None],
-    on_progress: ProgressCallback | None,
-) -> None:
-    """Run every piece of work in a thread of its own until all are done.
-
-    Args:
-        works: each ends soon after ``context`` is told to stop.
-        context: what they share.
-        check: called here ten times a second; what it raises ends the call at once.
-        on_progress: called here, in the caller's thread.
-
-    Raises:
-        BaseException: what ``check`` or the first of the works to fail raised.
-    """
-    workers = [_Worker(work) for work in works]
-    for worker in workers:
-        worker.start()
-    try:
-        while running := [worker for worker in workers if worker.is_alive()]:
-            check()
-            _report(context, on_progress)
-            _raise_failure(workers)
-            running[0].join(_ASK_EVERY_S)
-        _report(context, on_progress)
-        _raise_failure(workers)
-    finally:
-        context.stop.set()
-        for worker in workers:
-            worker.join(_PUT_AWAY_S / len(workers))
-
-
-def _report(context: DownloadContext, on_progress: ProgressCallback | None) -> None:
-    for progress in context.drain():
-        if on_progress is not None:
-            on_progress(progress)
-
-
-def _raise_failure(workers: Sequence[_Worker]) -> None:
-    for worker in workers:
-        if worker.failure is not None and not isinstance(worker.failure, Stopped):
-            raise worker.failure
-
-
 logger = logging.getLogger(__name__)
 
+_POLL_EVERY_S = 0.1  # between two calls of check and of on_progress
+_STOP_WAIT_S = 1.0  # for the other downloads to stop once one has failed or the call is canceled
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -164,7 +100,7 @@ def ensure(
         else:
             _require_space(unsure, settings)
             works = [partial(_bring, group, settings, context) for group in _groups(unsure)]
-        run_side_by_side(works, context, check, on_progress)
+        _run_concurrently(works, context, check, on_progress)
     return {file.name: paths.path_of(file, settings) for file in files}
 
 
@@ -227,6 +163,53 @@ def fetch_vgg16_in_background(
     thread = Thread(target=fetch, name="latentsync-vgg16", daemon=True)
     thread.start()
     return thread
+
+
+def _run_concurrently(
+    works: Sequence[Callable[[], None]],
+    context: DownloadContext,
+    check: Callable[[], None],
+    on_progress: ProgressCallback | None,
+) -> None:
+    """Run each work in a thread of its own; call ``check`` and ``on_progress`` in this one.
+
+    Raises what ``check`` or the first failing work raised, after telling the others to stop.
+    """
+    futures = [_start(work) for work in works]
+    try:
+        running = set(futures)
+        while running:
+            check()
+            running = wait(futures, _POLL_EVERY_S, FIRST_EXCEPTION).not_done
+            for progress in context.drain():
+                if on_progress is not None:
+                    on_progress(progress)
+            for future in futures:
+                if future.done():
+                    future.result()
+    finally:
+        context.stop.set()
+        wait(futures, _STOP_WAIT_S)
+
+
+def _start(work: Callable[[], None]) -> Future[None]:
+    """Run ``work`` in a daemon thread.
+
+    Not in one of an executor, which the interpreter joins at exit: a silent server would hold up
+    Ctrl-C for the 30 seconds after which a read times out.
+    """
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    Thread(target=run, name="latentsync-weights", daemon=True).start()
+    return future
 
 
 def _groups(files: Sequence[WeightsFile]) -> list[list[WeightsFile]]:

@@ -88,7 +88,7 @@ def fetch_file(files: Sequence[WeightsFile], settings: Settings, context: Downlo
     if isinstance(source, ArchiveMember):
         target = target.with_name(PurePosixPath(source.url).name)
     target.parent.mkdir(parents=True, exist_ok=True)
-    context.tell(files[0].name, "waiting", 0, files[0].size_bytes)
+    context.report(files[0].name, "waiting", 0, files[0].size_bytes)
     with locked(sidecar(target, ".lock"), context):
         missing = [file for file in files if not is_sound(file, settings, context)]
         if not missing:
@@ -178,7 +178,7 @@ def _commit(file: WeightsFile, partial: Partial, target: Path, context: Download
         raise WeightsDamaged(f"What came for {file.name} is not the file: {problem}.")
     partial.finish()
     verify.write_record(target, sha256)
-    context.tell(file.name, "done", partial.size_bytes, partial.size_bytes)
+    context.report(file.name, "done", partial.size_bytes, partial.size_bytes)
     logger.info("%s is at %s", file.name, target)
 
 
@@ -196,4 +196,4 @@ def _origin(url: str) -> Origin:
 
 def _tell_check(file: WeightsFile, done_bytes: int, context: DownloadContext) -> None:
     context.check_canceled()
-    context.tell(file.name, "checking", done_bytes, file.size_bytes)
+    context.report(file.name, "checking", done_bytes, file.size_bytes)

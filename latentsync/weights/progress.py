@@ -1,4 +1,4 @@
-"""What every piece of work on a file needs: being told to stop, and telling how far it is."""
+"""Progress, retries and cancellation, shared by the downloads of one call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from latentsync.monitor import backoff_s
 
 Phase = Literal["waiting", "downloading", "checking", "done"]
 
-_LONGEST_ASKED_S = 60.0  # of a server that names the seconds after which to come again
+_LONGEST_ASKED_S = 60.0  # of a Retry-After header
 
 
 class Stopped(Exception):
-    """The work was told to stop; never leaves this package."""
+    """The download was canceled; internal to this package."""
 
 
 @dataclass(frozen=True)
 class WeightsProgress:
-    """How far one file is; ``total_bytes`` is what the catalog or the sender says."""
+    """Progress of one file; ``total_bytes`` is the size in the catalog or from the server."""
 
     name: str
     phase: Phase
@@ -31,12 +31,12 @@ ProgressCallback = Callable[[WeightsProgress], None]
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and after how long a fault of the connection is tried again.
+    """When a failed request is retried.
 
     Attributes:
-        tries: faults in a row, without a byte between them, after which it is given up.
-        base_s: pause after the first fault; doubles with each further one.
-        longest_s: no pause is longer, unless the server asks for it.
+        tries: consecutive failures, without a byte between them, after which a download fails.
+        base_s: longest pause after the first failure; it doubles with each further one.
+        longest_s: upper bound of the pauses, unless the server asks for more.
     """
 
     tries: int = 5
@@ -44,37 +44,37 @@ class Retries:
     longest_s: float = 8.0
 
     def pause_s(self, faults: int, asked_s: float | None) -> float:
-        """Return the pause in seconds after so many faults in a row."""
+        """Return the pause in seconds after so many consecutive failures."""
         pause_s = backoff_s(faults, first_s=self.base_s, longest_s=self.longest_s)
         return max(pause_s, min(asked_s or 0.0, _LONGEST_ASKED_S))
 
 
 @dataclass
 class DownloadContext:
-    """One call that brings files here; shared by its threads."""
+    """State of one call, shared by its threads."""
 
     retries: Retries
     stop: Event = field(default_factory=Event)
-    _news: dict[str, WeightsProgress] = field(default_factory=dict)
+    _latest: dict[str, WeightsProgress] = field(default_factory=dict)
     _guard: Lock = field(default_factory=Lock)
 
     def check_canceled(self) -> None:
-        """Raise Stopped if the work is to end."""
+        """Raise Stopped if the call was canceled."""
         if self.stop.is_set():
             raise Stopped
 
     def pause(self, seconds: float) -> None:
-        """Wait; raises Stopped as soon as the work is to end."""
+        """Wait; raises Stopped as soon as the call is canceled."""
         self.stop.wait(seconds)
         self.check_canceled()
 
-    def tell(self, name: str, phase: Phase, done_bytes: int, total_bytes: int) -> None:
-        """Note how far a file is; whoever supervises passes it on in its own thread."""
+    def report(self, name: str, phase: Phase, done_bytes: int, total_bytes: int) -> None:
+        """Record a file's progress, which the caller's thread fetches with :meth:`drain`."""
         with self._guard:
-            self._news[name] = WeightsProgress(name, phase, done_bytes, total_bytes)
+            self._latest[name] = WeightsProgress(name, phase, done_bytes, total_bytes)
 
     def drain(self) -> list[WeightsProgress]:
-        """Return what was noted since the last call, one entry a file."""
+        """Return the latest progress of each file that reported since the last call."""
         with self._guard:
-            news, self._news = list(self._news.values()), {}
-        return news
+            latest, self._latest = list(self._latest.values()), {}
+        return latest

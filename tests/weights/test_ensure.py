@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import threading
 import time
@@ -301,6 +302,18 @@ def test_a_killed_process_leaves_what_the_next_one_continues(
     trouble.hold.set()
     assert fetch_file(UNET)[UNET].read_bytes() == content_of(UNET)
     assert hub.gets(UNET_PATH)[1].range == f"bytes={arrived}-"
+
+
+def test_a_silent_hub_does_not_hold_up_an_interrupted_process(
+    hub: Hub, settings: Settings, start_process: Start
+) -> None:
+    hub.trouble(UNET_PATH).hold = threading.Event()
+    part = settings.weights_dir / "latentsync-1.6" / ".latentsync_unet.pt.part"
+    process = start_process()
+    wait_until(lambda: part.exists() and part.stat().st_size >= 100_000)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=20)  # the read from the hub would time out after 30 s
+    assert process.returncode != 0
 
 
 def test_an_unknown_name_is_refused(fetch_file: Ensure) -> None:
