@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from latentsync.errors import DiskFull, StorageUnavailable, shorten
+from latentsync.errors import DiskFull, StorageUnavailable, install_command, shorten
 from latentsync.workspace import is_disk_full, translate_disk_full, why_unwritable
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ def _open_store(url: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise StorageUnavailable(
             f"LATENTSYNC_STORAGE_URL begins with {_kind(url)}://, which is of no use here: "
-            f"{shorten(str(error), 200)}. For s3:// install 'latentsync[s3]'."
+            f"{shorten(str(error), 200)}. For s3://: {install_command('s3')}."
         ) from error
     if is_s3:
         if not root:
