@@ -12,7 +12,7 @@ from latentsync.errors import Canceled, DeadlineExceeded
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: stage name, fraction of the whole run in 0..1, frames finished and in all."""
+    """Progress of a run: stage, fraction of the whole run in 0..1, frames finished and in total."""
 
     stage: str
     fraction: float
@@ -43,11 +43,11 @@ def backoff_s(retry: int, *, first_s: float, longest_s: float) -> float:
 
 
 class RunMonitor:
-    """Watches one run.
+    """Progress, cancellation and deadline of one run.
 
     Args:
         on_progress: called from the running thread at stage starts and after every chunk.
-        canceled: set by anybody to stop the run at its next check.
+        canceled: set it to stop the run at its next check.
         deadline_s: seconds from now after which the next check raises.
     """
 
@@ -79,9 +79,9 @@ class RunMonitor:
         return max(0.0, self._deadline_s - (time.monotonic() - self._started))
 
     def report(self, stage: str, fraction: float, done: int = 0, total: int = 0) -> None:
-        """Tell the listener; ``fraction`` is 0..1 of the run, or of the span around the call.
+        """Report progress; ``fraction`` is 0..1 of the run, or of the enclosing span.
 
-        What the listener hears never goes backwards.
+        Reported fractions never decrease.
         """
         self.check()
         start, end = self._span

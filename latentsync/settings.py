@@ -2,7 +2,7 @@
 
 Sizes are in bytes, times in seconds.
 
-The environment's variables: those that mean something here, and those misspelt.
+Also finds environment variables that look like misspelt settings.
 """
 
 import base64
@@ -56,7 +56,7 @@ def _base_folder(variable: str, *usual: str) -> Path:
 
 
 class Settings(BaseSettings):
-    """One frozen object per process; every door builds it once and hands it down."""
+    """Settings of the process: built once by its entry point, frozen, and passed on."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     )
     engine: EngineName = Field(
         "auto",
-        description="which engine makes the lips; auto is latentsync-1.6 on a GPU, else draft",
+        description="engine to use; auto is latentsync-1.6 on a GPU, else draft",
     )
     device: str = Field(
         "auto",
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         description="where the networks run: auto, cpu, mps, cuda or cuda:N",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="numbers of the networks; auto is float16 on GPUs, else float32"
+        "auto", description="data type of the networks; auto is float16 on GPUs, else float32"
     )
     batch_windows: int = Field(
         1, ge=1, le=16, description="windows of 16 frames that go through the network at once"
@@ -106,10 +106,10 @@ class Settings(BaseSettings):
     max_media_bytes: int = Field(512 * MIB, gt=0, description="largest single media file")
     max_body_bytes: int = Field(256 * MIB, gt=0, description="largest request body")
     body_timeout_s: float = Field(
-        300.0, gt=0, description="longest time for the arrival of one request body"
+        300.0, gt=0, description="longest time to receive one request body"
     )
     max_arriving_bodies: int = Field(
-        32, ge=1, description="request bodies with media that may arrive at once; half from one key"
+        32, ge=1, description="request bodies with media received at once; half from one key"
     )
     max_arriving_bytes: int = Field(
         512 * MIB,
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     min_side: int = Field(64, gt=0, description="smallest width or height in pixels")
     max_fps: float = Field(240.0, gt=0, description="highest frame rate of a source video")
     max_waiting: int = Field(
-        8, ge=0, description="predictions that may wait in line before 429 is answered"
+        8, ge=0, description="predictions that may be queued before 429 is returned"
     )
     deadline_s: float = Field(900.0, gt=0, description="longest time for one run")
     shutdown_grace_s: int = Field(
@@ -134,21 +134,23 @@ class Settings(BaseSettings):
         description="folder that keeps downloaded weights (the draft engine needs none)",
     )
     weights_mirror: str | None = Field(
-        None, pattern=r"^https?://\S+$", description="address used instead of the hub"
+        None, pattern=r"^https?://\S+$", description="address to use instead of the hub"
     )
-    offline: bool = Field(False, description="never fetch weights; HF_HUB_OFFLINE=1 does the same")
+    offline: bool = Field(
+        False, description="never download weights; HF_HUB_OFFLINE=1 does the same"
+    )
     fetch_vgg16: bool = Field(
-        True, description="fetch VGG16 at a cold start as well; inference does not read it"
+        True, description="download VGG16 at a cold start as well; inference does not read it"
     )
 
     data_dir: Path = Field(
         default_factory=lambda: _base_folder("XDG_DATA_HOME", ".local", "share") / "latentsync",
-        description="folder of the jobs' record and files, unless the next two say otherwise",
+        description="folder of the jobs database and files, unless the next two say otherwise",
     )
     database_url: str | None = Field(
         None,
         pattern=r"^(postgresql\+psycopg://|sqlite:///)\S+$",
-        description="where jobs are recorded: postgresql+psycopg://…; by default SQLite",
+        description="database of jobs: postgresql+psycopg://…; by default SQLite",
     )
     storage_url: str | None = Field(
         None, description="where jobs' files are kept, for example s3://bucket/folder"
@@ -156,9 +158,7 @@ class Settings(BaseSettings):
     worker_name: str | None = Field(
         None, description="name of a worker, the same after a restart; by default host and device"
     )
-    max_attempts: int = Field(
-        3, ge=1, le=20, description="how often a job is begun whose process is lost"
-    )
+    max_attempts: int = Field(3, ge=1, le=20, description="attempts of a job whose process is lost")
     max_jobs_per_key: int = Field(100, ge=1, description="jobs of one key that may wait or run")
     max_job_bytes_per_key: int = Field(
         8 * 1024 * MIB,
@@ -173,7 +173,7 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(
         1024 * MIB,
         ge=0,
-        description="room on every disk below which nothing new is taken and jobs wait",
+        description="free space on each disk below which jobs are refused and queued ones wait",
     )
     keep_results_s: float = Field(
         86_400.0, gt=0, description="how long finished jobs and their files are kept"
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s?#]+$",
-        description="address under which callers reach the server; by default the one they called",
+        description="public address of the server; by default the one that was called",
     )
     tasks_without_key: bool = Field(
         False, description="let /sync, /task and /queue be called without a key"
@@ -190,11 +190,11 @@ class Settings(BaseSettings):
         None, description="signs webhooks: whsec_ and 24 to 64 bytes as base64; without it none"
     )
     webhook_timeout_s: float = Field(
-        15.0, gt=0, le=300, description="longest time for one attempt to tell a webhook's receiver"
+        15.0, gt=0, le=300, description="longest time for one webhook delivery attempt"
     )
     webhook_retry_delays_s: Annotated[tuple[Wait, ...], NoDecode] = Field(
         (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0),
-        description="waits before each further attempt to tell a receiver, comma-separated",
+        description="delays before each further webhook delivery attempt, comma-separated",
     )
 
     @classmethod
@@ -211,7 +211,7 @@ class Settings(BaseSettings):
 
     @property
     def jobs_database(self) -> str:
-        """Address of the jobs' record."""
+        """Address of the jobs database."""
         return self.database_url or f"sqlite:///{self.data_dir / 'jobs.db'}"
 
     @property
@@ -247,7 +247,7 @@ class Settings(BaseSettings):
 
 
 def explain(error: ValidationError) -> str:
-    """Return one line on what is wrong with the environment; secrets do not show in it."""
+    """Return one line that says which variable is invalid, without secrets."""
     problem = error.errors(include_url=False)[0]
     field = str(problem["loc"][0])
     given = "not usable" if field in _SECRETS else shorten(problem["input"])
@@ -268,7 +268,7 @@ _READ_BY_TESTS = {"LATENTSYNC_REFERENCE", "LATENTSYNC_FUZZ_CASES"}
 _KNOWN = _SETTINGS | {URL_VARIABLE, KEYS_VARIABLE, *CALLER_KEY_VARIABLES} | _READ_BY_TESTS
 _NEAR = 0.6  # least likeness of a name that is suggested: difflib's own default
 
-# Kubernetes and container links tell every container of a service named latentsync… by these.
+# Kubernetes and container links set these in every container for a service named latentsync….
 _OF_A_SERVICE = re.compile(
     r"LATENTSYNC(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )

@@ -1,4 +1,4 @@
-"""Private working folders that never outlive their request, not even after kill -9.
+"""Private working folders, removed with their request, and file locks.
 
 Layout inside the root, one pair per process and one folder per request:
 
@@ -40,7 +40,7 @@ _homes: dict[Path, _ProcessHome] = {}
 class _ProcessHome:
     """The folder of this process inside one root, with its lock held once it is open.
 
-    It knows its paths before there is anything at them, so that it can be closed at any moment.
+    Its paths are known before they exist, so that it can be closed at any moment.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,7 +49,7 @@ class _ProcessHome:
         self._draw_name()
 
     def open(self) -> None:
-        """Make the folder and its lock; raises OSError."""
+        """Create the folder and its lock; raises OSError."""
         _make_root(self._root)
         while (lock := take_lock(self.lock_path)) is None:
             self._draw_name()
@@ -57,9 +57,9 @@ class _ProcessHome:
         self.folder.mkdir(mode=0o700)
 
     def close(self) -> None:
-        """Remove the folder and let go of the lock, in this order.
+        """Remove the folder, then release the lock.
 
-        The lock of a folder that could not be removed stays: by it the next sweep finds both.
+        The lock file of a folder that could not be removed stays: the next sweep finds both.
         """
         _remove(self.folder)
         if not os.path.lexists(self.folder):
@@ -74,7 +74,7 @@ class _ProcessHome:
         self.folder, self.lock_path = self._root / name, self._root / f"{name}.lock"
 
     def forget(self) -> None:
-        """Close the lock file; after a fork the child must not keep its parent's lock alive."""
+        """Close the lock file; after a fork the child must not keep its parent's lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -82,15 +82,15 @@ class _ProcessHome:
 
 @contextmanager
 def working_folder(root: Path) -> Iterator[Path]:
-    """Lend a new folder inside ``root`` that only this user may enter; remove it at the end.
+    """Yield a new folder inside ``root`` that only this user may enter; remove it at the end.
 
     Args:
-        root: where the working folders of all processes live; made if missing.
+        root: folder of all processes' working folders; created if missing.
 
     Raises:
-        DiskFull: no room for the folder, or ENOSPC out of the block.
-        FolderUnusable: the root cannot be made or written to, or belongs to another user; or the
-            block failed because that has become so meanwhile.
+        DiskFull: no space for the folder, or ENOSPC in the block.
+        FolderUnusable: the root cannot be created or written to, or belongs to another user; also
+            if the block failed for such a reason.
     """
     with translate_disk_full():
         folder = _new_folder(root)
@@ -139,7 +139,7 @@ def take_lock(path: Path, *, create: bool = True, mode: int = 0o600) -> int | No
 
 
 def why_unusable(root: Path) -> str | None:
-    """Return what keeps this process from working in ``root`` now; None if nothing does."""
+    """Return why this process cannot work in ``root`` now; None if it can."""
     try:
         _make_root(root)
     except OSError as error:
@@ -148,7 +148,7 @@ def why_unusable(root: Path) -> str | None:
 
 
 def why_unwritable(folder: Path) -> str | None:
-    """Return what keeps this process from writing to a folder, which is made if it is missing."""
+    """Return why this process cannot write to a folder, creating it if missing; None if it can."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -157,35 +157,35 @@ def why_unwritable(folder: Path) -> str | None:
 
 
 def remove_own_folders() -> None:
-    """Remove all working folders of this process, which ends now, whoever still writes to them."""
+    """Remove all working folders of this process, which is about to exit."""
     while _homes:
         _homes.popitem()[1].close()
 
 
 def sweep(root: Path) -> int:
-    """Remove what dead processes left in ``root``; call it once when a process starts.
+    """Remove the folders of dead processes in ``root``; call it once when a process starts.
 
     Returns:
-        How many dead processes were swept up. Folders of living processes are never touched.
+        How many dead processes were cleaned up. Folders of live processes are never touched.
     """
     swept = 0
     for lock_path in sorted(root.glob("p-*.lock")):
         try:
             swept += _sweep_up(lock_path)
-        except OSError as error:  # a folder that cannot be written to now; the next sweep may
+        except OSError as error:  # not writable now; the next sweep tries again
             _log_leftover(None, str(lock_path), error)
     return swept
 
 
 def _sweep_up(lock_path: Path) -> bool:
-    """Remove what belongs to a lock if its owner is dead; returns whether it was."""
+    """Remove the folder of a lock if its owner is dead; return whether it was."""
     lock = take_lock(lock_path, create=False)
     if lock is None:
         return False
     try:
         folder = lock_path.with_suffix("")
         _remove(folder)
-        if os.path.lexists(folder):  # the next sweep may be luckier
+        if os.path.lexists(folder):  # the next sweep tries again
             return False
         lock_path.unlink(missing_ok=True)
     finally:
@@ -201,7 +201,7 @@ def translate_disk_full() -> Iterator[None]:
     except Exception as error:
         if is_disk_full(error):
             raise DiskFull(
-                "There is no room left on the disk for the working files or the result."
+                "There is no space left on the disk for the working files or the result."
             ) from error
         raise
 
@@ -212,14 +212,14 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _make_root(root: Path) -> None:
-    """Make the root; refuse somebody else's, for in a shared folder anybody could make it first."""
+    """Create the root; refuse another user's, who could have created it in a shared folder."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     if root.stat().st_uid != os.getuid():
         raise PermissionError(errno.EPERM, "it belongs to another user")
 
 
 def _new_folder(root: Path) -> Path:
-    """Make a folder inside the home of this process, which is made first if it is not there."""
+    """Create a folder inside the home of this process, which is created first if missing."""
     try:
         with _guard:
             return Path(tempfile.mkdtemp(prefix="r-", dir=_home_in(root).folder))
@@ -230,7 +230,7 @@ def _new_folder(root: Path) -> Path:
 
 
 def _why_closed(folder: Path) -> str | None:
-    """Return why nothing can be written into a folder now; None if something can."""
+    """Return why a folder is not writable now; None if it is."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return None
@@ -247,12 +247,12 @@ def _unusable(root: Path, reason: str) -> FolderUnusable:
 
 
 def _home_in(root: Path) -> _ProcessHome:
-    """Return the home of this process, which is made if it is not there."""
+    """Return the home of this process, created if missing."""
     home = _homes.get(root)
     if home is not None:
         if home.folder.is_dir():
             return home
-        home.close()  # somebody has removed it
+        home.close()  # it was removed from outside
     home = _homes[root] = _ProcessHome(root)
     try:
         home.open()

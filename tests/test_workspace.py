@@ -136,7 +136,7 @@ def test_sweeping_a_root_that_is_not_there_is_fine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_no_space_left_becomes_disk_full(number: int) -> None:
-    with pytest.raises(DiskFull, match="no room"), translate_disk_full():
+    with pytest.raises(DiskFull, match="no space"), translate_disk_full():
         raise OSError(number, os.strerror(number))
 
 

@@ -1,9 +1,9 @@
-"""The command line: serve, run here, or ask a server. Heavy imports wait for their command.
+"""The command line. Heavy imports happen inside the command that needs them.
 
 Jobs of a server are in :mod:`latentsync.cli.jobs`, weights in
 :mod:`latentsync.cli.weights`.
 
-Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 the command was wrong,
+Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 wrong usage,
 3 the server or worker could not start.
 """
 
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 before_exit(remove_own_folders)
 
 commands = typer.Typer(
-    help="The same video, with lips that say other speech.",
+    help="Lip-sync a video to speech.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +80,8 @@ def _show_version(wanted: bool) -> None:
 @commands.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass
@@ -93,12 +94,14 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Ask for no key; loopback addresses only.")
+        bool, typer.Option("--no-auth", help="Require no key; loopback addresses only.")
     ] = False,
     no_worker: Annotated[
-        bool, typer.Option("--no-worker", help="Take jobs only; workers run elsewhere.")
+        bool, typer.Option("--no-worker", help="Accept jobs only; workers run elsewhere.")
     ] = False,
-    ui: Annotated[bool, typer.Option("--ui", help="Show a page at /; needs the extra ui.")] = False,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Serve the web page at /; needs the extra ui.")
+    ] = False,
 ) -> None:
     """Run the HTTP server, and a worker as its child.
 
@@ -191,9 +194,11 @@ def predict(
     output: Output,
     token: Token = "",
     options: dict[str, Any],
-    timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
+    timeout_s: Annotated[
+        float, typer.Option(min=1, help="Longest wait for a response, in seconds.")
+    ] = 900.0,
 ) -> None:
-    """Ask a server, local or on Cerebrium, to make the video."""
+    """Make the video on a server, local or on Cerebrium."""
     with errors_as_one_line():
         from latentsync.cli.segments import read_speech
         from latentsync.client._payload import named_media
@@ -267,14 +272,14 @@ def _files_of(request: RunRequest) -> list[Path]:
 
 
 def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
-    """Allow the folders of the given files: whoever types a path here may read it anyway."""
+    """Allow the folders of the given files: the user of the command line can read them anyway."""
     folders = tuple(Path(os.path.realpath(path)).parent for path in _files_of(request))
     return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
 
 
 @contextmanager
 def _failing_to_start() -> Iterator[None]:
-    """End the command with one line where a folder, the files or the record cannot be used."""
+    """End the command with one line if a folder, the storage or the database cannot be used."""
     from sqlalchemy.exc import DBAPIError
 
     try:
@@ -283,14 +288,14 @@ def _failing_to_start() -> Iterator[None]:
         fail(error.message, exit_code=3)
     except DBAPIError as error:
         said = " ".join(str(error.orig).split())
-        fail(f"The record of jobs cannot be used: {said}", exit_code=3)
+        fail(f"The jobs database cannot be used: {said}", exit_code=3)
     except OSError as error:
         fail(f"{error.filename or 'A folder'} cannot be used: {error.strerror}.", exit_code=3)
 
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[list[socket]]:
-    """Hold the server's address, taken before anything else is imported or started."""
+    """Bind the server's address before anything else is imported or started."""
     from latentsync.server.serve import CannotListen, listen
 
     try:
@@ -307,14 +312,14 @@ def _listening(host: str, port: int) -> Iterator[list[socket]]:
 def _log_start(settings: Settings, *, with_worker: bool) -> None:
     from sqlalchemy import make_url
 
-    # Either address may hold a password; one of a database may be in its query, too.
+    # Either address may contain a password; that of a database also in its query.
     record = make_url(settings.jobs_database).set(query={}).render_as_string(hide_password=True)
     storage = re.sub(r"(?<=://)[^/@]*@", "", settings.storage)
-    logger.info("jobs are recorded in %s, their files in %s", record, storage)
+    logger.info("jobs database: %s; files: %s", record, storage)
     if with_worker:
         logger.info("a worker process of this server runs the jobs")
     else:
-        logger.info("jobs wait for a `latentsync worker`: this server runs none (--no-worker)")
+        logger.info("jobs wait for a `latentsync worker` process: none runs here (--no-worker)")
 
 
 def _is_loopback(host: str) -> bool:

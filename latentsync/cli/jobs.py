@@ -1,6 +1,6 @@
-"""The commands about jobs of a server: ``latentsync submit``, ``status``, ``delete`` and so on.
+"""Commands for jobs on a server: ``latentsync submit``, ``status``, ``delete`` and so on.
 
-What a program may want goes to standard output, what is for people alone to standard error.
+Results go to standard output, messages for people to standard error.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _HERE = "http://127.0.0.1:8000"
-_IT_GOES_ON = "Stopped watching; the job goes on."
+_STILL_RUNNING = "Stopped watching; the job continues."
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as submit prints it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON, one job a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one job per line.")]
 
 
 class StatusName(StrEnum):
-    """What ``list`` may be limited to."""
+    """Values of ``list --status``."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -61,15 +61,16 @@ def submit(
     url: Url = _HERE,
     token: Token = "",
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Your name for this job; the same name finds it again.")
+        str | None,
+        typer.Option(help="Your key for this job; sending it again returns the job."),
     ] = None,
     webhook_url: Annotated[
-        str | None, typer.Option(help="Address that the server calls at the job's end.")
+        str | None, typer.Option(help="Address that the server calls when the job ends.")
     ] = None,
     options: dict[str, Any],
 ) -> None:
-    """Hand in a job and print its id; nobody has to wait for it."""
-    with errors_as_one_line(when_stopped="Stopped; see `latentsync list` for what arrived."):
+    """Submit a job and print its id without waiting for the result."""
+    with errors_as_one_line(when_stopped="Stopped; `latentsync list` shows what was submitted."):
         from latentsync.cli.segments import read_speech
 
         spoken = read_speech(audio, segments)
@@ -88,7 +89,7 @@ def submit(
 
 @commands.command()
 def status(job_id: JobId, url: Url = _HERE, token: Token = "", as_json: AsJson = False) -> None:
-    """Say how far a job is."""
+    """Show the status and progress of a job."""
     with errors_as_one_line(), connected(url, token) as client:
         job = client.get(job_id)
     if as_json:
@@ -114,8 +115,11 @@ def watch(
         float | None, typer.Option(min=0, help="Stop watching after so many seconds.")
     ] = None,
 ) -> None:
-    """Follow a job to its end; exit code 1 if it fails or is canceled."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Follow a job until it ends.
+
+    The exit code is 1 if it fails or is canceled.
+    """
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         if output is not None:
             check_output(output)
         with _job_bar() as show:
@@ -128,8 +132,8 @@ def watch(
 
 @commands.command()
 def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Print the log of a job's stages and attempts, until its end."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Print the log of a job's stages and attempts until it ends."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         for event in client.events(job_id):
             if event.kind == "log":
                 typer.echo(event.data["line"])
@@ -137,33 +141,33 @@ def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
 
 @commands.command()
 def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Cancel a job, also while it runs."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Cancel a queued or running job."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         job = client.cancel(job_id)
     if job.is_final:
         typer.echo(_state(job))
     else:
-        typer.echo("it is stopping; that takes up to two seconds")
+        typer.echo("stopping; this takes up to two seconds")
 
 
 @commands.command()
 def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Erase a job: its media, its video and all that is recorded of it. There is no way back."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Delete a job with its media, video and records. This cannot be undone."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         is_gone = client.delete(job_id)
-    left = "out of reach; the server removes the rest as soon as it can"
-    typer.echo("erased" if is_gone else left)
+    left = "deleted; the server removes the remaining files as soon as it can"
+    typer.echo("deleted" if is_gone else left)
 
 
 @commands.command("list")
 def list_jobs(
     url: Url = _HERE,
     token: Token = "",
-    status: Annotated[StatusName | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many.")] = 20,
+    status: Annotated[StatusName | None, typer.Option(help="Only jobs with this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of jobs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show one's jobs, latest first."""
+    """List your jobs, newest first."""
     with errors_as_one_line(), connected(url, token) as client:
         page = client.list(None if status is None else status.value, limit=limit)
     if as_json:
@@ -175,16 +179,16 @@ def list_jobs(
         return
     _print_table(page.jobs)
     if page.next_cursor is not None:
-        typer.echo(f"older ones are left out; --limit shows more than {limit}", err=True)
+        typer.echo(f"older jobs are not shown; raise --limit above {limit}", err=True)
 
 
 @commands.command()
 def download(job_id: JobId, output: Output, url: Url = _HERE, token: Token = "") -> None:
-    """Bring a job's video here.
+    """Download a job's video.
 
-    A download that broke off is continued.
+    An interrupted download is resumed.
     """
-    stopped = "Stopped; what has arrived is kept and continued next time."
+    stopped = "Stopped; the partial download is kept and resumed next time."
     with errors_as_one_line(when_stopped=stopped), connected(url, token) as client:
         check_output(output)
         _download(client, job_id, output)
@@ -213,7 +217,7 @@ def _download(client: Client, job_id: str, output: Path) -> None:
 
 @contextmanager
 def _job_bar() -> Iterator[Callable[[Job], None]]:
-    """Show a bar on a terminal, elsewhere a line for every new stage."""
+    """Show a progress bar on a terminal, otherwise a line per stage."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -232,7 +236,7 @@ def _job_bar() -> Iterator[Callable[[Job], None]]:
 
 
 class _Lines:
-    """Says what a job does in lines, each once."""
+    """Prints a line whenever the state of the job changes."""
 
     def __init__(self) -> None:
         self._said = ""
@@ -245,7 +249,6 @@ class _Lines:
 
 
 def _state(job: Job, *, with_frames: bool = True) -> str:
-    """Return how far a job is, in words."""
     if job.status == "queued":
         return "queued" if job.queue_position is None else f"queued, {job.queue_position} ahead"
     if job.error is not None:
@@ -264,11 +267,11 @@ def _print_table(jobs: tuple[Job, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("job", "handed in", "done", "state", box=None)
+    table = Table("job", "submitted", "done", "status", box=None)
     for job in jobs:
-        handed_in = (
+        submitted = (
             "" if job.created_at is None else f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"
         )
-        table.add_row(job.id, handed_in, f"{job.progress.fraction:4.0%}", _state(job))
+        table.add_row(job.id, submitted, f"{job.progress.fraction:4.0%}", _state(job))
     piped = not Console().is_terminal  # then rows are not folded
     Console(width=1000 if piped else None).print(table)

@@ -1,4 +1,4 @@
-"""What several commands share: options of a run, the output file, errors as one line."""
+"""Shared by several commands: options of a run, the output file, one-line errors."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def parse_speaker(text: str) -> str | dict[str, Any]:
 
 
 def check_output(output: Path, *sources: Path | str) -> None:
-    """Refuse an output that cannot work before anything is made for it; raises InvalidField."""
+    """Check the output path before any work is done; raises InvalidField."""
     if output.is_dir():
         _refuse_output(output, "it is a folder; give the name of a file")
     if output.suffix.lower() != ".mp4":
@@ -157,7 +157,7 @@ def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -
     """End the command with the exit codes of :mod:`latentsync.cli.app` and one line on stderr.
 
     Args:
-        when_stopped: what Ctrl-C means here.
+        when_stopped: message after Ctrl-C.
     """
     try:
         with raised_as_exceptions(when_stopped):
@@ -177,8 +177,7 @@ def load_settings(*, warn: bool = True) -> settings.Settings:
     """Return the settings of the environment, or end the command with one line.
 
     Args:
-        warn: warn of variables that look like settings; a process whose parent has done so
-            need not.
+        warn: warn of unknown variables; not needed if the parent process has done so.
     """
     if warn:
         warn_of_unknown_variables()
@@ -195,19 +194,19 @@ def load_settings(*, warn: bool = True) -> settings.Settings:
 
 
 def warn_of_unknown_variables() -> None:
-    """Print a line on stderr for each variable that looks like a setting and is none."""
+    """Print a warning on stderr for each variable that looks like a setting but is not one."""
     for sentence in settings.describe_unknown_variables(os.environ):
         typer.echo(f"Warning: {sentence}", err=True)
 
 
 @contextmanager
 def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Client]:
-    """Lend a client whose errors say what to do about the address and the key.
+    """Yield a client; explain errors about the address or the key.
 
     Args:
         url: of the server.
         token: of ``--token``; if it is empty, the environment's is used.
-        timeout_s: longest silence of the server.
+        timeout_s: longest time without a response.
 
     Raises:
         LatentSyncError: as the client's methods.
@@ -232,7 +231,7 @@ def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Cli
 
 
 def _is_about_the_key(error: errors.ServerError) -> bool:
-    # Of this service's own answers with 403 none is; some platforms answer so to a wrong token.
+    # This service never answers a wrong key with 403, but some platforms do.
     is_platforms = error.server_status == _FORBIDDEN and error.server_code == "UNKNOWN"
     return error.server_status == _UNAUTHORIZED or is_platforms
 
@@ -240,7 +239,7 @@ def _is_about_the_key(error: errors.ServerError) -> bool:
 def _explain_refused_key(url: str, error: errors.ServerError, source: str) -> str:
     if not source:
         wanted = f"set {settings.KEY_VARIABLE}, or give --token"
-        return f"{url} wants a key: {wanted}. It says: {error.message}"
+        return f"{url} requires a key: {wanted}. It says: {error.message}"
     others = [
         name for name in settings.CALLER_KEY_VARIABLES if name != source and os.environ.get(name)
     ]
@@ -255,7 +254,7 @@ def fail(message: str, *, exit_code: int) -> Never:
 
 
 def print_summary(output: Path, details: PredictDetails) -> None:
-    """Say what was made, and how."""
+    """Print a summary of the result."""
     typer.echo(f"{output}: {describe(details)}")
     if details.segments:
         typer.echo(describe_segments(details))
@@ -265,7 +264,7 @@ def print_summary(output: Path, details: PredictDetails) -> None:
 
 
 def describe(details: PredictDetails) -> str:
-    """Return what was made, in one line."""
+    """Return a one-line summary of the result."""
     seed = "" if details.seed is None else f", seed {details.seed}"
     return (
         f"{details.duration_s:.2f} s, {details.frames} frames, {details.width}x{details.height}, "
@@ -274,11 +273,11 @@ def describe(details: PredictDetails) -> str:
 
 
 def describe_segments(details: PredictDetails) -> str:
-    """Return where the segments were spoken, in one line."""
+    """Return the times of the segments in one line."""
     spoken = (f"{one.start_s:.2f} to {one.end_s:.2f} s" for one in details.segments)
     return "segments: " + ", ".join(spoken)
 
 
 def describe_stages(details: PredictDetails) -> str:
-    """Return the seconds of each stage, in one line."""
+    """Return the seconds of each stage in one line."""
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in details.seconds.items())

@@ -1,9 +1,9 @@
-"""The file of ``--segments``: who says what when, as JSON::
+"""The file of ``--segments``, a JSON list::
 
     [{"audio": "ann.wav", "start_s": 0.5, "speaker": {"frame": 0, "point": [320, 180]}},
      {"audio": "ben.wav", "start_s": 4, "end_s": 7.5, "speaker": {"frame": 0, "point": [960, 180]}}]
 
-File names are meant from the folder of this file.
+File names are relative to the folder of this file.
 """
 
 import json
@@ -26,9 +26,9 @@ def read_speech(audio: str | None, segments_path: Path | None) -> tuple[Segment,
         segments_path: what ``--segments`` names.
 
     Raises:
-        InvalidField: the file cannot be read, or holds something else than segments.
-        UnknownField: a segment has something that segments do not have.
-        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+        InvalidField: the file cannot be read or is not a list of segments.
+        UnknownField: a segment has an unknown key.
+        MissingField, ConflictingFields: a segment has no speech, or audio is not used by any.
     """
     if segments_path is None:
         if audio is None:
@@ -36,7 +36,7 @@ def read_speech(audio: str | None, segments_path: Path | None) -> tuple[Segment,
         return ()
     entries = _read_json(segments_path)
     if not isinstance(entries, list) or not entries:
-        _refuse(segments_path, 'it must hold a list such as [{"audio": "a.wav", "start_s": 0.5}]')
+        _refuse(segments_path, 'it must be a list such as [{"audio": "a.wav", "start_s": 0.5}]')
     folder = segments_path.parent
     segments = tuple(_segment(f"segments.{n}", entry, folder) for n, entry in enumerate(entries))
     check_speech(audio, segments)

@@ -1,9 +1,9 @@
 """How Ctrl-C (SIGINT) and SIGTERM end a command, from its first import on.
 
 While a command starts there is nothing to finish, and an exception raised in the middle of an
-import may be swallowed or printed by whoever imports. So both signals end the process at once and
-without a word, with the exit code that a shell knows: 130 and 143. Commands that have something to
-clean up, or to say, run that part within :func:`raised_as_exceptions`; ``serve`` and ``worker``
+import may be swallowed or printed by the importing module. So both signals end the process at once
+and silently, with the usual exit codes 130 and 143. Commands that have something to clean up or to
+print run that part within :func:`raised_as_exceptions`; ``serve`` and ``worker``
 install handlers of their own once they run.
 """
 
@@ -25,7 +25,7 @@ class StoppedBySignal(KeyboardInterrupt):
     """Raised in the main thread.
 
     Attributes:
-        number: of the signal.
+        number: the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -34,7 +34,7 @@ class StoppedBySignal(KeyboardInterrupt):
 
 
 def exit_on_signals() -> None:
-    """End the process at once when it is told to, from now on; for the main thread.
+    """From now on, exit at once on SIGINT or SIGTERM; call it in the main thread.
 
     A signal that the process was started to ignore (a shell does so for what it runs in the
     background) stays ignored.
@@ -43,16 +43,16 @@ def exit_on_signals() -> None:
 
 
 def before_exit(remove: Callable[[], None]) -> None:
-    """Have ``remove`` called, in the main thread, before a signal ends the process at once."""
+    """Register ``remove`` to be called in the main thread before a signal ends the process."""
     _removals.append(remove)
 
 
 @contextmanager
 def raised_as_exceptions(last_words: str) -> Iterator[None]:
-    """Raise StoppedBySignal within the block, so that it can clean up; a second signal ends it.
+    """Raise StoppedBySignal within the block so that it can clean up; a second signal exits.
 
     Args:
-        last_words: for stderr, where the process is ended in the middle of an import instead.
+        last_words: printed on stderr if the process has to exit in the middle of an import.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""``latentsync weights list | pull | verify``. Imports of the work wait for their command."""
+"""``latentsync weights list | pull | verify``. Heavy imports happen inside the commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from latentsync.weights.verify import Verdict
 
 commands = typer.Typer(
-    help="Files of weights: what is here, fetch it, check it.",
+    help="List, download and verify weights.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -46,9 +46,9 @@ Names = Annotated[
 
 @commands.command("list")
 def list_weights() -> None:
-    """Show every file, and whether it is here.
+    """List every weights file and whether it is present.
 
-    Also its size, its licence, what needs it and where it comes from.
+    Also its size, licence, source and what needs it.
     """
     from latentsync.weights import catalog
     from latentsync.weights.paths import path_of
@@ -71,9 +71,9 @@ def list_weights() -> None:
 
 @commands.command()
 def pull(names: Names = None) -> None:
-    """Fetch what is missing.
+    """Download missing weights.
 
-    Without a name that is all that the LatentSync engine needs, and VGG16.
+    Without a name: all files of the LatentSync engine, and VGG16.
     """
     from latentsync.weights import catalog
     from latentsync.weights.ensure import ensure
@@ -91,10 +91,10 @@ def pull(names: Names = None) -> None:
 
 @commands.command()
 def verify(names: Names = None) -> None:
-    """Read every byte of what is here; tell what is missing or damaged.
+    """Check the hashes of all files; report missing or damaged ones.
 
-    Then the exit code is 1. Without a name all files are read, and those are missing that the
-    LatentSync engine needs.
+    Exit code 1 if there are any. Without a name all files are checked, and those that the
+    LatentSync engine needs must be present.
     """
     from latentsync.weights import catalog
     from latentsync.weights.verify import verify as verify_files
@@ -117,17 +117,17 @@ def verify(names: Names = None) -> None:
     if missing or damaged:
         said = "; ".join(f"{what}: {', '.join(which)}" for what, which in found.items() if which)
         pull = " ".join(["latentsync weights pull", *(names or [])])
-        _fail(f"{said}. Fetch with `{pull}`.")
+        _fail(f"{said}. Download with `{pull}`.")
 
 
 def _engine(settings: Settings) -> str:
-    """Return the engine whose files are meant where none is named."""
+    """Return the engine whose files are meant if none is named."""
     has_weights = settings.engine != AUTO and engine_spec(settings.engine).weights
     return settings.engine if has_weights else AUTO_ON_GPU
 
 
 def _expand(names: list[str], settings: Settings) -> tuple[str, ...]:
-    """Put an engine's files in the place of its name."""
+    """Replace names of engines by those of their files."""
     from latentsync.weights import catalog
 
     expanded: list[str] = []
@@ -137,7 +137,7 @@ def _expand(names: list[str], settings: Settings) -> tuple[str, ...]:
 
 
 def _pull_vgg16(settings: Settings, show: ProgressCallback) -> None:
-    """Fetch VGG16; since no engine reads it, its failure is told and does not count."""
+    """Download VGG16; a failure is only a warning, since no engine reads it."""
     from latentsync.weights import catalog
     from latentsync.weights.ensure import ensure_vgg16
 
@@ -160,13 +160,13 @@ def _source(file: WeightsFile) -> str:
 
 def _judgement(verdict: Verdict, *, is_needed: bool) -> str:
     if verdict.present:
-        return verdict.problem or "as it should be"
-    return "missing" if is_needed else "not here, and not needed"
+        return verdict.problem or "ok"
+    return "missing" if is_needed else "not present, not needed"
 
 
 @contextmanager
 def _progress_bars() -> Iterator[ProgressCallback]:
-    """Show a bar for every file that something is done about, on a terminal."""
+    """Show a progress bar for every file in progress, on a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -211,7 +211,7 @@ def _readable(size_bytes: int) -> str:
 @contextmanager
 def _errors_as_one_paragraph() -> Iterator[None]:
     """End the command with the exit codes of :mod:`latentsync.cli.app`; wrap logged warnings."""
-    when_stopped = "Stopped; what has arrived is kept and continued next time."
+    when_stopped = "Stopped; the partial download is kept and resumed next time."
     log, handler = logging.getLogger("latentsync"), _WrappedLog(logging.WARNING)
     log.addHandler(handler)
     try:
@@ -229,7 +229,7 @@ def _errors_as_one_paragraph() -> Iterator[None]:
 
 
 class _WrappedLog(logging.Handler):
-    """Shows the log of the work as the commands' own lines are shown."""
+    """Prints log records wrapped like the commands' own output."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record on stderr."""
@@ -242,7 +242,7 @@ def _fail(message: str) -> Never:
 
 
 def _say(text: str, *, indent: str = "", err: bool = False) -> None:
-    """Print a paragraph that fits the terminal; paths and addresses are never broken."""
+    """Print a paragraph wrapped to the terminal; paths and addresses are never broken."""
     lines = textwrap.wrap(
         text,
         min(_COLUMNS, shutil.get_terminal_size().columns),
@@ -255,7 +255,7 @@ def _say(text: str, *, indent: str = "", err: bool = False) -> None:
 
 
 def _say_path(what: str, path: Path) -> None:
-    """Print where something lies, the path in one piece: it may hold blanks."""
+    """Print a path in one piece: it may contain spaces."""
     line = f"{what}: {path}"
     fits = len(line) <= min(_COLUMNS, shutil.get_terminal_size().columns)
     typer.echo(line if fits else f"{what}:\n{_INDENT}{path}")

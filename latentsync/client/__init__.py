@@ -4,14 +4,14 @@
         prediction = client.predict(video="face.mp4", audio="speech.wav")
     prediction.save("out/result.mp4")
 
-A server of one's own also takes jobs, which nobody has to wait for::
+``latentsync serve`` also takes jobs, which run without the caller waiting::
 
     with Client("http://127.0.0.1:8000", token) as client:
         job = client.submit(video="face.mp4", audio="speech.wav")
         client.wait(job).raise_for_status()
         client.download(job, "out/result.mp4")
 
-Several people may speak, each with a recording of their own, in parts of the video::
+Several speakers, each with a recording and a part of the video::
 
     segments = [
         Segment("ann.wav", start_s=0.5, speaker={"frame": 0, "point": [320, 180]}),

@@ -1,4 +1,4 @@
-"""Everything a client can do, written once for both kinds of client."""
+"""All calls of the client, written once for both kinds of client."""
 
 import logging
 import time
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[Job], None]
 
-_ANSWER_TIMEOUT_S = 60.0  # of the native API, which never waits for a run
+_ANSWER_TIMEOUT_S = 60.0  # of the native API, whose responses never wait for a run
 
 
 class ApiCalls:
-    """What both clients do, as coroutines; see :class:`latentsync.client.client.Client`.
+    """The calls of both clients, as coroutines; see :class:`latentsync.client.client.Client`.
 
     Args:
         transport: how requests are sent.
         address: the server's.
-        patience: how faults are met.
-        timeout_s: longest silence of the server.
+        patience: when failed requests are retried.
+        timeout_s: longest time without a response.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class ApiCalls:
         self._timeout = httpx.Timeout(min(timeout_s, _ANSWER_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
 
     async def predict(self, asked: PredictArgs) -> Prediction:
-        """Make a video and wait for it, in one request that is sent once."""
+        """Make a video in one request, which is never retried."""
         body = inline_body(asked)
         request = self._exchange.build("POST", self._address.predict, json=body)
         return read_prediction(await self._exchange.ask_once(request))
 
     async def submit(self, asked: PredictArgs, *, key: str | None, webhook_url: str | None) -> Job:
-        """Hand a job in; with its key a repeated request is no second job."""
+        """Submit a job; its idempotency key makes retries safe."""
         headers = {"Idempotency-Key": idempotency_key(key)}
         with open_submission(asked, webhook_url) as body:
             return read_job(
@@ -65,11 +65,11 @@ class ApiCalls:
             )
 
     async def get(self, job: Job | str) -> Job:
-        """Return the job as the server knows it now."""
+        """Return the job as it is now."""
         return read_job(await self._ask("GET", self._url(job)))
 
     async def list(self, status: JobStatus | None, limit: int, cursor: str | None) -> JobPage:
-        """Return some of the key's jobs, latest first."""
+        """Return a page of the key's jobs, newest first."""
         query = {"status": status, "limit": limit, "cursor": cursor}
         asked = httpx.QueryParams(
             {name: value for name, value in query.items() if value is not None}
@@ -77,11 +77,11 @@ class ApiCalls:
         return read_page(await self._ask("GET", f"{self._address.predictions}?{asked}"))
 
     async def cancel(self, job: Job | str) -> Job:
-        """Ask for the end of a job; return it as it is then."""
+        """Cancel a job; return it as it is then."""
         return read_job(await self._ask("POST", f"{self._url(job)}/cancel"))
 
     async def delete(self, job: Job | str) -> bool:
-        """Have a job erased; one that a broken-off try has erased already is no error."""
+        """Delete a job; if an interrupted attempt has deleted it already, that is no error."""
         url, tries = self._url(job), 0
 
         def build() -> httpx.Request:
@@ -100,13 +100,13 @@ class ApiCalls:
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None
     ) -> Path:
-        """Fetch the video, going on after a broken connection; return where it lies."""
+        """Download the video, resuming after a broken connection; return its path."""
         own = f"{self._url(job)}/output"
         url = own if isinstance(job, str) else self._address.own_url(job.output_url, own)
         return await downloads.download(self._exchange, url, Path(path), on_bytes)
 
     async def events(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent, None]:
-        """Yield what happens to a job until it has ended."""
+        """Yield a job's events until it has ended."""
         async with aclosing(self._follow(job, after)) as events:
             async for event in events:
                 if event is not None:
@@ -115,17 +115,17 @@ class ApiCalls:
     async def wait(
         self, job: Job | str, on_progress: OnProgress | None, timeout_s: float | None
     ) -> Job:
-        """Follow a job by its events, or by asking where those do not come through, to its end."""
+        """Follow a job to its end by its events, or by polling where events are blocked."""
         until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         latest = await self.get(job)
-        tell = _Teller(on_progress)
-        tell(latest)
+        notify = _ChangeNotifier(on_progress)
+        notify(latest)
         async with aclosing(self._states(latest, until)) as states:
             async for state in states:
-                tell(state)
+                notify(state)
         while True:
-            latest = await self.get(job)  # events tell less than the server does when it is asked
-            tell(latest)
+            latest = await self.get(job)  # events carry less than this response
+            notify(latest)
             if latest.is_final:
                 return latest
             left_s = until - time.monotonic()
@@ -140,10 +140,10 @@ class ApiCalls:
         await self._exchange.transport.close()
 
     async def _states(self, job: Job, until: float) -> AsyncGenerator[Job, None]:
-        """Yield the job as its events change it, until it has ended or asking is better.
+        """Yield the job as its events change it, until it has ended or polling is better.
 
-        Asking is better where events do not come through, and when the caller's time is nearly up:
-        waiting for the next event cannot be cut short.
+        Polling is better where events are blocked, and when the caller's time is nearly up: waiting
+        for the next event cannot be interrupted.
         """
         try:
             async with aclosing(self._follow(job, after=0)) as events:
@@ -155,8 +155,8 @@ class ApiCalls:
                         job = job.after(event)
                         yield job
         except ValidationError as error:
-            logger.info("events of job %s are of another kind: %s", job.id, error)
-        except errors.LatentSyncError as error:  # whoever asks next hears it again if it matters
+            logger.info("events of job %s are invalid: %s", job.id, error)
+        except errors.LatentSyncError as error:  # the next request raises it again if it persists
             logger.info("no events of job %s: %s", job.id, error)
 
     def _follow(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent | None, None]:
@@ -175,21 +175,21 @@ class ApiCalls:
 _ENDED = JobEvent("ended")
 
 
-class _Teller:
-    """Tells a listener of the job when it is not as it was told last."""
+class _ChangeNotifier:
+    """Calls ``on_progress`` when the job has changed since the last call."""
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress
-        self._told: Job | None = None
+        self._reported: Job | None = None
 
     def __call__(self, job: Job) -> None:
-        if self._on_progress is not None and job != self._told:
-            self._told = job
+        if self._on_progress is not None and job != self._reported:
+            self._reported = job
             self._on_progress(job)
 
 
 def job_id(job: Job | str) -> str:
-    """Return a job's id; raises InvalidField for what cannot be one."""
+    """Return a job's id; raises InvalidField for an invalid one."""
     given = job if isinstance(job, str) else job.id
     if not given or not given.replace("-", "").isalnum() or not given.isascii():
         raise errors.InvalidField(

@@ -1,4 +1,4 @@
-"""A finished video brought to a file: taken up where it broke off, whole or not at all."""
+"""Downloads a finished video to a file: resumes partial downloads, replaces atomically."""
 
 import hashlib
 import os
@@ -15,20 +15,20 @@ from latentsync.client._http import HttpSession, unexpected
 from latentsync.errors import InvalidField, LatentSyncError, ServerError
 from latentsync.workspace import take_lock
 
-OnBytes = Callable[[int, int | None], None]  # how many are here, of how many if that is known
+OnBytes = Callable[[int, int | None], None]  # bytes received, total bytes if known
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})")
 _NAME_CHARACTERS_MAX = 100
-_SERVERS_FAULT = 500  # statuses from here on say nothing about what was asked for
+_SERVERS_FAULT = 500  # a status from here on says nothing about the file
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """What the server has.
+    """The file that the server offers.
 
     Attributes:
-        etag: names the content; empty if the server has no name for it.
-        size_bytes: of the whole; None if the server does not say.
+        etag: identifies the content; empty if the server sends none.
+        size_bytes: of the whole file; None if the server does not say.
     """
 
     etag: str
@@ -36,13 +36,13 @@ class _Offer:
 
 
 async def download(exchange: HttpSession, url: str, target: Path, on_bytes: OnBytes | None) -> Path:
-    """Bring a file here; an earlier, broken-off call is continued.
+    """Download a file; an earlier, interrupted call is resumed.
 
     Args:
         exchange: how requests are sent.
         url: of the file.
-        target: where it goes; missing folders are created.
-        on_bytes: told how much is here.
+        target: path of the file; missing folders are created.
+        on_bytes: called with the bytes received.
 
     Raises:
         InvalidField: the target is a folder, or another process is downloading to it.
@@ -56,41 +56,41 @@ async def download(exchange: HttpSession, url: str, target: Path, on_bytes: OnBy
     offer = await _look(exchange, url)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _part_file(target, url + offer.etag) as file:
-        await _bring(exchange, url, offer, file, on_bytes or _tell_nobody)
+        await _fetch(exchange, url, offer, file, on_bytes or _ignore)
     return target
 
 
 async def _look(exchange: HttpSession, url: str) -> _Offer:
-    """Ask for one byte, to learn what the whole is; more is not read."""
-    faults = exchange.faults()
+    """Ask for one byte, to learn size and ETag."""
+    retries = exchange.retry_state()
     while True:
         try:
             async with exchange.open(_request(exchange, url, Range="bytes=0-0")) as answer:
                 return _Offer(answer.headers.get("etag", ""), _whole_size(answer))
-        except LatentSyncError as fault:
-            await faults.pause_after(fault)
+        except LatentSyncError as error:
+            await retries.pause_after(error)
 
 
-async def _bring(
+async def _fetch(
     exchange: HttpSession, url: str, offer: _Offer, file: BinaryIO, on_bytes: OnBytes
 ) -> None:
-    faults = exchange.faults()
-    if not offer.etag:  # what is here may be of another file
+    retries = exchange.retry_state()
+    if not offer.etag:  # the partial file may have other content
         file.truncate(0)
     while True:
         have_bytes = file.seek(0, os.SEEK_END)
         if offer.size_bytes is not None and have_bytes >= offer.size_bytes:
             return
         try:
-            await _bring_rest(exchange, url, offer, file, on_bytes)
+            await _fetch_rest(exchange, url, offer, file, on_bytes)
             return
-        except LatentSyncError as fault:
+        except LatentSyncError as error:
             if file.tell() > have_bytes:
-                faults.forget()
-            await faults.pause_after(fault)
+                retries.forget()
+            await retries.pause_after(error)
 
 
-async def _bring_rest(
+async def _fetch_rest(
     exchange: HttpSession, url: str, offer: _Offer, file: BinaryIO, on_bytes: OnBytes
 ) -> None:
     have_bytes = file.tell()
@@ -98,7 +98,7 @@ async def _bring_rest(
     async with exchange.open(_request(exchange, url, **headers)) as answer:
         if answer.status_code == httpx.codes.PARTIAL_CONTENT:
             _require_start(answer, have_bytes)
-        else:  # the whole, because it is another one now or the server knows no ranges
+        else:  # the whole file: it has changed, or the server supports no ranges
             file.seek(0)
             file.truncate()
         async for part in exchange.transport.parts(answer):
@@ -129,14 +129,14 @@ def _whole_size(answer: httpx.Response) -> int | None:
 
 @contextmanager
 def _part_file(target: Path, content: str) -> Iterator[BinaryIO]:
-    """Lend the file in which a download grows; it takes the target's place at the end.
+    """Yield the locked file of a partial download; it replaces the target at the end.
 
-    It stays where it is when the connection, the server or the caller fails, to be continued, and
-    goes when there is nothing to continue.
+    It is kept for the next call when the connection, the server or the caller fails, and deleted
+    when the server refuses the request.
 
     Args:
-        target: the file's place.
-        content: names what is downloaded; parts of other contents are not mixed up.
+        target: path of the finished file.
+        content: identifies what is downloaded, so that parts of different files are not mixed.
     """
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     path = target.parent / f".{target.name[:_NAME_CHARACTERS_MAX]}.{digest}.part"
@@ -156,5 +156,5 @@ def _part_file(target: Path, content: str) -> Iterator[BinaryIO]:
             raise
 
 
-def _tell_nobody(_here_bytes: int, _whole_bytes: int | None) -> None:
+def _ignore(_received: int, _total: int | None) -> None:
     pass

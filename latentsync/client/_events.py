@@ -1,4 +1,4 @@
-"""What happens to a job, as the server's event stream tells it."""
+"""Events of a job, from the server's event stream."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -16,9 +16,9 @@ _CONTENT_TYPE = "text/event-stream"
 async def follow(
     exchange: HttpSession, url: str, after: int, timeout: httpx.Timeout
 ) -> AsyncGenerator[JobEvent | None, None]:
-    """Yield what happens to a job until it has ended; a broken stream is taken up where it was.
+    """Yield a job's events until it has ended; a broken stream is resumed.
 
-    None is a sign of life without news.
+    None stands for a comment, which only shows that the connection is alive.
 
     Args:
         exchange: how requests are sent.
@@ -29,7 +29,7 @@ async def follow(
     Raises:
         ServerError, Unreachable, FetchTimeout: as :meth:`HttpSession.ask`.
     """
-    faults = exchange.faults()
+    retries = exchange.retry_state()
     while True:
         request = exchange.build("GET", url, headers=_headers(after), timeout=timeout)
         is_silent = True
@@ -40,7 +40,7 @@ async def follow(
                 _require_events(answer)
                 async with aclosing(read_events(exchange.transport.lines(answer))) as events:
                     async for event in events:
-                        faults.forget()
+                        retries.forget()
                         is_silent = False
                         if event is not None and event.number is not None:
                             after = event.number
@@ -48,10 +48,10 @@ async def follow(
                         if event is not None and event.ends_job:
                             return
                 if is_silent:
-                    raise Unreachable("The stream of events ended without a word.", field="url")
-        except LatentSyncError as fault:
-            await faults.pause_after(fault)
-        else:  # the server stops, or a proxy has had enough
+                    raise Unreachable("The stream of events ended without an event.", field="url")
+        except LatentSyncError as error:
+            await retries.pause_after(error)
+        else:  # the server stops, or a proxy closed the stream
             await exchange.transport.pause(exchange.patience.first_pause_s)
 
 
@@ -68,7 +68,7 @@ def _require_events(answer: httpx.Response) -> None:
 async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[JobEvent | None, None]:
     """Yield the events of a stream (HTML standard, 9.2.6), and None for each comment.
 
-    Events whose data are not a JSON object are not ours and count as comments.
+    Events whose data is not a JSON object count as comments.
     """
     fields: dict[str, str] = {}
     async for line in lines:

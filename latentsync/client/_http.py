@@ -1,9 +1,4 @@
-"""One request and its answer: sent, judged, repeated where that helps.
-
-What servers answer, read without trust in its shape.
-
-How a client meets faults: what it tries again, and how long it pauses.
-"""
+"""Sends requests with retries, and reads responses without trusting their shape."""
 
 import base64
 import binascii
@@ -62,7 +57,7 @@ def read_page(response: httpx.Response) -> JobPage:
 
 
 def json_object(response: httpx.Response) -> Mapping[str, Any]:
-    """Return the body's JSON object; an empty one for HTML of a proxy, bytes or nothing at all."""
+    """Return the body's JSON object; an empty one if the body is anything else."""
     try:
         body = response.json()
     except ValueError:
@@ -71,13 +66,13 @@ def json_object(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def is_error(body: Mapping[str, Any]) -> bool:
-    """Tell whether a body says by itself that it is an error, as Cerebrium's do."""
+    """Tell whether a body says that it is an error, as Cerebrium's do with any status."""
     status = body.get("status_code")
     return isinstance(status, int) and status >= 400
 
 
 def server_error(response: httpx.Response, body: Mapping[str, Any]) -> ServerError:
-    """Return what can be read from an error body of any shape."""
+    """Return the error in a body of any shape."""
     status = body["status_code"] if is_error(body) else response.status_code
     said = body.get("message") or body.get("detail") or body.get("error") or body.get("reason")
     message = said if isinstance(said, str) else f"The server answered with status {status}."
@@ -92,7 +87,7 @@ def server_error(response: httpx.Response, body: Mapping[str, Any]) -> ServerErr
 
 
 def native_error(response: httpx.Response) -> ServerError:
-    """Return the error of a call to the native API, which not every server has."""
+    """Return the error of a call to the native API, which not every deployment has."""
     error = server_error(response, json_object(response))
     no_such_route = error.server_code in (_UNKNOWN, "NOT_FOUND", "METHOD_NOT_ALLOWED")
     if response.status_code not in (404, 405) or not no_such_route:
@@ -106,7 +101,7 @@ def native_error(response: httpx.Response) -> ServerError:
 
 
 def unexpected(response: httpx.Response, wanted: str) -> ServerError:
-    """Return the error of an answer that is no error, but not what was asked for either."""
+    """Return the error for a successful response of an unexpected kind."""
     return ServerError(
         f"The server answered with status {response.status_code}, but not with {wanted}.",
         server_status=response.status_code,
@@ -115,7 +110,7 @@ def unexpected(response: httpx.Response, wanted: str) -> ServerError:
 
 
 def shown(response: httpx.Response) -> str:
-    """Return the address of the server that answered, for messages."""
+    """Return the server's address, for messages."""
     url = response.request.url
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
@@ -127,21 +122,21 @@ def _retry_after_s(response: httpx.Response) -> float | None:
 
 logger = logging.getLogger(__name__)
 
-_PASSING_STATUSES = (502, 503, 504)
-_LONGEST_ASKED_PAUSE_S = 60.0  # a server that asks for more is not waited for
+_TRANSIENT_STATUSES = (502, 503, 504)
+_LONGEST_ASKED_PAUSE_S = 60.0  # a longer Retry-After is not waited for
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long a client waits for what may still come.
+    """When failed requests are retried, and how jobs are polled.
 
     Attributes:
-        retries: how often a call is repeated in a row when the connection breaks, or the server
-            answers 502, 503 or 504.
-        first_pause_s: before the first repetition; each further pause is twice as long.
-        longest_pause_s: bound of the pauses.
-        silence_s: longest silence of a stream of events; the server breaks it every 15 s.
-        poll_every_s: how often a job is asked for where events do not come through.
+        retries: how often a request is repeated when the connection breaks or the server answers
+            502, 503 or 504.
+        first_pause_s: longest pause before the first retry; it doubles with each further one.
+        longest_pause_s: upper bound of the pauses.
+        silence_s: longest time without a byte of an event stream; the server sends one every 15 s.
+        poll_every_s: interval of polling where events are blocked.
     """
 
     retries: int = 5
@@ -157,11 +152,11 @@ class RetryPolicy:
 
 
 class RetryState:
-    """Counts the faults in a row of one call, and pauses after each.
+    """Counts the consecutive failures of one call, and pauses after each.
 
     Args:
-        patience: how many and how long.
-        pause: waits so many seconds.
+        patience: how many retries and how long to pause.
+        pause: sleeps for a number of seconds.
     """
 
     def __init__(self, patience: RetryPolicy, pause: Callable[[float], Awaitable[None]]) -> None:
@@ -170,41 +165,41 @@ class RetryState:
         self._pauses = patience.pauses()
 
     def forget(self) -> None:
-        """Begin to count anew, because something came through."""
+        """Restart the count after a success."""
         self._pauses = self._patience.pauses()
 
-    async def pause_after(self, fault: LatentSyncError) -> None:
-        """Wait before the next try; raises the fault if it will not pass, or is one too many."""
-        pause_s = next(self._pauses, None) if _may_pass(fault) else None
+    async def pause_after(self, error: LatentSyncError) -> None:
+        """Wait before a retry; raises the error if it is permanent or there are no retries left."""
+        pause_s = next(self._pauses, None) if _is_transient(error) else None
         if pause_s is None:
-            raise fault
-        pause_s = max(pause_s, fault.retry_after_s or 0.0)
-        logger.warning("%s Trying again in %.1f s.", fault.message, pause_s)
+            raise error
+        pause_s = max(pause_s, error.retry_after_s or 0.0)
+        logger.warning("%s Retrying in %.1f s.", error.message, pause_s)
         await self._pause(pause_s)
 
 
-def _may_pass(fault: LatentSyncError) -> bool:
-    if (fault.retry_after_s or 0.0) > _LONGEST_ASKED_PAUSE_S:
+def _is_transient(error: LatentSyncError) -> bool:
+    if (error.retry_after_s or 0.0) > _LONGEST_ASKED_PAUSE_S:
         return False
-    if isinstance(fault, ServerError):
-        return fault.server_status in _PASSING_STATUSES
-    return isinstance(fault, Unreachable | FetchTimeout)
+    if isinstance(error, ServerError):
+        return error.server_status in _TRANSIENT_STATUSES
+    return isinstance(error, Unreachable | FetchTimeout)
 
 
 # Modal ends a request after 150 s with a 303 to the address of its result, and that one likewise.
-_MOST_HANDOVERS = 20
+_MAX_REDIRECTS = 20
 _ERRNO = re.compile(r"^\[Errno -?\d+\] ")  # before what the operating system says in words
 
 BuildRequest = Callable[[], httpx.Request]
 
 
 class HttpSession:
-    """Sends requests and turns every fault into an error of this package.
+    """Sends requests and turns every failure into an error of this package.
 
     Args:
         transport: how they are sent.
         shown_url: the server's address, for messages.
-        patience: how faults are met.
+        patience: when failed requests are retried.
     """
 
     def __init__(self, transport: Transport, shown_url: str, patience: RetryPolicy) -> None:
@@ -216,32 +211,32 @@ class HttpSession:
         """Return a request; options are those of :meth:`httpx.Client.build_request`."""
         return self.transport.http.build_request(method, url, **options)
 
-    def faults(self) -> RetryState:
-        """Return a count of faults for one call."""
+    def retry_state(self) -> RetryState:
+        """Return the retry state of a new call."""
         return RetryState(self.patience, self.transport.pause)
 
     async def ask(self, build: BuildRequest) -> httpx.Response:
-        """Return the whole answer of success; the request must do no harm when repeated.
+        """Return a successful response, read in full; the request must be safe to repeat.
 
         Raises:
             ServerError: the server answered with an error.
-            Unreachable: no connection, or it broke, again and again.
-            FetchTimeout: the server was silent for too long, again and again.
+            Unreachable: no connection, or it broke, on every retry.
+            FetchTimeout: no response in time, on every retry.
         """
-        faults = self.faults()
+        retries = self.retry_state()
         while True:
             try:
                 async with self.open(build()) as response:
                     await self.transport.read(response)
                     return response
-            except LatentSyncError as fault:
-                await faults.pause_after(fault)
+            except LatentSyncError as error:
+                await retries.pause_after(error)
 
     async def ask_once(self, request: httpx.Request) -> httpx.Response:
-        """Return the whole answer, whatever it says; a platform's handovers are followed."""
+        """Return the response, read in full, of any status; follows a platform's 303 redirects."""
         with self._own_errors():
             response = await self._send_and_read(request)
-            for _ in range(_MOST_HANDOVERS):
+            for _ in range(_MAX_REDIRECTS):
                 if response.status_code != httpx.codes.SEE_OTHER or response.next_request is None:
                     break
                 # A GET: no other redirect is followed, for the media must not go elsewhere.
@@ -250,7 +245,7 @@ class HttpSession:
 
     @asynccontextmanager
     async def open(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
-        """Yield an answer of success whose body is still to be read; raises as :meth:`ask`."""
+        """Yield a successful response whose body is not read yet; raises as :meth:`ask`."""
         with self._own_errors():
             response = await self.transport.send(request)
             try:

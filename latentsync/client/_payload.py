@@ -1,9 +1,4 @@
-"""What a client sends: options, and media as addresses, as base64 or as files of a form.
-
-Media as a caller names them, and as they are sent.
-
-Parts of a video that are said by different people, or that have recordings of their own.
-"""
+"""Request bodies: options, segments, and media as addresses, base64 or files of a form."""
 
 import base64
 import json
@@ -27,7 +22,7 @@ _ADDRESSES = ("http://", "https://", "upload://")
 
 
 def as_address(name: str, media: Media) -> dict[str, str]:
-    """Return ``{"url": …}`` for an address, nothing for what goes as a file of its own."""
+    """Return ``{"url": …}`` for an address, nothing for media that are sent as files."""
     return {"url": media} if isinstance(media, str) and media.startswith(_ADDRESSES) else {}
 
 
@@ -47,7 +42,7 @@ def as_text(name: str, media: Media) -> dict[str, str]:
 
 
 def open_file(name: str, path: Path | str) -> BinaryIO:
-    """Open what can be sent again: a file with a size, no pipe.
+    """Open a regular file: a pipe could not be sent again by a retry.
 
     Raises:
         InvalidField: there is no such file.
@@ -71,10 +66,10 @@ def _open(name: str, path: Path | str) -> BinaryIO:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of the video that one speaker says.
+    """A part of the video with its own speech.
 
     Attributes:
-        audio: its own recording: path, file name, address or bytes; by default the one for all.
+        audio: its own recording: path, file name, address or bytes; by default the shared one.
         start_s: where in the video it begins, in seconds.
         end_s: where in the video it ends; by default where its recording does.
         audio_start_s: where in the recording it begins, in seconds.
@@ -89,7 +84,7 @@ class Segment:
 
 
 def segment_fields(segment: Segment) -> dict[str, Any]:
-    """Return a segment's fields of a request, but for its recording."""
+    """Return a segment's request fields, except its recording."""
     return {
         "start_s": segment.start_s,
         "end_s": segment.end_s,
@@ -99,12 +94,12 @@ def segment_fields(segment: Segment) -> dict[str, Any]:
 
 
 def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
-    """Check that there is speech for everybody, and none for nobody.
+    """Check that every segment has speech and that all speech is used.
 
     Raises:
-        InvalidField: something else than a segment is among the segments.
+        InvalidField: a segment is not a Segment.
         MissingField: there is no recording, or none for a segment.
-        ConflictingFields: ``audio`` is there, but for no segment.
+        ConflictingFields: ``audio`` is given, but no segment uses it.
     """
     for index, segment in enumerate(segments):
         if not isinstance(segment, Segment):
@@ -112,15 +107,15 @@ def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
             raise InvalidField(f"{name} is {shorten(segment)}: it must be a Segment.", field=name)
     without = [index for index, segment in enumerate(segments) if segment.audio is None]
     if not segments and audio is None:
-        raise MissingField("Give audio, or segments with audio of their own.", field="audio")
+        raise MissingField("Give audio, or segments with their own audio.", field="audio")
     if without and audio is None:
         name = segment_recording(without[0])
         raise MissingField(
-            f"Give {name}, or one audio for all segments that have none of their own.", field=name
+            f"Give {name}, or one audio for all segments without their own.", field=name
         )
     if segments and not without and audio is not None:
         raise ConflictingFields(
-            "Every segment has audio of its own, so the one for all is used by none.",
+            "Every segment has its own audio, so the shared audio is not used.",
             field="audio",
         )
 
@@ -167,12 +162,12 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PredictArgs:
-    """What a caller asks for, before anything of it is read or sent.
+    """Arguments of a prediction, before any file is read.
 
     Attributes:
         video: the source video.
-        audio: the speech; None if every segment brings its own.
-        segments: parts with a recording or a speaker of their own.
+        audio: the speech; None if every segment has its own.
+        segments: parts with their own recording or speaker.
         options: of the run.
     """
 
@@ -188,21 +183,21 @@ def inline_body(asked: PredictArgs) -> dict[str, Any]:
     Raises:
         InvalidField: there is no such file, or a value is not allowed.
         UnknownField: there is no such option.
-        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+        MissingField, ConflictingFields: a segment has no speech, or audio is not used by any.
     """
     return _fields(asked, as_text)
 
 
 @contextmanager
 def open_submission(asked: PredictArgs, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield what httpx needs to build the request of a submission, as often as it takes.
+    """Yield the httpx arguments of a submission, which can be used again for retries.
 
-    Files are read while they are sent and stay open inside the block.
+    Files are streamed and stay open inside the block.
 
     Raises:
         InvalidField: there is no such file, or a value is not allowed.
         UnknownField: there is no such option.
-        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+        MissingField, ConflictingFields: a segment has no speech, or audio is not used by any.
     """
     fields = _fields(asked, as_address)
     if webhook_url is not None:
@@ -218,7 +213,7 @@ def open_submission(asked: PredictArgs, webhook_url: str | None = None) -> Itera
 
 
 def idempotency_key(given: str | None) -> str:
-    """Return the caller's name for a submission, or a new one; raises InvalidField."""
+    """Return the caller's idempotency key, or a new one; raises InvalidField."""
     if given is None:
         return uuid.uuid4().hex
     if not given.isascii() or not given.isprintable() or not 0 < len(given) <= _KEY_CHARACTERS_MAX:
@@ -233,11 +228,11 @@ def idempotency_key(given: str | None) -> str:
 def _fields(asked: PredictArgs, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
     """Return the fields as JSON values.
 
-    Defaults are the server's as well; leaving them out also suits servers of other versions.
+    Defaults are left out: the server has its own, and other versions may lack the fields.
 
     Args:
         asked: what is asked for.
-        form_of: gives a medium's forms that are fields, such as ``{"url": …}``, by its name.
+        form_of: returns the fields of a medium, such as ``{"url": …}``, by its name.
     """
     check_speech(asked.audio, asked.segments)
 
@@ -259,13 +254,13 @@ def _fields(asked: PredictArgs, form_of: Callable[[str, Media], dict[str, str]])
     build_segments(checked)
     body = checked.model_dump(mode="json", exclude_defaults=True)
     if segments and "sync_mode" in asked.options:
-        # The default, too, says what is seen behind the video's end only if it was chosen.
+        # An explicit default differs from none: it decides what follows the video's end.
         body["sync_mode"] = checked.sync_mode.value
     return body
 
 
 def _form(fields: Mapping[str, Any], files: Mapping[str, BinaryIO | bytes]) -> dict[str, Any]:
-    """Numbers and objects are written as in JSON; files go without their names."""
+    """Encode numbers and objects as JSON; send files without their names."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in fields.items()

@@ -1,9 +1,7 @@
-"""How requests are sent and waited for: blocking, or letting other tasks work meanwhile.
+"""Blocking and asyncio transports; addresses and authorization of servers.
 
-What clients do is written once, as coroutines over a :class:`Transport`. A blocking transport never
+The client is written once, as coroutines over a :class:`Transport`. A blocking transport never
 suspends, so :func:`finish` can run those coroutines without an event loop.
-
-Where a server is, and the token that it wants.
 """
 
 import asyncio
@@ -28,7 +26,7 @@ class Transport(Protocol):
         """Builds requests, with the headers and limits of the client."""
 
     async def send(self, request: httpx.Request) -> httpx.Response:
-        """Return an answer whose body has not been read."""
+        """Return a response whose body has not been read."""
 
     async def read(self, response: httpx.Response) -> None:
         """Read the whole body."""
@@ -40,7 +38,7 @@ class Transport(Protocol):
         """Yield the body's lines as they come."""
 
     async def release(self, response: httpx.Response) -> None:
-        """Let go of an answer, wherever its body is."""
+        """Close a response, whether or not its body was read."""
 
     async def pause(self, seconds: float) -> None:
         """Wait."""
@@ -50,7 +48,7 @@ class Transport(Protocol):
 
 
 class BlockingTransport:
-    """Holds up the thread. Takes the arguments of :class:`httpx.Client`."""
+    """Blocks the thread. Takes the arguments of :class:`httpx.Client`."""
 
     def __init__(self, **options: Any) -> None:
         self.http = httpx.Client(**options)
@@ -136,7 +134,7 @@ async def _close(source: AsyncGenerator[Any, None]) -> None:
 
 
 CONNECT_TIMEOUT_S = 10.0
-_KEPT_OPEN = 20  # connections that nobody uses at the moment
+_KEPT_OPEN = 20  # idle connections
 _PREDICT = "/predict"
 
 
@@ -152,38 +150,38 @@ class Address:
 
     @property
     def predict(self) -> str:
-        """Where contract A is answered."""
+        """URL of contract A."""
         return self.base + _PREDICT
 
     @property
     def predictions(self) -> str:
-        """Where the native API takes jobs."""
+        """URL of the native API for jobs."""
         return f"{self.base}/v1/predictions"
 
-    def own_url(self, told: str | None, otherwise: str) -> str:
-        """Return where to go with the token for what the server told the address of.
+    def own_url(self, given: str | None, otherwise: str) -> str:
+        """Return the address for a request with the token, given what the server sent.
 
         Args:
-            told: an absolute address, or a path on the server.
-            otherwise: taken if there is none, or if it does not lie below this address: the token
-                is for nobody else, and a server may call itself by a name, or leave out a proxy's
-                prefix, by which it cannot be reached from here.
+            given: an absolute address, or a path on the server.
+            otherwise: used without one, or if it is not below this address: the token must not go
+                to another server, and a server behind a proxy may not know the name or prefix by
+                which it is reached.
         """
-        if told is None:
+        if given is None:
             return otherwise
-        if told.startswith("/") and not told.startswith("//"):
-            return self.base + told
+        if given.startswith("/") and not given.startswith("//"):
+            return self.base + given
         try:
-            url = httpx.URL(told)
+            url = httpx.URL(given)
         except httpx.InvalidURL:
             return otherwise
         own = httpx.URL(self.base)
         is_below = url.path.startswith(own.path.rstrip("/") + "/")
-        return told if is_below and _origin(url) == _origin(own) else otherwise
+        return given if is_below and _origin(url) == _origin(own) else otherwise
 
     @property
     def is_this_machine(self) -> bool:
-        """Whether it is a loopback address, to which no proxy leads."""
+        """Whether it is a loopback address, for which no proxy is used."""
         host = httpx.URL(self.base).host
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -203,24 +201,24 @@ def parse_address(url: str) -> Address:
             f"url is {shorten(url)}. Allowed: an http or https address.", field="url"
         )
     if parsed.userinfo:
-        raise InvalidField("url must not hold a name or password. Give the token.", field="url")
+        raise InvalidField("url must not contain a name or password. Pass the token.", field="url")
     path = parsed.path.rstrip("/").removesuffix(_PREDICT)
     return Address(str(parsed.copy_with(path=path or "/", query=None, fragment=None)).rstrip("/"))
 
 
 def http_options(address: Address, token: str | None, timeout_s: float) -> dict[str, Any]:
-    """Return what httpx needs to know of a server; raises InvalidField for a wrong token."""
+    """Return the httpx options for a server; raises InvalidField for an invalid token."""
     return {
         "headers": _authorization(token),
         "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-        # Whoever waits holds a connection: any number may wait.
+        # Every waiting call holds a connection, and any number may wait.
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_OPEN),
-        "trust_env": not address.is_this_machine,  # no proxy leads to oneself
+        "trust_env": not address.is_this_machine,  # no proxy for loopback
     }
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None, bytes]:
-    """Return what must be the same of two addresses of one server (RFC 6454), and any user name."""
+    """Return the origin (RFC 6454) with any user name, for comparison."""
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
     return url.scheme, url.host, port, url.userinfo
 
@@ -228,5 +226,5 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None, bytes]:
 def _authorization(token: str | None) -> dict[bytes, bytes]:
     stripped = (token or "").strip()  # a token read from a file often ends with a line break
     if not stripped.isprintable():
-        raise InvalidField("token holds a line break or another control character.", field="token")
+        raise InvalidField("token contains a line break or control character.", field="token")
     return {b"Authorization": b"Bearer " + stripped.encode()} if stripped else {}

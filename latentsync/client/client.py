@@ -1,7 +1,4 @@
-"""The client for ordinary code: every call returns when it is done.
-
-The client for asyncio: the same calls, while other tasks go on.
-"""
+"""The blocking client, and the same calls for asyncio."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
@@ -21,16 +18,16 @@ class Client:
     """Calls a server. Keeps connections open; use it as a context manager or call close().
 
     ``predict`` waits for the video and works with every deployment. The other calls are about jobs,
-    which outlive connections and restarts; ``latentsync serve`` takes them.
+    which survive broken connections and restarts; they need ``latentsync serve``.
 
     Calls about jobs are repeated when the connection breaks or the server answers 502, 503 or 504.
-    Every submission has a key by which the server knows it again, so none is made twice.
+    Every submission has an idempotency key, so a repeated one creates no second job.
 
     Args:
         url: address of the server or of the app, with or without ``/predict`` at its end.
-        token: bearer token; None for a server that asks for none.
-        timeout_s: longest silence of the server, which covers waiting in line and the run itself.
-        patience: how faults are met.
+        token: bearer token; None for a server without keys.
+        timeout_s: longest time without a response, including the time in the queue and the run.
+        patience: when failed requests are retried.
 
     Raises:
         InvalidField: the address is not http or https, or the token cannot be a header's value.
@@ -88,7 +85,7 @@ class Client:
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
     ) -> Prediction:
-        """Make the lips of ``video`` say ``audio``, and wait for it.
+        """Lip-sync ``video`` to ``audio`` and wait for the result.
 
         Args:
             video: path, file name, http(s) address that the server fetches, or the file's bytes.
@@ -99,10 +96,10 @@ class Client:
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
-            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
-            ServerError: the server answered with an error, or with something else than a video.
+            MissingField, ConflictingFields: a segment has no speech, or audio is not used by any.
+            ServerError: the server answered with an error, or not with a video.
             Unreachable: no connection, or it broke.
-            FetchTimeout: the server was silent for longer than the timeout.
+            FetchTimeout: no response within the timeout.
         """
         return _transport.finish(self._calls.predict(PredictArgs(video, audio, segments, options)))
 
@@ -116,23 +113,23 @@ class Client:
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> Job:
-        """Hand in a job and return it at once; files are sent while they are read.
+        """Submit a job and return it at once; files are streamed.
 
         Args:
             video: path, file name, the file's bytes, or an address: http(s), or ``upload://…``.
             audio: likewise; not needed if every segment has its own.
             segments: parts of the video with recordings or speakers of their own.
-            idempotency_key: one's own name for this submission: a second one with the same name,
-                even after a restart of this program, returns the first job.
-            webhook_url: called by the server when the job has ended.
+            idempotency_key: your key for this submission: another one with the same key, even after
+                a restart of this program, returns the first job.
+            webhook_url: address that the server calls when the job has ended.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
-            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+            MissingField, ConflictingFields: a segment has no speech, or audio is not used by any.
             ServerError: the server refused.
-            Unreachable: no connection, or it broke, again and again.
-            FetchTimeout: the server was silent for too long, again and again.
+            Unreachable: no connection, or it broke, on every retry.
+            FetchTimeout: no response in time, on every retry.
         """
         asked = PredictArgs(video, audio, segments, options)
         return _transport.finish(
@@ -145,9 +142,9 @@ class Client:
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> Job:
-        """Return the job when it has ended, well or not; see :meth:`Job.raise_for_status`.
+        """Return the job once it has ended, successfully or not; see :meth:`Job.raise_for_status`.
 
-        Follows the job's events; where they do not come through, asks every second.
+        Follows the job's events, or polls every second where events are blocked.
 
         Args:
             job: the job or its id.
@@ -155,15 +152,15 @@ class Client:
             timeout_s: longest time to wait; None waits as long as it takes.
 
         Raises:
-            FetchTimeout: it has not ended in time; it goes on.
+            FetchTimeout: it has not ended in time; it continues.
             ServerError, Unreachable: as :meth:`submit`.
         """
         return _transport.finish(self._calls.wait(job, on_progress, timeout_s))
 
     def events(self, job: Job | str, after: int = 0) -> Iterator[JobEvent]:
-        """Yield what happens to the job until it has ended, from its beginning or a known event.
+        """Yield the job's events until it has ended, from its beginning or after a known event.
 
-        A broken connection is taken up where it was, without gap or repetition.
+        A broken connection is resumed without gaps or repetitions.
 
         Args:
             job: the job or its id.
@@ -181,7 +178,7 @@ class Client:
     def list(
         self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> JobPage:
-        """Return one's jobs, latest first; raises as :meth:`submit`.
+        """Return your jobs, newest first; raises as :meth:`submit`.
 
         Args:
             status: only those in this state.
@@ -191,20 +188,20 @@ class Client:
         return _transport.finish(self._calls.list(status, limit, cursor))
 
     def cancel(self, job: Job | str) -> Job:
-        """Cancel the job, also while it runs: that takes up to two seconds; raises as submit."""
+        """Cancel a queued or running job, within two seconds; raises as submit."""
         return _transport.finish(self._calls.cancel(job))
 
     def delete(self, job: Job | str) -> bool:
-        """Erase the job: its media, its video and all that the server has recorded of it.
+        """Delete the job with its media, video and records. This cannot be undone.
 
-        One that waits or runs is canceled first. There is no way back, and no such job afterwards.
+        A queued or running job is canceled first.
 
         Args:
             job: the job or its id.
 
         Returns:
-            True if all of it is gone; False if a run or the storage holds some of it up, which the
-            server removes as soon as it can.
+            True if all of it is deleted; False if the server deletes the rest later, because of a
+            run that is stopping or storage that is unreachable.
 
         Raises:
             ServerError: there is no such job, or the server refused.
@@ -213,18 +210,17 @@ class Client:
         return _transport.finish(self._calls.delete(job))
 
     def download(self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None) -> Path:
-        """Bring the job's video to ``path``, whole or not at all; missing folders are created.
+        """Download the job's video to ``path`` atomically; missing folders are created.
 
-        It grows in a hidden file beside ``path``, where a broken-off download is continued, also by
-        a later call.
+        A hidden file next to ``path`` holds a partial download, which a later call resumes.
 
         Args:
             job: the job or its id.
-            path: where it goes.
-            on_bytes: called with the bytes that are here and the bytes of the whole, or None.
+            path: of the file.
+            on_bytes: called with the bytes received and the total, which may be None.
 
         Raises:
-            InvalidField: the path is a folder, or another download to it is going on.
+            InvalidField: the path is a folder, or another download to it is in progress.
             ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
             OSError: the file cannot be written.
         """
@@ -232,7 +228,7 @@ class Client:
 
 
 class AsyncClient:
-    """Does what :class:`latentsync.client.Client` does, with the same names and arguments.
+    """Has the methods of :class:`latentsync.client.Client`, with the same arguments.
 
     Use it as an asynchronous context manager, or await close(). ``events`` is iterated with
     ``async for``; everything else is awaited.
@@ -277,7 +273,7 @@ class AsyncClient:
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
     ) -> Prediction:
-        """Make the lips of ``video`` say ``audio``, and wait for it."""
+        """Lip-sync ``video`` to ``audio`` and wait for the result."""
         return await self._calls.predict(PredictArgs(video, audio, segments, options))
 
     async def submit(
@@ -290,7 +286,7 @@ class AsyncClient:
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> Job:
-        """Hand in a job and return it at once."""
+        """Submit a job and return it at once."""
         asked = PredictArgs(video, audio, segments, options)
         return await self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
 
@@ -300,11 +296,11 @@ class AsyncClient:
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> Job:
-        """Return the job when it has ended, well or not."""
+        """Return the job once it has ended, successfully or not."""
         return await self._calls.wait(job, on_progress, timeout_s)
 
     def events(self, job: Job | str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Yield what happens to the job until it has ended."""
+        """Yield the job's events until it has ended."""
         return self._calls.events(job, after)
 
     async def get(self, job: Job | str) -> Job:
@@ -314,19 +310,19 @@ class AsyncClient:
     async def list(
         self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> JobPage:
-        """Return one's jobs, latest first."""
+        """Return your jobs, newest first."""
         return await self._calls.list(status, limit, cursor)
 
     async def cancel(self, job: Job | str) -> Job:
-        """Cancel the job, also while it runs."""
+        """Cancel a queued or running job."""
         return await self._calls.cancel(job)
 
     async def delete(self, job: Job | str) -> bool:
-        """Erase the job and all that the server has recorded of it; False if that goes on."""
+        """Delete the job and its files; False if the server deletes some of it later."""
         return await self._calls.delete(job)
 
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None
     ) -> Path:
-        """Bring the job's video to ``path``, whole or not at all."""
+        """Download the job's video to ``path`` atomically."""
         return await self._calls.download(job, path, on_bytes)

@@ -1,6 +1,6 @@
-"""The client of a deployment on Modal, whose own line and machines take the place of a server's.
+"""The client of a deployment on Modal, which uses Modal's own queue and machines.
 
-Modal tells less of a job than a server does: nothing of its progress and place, and no list.
+Modal reports neither progress nor queue position, and has no list of jobs.
 """
 
 import base64
@@ -23,11 +23,11 @@ from latentsync.client._payload import Media, Options, PredictArgs, Segment, inl
 from latentsync.monitor import Progress
 from latentsync.schema.responses import PredictResult
 
-_LOOK_EVERY_S = 30.0  # how long one question to Modal waits for the end of a job
+_LOOK_EVERY_S = 30.0  # how long one request to Modal waits for the end of a job
 
 
 class ModalClient:
-    """Does what :class:`latentsync.client.Client` does, through the package ``modal``.
+    """Has the methods of :class:`latentsync.client.Client`, through the package ``modal``.
 
     Args:
         app: name of the deployed app.
@@ -65,7 +65,7 @@ class ModalClient:
         self.close()
 
     def close(self) -> None:
-        """Do nothing: the connection is the package's, and shared."""
+        """Do nothing: the package ``modal`` owns the connection."""
 
     def predict(
         self,
@@ -75,7 +75,7 @@ class ModalClient:
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
     ) -> models.Prediction:
-        """Make the lips of ``video`` say ``audio``, and wait for it; raises as :meth:`submit`."""
+        """Lip-sync ``video`` to ``audio`` and wait for the result; raises as :meth:`submit`."""
         started = time.monotonic()
         submitted = self.submit(video, audio, segments=segments, **options)
         job = self.wait(submitted).raise_for_status()
@@ -93,27 +93,27 @@ class ModalClient:
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> models.Job:
-        """Hand in a job and return it at once; Modal keeps its result for seven days.
+        """Submit a job and return it at once; Modal keeps its result for seven days.
 
         Args:
             video: path, file name, http(s) address that the container fetches, or bytes.
             audio: likewise; not needed if every segment has its own. Files are held in memory
                 while they are sent.
             segments: parts of the video with recordings or speakers of their own.
-            idempotency_key: Modal has none: a value is refused.
+            idempotency_key: not supported by Modal: a value is an error.
             webhook_url: likewise.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
             InvalidField: there is no such file, or a value is not allowed.
-            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+            MissingField, ConflictingFields: a segment has no speech, or audio is not used by any.
             ServerError: there is no such deployment, or Modal refused.
             Unreachable: Modal cannot be reached.
         """
         for name, value in (("idempotency_key", idempotency_key), ("webhook_url", webhook_url)):
             if value is not None:
                 raise errors.InvalidField(
-                    f"{name} is not known to Modal. Leave it out.", field=name
+                    f"{name} is not supported by Modal. Leave it out.", field=name
                 )
         body = inline_body(PredictArgs(video, audio, segments, options))
         with self._own_errors():
@@ -126,7 +126,7 @@ class ModalClient:
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> models.Job:
-        """Return the job when it has ended, well or not.
+        """Return the job once it has ended, successfully or not.
 
         Args:
             job: the job or its id.
@@ -134,15 +134,15 @@ class ModalClient:
             timeout_s: longest time to wait; None waits as long as it takes.
 
         Raises:
-            FetchTimeout: it has not ended in time; it goes on.
+            FetchTimeout: it has not ended in time; it continues.
             ServerError, Unreachable: as :meth:`submit`.
         """
         until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        latest, told = self.get(job), None
+        latest, reported = self.get(job), None
         while True:
-            if on_progress is not None and latest != told:
+            if on_progress is not None and latest != reported:
                 on_progress(latest)
-                told = latest
+                reported = latest
             left_s = until - time.monotonic()
             if latest.is_final:
                 return latest
@@ -153,14 +153,14 @@ class ModalClient:
             latest = self._look(latest.id, wait_s=min(left_s, _LOOK_EVERY_S))
 
     def events(self, job: models.Job | str, after: int = 0) -> Iterator[models.JobEvent]:
-        """Yield the job's state now, and its end. Events have no numbers here."""
+        """Yield the job's status now and at its end. Events have no numbers here."""
         latest = self.get(job)
         yield _status(latest)
         if not latest.is_final:
             yield _status(self.wait(latest))
 
     def get(self, job: models.Job | str) -> models.Job:
-        """Return the job; one that has not ended is called ``processing``, also while it waits."""
+        """Return the job; a queued one is reported as ``processing``."""
         return self._look(job_id(job), wait_s=0.0)
 
     def list(
@@ -170,7 +170,7 @@ class ModalClient:
         raise errors.InvalidRequest("Modal keeps no list of jobs. Keep their ids.")
 
     def cancel(self, job: models.Job | str) -> models.Job:
-        """Cancel the job, also while it runs; one that has ended stays as it is."""
+        """Cancel a queued or running job; one that has ended stays as it is."""
         latest = self.get(job)
         if latest.is_final:
             return latest
@@ -181,7 +181,7 @@ class ModalClient:
     def download(
         self, job: models.Job | str, path: Path | str, on_bytes: OnBytes | None = None
     ) -> Path:
-        """Write the job's video to ``path``, whole or not at all; missing folders are created.
+        """Write the job's video to ``path`` atomically; missing folders are created.
 
         Raises:
             JobNotFound: the job has no video (yet).
@@ -203,7 +203,7 @@ class ModalClient:
         return models.save_whole(video, target)
 
     def _look(self, call_id: str, *, wait_s: float) -> models.Job:
-        """Return the job as it is when it has ended, or after so many seconds."""
+        """Return the job once it has ended, or after ``wait_s`` seconds."""
         if call_id in self._results:
             return _succeeded(call_id, self._results[call_id])
         exception = self._modal.exception
@@ -235,14 +235,14 @@ class ModalClient:
         return self._remember(call_id, answer)
 
     def _is_terminated(self, call: Any) -> bool:
-        """Tell whether a call without a result was canceled, which its error does not say."""
+        """Tell whether a call without a result was canceled: its error does not say."""
         with self._own_errors():
             graph = call.get_call_graph()
         own = [entry for entry in graph if entry.function_call_id == call.object_id]
         return any(entry.status.name == "TERMINATED" for entry in own)
 
     def _remember(self, call_id: str, answer: object) -> models.Job:
-        """Read what ``predict`` answered; the latest result is kept, for it has the whole video."""
+        """Read the result of ``predict``; keep the latest one, which contains the video."""
         body = answer if isinstance(answer, dict) else {}
         if is_error(body):
             code, message = str(body.get("code")), str(body.get("message"))
@@ -269,7 +269,7 @@ class ModalClient:
             ) from error
 
     def _raise_if_platforms(self, error: Exception) -> None:
-        """Raise our error for what Modal itself says; return if a container said it."""
+        """Raise our error for a failure of Modal itself; return if the container failed."""
         exception = self._modal.exception
         if isinstance(error, exception.ConnectionError | exception.ServiceError):
             raise errors.Unreachable(f"Modal cannot be reached: {error}", field="url") from error
@@ -307,7 +307,7 @@ def _decode(result: PredictResult) -> bytes:
         return base64.b64decode(result.video_base64, validate=True)
     except binascii.Error as error:
         raise errors.ServerError(
-            "The video that was answered is not base64.",
+            "The video in the result is not base64.",
             server_status=200,
             server_code="UNEXPECTED_ANSWER",
         ) from error

@@ -1,5 +1,5 @@
-"""Files of weights: what they are, where they come from, and bringing them here once.
+"""Weights files: their catalog, download and verification.
 
-``catalog`` says what there is, ``ensure`` and ``prepare`` of :mod:`latentsync.weights.ensure`
-bring it here. Nothing here imports torch, and huggingface_hub only once a hub is asked.
+``ensure`` and ``prepare`` of :mod:`latentsync.weights.ensure` download the files of the catalog.
+Nothing here imports torch; huggingface_hub is imported only for requests to a hub.
 """

@@ -1,8 +1,7 @@
-"""Every file of weights: where it comes from, its size and hash, its licence, who needs it.
+"""Every weights file: its source, size, hash, licence and users.
 
-Revisions are pinned where one is known, so what is fetched today is what was fetched yesterday.
-Sizes and hashes are the publishers' own; what could not be verified says so: a size with a
-tolerance, a hash of None. Of such a file the hash is recorded when it is first seen, and compared
+Revisions are pinned where known. Sizes and hashes are the publishers'; an unverified one has a size
+tolerance or a hash of None. The hash of such a file is recorded at its first download and compared
 from then on.
 """
 
@@ -48,12 +47,12 @@ class WeightsFile:
     """One file of weights.
 
     Attributes:
-        name: what engines and the command line call it.
-        path: where it lies inside its folder, with forward slashes.
-        source: where it comes from.
+        name: its name for engines and on the command line.
+        path: inside its folder, with forward slashes.
+        source: of the download.
         size_bytes: its size.
         sha256: its hash in hex, or the beginning of it, or None where no publisher states one.
-        licence: under which it may be used.
+        licence: of the file.
         needed_by: what reads it.
         size_tolerance_bytes: by how much the size may differ; 0 where the size is known exactly.
         folder: the weights folder, or torch hub's folder of checkpoints.

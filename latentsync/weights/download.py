@@ -1,7 +1,4 @@
-"""Reads one file over HTTP into its part: continues where it broke off, checks what came.
-
-The beginning of a file: outlives cut connections and dead processes, knows its own hash.
-"""
+"""Downloads one file over HTTP into a partial file: resumes, retries, verifies size and hash."""
 
 from __future__ import annotations
 
@@ -26,23 +23,24 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class Partial:
-    """Grows beside its target and takes the target's place once it is whole.
+    """A partial download, which replaces its target once it is complete.
 
-    A note says where the bytes came from: only the same content is ever continued.
+    It survives broken connections and killed processes. A note records where the bytes came from:
+    only the same content is resumed.
 
     Args:
-        target: path of the whole file.
-        go_on: called while bytes of an earlier run are hashed; may raise.
+        target: path of the complete file.
+        check_canceled: called while bytes of an earlier run are hashed; may raise.
     """
 
     def __init__(self, target: Path, check_canceled: Callable[[], None]) -> None:
         self.path = sidecar(target, ".part")
         self.size_bytes = 0
-        self.origin: str | None = None  # what content this is the beginning of
-        self.etag: str | None = None  # of the answer that it came in
+        self.origin: str | None = None  # identity of the content
+        self.etag: str | None = None  # of the response that it came in
         self._target = target
         self._note = sidecar(target, ".part.json")
-        self._go_on = check_canceled
+        self._check_canceled = check_canceled
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> Partial:
@@ -70,7 +68,7 @@ class Partial:
         return self._digest.hexdigest()
 
     def restart(self, origin: str, etag: str | None = None) -> None:
-        """Forget all bytes and note what is to come."""
+        """Discard all bytes and note the new origin."""
         if self.size_bytes:
             self._file.truncate(0)
         self.size_bytes, self._digest = 0, hashlib.sha256()
@@ -78,7 +76,7 @@ class Partial:
         self._note.write_text(json.dumps({"origin": origin, "etag": etag}), "utf-8")
 
     def write(self, data: bytes) -> None:
-        """Append all of ``data``; raises OSError, keeping what there was room for."""
+        """Append all of ``data``; on OSError, the bytes already written are kept."""
         rest = memoryview(data)
         while rest:
             count = self._file.write(rest) or 0
@@ -87,33 +85,33 @@ class Partial:
             rest = rest[count:]
 
     def finish(self) -> None:
-        """Take the target's place, safely on disk."""
+        """Replace the target durably."""
         os.fsync(self._file.fileno())
         os.replace(self.path, self._target)
         self._note.unlink(missing_ok=True)
         _sync_folder(self._target.parent)
 
     def discard(self) -> None:
-        """Remove every trace."""
+        """Delete the file and its note."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def _recall(self) -> None:
-        """Take up what an earlier run left, if its note says what it is."""
+        """Load the state of an earlier run, if its note is valid."""
         self.size_bytes = os.fstat(self._file.fileno()).st_size
         try:
             note = json.loads(self._note.read_text("utf-8"))
             self.origin, self.etag = note["origin"], note["etag"]
         except (OSError, ValueError, KeyError, TypeError):
-            return  # restart() follows, for no origin is None
+            return  # the caller restarts: no origin is None
         with self.path.open("rb", buffering=0) as opened:
             while block := opened.read(_BLOCK_BYTES):
                 self._digest.update(block)
-                self._go_on()
+                self._check_canceled()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a loss of power, where the filesystem can."""
+    """Make a rename in ``folder`` survive a power loss, if the filesystem supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -124,22 +122,22 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # seconds; 30 without a byte are a fault
-_MISMATCHES = 2  # wrong bytes once may be an accident
+_TIMEOUT = httpx.Timeout(30.0, connect=10.0)  # seconds; 30 without a byte are a failure
+_MISMATCHES = 2  # wrong bytes may be an accident once
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to come.
+    """The file to download.
 
     Attributes:
         name: for messages and progress.
-        address: where from, safe to show.
-        sha256: in hex, or its beginning, or None where only the sender knows it.
-        sizes: the sizes in bytes it may have; None where only the sender knows it.
-        about_bytes: for progress until the sender states the size.
+        address: its source, safe to show.
+        sha256: in hex, or its beginning, or None if only the server knows it.
+        sizes: the sizes in bytes it may have; None if only the server knows it.
+        about_bytes: for progress until the server states the size.
     """
 
     name: str
@@ -152,18 +150,18 @@ class Wanted:
 def download(
     wanted: Wanted, find: Callable[[], Origin], partial: Partial, context: DownloadContext
 ) -> None:
-    """Make ``partial`` the whole file, its size and hash checked.
+    """Complete ``partial``, and verify its size and hash.
 
     Args:
-        wanted: what is to come.
-        find: asked before each attempt where the bytes are, since addresses expire; may raise
+        wanted: the file to download.
+        find: called before each attempt for the address, since addresses expire; may raise
             Fault.
-        partial: open; what it holds is continued if it is the same content.
+        partial: open; resumed if its content is the same.
         context: retries, stop, progress.
 
     Raises:
-        WeightsUnreachable: given up.
-        WeightsDamaged: what came, twice, or what is offered, is not the file.
+        WeightsUnreachable: after all retries.
+        WeightsDamaged: the wrong bytes came twice, or the server offers another file.
         Stopped, OSError
     """
     faults = mismatches = 0
@@ -176,7 +174,7 @@ def download(
                 mismatches += 1
                 if mismatches == _MISMATCHES:
                     raise WeightsDamaged(
-                        f"{wanted.name} came damaged from {wanted.address}: {error}."
+                        f"{wanted.name} arrived damaged from {wanted.address}: {error}."
                     ) from error
             except (Fault, httpx.HTTPError, httpx.InvalidURL) as error:
                 fault = error if isinstance(error, Fault) else _fault_of_connection(error)
@@ -187,11 +185,11 @@ def download(
 
 
 class _Mismatch(Exception):
-    """All bytes came, and they are not the file's."""
+    """The download is complete, but it is not the file."""
 
 
 class _Attempt:
-    """One request for the bytes that are still missing."""
+    """One request for the missing bytes."""
 
     def __init__(
         self,
@@ -217,22 +215,22 @@ class _Attempt:
         self._check()
 
     def _is_whole(self) -> bool:
-        """Tell whether an earlier run left all bytes and ended before it used them."""
+        """Tell whether an earlier run had all bytes but ended before it used them."""
         return self._partial.size_bytes > 0 and (
             self._partial.size_bytes == self._origin.size_bytes
             or self._partial.sha256 == self._wanted.sha256
         )
 
     def _read(self) -> None:
-        """Ask for what is missing, until the answer ends."""
+        """Request the missing bytes and read them."""
         with self._client.stream("GET", self._origin.url, headers=self._headers()) as answer:
             whole_bytes = self._accept(answer) or self._origin.size_bytes
             self._save(answer, whole_bytes)
         if whole_bytes is not None and self._partial.size_bytes < whole_bytes:
-            raise Fault("the answer broke off", transient=True)
+            raise Fault("the response ended early", transient=True)
 
     def _check(self) -> None:
-        """Compare what is here with what the catalog or else the sender states."""
+        """Compare size and hash with the catalog or else with the server's."""
         self._refuse_size(self._partial.size_bytes)
         sha256 = self._wanted.sha256 or self._origin.sha256 or ""
         found = self._partial.sha256
@@ -241,7 +239,7 @@ class _Attempt:
             raise _Mismatch(f"its sha256 begins with {found[:12]} instead of {sha256[:12]}")
 
     def _headers(self) -> dict[str, str]:
-        """Ask for the rest only, and only if it is still the rest of what is here."""
+        """Request only the rest, and only if the file has not changed."""
         headers = dict(self._origin.headers)
         if self._partial.size_bytes:
             headers["Range"] = f"bytes={self._partial.size_bytes}-"
@@ -250,12 +248,12 @@ class _Attempt:
         return headers
 
     def _accept(self, answer: httpx.Response) -> int | None:
-        """Check an answer's head, make the part fit it, return the size of the whole file."""
+        """Check the response headers, restart if needed, return the size of the whole file."""
         if answer.status_code == 206:
             match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != self._partial.size_bytes:
                 self._partial.restart(self._origin.identity)
-                raise Fault("it sent another part than asked for", transient=True)
+                raise Fault("it sent a range that was not requested", transient=True)
             return None if match[2] == "*" else int(match[2])
         if answer.status_code == 416:
             self._partial.restart(self._origin.identity)
@@ -263,7 +261,7 @@ class _Attempt:
         if answer.status_code != 200:
             raise fault_of_status(answer.status_code, answer.headers)
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise Fault("it sends the file packed", transient=False)
+            raise Fault("it sends the file compressed", transient=False)
         announced = answer.headers.get("Content-Length", "")
         whole_bytes = int(announced) if announced.isdigit() else None
         if whole_bytes is not None:
@@ -272,7 +270,7 @@ class _Attempt:
         return whole_bytes
 
     def _strong_etag(self, answer: httpx.Response) -> str | None:
-        """Return the answer's ETag for If-Range; a hub's files need none, their hash is known."""
+        """Return the ETag for If-Range; files of a hub need none, since their hash is known."""
         etag = answer.headers.get("ETag")
         weak = etag is None or etag.startswith("W/")
         return None if weak or self._origin.sha256 else etag
@@ -287,7 +285,7 @@ class _Attempt:
             self._context.check_canceled()
 
     def _refuse_other_content(self) -> None:
-        """Spare the download of a file whose size or hash the sender states to be another."""
+        """Refuse a file whose stated size or hash is wrong, before downloading it."""
         stated = self._origin.sha256
         if stated is not None and not stated.startswith(self._wanted.sha256 or ""):
             raise WeightsDamaged(

@@ -43,11 +43,11 @@ def prepare(
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
 ) -> dict[str, Path]:
-    """Bring here what an engine needs; VGG16 comes along in the background, if it is wanted.
+    """Download what an engine needs, and VGG16 in the background if enabled.
 
     Args:
         engine: as for :func:`weights_for`.
-        settings: where to, where from, what for.
+        settings: as for :func:`ensure`, and ``face_landmarks``, ``fetch_vgg16``.
         check: as for :func:`ensure`.
         on_progress: as for :func:`ensure`.
         catalog: as for :func:`ensure`.
@@ -70,25 +70,25 @@ def ensure(
     catalog: Catalog = CATALOG,
     retries: Retries | None = None,
 ) -> dict[str, Path]:
-    """Return the paths of these files, after fetching what is missing or damaged.
+    """Return the paths of these files, after downloading missing or damaged ones.
 
-    Files are fetched side by side, each by one process at a time; a broken-off download is
-    continued, by the next call if need be. Files that are complete are never written to, so a
-    read-only folder will do for them.
+    Files are downloaded concurrently, each by one process at a time; an interrupted download is
+    resumed, also by a later call. Complete files are never written to, so they may be in a
+    read-only folder.
 
     Args:
         names: names of the catalog.
         settings: ``weights_dir``, ``weights_mirror``, ``offline``.
-        check: called ten times a second while there is work; what it raises ends the call.
-        on_progress: called in this thread.
-        catalog: what the names mean.
-        retries: patience with the connection.
+        check: called ten times a second while downloading; may raise to cancel.
+        on_progress: called in the caller's thread.
+        catalog: where the names are looked up.
+        retries: when failed requests are retried.
 
     Raises:
         WeightsMissing: offline, or the folder may not be written to.
-        WeightsUnreachable: no source has the file.
-        WeightsDamaged: what a source has is not the file.
-        DiskFull: not enough room, seen before or while fetching.
+        WeightsUnreachable: no source could be reached or has the file.
+        WeightsDamaged: the source has another file.
+        DiskFull: not enough disk space.
         EngineUnavailable: an unknown name, or huggingface_hub is not installed.
     """
     files = look_up(tuple(names), catalog)
@@ -99,7 +99,7 @@ def ensure(
             works = [partial(_require_sound, unsure, settings, context)]
         else:
             _require_space(unsure, settings)
-            works = [partial(_bring, group, settings, context) for group in _groups(unsure)]
+            works = [partial(_fetch_group, group, settings, context) for group in _groups(unsure)]
         _run_concurrently(works, context, check, on_progress)
     return {file.name: paths.path_of(file, settings) for file in files}
 
@@ -107,9 +107,9 @@ def ensure(
 def find_missing_offline(
     names: Iterable[str], settings: Settings, catalog: Catalog = CATALOG
 ) -> str | None:
-    """Return what :func:`ensure` says of files that are not here and may not be fetched.
+    """Return the message of :func:`ensure` for missing files when downloads are forbidden.
 
-    It reads no file: what is damaged but has its size, or may not be looked at, is found out later.
+    No file is read: damage that keeps the size, or missing permissions, are found later.
     """
     if not paths.is_offline(settings):
         return None
@@ -125,13 +125,13 @@ def ensure_vgg16(
     catalog: Catalog = CATALOG,
     retries: Retries | None = None,
 ) -> Path:
-    """Return the path of VGG16 in torch hub's cache, after fetching it if it is missing.
+    """Return the path of VGG16 in torch hub's cache, after downloading it if it is missing.
 
-    Its addresses are tried in the catalog's order, and what one of them left is removed before the
-    next is asked.
+    Its addresses are tried in the catalog's order; a partial download from one is deleted before
+    the next is tried.
 
     Raises:
-        WeightsUnreachable: none of them has it, or it cannot be stored; the last cause is chained.
+        WeightsUnreachable: every address failed, or it cannot be stored; the last error is chained.
     """
     try:
         found = ensure(
@@ -152,7 +152,7 @@ def ensure_vgg16(
 def fetch_vgg16_in_background(
     settings: Settings, *, catalog: Catalog = CATALOG, retries: Retries | None = None
 ) -> Thread:
-    """Fetch VGG16 in a thread; if that fails the log says so and nothing else happens."""
+    """Download VGG16 in a thread; a failure is only logged."""
 
     def fetch() -> None:
         try:
@@ -213,7 +213,7 @@ def _start(work: Callable[[], None]) -> Future[None]:
 
 
 def _groups(files: Sequence[WeightsFile]) -> list[list[WeightsFile]]:
-    """Put files of the same archive together, so that it comes once."""
+    """Group files of the same archive, so that it is downloaded once."""
     groups: dict[str, list[WeightsFile]] = {}
     for file in files:
         key = file.source.url if isinstance(file.source, ArchiveMember) else file.name
@@ -221,8 +221,10 @@ def _groups(files: Sequence[WeightsFile]) -> list[list[WeightsFile]]:
     return list(groups.values())
 
 
-def _bring(files: Sequence[WeightsFile], settings: Settings, context: DownloadContext) -> None:
-    """Bring files of one source; what the disk has against it is said in the caller's words."""
+def _fetch_group(
+    files: Sequence[WeightsFile], settings: Settings, context: DownloadContext
+) -> None:
+    """Download the files of one source; translate disk errors."""
     try:
         fetch_file(files, settings, context)
     except OSError as error:
@@ -232,7 +234,7 @@ def _bring(files: Sequence[WeightsFile], settings: Settings, context: DownloadCo
 def _require_sound(
     files: Sequence[WeightsFile], settings: Settings, context: DownloadContext
 ) -> None:
-    """Raise WeightsMissing, saying for every absent file where to get it and where to put it."""
+    """Raise WeightsMissing with the source and destination of every absent file."""
     absent = []
     for file in files:
         try:
@@ -247,9 +249,8 @@ def _require_sound(
 
 
 def _say_where(absent: Sequence[WeightsFile], settings: Settings) -> str:
-    """Return where to get absent files and where to put them."""
     return "Offline, and weights are missing or damaged. " + " ".join(
-        f"{file.name}: fetch {' or '.join(paths.addresses(file, settings))} "
+        f"{file.name}: download {' or '.join(paths.addresses(file, settings))} "
         f"and put it at {paths.location(file)}."
         for file in absent
     )
@@ -269,7 +270,7 @@ def _require_space(files: Sequence[WeightsFile], settings: Settings) -> None:
 
 
 def _size_of(path: Path) -> int:
-    """Return how many bytes a file has; 0 without it, which another process may just have moved."""
+    """Return a file's size; 0 if it is missing: another process may just have moved it."""
     try:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -295,18 +296,20 @@ def _state_of(file: WeightsFile, settings: Settings) -> State:
 
 
 def _explain(error: OSError, file: WeightsFile, settings: Settings) -> errors.LatentSyncError:
-    """Return the error of this package for one of the operating system's."""
+    """Translate an error of the operating system."""
     logger.error("%s at %s: %s", file.name, paths.path_of(file, settings), error)
     if is_disk_full(error):
         return errors.DiskFull(
-            f"The disk is full: {file.name} ({file.size_bytes} bytes) did not fit. Make room and "
-            "start again; what has arrived is kept."
+            f"The disk is full: {file.name} ({file.size_bytes} bytes) did not fit. Free some space "
+            "and start again; the partial download is kept."
         )
     if error.errno in _DENIED:
         return errors.WeightsMissing(
-            f"{file.name} is not usable and may not be stored at {paths.location(file)}. "
-            "Give this user the right to read and write there, or set LATENTSYNC_WEIGHTS_DIR to "
+            f"{file.name} is not usable and cannot be stored at {paths.location(file)}. "
+            "Allow this user to read and write there, or set LATENTSYNC_WEIGHTS_DIR to "
             "another folder."
         )
     reason = error.strerror or type(error).__name__
-    return errors.WeightsMissing(f"{file.name} cannot be kept at {paths.location(file)}: {reason}.")
+    return errors.WeightsMissing(
+        f"{file.name} cannot be stored at {paths.location(file)}: {reason}."
+    )

@@ -1,9 +1,7 @@
-"""Brings one file here, or the files of one archive: check what is there, lock, fetch, check.
+"""Downloads one file, or the files of one archive: check, lock, download, verify.
 
-One lock per file of weights between processes and threads; it ends with its holder.
-
-Where a filesystem has no locks two processes may spoil each other's part; its hash tells, and it is
-fetched again.
+A lock per file excludes other processes and threads, and ends with its holder. On a filesystem
+without locks two processes may damage a partial download, which its hash reveals.
 """
 
 import errno
@@ -27,7 +25,7 @@ from latentsync.workspace import take_lock
 logger = logging.getLogger(__name__)
 
 _POLL_LOCK_EVERY_S = 0.1
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some volumes of clouds
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # some cloud volumes
 
 
 @contextmanager
@@ -36,7 +34,7 @@ def locked(path: Path, context: DownloadContext) -> Iterator[None]:
 
     Raises:
         Stopped: while waiting.
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     descriptor = None
     try:
@@ -58,13 +56,13 @@ _BLOCK_BYTES = 1024 * 1024
 
 
 def is_sound(file: WeightsFile, settings: Settings, context: DownloadContext) -> bool:
-    """Tell whether a file is here and what it should be; without a fitting stamp it is hashed."""
+    """Tell whether a file is present and sound; hash it without a valid checksum record."""
     path = path_of(file, settings)
     state = verify.state_of(file, path)
     if state is not verify.State.UNCHECKED:
         return state is verify.State.SOUND
-    logger.info("%s is checked: %d bytes are read", file.name, path.stat().st_size)
-    sha256 = verify.hash_file(path, lambda done: _tell_check(file, done, context))
+    logger.info("checking %s: reading %d bytes", file.name, path.stat().st_size)
+    sha256 = verify.hash_file(path, lambda done: _report_check(file, done, context))
     problem = verify.problem_of(file, path, sha256, recorded=verify.read_record(path))
     if problem is not None:
         logger.warning("%s (%s) is damaged: %s", file.name, path, problem)
@@ -74,12 +72,12 @@ def is_sound(file: WeightsFile, settings: Settings, context: DownloadContext) ->
 
 
 def fetch_file(files: Sequence[WeightsFile], settings: Settings, context: DownloadContext) -> None:
-    """Make ``files`` sound: one file, or all that come out of one archive.
+    """Download ``files`` unless they are sound: one file, or all files of one archive.
 
     Raises:
-        WeightsUnreachable, WeightsDamaged: given up.
-        Stopped: told to.
-        OSError: the disk is full, or a folder may not be written to.
+        WeightsUnreachable, WeightsDamaged: after all retries.
+        Stopped: canceled.
+        OSError: the disk is full, or a folder is not writable.
     """
     if all([is_sound(file, settings, context) for file in files]):
         return
@@ -92,7 +90,7 @@ def fetch_file(files: Sequence[WeightsFile], settings: Settings, context: Downlo
     with locked(sidecar(target, ".lock"), context):
         missing = [file for file in files if not is_sound(file, settings, context)]
         if not missing:
-            return  # another process has brought them meanwhile
+            return  # another process has downloaded them meanwhile
         if isinstance(source, ArchiveMember):
             _fetch_archive(source, missing, target, settings, context)
         elif isinstance(source, WebFile):
@@ -113,7 +111,7 @@ def _fetch_hub_file(
 def _fetch_web_file(
     file: WeightsFile, source: WebFile, target: Path, settings: Settings, context: DownloadContext
 ) -> None:
-    """Try one address after the other; nothing that one sent is kept for the next."""
+    """Try one address after the other, each from the first byte."""
     failures: list[LatentSyncError] = []
     for url in source.urls:
         origin = _origin(web_address(url, settings))
@@ -137,7 +135,7 @@ def _fetch_archive(
     settings: Settings,
     context: DownloadContext,
 ) -> None:
-    """Fetch the archive, take the files out of it, remove it."""
+    """Download the archive, extract the files, delete it."""
     address = showable(source.url)
     wanted = Wanted(files[0].name, address, source.archive_sha256, None, source.archive_bytes)
     with Partial(archive, context.check_canceled) as partial:
@@ -154,7 +152,7 @@ def _unpack(
     with zipfile.ZipFile(archive) as opened, Partial(target, context.check_canceled) as partial:
         member = _find_member(opened, file.source.member)
         if member is None or member.file_size not in file.sizes:
-            raise WeightsDamaged(f"{address} holds no {file.source.member} of the right size.")
+            raise WeightsDamaged(f"{address} contains no {file.source.member} of the right size.")
         partial.restart(address)
         with opened.open(member) as packed:
             while block := packed.read(_BLOCK_BYTES):
@@ -170,12 +168,12 @@ def _find_member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
 
 
 def _commit(file: WeightsFile, partial: Partial, target: Path, context: DownloadContext) -> None:
-    """Put a whole file into its place and remember its hash."""
+    """Verify a complete file, move it to its place and record its hash."""
     sha256 = partial.sha256
     problem = verify.problem_of(file, partial.path, sha256, recorded=None)
     if problem is not None:
         partial.discard()
-        raise WeightsDamaged(f"What came for {file.name} is not the file: {problem}.")
+        raise WeightsDamaged(f"The download of {file.name} is not the file: {problem}.")
     partial.finish()
     verify.write_record(target, sha256)
     context.report(file.name, "done", partial.size_bytes, partial.size_bytes)
@@ -194,6 +192,6 @@ def _origin(url: str) -> Origin:
     return Origin(url, identity=url)
 
 
-def _tell_check(file: WeightsFile, done_bytes: int, context: DownloadContext) -> None:
+def _report_check(file: WeightsFile, done_bytes: int, context: DownloadContext) -> None:
     context.check_canceled()
     context.report(file.name, "checking", done_bytes, file.size_bytes)

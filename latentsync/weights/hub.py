@@ -1,13 +1,10 @@
-"""Asks a hub where a file's bytes are; the only place that knows huggingface_hub.
+"""Resolves a file on a hub, with huggingface_hub; classifies failures of downloads.
 
-The hub's own client resolves the file: revision, token, redirects, and the sha256 that the hub
-states. The bytes are read by :mod:`latentsync.weights.download`, because ``hf_hub_download`` (2.4)
-throws a partial file away when a connection is reset, the process ends or the retries are used up,
-so 5 GB begin anew; and it cannot be canceled. Plain HTTP is spoken by mirrors as well, unlike Xet.
-Its telemetry is off: to say who asks, it would ask huggingface.co for a list of programs first,
-with a mirror as well.
-
-Why a file does not come: what may pass by itself, what will not, and what to do about it.
+The hub's client resolves revision, token, redirects and the sha256 that the hub states. The bytes
+are read by :mod:`latentsync.weights.download`, because ``hf_hub_download`` (2.4) discards a partial
+file when a connection is reset, the process ends or the retries are used up, so 5 GB start over;
+and it cannot be canceled. Mirrors speak plain HTTP too, unlike Xet. The client's telemetry is off:
+it would request a list of programs from huggingface.co first, even with a mirror.
 """
 
 import re
@@ -20,22 +17,22 @@ from latentsync.settings import Settings
 from latentsync.weights.catalog import HubFile
 from latentsync.weights.paths import endpoint, hub_address
 
-_PASSING = {408, 425, 429}  # and every 5xx
+_TRANSIENT_STATUSES = {408, 425, 429}  # and every 5xx
 _REASONS = {
-    401: "it asks for permission (401); set HF_TOKEN to a token that may read it",
-    403: "it refuses (403); accept the licence on the repository's page and set HF_TOKEN",
+    401: "it requires authorization (401); set HF_TOKEN to a token that may read it",
+    403: "it is forbidden (403); accept the licence on the repository's page and set HF_TOKEN",
     404: "there is no such file (404)",
-    429: "it is asked too often (429)",
+    429: "too many requests (429)",
 }
 
 
 class Fault(Exception):
-    """One attempt failed; never leaves this package.
+    """One attempt failed; internal to this package.
 
     Args:
-        reason: half a sentence, safe to send.
+        reason: a clause, safe to send to callers.
         transient: whether another attempt may succeed.
-        asked_s: seconds after which the sender asks to come again.
+        asked_s: the server's Retry-After in seconds.
     """
 
     def __init__(self, reason: str, *, transient: bool, asked_s: float | None = None) -> None:
@@ -46,11 +43,11 @@ class Fault(Exception):
 
 
 def fault_of_status(status: int, headers: Mapping[str, str]) -> Fault:
-    """Return the fault behind an HTTP status that is no success."""
+    """Return the Fault for an unsuccessful HTTP status."""
     asked = headers.get("Retry-After", "")
     return Fault(
-        _REASONS.get(status, f"the answer was {status}"),
-        transient=status in _PASSING or status >= 500,
+        _REASONS.get(status, f"the response was {status}"),
+        transient=status in _TRANSIENT_STATUSES or status >= 500,
         asked_s=float(asked) if asked.isascii() and asked.isdigit() else None,
     )
 
@@ -61,12 +58,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Origin:
-    """An address of bytes, and what is known of them beforehand.
+    """Where to download a file, and what is known of it beforehand.
 
     Attributes:
-        url: where to read; may be signed and short-lived.
-        identity: equal for equal content; a part is continued only from its own identity.
-        headers: to send along.
+        url: of the bytes; may be signed and short-lived.
+        identity: equal for equal content; a partial download is resumed only if it matches.
+        headers: of the request.
         size_bytes: of the whole file, if stated.
         sha256: of the whole file, if stated.
     """
@@ -79,16 +76,16 @@ class Origin:
 
 
 def find_on_hub(file: HubFile, settings: Settings) -> Origin:
-    """Ask the hub for a file; blocks up to 10 s.
+    """Resolve a file on the hub; blocks up to 10 s.
 
     Raises:
-        Fault: no answer, or a refusal.
+        Fault: no response, or a refusal.
         EngineUnavailable: huggingface_hub is not installed.
     """
     address = hub_address(file, settings)
     _require_web_address(address)
     try:
-        import httpx2  # what huggingface_hub speaks HTTP with
+        import httpx2  # the HTTP client of huggingface_hub
         from huggingface_hub import constants, get_hf_file_metadata
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
@@ -102,9 +99,9 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
     except httpx2.HTTPError as error:
         answer = getattr(error, "response", None)
         if answer is None:
-            raise Fault(f"no answer ({_words(error)})", transient=True) from error
+            raise Fault(f"no response ({_words(error)})", transient=True) from error
         raise fault_of_status(answer.status_code, answer.headers) from error
-    except (OSError, httpx2.InvalidURL) as error:  # its own offline mode; an address it refuses
+    except (OSError, httpx2.InvalidURL) as error:  # its offline mode; an invalid address
         raise Fault(_words(error), transient=False) from error
     sha256 = found.etag if found.etag and _SHA256.fullmatch(found.etag) else None
     url = urljoin(address, found.location)
@@ -118,18 +115,18 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
 
 
 def _require_web_address(address: str) -> None:
-    """Refuse what HF_ENDPOINT may hold; huggingface_hub cannot even be imported with some of it."""
+    """Refuse an invalid HF_ENDPOINT, with which huggingface_hub may not even be importable."""
     try:
         parts = urlsplit(address)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         valid = False
     if not valid:
-        raise Fault("this is no http address", transient=False)
+        raise Fault("this is not an http address", transient=False)
 
 
 def _token_for(url: str, address: str) -> dict[str, str]:
-    """Return the token's header for the hub itself; the stores it redirects to never see it."""
+    """Return the token's header for the hub itself, not for the stores it redirects to."""
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
 
     token = build_hf_headers().get("authorization")
@@ -138,5 +135,5 @@ def _token_for(url: str, address: str) -> dict[str, str]:
 
 
 def _words(error: Exception) -> str:
-    """Return an error's own first line; its type where it has none."""
+    """Return the first line of an error's message, or its type without one."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,10 +1,8 @@
-"""Where files lie and where they come from, as this process is set up.
+"""Paths and addresses of weights files, and the check of free disk space.
 
-Beside a file ``x.pt`` may lie ``.x.pt.stamp`` (it was checked), ``.x.pt.part`` and
-``.x.pt.part.json`` (its beginning, and where that came from) and ``.x.pt.lock`` (it is being
-fetched). All are hidden and all may be deleted while nobody fetches.
-
-Looks whether files will fit on the disk before the first byte comes.
+Hidden companions of a file ``x.pt``: ``.x.pt.stamp`` (checksum record), ``.x.pt.part`` and
+``.x.pt.part.json`` (partial download and its origin) and ``.x.pt.lock`` (held during a download).
+All of them may be deleted while no process downloads.
 """
 
 import os
@@ -27,7 +25,7 @@ def path_of(file: WeightsFile, settings: Settings) -> Path:
 
 
 def location(file: WeightsFile) -> str:
-    """Return where a file belongs, in words that are safe to send."""
+    """Return where a file belongs, as text that is safe to send to callers."""
     if file.folder == "weights":
         return f"{file.path} in the weights folder (LATENTSYNC_WEIGHTS_DIR)"
     return f"hub/checkpoints/{file.path} in torch's cache (TORCH_HOME)"
@@ -46,7 +44,7 @@ def sidecar(path: Path, suffix: str) -> Path:
 
 
 def is_offline(settings: Settings) -> bool:
-    """Tell whether the network is not to be touched."""
+    """Tell whether downloads are forbidden."""
     return settings.offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE
 
 
@@ -56,7 +54,7 @@ def endpoint(settings: Settings) -> str:
 
 
 def web_address(url: str, settings: Settings) -> str:
-    """Return the address to ask for ``url``: one on the public hub is asked of the mirror."""
+    """Return the address to use for ``url``: the public hub is replaced by the mirror."""
     return endpoint(settings) + url.removeprefix(HUB) if url.startswith(f"{HUB}/") else url
 
 
@@ -66,7 +64,7 @@ def hub_address(file: HubFile, settings: Settings) -> str:
 
 
 def addresses(file: WeightsFile, settings: Settings) -> list[str]:
-    """Return where a file comes from, in order, safe to show."""
+    """Return a file's addresses in order, safe to show."""
     source = file.source
     if isinstance(source, HubFile):
         return [showable(hub_address(source, settings))]
@@ -76,7 +74,7 @@ def addresses(file: WeightsFile, settings: Settings) -> list[str]:
 
 
 def showable(url: str) -> str:
-    """Return an address without the password, key or signature that may be in it."""
+    """Return an address without any password, key or signature."""
     try:
         parts = urlsplit(url)
     except ValueError:  # brackets that do not close
@@ -84,14 +82,14 @@ def showable(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-_MARGIN_BYTES = 256 * 1024 * 1024  # for everything else on that disk
+_MARGIN_BYTES = 256 * 1024 * 1024  # for everything else on the disk
 
 
 def require_space(needs: Iterable[tuple[Path, int]]) -> None:
-    """Raise DiskFull unless every disk has room for all that goes to it.
+    """Raise DiskFull unless every disk has room for the downloads to it.
 
     Args:
-        needs: folder (it need not exist yet) and bytes that are still to come into it.
+        needs: folder (which may not exist yet) and bytes still to be downloaded into it.
     """
     disks: dict[int, tuple[Path, int]] = {}
     for folder, size_bytes in needs:
@@ -101,7 +99,7 @@ def require_space(needs: Iterable[tuple[Path, int]]) -> None:
     for there, size_bytes in disks.values():
         disk = shutil.disk_usage(there)
         needed_bytes = size_bytes + _MARGIN_BYTES
-        # Some volumes of clouds tell no sizes at all.
+        # Some cloud volumes report no sizes.
         if size_bytes and disk.total and disk.free < needed_bytes:
             raise DiskFull(
                 f"The weights need {needed_bytes} bytes of free disk space, {disk.free} are free. "

@@ -1,9 +1,7 @@
-"""Reads every byte of the files that are here and compares them with what they should be.
+"""Verifies weights files by size and hash.
 
-What is known of a file on disk without reading it: its size, and a stamp of an earlier check.
-
-A checkpoint of 5 GB takes seconds to hash. After one check a stamp beside it remembers size, time
-and hash, so that later starts look at three numbers instead.
+A checkpoint of 5 GB takes seconds to hash. A checksum record next to it stores size, modification
+time and hash of the last check, so that later starts need not read the file.
 """
 
 import hashlib
@@ -25,18 +23,18 @@ from latentsync.weights.progress import ProgressCallback, WeightsProgress
 logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 4 * 1024 * 1024
-_CLOCKS_NS = (1, 10**3, 10**6, 10**9)  # how exactly filesystems and archives keep a file's time
+_CLOCKS_NS = (1, 10**3, 10**6, 10**9)  # precisions with which filesystems and archives store times
 _NEVER_NS = -(10**18)  # before every file
 
 
 class State(Enum):
-    """A file as far as it is known without reading it."""
+    """State of a file, as known without reading it."""
 
     MISSING = "missing"
-    PARTIAL = "partial"  # some of it has arrived
+    PARTIAL = "partial"  # partially downloaded
     WRONG_SIZE = "damaged"
     UNCHECKED = "unchecked"  # its size is right
-    SOUND = "present"  # checked, and not changed since
+    SOUND = "present"  # checked and not changed since
 
 
 @dataclass(frozen=True)
@@ -48,27 +46,27 @@ class ChecksumRecord:
     sha256: str
 
     def fits(self, status: os.stat_result) -> bool:
-        """Tell whether the file has not changed since; a copy's time may be less exact."""
+        """Tell whether the file is unchanged; the time of a copy may be less exact."""
         times_ns = [self.modified_ns // clock_ns * clock_ns for clock_ns in _CLOCKS_NS]
         return status.st_size == self.size_bytes and status.st_mtime_ns in times_ns
 
 
 def state_of(file: WeightsFile, path: Path) -> State:
-    """Return what is known of ``path``; raises OSError where it may not be looked at."""
+    """Return the state of ``path``; raises OSError if it is not accessible."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return State.PARTIAL if sidecar(path, ".part").exists() else State.MISSING
     if not stat.S_ISREG(status.st_mode) or status.st_size not in file.sizes:
         return State.WRONG_SIZE
-    stamp = read_record(path)
-    if stamp is None or not stamp.fits(status) or not stamp.sha256.startswith(file.sha256 or ""):
+    record = read_record(path)
+    if record is None or not record.fits(status) or not record.sha256.startswith(file.sha256 or ""):
         return State.UNCHECKED
     return State.SOUND
 
 
 def read_record(path: Path) -> ChecksumRecord | None:
-    """Return the stamp beside ``path``, or None if there is none that can be read."""
+    """Return the checksum record of ``path``, or None without a readable one."""
     try:
         return ChecksumRecord(**json.loads(sidecar(path, ".stamp").read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -76,29 +74,33 @@ def read_record(path: Path) -> ChecksumRecord | None:
 
 
 def write_record(path: Path, sha256: str) -> None:
-    """Remember that ``path`` was checked; a read-only folder costs later starts time, no more."""
+    """Record that ``path`` was checked; in a read-only folder later starts check it again."""
     status = path.stat()
     _save(path, ChecksumRecord(status.st_size, status.st_mtime_ns, sha256))
 
 
 def invalidate(path: Path) -> None:
-    """Make the next start read ``path`` again; the hash recorded when it came is kept."""
-    stamp = read_record(path)
-    if stamp is not None:
-        _save(path, replace(stamp, modified_ns=_NEVER_NS))
+    """Make the next start check ``path`` again; the recorded hash is kept."""
+    record = read_record(path)
+    if record is not None:
+        _save(path, replace(record, modified_ns=_NEVER_NS))
 
 
-def _save(path: Path, stamp: ChecksumRecord) -> None:
+def _save(path: Path, record: ChecksumRecord) -> None:
     fresh = sidecar(path, f".stamp.{os.getpid()}")
     try:
-        fresh.write_text(json.dumps(asdict(stamp)), "utf-8")
+        fresh.write_text(json.dumps(asdict(record)), "utf-8")
         os.replace(fresh, sidecar(path, ".stamp"))
     except OSError as error:
-        logger.info("%s is checked again at each start: no stamp beside it (%s)", path, error)
+        logger.info(
+            "%s is checked again at each start: its checksum record cannot be written (%s)",
+            path,
+            error,
+        )
 
 
 def hash_file(path: Path, on_bytes: Callable[[int], None]) -> str:
-    """Return the sha256 of a file in hex; ``on_bytes`` hears of each block and may raise."""
+    """Return the sha256 of a file in hex; ``on_bytes`` gets the bytes so far and may raise."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb", buffering=0) as opened:
@@ -116,9 +118,9 @@ def problem_of(
 
     Args:
         file: its entry.
-        path: the file, or its finished part.
+        path: the file, or its complete download.
         sha256: of its bytes, in hex.
-        recorded: the stamp of an earlier check; decides where the catalog has no hash.
+        recorded: an earlier checksum record; decides if the catalog has no hash.
     """
     size_bytes = path.stat().st_size
     if size_bytes not in file.sizes:
@@ -133,7 +135,7 @@ def problem_of(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of one file; ``problem`` is None where all is well or nothing is there."""
+    """Result for one file; ``problem`` is None if it is sound or missing."""
 
     name: str
     present: bool
@@ -149,9 +151,9 @@ def verify(
     on_progress: ProgressCallback | None = None,
     catalog: Catalog = CATALOG,
 ) -> list[Verdict]:
-    """Hash what is here of these files, whatever their stamps say, and judge it.
+    """Hash and check these files, whatever their checksum records say.
 
-    A file whose publisher states no hash is compared with the hash recorded when it came.
+    A file whose publisher states no hash is compared with the hash recorded at its download.
 
     Raises:
         EngineUnavailable: an unknown name.
@@ -159,24 +161,24 @@ def verify(
     """
 
     def verdict(file: WeightsFile) -> Verdict:
-        def tell(done_bytes: int) -> None:
+        def report(done_bytes: int) -> None:
             check()
             if on_progress is not None:
                 on_progress(WeightsProgress(file.name, "checking", done_bytes, file.size_bytes))
 
-        return _judge(file, settings, tell)
+        return _judge(file, settings, report)
 
     return [verdict(file) for file in look_up(tuple(names), catalog)]
 
 
-def _judge(file: WeightsFile, settings: Settings, tell: Callable[[int], None]) -> Verdict:
+def _judge(file: WeightsFile, settings: Settings, report: Callable[[int], None]) -> Verdict:
     path = path_of(file, settings)
     state = state_of(file, path)
     if state in (State.MISSING, State.PARTIAL):
         return Verdict(file.name, present=False)
     if not path.is_file():
         return Verdict(file.name, present=True, problem="it is not a file")
-    sha256 = hash_file(path, tell)
+    sha256 = hash_file(path, report)
     problem = problem_of(file, path, sha256, recorded=read_record(path))
     if problem is not None:
         invalidate(path)

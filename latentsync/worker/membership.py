@@ -1,6 +1,6 @@
-"""Which workers live, and how full their devices are.
+"""Registry of live workers and their device memory; locks on worker names.
 
-One worker of a name per record and machine: a second one would take the first one's jobs.
+A name belongs to one worker per database: a second one would take the first one's jobs.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ from latentsync.workspace import take_lock
 
 logger = logging.getLogger(__name__)
 
-_FORGET_S = 86_400.0  # after which a dead worker's name is nobody's any more
-_POLL_NAME_EVERY_S = 0.5  # while waiting for a sign of life from another holder of the name
+_FORGET_S = 86_400.0  # after which a dead worker's name is removed
+_POLL_NAME_EVERY_S = 0.5  # while waiting for a heartbeat of another holder of the name
 
 
 class NameLost(Exception):
-    """This worker was silent for so long that another one has its name now."""
+    """This worker missed so many heartbeats that another one has taken its name."""
 
 
 class WorkerRegistry:
     """A worker's view of all workers; for one thread.
 
-    Whether a worker lives is not told by comparing clocks of different machines: it lives as long
-    as what it writes changes before the eyes of the one who looks.
+    Clocks of different machines are never compared: a worker is live as long as the observer sees
+    its heartbeat change.
 
     Args:
         engine: the database of jobs.
         name: of this worker.
-        clock: seconds that never go back.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class WorkerRegistry:
         self._heartbeat_at = clock()
         self._holder = ""
         self._seen: dict[str, tuple[float, float]] = {}  # name: what it wrote, when that changed
-        self._told: EngineSurvey | None = None  # which engines this worker can run, as recorded
+        self._stored: EngineSurvey | None = None  # engines this worker can run, as stored
 
     def join(
         self,
@@ -62,24 +62,24 @@ class WorkerRegistry:
         wait: Callable[[float], bool],
         engines: EngineSurvey | None = None,
     ) -> bool:
-        """Take this worker's name, which is a dead one's after a long silence of its holder.
+        """Register this worker's name, once any other holder has missed its heartbeats.
 
         Args:
-            holder: who takes it. The one before, if it is the same, is known to be dead.
-            wait: waits so many seconds, or until this worker shall stop, and returns whether it
-                shall.
-            engines: which ones this worker can run; recorded with the name.
+            holder: of the name. A previous one with the same word is known to be dead.
+            wait: waits for a number of seconds or until this worker is to stop; returns whether it
+                is.
+            engines: which ones this worker can run; stored with the name.
 
         Returns:
-            Whether it was taken: not if this worker shall stop.
+            Whether it was registered; False if this worker is to stop.
 
         Raises:
-            InternalError: another worker of this name lives.
+            InternalError: another worker of this name is live.
         """
         self._holder = holder
         before = self._written()
         if before is not None and before[0] != holder:
-            logger.info("the name %s is another machine's; is it alive?", self._name)
+            logger.info("another machine has the name %s; waiting for its heartbeat", self._name)
             until = self._clock() + SILENCE_S
             while (written := self._written()) is not None and self._clock() < until:
                 if written != before:
@@ -92,18 +92,18 @@ class WorkerRegistry:
     def heartbeat(
         self, memory: DeviceMemory | None = None, engines: EngineSurvey | None = None
     ) -> None:
-        """Show that this worker lives, and look who else does; call it every few seconds.
+        """Write a heartbeat and refresh the list of live workers; call it every few seconds.
 
         Args:
             memory: of its device; None without a GPU.
-            engines: which ones it can run now; None leaves what was recorded.
+            engines: which ones it can run now; None leaves them unchanged.
 
         Raises:
-            NameLost: another worker has taken the name, believing this one dead.
+            NameLost: another worker has taken the name.
         """
         now, written = self._clock(), time.time()
         if now - self._heartbeat_at > SILENCE_S / 2:
-            self._seen.clear()  # this worker was held up: it cannot tell who was silent meanwhile
+            self._seen.clear()  # this worker was paused and may have missed heartbeats
         self._heartbeat_at = now
         with self._engine.begin() as connection:
             own = {"seen_at": written, **_columns(memory)}
@@ -112,7 +112,7 @@ class WorkerRegistry:
                 raise NameLost
             self._record_engines(connection, engines)
             rows = connection.execute(sa.select(hosts.c.name, hosts.c.seen_at)).all()
-        self._told = engines or self._told
+        self._stored = engines or self._stored
         before = self._seen
         self._seen = {
             name: before[name] if name in before and before[name][0] == seen_at else (seen_at, now)
@@ -121,17 +121,17 @@ class WorkerRegistry:
         self._forget(written)
 
     def leave(self) -> None:
-        """Tell that this worker is gone: others need not wait to take its jobs."""
+        """Unregister this worker, so that others can take its jobs at once."""
         with self._engine.begin() as connection:
             connection.execute(hosts.delete().where(*self._is_mine()))
 
     def living(self) -> set[str]:
-        """Return the names of the workers that are not silent."""
+        """Return the names of the live workers."""
         since = self._clock() - SILENCE_S
         return {name for name, (_, changed_at) in self._seen.items() if changed_at >= since}
 
     def _forget(self, now: float) -> None:
-        """Remove who is silent and wrote a day ago; no two clocks are that far apart."""
+        """Remove workers without a heartbeat for a day; no two clocks differ that much."""
         living = self.living()
         for name, (seen_at, _) in self._seen.items():
             if name not in living and seen_at < now - _FORGET_S:
@@ -140,15 +140,15 @@ class WorkerRegistry:
                     connection.execute(hosts.delete().where(*silent))
 
     def _written(self) -> tuple[str, float] | None:
-        """Return who holds this worker's name, and what that one wrote last."""
+        """Return the holder of this worker's name and its last heartbeat."""
         chosen = sa.select(hosts.c.holder, hosts.c.seen_at).where(hosts.c.name == self._name)
         with self._engine.connect() as connection:
             row = connection.execute(chosen).first()
         return None if row is None else (row.holder, row.seen_at)
 
     def _take(self, before: tuple[str, float] | None, engines: EngineSurvey | None) -> None:
-        """Write this worker over what was written before; of several that try, one may."""
-        self._told = None  # it goes with the row
+        """Replace the previous row; of several workers that try, one succeeds."""
+        self._stored = None  # deleted with the row
         try:
             with self._engine.begin() as connection:
                 if before is not None:
@@ -159,11 +159,11 @@ class WorkerRegistry:
                 self._record_engines(connection, engines)
         except IntegrityError:
             raise self._taken() from None
-        self._told = engines
+        self._stored = engines
 
     def _record_engines(self, connection: sa.Connection, engines: EngineSurvey | None) -> None:
-        """Write which engines this worker can run, unless that is what was written."""
-        if engines is None or engines == self._told:
+        """Store which engines this worker can run, unless that is stored already."""
+        if engines is None or engines == self._stored:
             return
         connection.execute(host_engines.delete().where(host_engines.c.name == self._name))
         own = {"name": self._name, "survey": engines.to_json()}
@@ -174,7 +174,7 @@ class WorkerRegistry:
 
     def _taken(self) -> InternalError:
         return InternalError(
-            f"A worker named {self._name!r} works on another machine. Give each its own "
+            f"A worker named {self._name!r} runs on another machine. Give each its own "
             "LATENTSYNC_WORKER_NAME."
         )
 
@@ -185,7 +185,7 @@ def _columns(memory: DeviceMemory | None) -> dict[str, int | None]:
     return {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}
 
 
-_PATIENCE_S = 10.0  # for the end of a worker that was told to stop
+_PATIENCE_S = 10.0  # for another worker to stop
 _POLL_WORKERS_EVERY_S = 0.05
 _HOLDER_BYTES = 32
 
@@ -195,9 +195,9 @@ class HeldName:
     """A name that this process holds.
 
     Attributes:
-        descriptor: of the lock file; closing it lets the name go.
-        holder: a random word that stays in the lock file. Who finds it elsewhere as that of an
-            earlier holder knows that this one is dead: it held the same lock.
+        descriptor: of the lock file; closing it releases the name.
+        holder: a random word that stays in the lock file. A registered holder with the same word
+            held the same lock, so it is dead.
     """
 
     descriptor: int
@@ -205,10 +205,10 @@ class HeldName:
 
 
 def lock_path(settings: Settings, name: str) -> Path:
-    """Return the lock file of a worker's name, which is for one record of jobs.
+    """Return the lock file of a worker's name, which is valid for one database of jobs.
 
-    It lies beside an SQLite file. Postgres has no folder here, so its address is in the file's
-    name, and the roster in the database keeps apart whoever does not meet at this file.
+    It is next to an SQLite file. Postgres has no folder here, so its address is part of the file's
+    name, and :class:`WorkerRegistry` excludes workers that do not share this file.
     """
     address = sa.make_url(settings.jobs_database)
     if address.get_backend_name() == "sqlite" and address.database:
@@ -227,17 +227,17 @@ def hold_name(
     """Hold a worker's name until the process ends, however it ends.
 
     Args:
-        path: of the lock file, from :func:`lock_path`; its folder is made if missing.
+        path: of the lock file, from :func:`lock_path`; its folder is created if missing.
         name: of the worker.
-        patience_s: how long to wait for another one's end.
-        wait: waits so many seconds, or until this worker shall stop, and returns whether it shall;
-            by default it never shall.
+        patience_s: how long to wait for another holder to end.
+        wait: waits for a number of seconds or until this worker is to stop, and returns whether it
+            is; by default it never is.
 
     Returns:
-        The name, or None if this worker shall stop.
+        The name, or None if this worker is to stop.
 
     Raises:
-        InternalError: another worker of this record has the name.
+        InternalError: another worker of this database has the name.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     until = time.monotonic() + patience_s
@@ -257,7 +257,7 @@ def _short_hash(text: str) -> str:
 
 
 def _holder(descriptor: int) -> str:
-    """Return the word in the lock file, written by whoever held it first."""
+    """Return the word in the lock file, written by its first holder."""
     known = os.pread(descriptor, _HOLDER_BYTES, 0)
     if len(known) == _HOLDER_BYTES:
         return known.decode("ascii")

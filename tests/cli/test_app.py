@@ -180,7 +180,7 @@ def test_segments_come_from_a_file_and_are_in_the_summary(
     ("options", "said"),
     [
         (["--sync-mode", "remap"], "remap"),
-        (["--audio", "x.wav"], "used by none"),
+        (["--audio", "x.wav"], "shared audio is not used"),
         (["--segments", "none.json"], "none.json: No such file"),
     ],
 )
@@ -306,7 +306,7 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "environment", "said"),
     [
-        ([], {}, "wants a key: set LATENTSYNC_API_KEY, or give --token."),
+        ([], {}, "requires a key: set LATENTSYNC_API_KEY, or give --token."),
         (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refuses the key of --token."),
         ([], {"LATENTSYNC_API_KEY": "wrong"}, "refuses the key of LATENTSYNC_API_KEY."),
         ([], {"LATENTSYNC_TOKEN": "wrong"}, "refuses the key of LATENTSYNC_TOKEN."),
@@ -390,7 +390,7 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
         (
             "DATABASE_URL",
             "postgresql+psycopg://me:secret@127.0.0.1:1/jobs",
-            "The record of jobs cannot be used: connection failed",
+            "The jobs database cannot be used: connection failed",
         ),
     ],
 )
@@ -474,8 +474,8 @@ def test_serve_says_what_runs_where_and_without_auth_asks_for_no_key(tmp_path: P
             line = server.stdout.readline()
             assert line, said
             said += line
-        assert f"jobs are recorded in sqlite:///{tmp_path}/data/jobs.db" in said
-        assert f"their files in {tmp_path}/data/files" in said
+        assert f"jobs database: sqlite:///{tmp_path}/data/jobs.db" in said
+        assert f"files: {tmp_path}/data/files" in said
         assert "a worker process of this server runs the jobs" in said
         assert httpx.post(f"{found[1]}/predict", json={}).status_code == 422
 

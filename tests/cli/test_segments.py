@@ -56,13 +56,13 @@ def test_without_a_file_there_are_none() -> None:
         (None, '[{"audio": a.wav}]', InvalidField, "talk.json: line 1, column 12: "),
         (None, "[" * 100_000, InvalidField, "it is not JSON"),
         (None, "9" * 5000, InvalidField, "it is not JSON"),
-        (None, [], InvalidField, "must hold a list"),
-        (None, {"segments": []}, InvalidField, "must hold a list"),
+        (None, [], InvalidField, "must be a list"),
+        (None, {"segments": []}, InvalidField, "must be a list"),
         (None, ["x"], InvalidField, "segments.0 is 'x': it must be an object"),
         (None, [{"audio": 5}], InvalidField, "segments.0.audio is 5"),
         (None, [{"adio": "x"}], UnknownField, "'segments.0.adio'. Allowed: audio, start_s"),
         (None, [{}], MissingField, "Give segments.0.audio"),
-        ("a.wav", [{"audio": "b.wav"}], ConflictingFields, "used by none"),
+        ("a.wav", [{"audio": "b.wav"}], ConflictingFields, "shared audio is not used"),
     ],
 )
 def test_a_bad_file_is_refused_in_a_sentence(

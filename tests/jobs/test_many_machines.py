@@ -98,7 +98,7 @@ def test_a_name_is_one_machines_until_its_worker_has_been_silent(lent: Farm) -> 
     lent.wait_for(lambda: worker_of(lent, job) == "a")
     second = lent.start("a", work_dir=there)
     assert second.wait(30) != 0
-    assert "A worker named 'a' works on another machine" in lent.log()
+    assert "A worker named 'a' runs on another machine" in lent.log()
     assert (lent.job(job).status, lent.job(job).attempts) == (JobStatus.PROCESSING, 1)
     kill(first)
     lent.open_gate()

@@ -79,4 +79,4 @@ def check_takes_its_job_back(jobs: Farm, worker: subprocess.Popen[bytes]) -> Non
     job = jobs.submit()
     jobs.start(work_dir=jobs.folder / "moved")
     jobs.wait_until_ended([job], timeout_s=100)
-    assert "is it alive?" not in jobs.log()
+    assert "waiting for its heartbeat" not in jobs.log()

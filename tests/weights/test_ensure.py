@@ -116,7 +116,7 @@ def test_a_file_that_comes_damaged_twice_is_refused(
     hub: Hub, fetch_file: Ensure, settings: Settings
 ) -> None:
     hub.trouble(UNET_PATH).wrong_bytes.extend([True, True])
-    with pytest.raises(WeightsDamaged, match=f"{UNET} came damaged .*sha256"):
+    with pytest.raises(WeightsDamaged, match=f"{UNET} arrived damaged .*sha256"):
         fetch_file(UNET)
     assert everything_in(settings.weights_dir) == []
 
@@ -208,7 +208,7 @@ def test_offline_says_what_is_missing_from_where_and_where_to(
     with pytest.raises(WeightsMissing) as caught:
         fetch_file(*ENGINE_FILES, settings=settings)
     message = caught.value.message
-    assert f"{UNET}: fetch {hub.url}{UNET_PATH} and put it at latentsync-1.6/" in message
+    assert f"{UNET}: download {hub.url}{UNET_PATH} and put it at latentsync-1.6/" in message
     assert "buffalo_l.zip (det_10g.onnx in it) and put it at face/det_10g.onnx" in message
     assert "whisper" not in message
     assert str(settings.weights_dir) not in message
@@ -226,8 +226,8 @@ def test_offline_with_all_files_is_no_trouble(
 @pytest.mark.parametrize(
     ("endpoint", "told"),
     [
-        ("hub.example", r"from hub\.example/.*no http address"),
-        ("http://[hub", r"from \(no valid address\): this is no http address"),
+        ("hub.example", r"from hub\.example/.*not an http address"),
+        ("http://[hub", r"from \(no valid address\): this is not an http address"),
     ],
 )
 def test_an_endpoint_that_is_no_address_is_told(

@@ -113,5 +113,5 @@ def test_a_volume_that_tells_no_sizes_will_do(
 
 def test_a_weights_folder_that_is_a_file_is_told(fetch_file: Ensure, settings: Settings) -> None:
     settings.weights_dir.write_text("not a folder")
-    with pytest.raises(WeightsMissing, match=f"{UNET} cannot be kept at latentsync-1.6/"):
+    with pytest.raises(WeightsMissing, match=f"{UNET} cannot be stored at latentsync-1.6/"):
         fetch_file(UNET)

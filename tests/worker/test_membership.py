@@ -66,7 +66,7 @@ def test_a_living_workers_name_is_refused_on_another_machine(
     engine: sa.Engine, clock: Clock
 ) -> None:
     alive = joined(engine, clock, HERE)
-    with pytest.raises(InternalError, match="named 'w' works on another machine") as refused:
+    with pytest.raises(InternalError, match="named 'w' runs on another machine") as refused:
         WorkerRegistry(engine, "w", clock).join(THERE, waiting(clock, alive.heartbeat))
     assert "LATENTSYNC_WORKER_NAME" in refused.value.message
     assert clock.now < SILENCE_S
