@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
 
 from latentsync import __version__
 from latentsync.jobs.disk_space import check_folders
@@ -18,9 +17,6 @@ from latentsync.jobs.schemas import Prediction
 from latentsync.jobs.service import JobService, SurveyEngines
 from latentsync.schema.predict import PredictRequest
 from latentsync.schema.responses import Problem
-from latentsync.server.admission import UploadSlots, WaitingSlots
-from latentsync.server.auth import ANONYMOUS, BearerAuth, anonymous
-from latentsync.server.cross_site import DocsPolicy, LoopbackGuard, require_same_origin
 from latentsync.server.errors import (
     NATIVE_PATHS,
     ErrorShape,
@@ -28,20 +24,31 @@ from latentsync.server.errors import (
     problem_response,
 )
 from latentsync.server.health import add_health, add_metrics, workers_state
+from latentsync.server.middleware import (
+    AccessRules,
+    Authentication,
+    BearerAuth,
+    BodyLimit,
+    DocsPolicy,
+    LoopbackGuard,
+    UnreadBodyClose,
+)
 from latentsync.server.openapi import add_openapi, introduction, operation_id, schemas_of
-from latentsync.server.request_body import BodyLimit, UnreadBodyClose
+from latentsync.server.request_body import UploadSlots
 from latentsync.server.routes.lipsync_queue import (
     LIPSYNC_PATHS,
+    RESULTS,
     LipsyncRequest,
     RequestName,
     build_lipsync_router,
     lipsync_error,
 )
 from latentsync.server.routes.openapi import SCHEMAS, PredictionRequest
-from latentsync.server.routes.predict import QueuedHandler, build_predict_router
+from latentsync.server.routes.predict import QueuedHandler, WaitingSlots, build_predict_router
 from latentsync.server.routes.predictions import build_v1_router
 from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.server.routes.task_queue import (
+    OUTPUTS,
     TASK_PATHS,
     TaskRequest,
     build_tasks_router,
@@ -56,6 +63,11 @@ _BODIES = (PredictRequest, PredictionRequest, TaskRequest, LipsyncRequest, Reque
 if TYPE_CHECKING:
     from latentsync.pipelines.registry import PipelineCache
 
+_OPEN_PATHS = (
+    *("/health", "/ready", "/docs", "/redoc", "/openapi.json"),
+    "/page",  # reads the key from a cookie
+    *(OUTPUTS, RESULTS),  # the random name of a result is its secret
+)
 _DOCS_PAGE = {
     "tryItOutEnabled": True,
     "defaultModelsExpandDepth": 0,
@@ -91,7 +103,7 @@ def build_app(
             settings.
     """
     keys = [key.get_secret_value() for key in settings.api_keys]
-    auth = BearerAuth(keys) if require_key else anonymous
+    auth = BearerAuth(keys) if require_key else None
     if engines is None:
         app = _app_with_jobs(settings, auth, with_page, survey)
     else:
@@ -103,7 +115,7 @@ def build_app(
 
 
 def _app_with_engines(
-    settings: Settings, engines: PipelineCache, auth: Callable[..., Any]
+    settings: Settings, engines: PipelineCache, auth: BearerAuth | None
 ) -> FastAPI:
     """The default engine is built in the background, unless it is built already."""
     # Brings the runner and the codecs, which a server with workers does not need.
@@ -124,17 +136,18 @@ def _app_with_engines(
         yield
         await run_in_threadpool(line.close)
 
-    app = _new_app(settings, lifespan, introduction(with_jobs=False))
-    add_openapi(app, schemas_of(PredictRequest), _ERROR_SHAPES)
+    rules = AccessRules(auth, _OPEN_PATHS)
+    app = _new_app(settings, lifespan, introduction(with_jobs=False), rules)
+    add_openapi(app, schemas_of(PredictRequest), _ERROR_SHAPES, rules)
     app.state.dismiss_listeners = _nobody  # for the process that serves the app
     app.state.stop_runs = line.stop
     add_health(app, engine_state(engine))
-    app.include_router(build_predict_router(InlineHandler(settings, engine, line), auth))
+    app.include_router(build_predict_router(InlineHandler(settings, engine, line)))
     return app
 
 
 def _app_with_jobs(
-    settings: Settings, auth: Callable[..., Any], with_page: bool, survey: SurveyEngines | None
+    settings: Settings, auth: BearerAuth | None, with_page: bool, survey: SurveyEngines | None
 ) -> FastAPI:
     check_folders(settings)
     jobs = JobService(settings, survey=survey)
@@ -148,44 +161,35 @@ def _app_with_jobs(
         yield
         await run_in_threadpool(jobs.close)
 
-    app = _new_app(settings, lifespan, introduction(with_jobs=True))
+    keyless_paths = TASK_PATHS if settings.tasks_without_key else ()
+    rules = AccessRules(auth, _OPEN_PATHS, keyless_paths, settings.public_url)
+    app = _new_app(settings, lifespan, introduction(with_jobs=True), rules)
     answers = schemas_of(Prediction, Problem, mode="serialization")
-    add_openapi(app, answers | schemas_of(*_BODIES) | SCHEMAS, _ERROR_SHAPES)
+    add_openapi(app, answers | schemas_of(*_BODIES) | SCHEMAS, _ERROR_SHAPES, rules)
     app.state.dismiss_listeners = notifier.close
     app.state.stop_runs = waiting_slots.close
     add_health(app, workers_state(jobs.engines))
-    add_metrics(app, jobs, auth)
+    add_metrics(app, jobs)
     app.include_router(
-        build_predict_router(QueuedHandler(jobs, notifier, waiting_slots), auth, with_uploads=True)
+        build_predict_router(QueuedHandler(jobs, notifier, waiting_slots), with_uploads=True)
     )
     upload_slots = UploadSlots(settings)
     api = PredictionsApi(jobs, notifier, settings, upload_slots)
-    app.include_router(build_v1_router(api, auth))
-    open_to = _anonymous_of(settings.public_url) if settings.tasks_without_key else auth
-    app.include_router(build_tasks_router(jobs, upload_slots, open_to))
-    app.include_router(build_lipsync_router(jobs, upload_slots, auth, settings.public_url))
+    app.include_router(build_v1_router(api))
+    app.include_router(build_tasks_router(jobs, upload_slots))
+    app.include_router(build_lipsync_router(jobs, upload_slots, settings.public_url))
     if with_page:
         from latentsync.server.routes.page import add_page  # heavy, and not installed everywhere
 
-        add_page(app, api, auth.owner if isinstance(auth, BearerAuth) else None)
+        add_page(app, api, None if auth is None else auth.owner)
     return app
-
-
-def _anonymous_of(public_url: str | None) -> Callable[..., Any]:
-    """Return what lets programs in without a key, and no web page of somebody else."""
-
-    async def anonymous_here(request: Request) -> str:
-        require_same_origin(request, public_url)
-        return ANONYMOUS
-
-    return anonymous_here
 
 
 def _nobody() -> None:
     """Nobody listens where every call ends with its own run."""
 
 
-def _new_app(settings: Settings, lifespan: Any, description: str) -> FastAPI:
+def _new_app(settings: Settings, lifespan: Any, description: str, rules: AccessRules) -> FastAPI:
     app = FastAPIOffline(  # /docs and /redoc load from here alone
         title="latentsync",
         version=__version__,
@@ -196,6 +200,7 @@ def _new_app(settings: Settings, lifespan: Any, description: str) -> FastAPI:
         swagger_ui_parameters=_DOCS_PAGE,
         lifespan=lifespan,
     )
+    app.add_middleware(Authentication, rules=rules, shapes=_ERROR_SHAPES)
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import Depends, FastAPI, Response
+from fastapi import FastAPI, Response
 
 from latentsync.errors import EngineUnavailable
 from latentsync.jobs.engine_availability import EngineAvailability
@@ -56,7 +56,7 @@ def add_health(app: FastAPI, state: State) -> None:
         return state()
 
 
-def add_metrics(app: FastAPI, jobs: JobService, auth: Callable[..., Any]) -> None:
+def add_metrics(app: FastAPI, jobs: JobService) -> None:
     """Add ``/metrics`` for those who have a key."""
     metrics = JobMetrics(jobs)
 
@@ -66,7 +66,6 @@ def add_metrics(app: FastAPI, jobs: JobService, auth: Callable[..., Any]) -> Non
         summary="Get metrics for Prometheus",
         response_class=Response,
         responses={200: _METRICS, **error_responses(401, 500, 503)},
-        dependencies=[Depends(auth)],
     )
     def get_metrics() -> Response:
         """Queue length, ended jobs, seconds per stage, storage, and the memory of GPUs."""

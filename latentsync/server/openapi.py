@@ -16,6 +16,7 @@ from latentsync import errors
 from latentsync.schema.responses import ErrorResponse
 from latentsync.server.errors import ErrorShape, shape_at
 from latentsync.server.examples import embedded_request, json_content, named
+from latentsync.server.middleware import AccessRules
 
 REFERENCE = "#/components/schemas/{model}"
 Responses = dict[int | str, dict[str, Any]]
@@ -200,13 +201,22 @@ _RETRY = {"Retry-After": header("Seconds after which the call may succeed, if kn
 _ERROR_HEADERS = {"401": {"WWW-Authenticate": header("`Bearer`.")}, "429": _RETRY, "503": _RETRY}
 
 
-def add_openapi(app: FastAPI, schemas: Mapping[str, Any], shapes: Mapping[str, ErrorShape]) -> None:
+_BEARER = {"type": "http", "scheme": "bearer", "description": "A key of this server."}
+
+
+def add_openapi(
+    app: FastAPI,
+    schemas: Mapping[str, Any],
+    shapes: Mapping[str, ErrorShape],
+    rules: AccessRules,
+) -> None:
     """Make the application's document complete.
 
     Args:
         app: the application.
         schemas: those of bodies that FastAPI never sees, by name.
-        shapes: how errors are told below paths.
+        shapes: formats of errors, by path.
+        rules: say which paths need a key.
     """
     generate = app.openapi
 
@@ -214,14 +224,17 @@ def add_openapi(app: FastAPI, schemas: Mapping[str, Any], shapes: Mapping[str, E
         is_new = app.openapi_schema is None  # FastAPI keeps what it has generated
         generated = generate()
         if is_new:
-            _complete(generated, schemas, shapes)
+            _complete(generated, schemas, shapes, rules)
         return generated
 
     app.openapi = document  # type: ignore[method-assign]  # FastAPI's documented hook
 
 
 def _complete(
-    document: dict[str, Any], schemas: Mapping[str, Any], shapes: Mapping[str, ErrorShape]
+    document: dict[str, Any],
+    schemas: Mapping[str, Any],
+    shapes: Mapping[str, ErrorShape],
+    rules: AccessRules,
 ) -> None:
     components = document["components"]["schemas"]
     components.update(schemas)
@@ -231,7 +244,10 @@ def _complete(
         responses = operation["responses"]
         if "HTTPValidationError" in str(responses.get("422")):
             del responses["422"]  # its parameters take any text
-        if "security" not in operation:
+        if rules.needs_key(path):
+            operation["security"] = [{"bearer": []}]
+            document["components"]["securitySchemes"] = {"bearer": _BEARER}
+        else:
             responses.pop("401", None)
         for status in responses.keys() & _ERROR_HEADERS:
             responses[status]["headers"] = _ERROR_HEADERS[status]

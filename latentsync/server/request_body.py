@@ -1,111 +1,25 @@
-"""Request bodies: bounded in size and time while they arrive, then read as one strict JSON object.
+"""Reads request bodies: as strict JSON, with enough free disk space, and not too many at once."""
 
-The limits are a pure ASGI middleware around ``receive``: they cost nothing until somebody reads the
-body, so a request that is refused for another reason (a wrong token) is never read at all.
-
-An answer that comes before the end of the request's body closes the connection.
-
-Otherwise the server would go on receiving, and throwing away, whatever a refused caller sends: for
-ever, if it likes. The connection is not cut at once, because a caller who is still sending might
-then lose the answer.
-"""
-
-import asyncio
 import json
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope
 
 from latentsync import errors
+from latentsync.server.middleware import JSON_TYPE_REQUIRED, declared_bytes, is_json
+from latentsync.settings import Settings
 
 Meaning = TypeVar("Meaning")
-
-JSON_TYPE_REQUIRED = "latentsync.json_type_required"  # in a scope: see require_json_type
 
 _LOOK_EVERY_BYTES = 4 * 1024 * 1024  # of a body on its way to the disk
 _SMALL_BYTES = 64 * 1024  # read faster than a thread is asked to
 _MAX_DIGITS = 4000  # of one number; Python itself refuses to read more than 4300
-
-
-class BodyLimit:
-    """ASGI middleware: raises inside the reader of a body that is too large or too slow.
-
-    Args:
-        app: the wrapped application.
-        max_bytes: largest JSON body, as declared and as counted; it is held in memory.
-        max_streamed_bytes: largest body of any other type; such bodies go to the disk.
-        timeout_s: longest time from the first read to the end of the body.
-        streamed_paths: where a body goes to the disk whatever it is declared as.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        max_bytes: int,
-        max_streamed_bytes: int,
-        timeout_s: float,
-        streamed_paths: Collection[str] = (),
-    ) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_streamed_bytes = max_streamed_bytes
-        self._timeout_s = timeout_s
-        self._streamed_paths = streamed_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on with a guarded ``receive``."""
-        if scope["type"] == "http":
-            receive = _GuardedBody(scope, receive, self._limit_of(scope), self._timeout_s)
-        await self._app(scope, receive, send)
-
-    def _limit_of(self, scope: Scope) -> int:
-        in_memory = is_json(Headers(scope=scope).get("content-type"))
-        if in_memory and scope["path"] not in self._streamed_paths:
-            return self._max_bytes
-        return self._max_streamed_bytes
-
-
-class _GuardedBody:
-    """The ``receive`` of one request. After the body's end it only waits for the disconnect."""
-
-    def __init__(self, scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> None:
-        self._declared_bytes = declared_bytes(scope)
-        self._receive = receive
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
-        self._deadline: float | None = None
-        self._received_bytes = 0
-        self._complete = False
-
-    async def __call__(self) -> Message:
-        if self._complete:
-            return await self._receive()
-        self._check(self._declared_bytes)
-        message = await self._receive_in_time()
-        self._received_bytes += len(message.get("body", b""))
-        self._check(self._received_bytes)
-        self._complete = not message.get("more_body", False)
-        return message
-
-    async def _receive_in_time(self) -> Message:
-        if self._deadline is None:
-            self._deadline = asyncio.get_running_loop().time() + self._timeout_s
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await self._receive()
-        except TimeoutError:
-            raise errors.FetchTimeout(
-                f"The request body did not arrive within {self._timeout_s:g} s."
-            ) from None
-
-    def _check(self, size_bytes: int) -> None:
-        if size_bytes > self._max_bytes:
-            raise errors.TooManyBytes(f"The request body is larger than {self._max_bytes} bytes.")
 
 
 def asking_for_room(
@@ -134,14 +48,6 @@ def asking_for_room(
     return Request(request.scope, receive)
 
 
-def declared_bytes(scope: Scope) -> int:
-    """Return the Content-Length of a request; 0 if it declares none."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0  # chunked: only counting tells
-
-
 async def read_json(request: Request) -> object:
     """Return the decoded JSON body of a request; see :func:`parse_json_body`."""
     return await parse_json_body(request, lambda body: body)
@@ -153,7 +59,7 @@ async def parse_json_body(request: Request, understand: Callable[[object], Meani
     Raises:
         MalformedBody: not declared as JSON, not UTF-8, not JSON, a key twice, nested too deeply.
         UnsupportedContentType: see :func:`require_json_type`.
-        TooManyBytes, FetchTimeout: see :class:`BodyLimit`.
+        TooManyBytes, FetchTimeout: see :class:`latentsync.server.middleware.BodyLimit`.
     """
     require_json_type(request.scope)
     try:
@@ -196,14 +102,6 @@ def _read_int(digits: str) -> int:
     return int(digits)
 
 
-def is_json(content_type: str | None) -> bool:
-    """Tell whether a body is declared as JSON; an absent header is taken for that."""
-    if content_type is None:
-        return True
-    kind = content_type.split(";")[0].strip().lower()
-    return kind == "application/json" or kind.endswith("+json")
-
-
 def require_json_type(scope: Scope) -> None:
     """Refuse a body that is declared as something else than JSON.
 
@@ -233,61 +131,69 @@ def _is_application_json(content_type: str) -> bool:
     return is_json(content_type) and content_type.strip().lower().startswith("application/")
 
 
-_LINGER_S = 2.0
+_RETRY_AFTER_S = 5.0
+_SLOTLESS_BYTES = 64 * 1024  # up to here a body needs no place: one may ask while others send media
+_STREAMED_BYTES = 2 * 1024 * 1024  # of a body on its way to the disk, in memory
 
 
-class UnreadBodyClose:
-    """ASGI middleware, the outermost one: it must see everything that is received and sent."""
+class UploadSlots:
+    """Counts the bodies that arrive, for one event loop.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        settings: how many, and how many bytes of them may be held in memory.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on; watch its body, if it has one."""
-        if scope["type"] == "http" and _has_body(scope):
-            exchange = _Exchange(receive, send)
-            receive, send = exchange.receive, exchange.send
-        await self._app(scope, receive, send)
+    def __init__(self, settings: Settings) -> None:
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_bodies = settings.max_arriving_bodies
+        self._max_bytes = settings.max_arriving_bytes
+        self._bodies = Counter[str]()
+        self._bytes = Counter[str]()
 
+    @contextmanager
+    def place(self, request: Request, owner: str, *, is_streamed: bool = False) -> Iterator[None]:
+        """Hold a place for a request's body.
 
-class _Exchange:
-    """One request with a body, and its answer."""
+        Args:
+            request: with its body still to come.
+            owner: who sends it.
+            is_streamed: it goes to the disk whatever it is declared as.
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-        self._is_read = False
-        self._closes = False
-
-    async def receive(self) -> Message:
-        """Receive for the application, noting the body's end."""
-        message = await self._receive()
-        self._is_read = not message.get("more_body", False)
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Send the application's answer; before its end, let the caller finish for a moment."""
-        if message["type"] == "http.response.start":
-            self._closes = not self._is_read
-            if self._closes:
-                message["headers"] = [*message["headers"], (b"connection", b"close")]
-            await self._send(message)
-        elif not self._closes or message.get("more_body", False):
-            await self._send(message)
-        else:
-            await self._send({**message, "more_body": True})
-            await self._linger()
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _linger(self) -> None:
+        Raises:
+            LineFull: too much arrives already, in all or from this owner.
+        """
+        in_memory = not is_streamed and is_json(request.headers.get("content-type"))
+        size_bytes = self._expected_bytes(request, in_memory)
+        is_large = size_bytes > _SLOTLESS_BYTES
+        self._require_room(owner, size_bytes, is_large)
+        self._count(owner, size_bytes, int(is_large))
         try:
-            async with asyncio.timeout(_LINGER_S):
-                while not self._is_read:
-                    await self.receive()
-        except TimeoutError:
-            return
+            yield
+        finally:
+            self._count(owner, -size_bytes, -int(is_large))
 
+    def _expected_bytes(self, request: Request, in_memory: bool) -> int:
+        """Return how much memory a body may take, before any of it is here."""
+        at_most = self._max_body_bytes if in_memory else _STREAMED_BYTES
+        return min(declared_bytes(request.scope) or at_most, at_most)
 
-def _has_body(scope: Scope) -> bool:
-    headers = dict(scope["headers"])
-    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+    def _require_room(self, owner: str, size_bytes: int, is_large: bool) -> None:
+        for counted, bodies, held_bytes, part in (
+            ("", self._bodies.total(), self._bytes.total(), 1),
+            (" from this key", self._bodies[owner], self._bytes[owner], 2),
+        ):
+            too_many = is_large and bodies >= max(1, self._max_bodies // part)
+            # One alone is let in whatever its size, which has a limit of its own.
+            too_large = held_bytes > 0 and held_bytes + size_bytes > self._max_bytes // part
+            if too_many or too_large:
+                raise errors.LineFull(
+                    f"{bodies} large request bodies with {held_bytes} bytes arrive{counted} "
+                    "already, which is all that may.",
+                    retry_after_s=_RETRY_AFTER_S,
+                )
+
+    def _count(self, owner: str, size_bytes: int, bodies: int) -> None:
+        for counts, more in ((self._bytes, size_bytes), (self._bodies, bodies)):
+            counts[owner] += more
+            if not counts[owner]:
+                del counts[owner]  # of callers that once were nothing is kept

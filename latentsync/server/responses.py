@@ -1,15 +1,10 @@
-"""Contract A's answer, written while it is sent: memory stays flat whatever the video's size.
-
-A stored video as an HTTP answer: whole or a range, and never shown as a page by a browser.
+"""A stored video as an HTTP answer: whole or a range, and never shown as a page by a browser.
 
 The address under which a caller knows this server; addresses in answers begin with it.
 """
 
-import base64
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -18,57 +13,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from latentsync.jobs.storage import Storage
-from latentsync.schema.responses import PredictDetails
-
-_BASE64_CHUNK_BYTES = 3 * 64 * 1024  # a multiple of 3: chunks join without padding
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A finished video as an open file (its folder may be gone) and what is known about it."""
-
-    run_id: str
-    video: IO[bytes]
-    video_bytes: int
-    details: PredictDetails
-    run_time_ms: float
-
-
-class PredictResultResponse(StreamingResponse):
-    """``{"run_id", "result": {"video_base64", "details"}, "run_time_ms"}`` with its exact length.
-
-    Closes the video file when it has been sent, or when the receiver has gone.
-    """
-
-    media_type = "application/json"
-
-    def __init__(self, finished: FinishedRun) -> None:
-        head, tail = _around_the_video(finished)
-        length = len(head) + 4 * -(-finished.video_bytes // 3) + len(tail)
-        self._video = finished.video
-        super().__init__(
-            _base64_chunks(head, finished.video, tail), headers={"content-length": str(length)}
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        with self._video:
-            await super().__call__(scope, receive, send)
-
-
-def _around_the_video(finished: FinishedRun) -> tuple[bytes, bytes]:
-    head = f'{{"run_id": {json.dumps(finished.run_id)}, "result": {{"video_base64": "'
-    details = finished.details.model_dump_json()
-    tail = f'", "details": {details}}}, "run_time_ms": {finished.run_time_ms:.1f}}}'
-    return head.encode(), tail.encode()
-
-
-def _base64_chunks(head: bytes, video: IO[bytes], tail: bytes) -> Iterator[bytes]:
-    yield head
-    for part in iter(lambda: video.read(_BASE64_CHUNK_BYTES), b""):
-        yield base64.b64encode(part)
-    yield tail
-
 
 _FILE_CHUNK_BYTES = 256 * 1024
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")

@@ -21,8 +21,7 @@ from latentsync.jobs.service import JobService, Submission, owner_of
 from latentsync.jobs.storage import RESULTS
 from latentsync.jobs.store import Finished
 from latentsync.schema.run import PathSource, RunRequest, UrlSource
-from latentsync.server.admission import WaitingSlots
-from latentsync.server.routes.predict import QueuedHandler
+from latentsync.server.routes.predict import QueuedHandler, WaitingSlots
 from latentsync.settings import Settings
 from latentsync.worker.membership import WorkerRegistry
 from tests.jobs.receiver import SECRET

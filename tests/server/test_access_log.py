@@ -9,7 +9,7 @@ import pytest
 
 from latentsync.jobs.models import JobStatus
 from latentsync.jobs.store import Finished
-from latentsync.server.auth import ANONYMOUS
+from latentsync.server.middleware import ANONYMOUS
 from tests.jobs.farm import farm
 from tests.ports import free_port
 from tests.server.live import answers, process, wait_until

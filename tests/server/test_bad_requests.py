@@ -212,7 +212,7 @@ def test_a_declared_size_is_checked_before_the_body_is_sent(url: str) -> None:
 
 
 def test_a_body_that_never_ends_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("latentsync.server.request_body._LINGER_S", 0.1)
+    monkeypatch.setattr("latentsync.server.middleware._LINGER_S", 0.1)
     head = f"Authorization: Bearer {KEY}", "Content-Length: 100"
     hasty = serving_engine(tmp_path, SquareEngine(), body_timeout_s=0.3)
     with hasty as url, _raw(url, *head) as connection:

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
-from latentsync.server.auth import ANONYMOUS
+from latentsync.server.middleware import ANONYMOUS
 from tests.server.engines import SquareEngine
 from tests.server.live import AUTH, app_with, settings_for
 from tests.server.queues import Server, queue_server

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from latentsync.errors import FetchTimeout, LatentSyncError, MalformedBody, TooManyBytes
-from latentsync.server.request_body import BodyLimit, parse_json, read_json
+from latentsync.server.middleware import BodyLimit
+from latentsync.server.request_body import parse_json, read_json
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from latentsync.schema.fields import SyncMode
 from latentsync.schema.responses import PredictDetails, PredictResponse
-from latentsync.server.responses import FinishedRun, PredictResultResponse
+from latentsync.server.routes.predict import FinishedRun, PredictResultResponse
 
 DETAILS = PredictDetails(
     guidance_scale=1.5,

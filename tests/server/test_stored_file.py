@@ -10,7 +10,7 @@ import pytest
 
 from latentsync.jobs.models import JobStatus
 from latentsync.jobs.store import Finished
-from latentsync.server.auth import ANONYMOUS
+from latentsync.server.middleware import ANONYMOUS
 from tests.server.queues import queue_server
 
 CONTENT = bytes(range(256)) * 4

@@ -30,7 +30,7 @@ def start_sending(url: str) -> socket.socket:
 def test_a_stranger_who_never_stops_sending_is_cut_off(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentsync.server.request_body._LINGER_S", 0.2)
+    monkeypatch.setattr("latentsync.server.middleware._LINGER_S", 0.2)
     with start_sending(url) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")  # while it is sending
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
@@ -47,7 +47,7 @@ def send_for(connection: socket.socket, seconds: float) -> None:
 def test_who_ends_its_body_in_time_is_not_kept_waiting(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("latentsync.server.request_body._LINGER_S", 60.0)
+    monkeypatch.setattr("latentsync.server.middleware._LINGER_S", 60.0)
     with start_sending(url) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")
         connection.sendall(b"1\r\nx\r\n0\r\n\r\n")

@@ -13,7 +13,7 @@ import pytest
 from starlette.requests import Request
 
 from latentsync.errors import LineFull
-from latentsync.server.admission import UploadSlots
+from latentsync.server.request_body import UploadSlots
 from latentsync.settings import Settings
 from tests.server.live import AUTH, KEY, wait_until
 from tests.server.queues import OTHER_AUTH, Server, queue_server

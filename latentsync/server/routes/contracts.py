@@ -19,11 +19,10 @@ from latentsync.public_errors import to_public_error
 from latentsync.schema.fields import StrictModel
 from latentsync.schema.predict import validate_as
 from latentsync.schema.run import RunRequest
-from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import ErrorShape
 from latentsync.server.examples import RESULT_NAME, json_content, named
 from latentsync.server.openapi import reference
-from latentsync.server.request_body import parse_json_body
+from latentsync.server.request_body import UploadSlots, parse_json_body
 from latentsync.server.responses import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)

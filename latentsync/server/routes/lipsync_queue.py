@@ -3,13 +3,12 @@
 Only words and numbers are this contract's own; the rules are those of all jobs.
 """
 
-from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -20,11 +19,11 @@ from latentsync.jobs.service import JobService
 from latentsync.schema.fields import GuidanceScale, InferenceSteps, Seed, StrictModel, Text
 from latentsync.schema.predict import PredictRequest, build_options, validate_as
 from latentsync.schema.run import InlineSource, RunRequest
-from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
+from latentsync.server.middleware import Owner
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
-from latentsync.server.request_body import read_json
+from latentsync.server.request_body import UploadSlots, read_json
 from latentsync.server.responses import base_url_of
 from latentsync.server.routes import contracts
 
@@ -142,7 +141,6 @@ _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
 def build_lipsync_router(
     jobs: JobService,
     upload_slots: UploadSlots,
-    auth: Callable[..., Any],
     public_url: str | None = None,
 ) -> APIRouter:
     """Return the routes of contract C.
@@ -150,18 +148,15 @@ def build_lipsync_router(
     Args:
         jobs: takes and knows the requests.
         upload_slots: has places for bodies.
-        auth: the dependency whose value is the caller as an owner of jobs.
         public_url: what results' addresses begin with; by default the address that was called.
     """
     router = APIRouter(tags=["lipsync"])
-    router.include_router(_calls(jobs, upload_slots, auth, public_url))
+    router.include_router(_calls(jobs, upload_slots, public_url))
     router.include_router(_downloads(jobs))
     return router
 
 
-def _calls(
-    jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any], public_url: str | None
-) -> APIRouter:
+def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) -> APIRouter:
     router = APIRouter(
         route_class=contracts.route_with_errors(lipsync_error),
         responses=_errors(401, 408, 413, 422, 429, 500, 503),
@@ -177,7 +172,7 @@ def _calls(
         responses=_errors(507),
         openapi_extra=contracts.describe_body(LipsyncRequest, "Embedded media", _example()),
     )
-    async def submit_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncAccepted:
+    async def submit_lipsync(request: Request, owner: Owner) -> LipsyncAccepted:
         """Puts a request into the queue and answers its id at once."""
         job = await contracts.submit(request, jobs, upload_slots, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
@@ -188,7 +183,7 @@ def _calls(
         responses=_errors(404),
         openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
-    async def get_lipsync_status(request: Request, owner: str = Depends(auth)) -> LipsyncStatus:
+    async def get_lipsync_status(request: Request, owner: Owner) -> LipsyncStatus:
         """Returns state, queue position and, on success, the address of the video."""
         job_id = await read_name(request, owner)
         base_url = base_url_of(request, public_url)
@@ -204,7 +199,7 @@ def _calls(
         responses=_errors(404) | _NOT_IN_QUEUE,
         openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
-    async def cancel_lipsync(request: Request, owner: str = Depends(auth)) -> LipsyncCanceled:
+    async def cancel_lipsync(request: Request, owner: Owner) -> LipsyncCanceled:
         """Cancels a request that is still `InQueue`; a running one goes on.
 
         `POST /v1/predictions/{job_id}/cancel` cancels running ones as well.

@@ -24,9 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentsync.errors import NotAuthorized, TooManyBytes
 from latentsync.jobs.disk_space import DiskReserve
-from latentsync.server.auth import ANONYMOUS
-from latentsync.server.cross_site import require_same_origin
-from latentsync.server.request_body import declared_bytes, require_json_type
+from latentsync.server.middleware import ANONYMOUS, declared_bytes, require_same_origin
+from latentsync.server.request_body import require_json_type
 from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.settings import Settings
 from latentsync.ui.page import STYLE, build_page, theme

@@ -6,27 +6,41 @@ Contract A over the line of jobs: a worker runs the prediction, the call waits f
 """
 
 import asyncio
+import base64
+import json
+import math
+import statistics
 import uuid
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections import deque
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import IO, Annotated, Any, Protocol, TypeVar
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from latentsync.errors import Canceled, JobNotFound, LatentSyncError, OutputGone, error_from_code
+from latentsync.errors import (
+    Canceled,
+    EngineUnavailable,
+    JobNotFound,
+    LatentSyncError,
+    LineFull,
+    OutputGone,
+    error_from_code,
+)
 from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.notifier import JobNotifier, wait_for
 from latentsync.jobs.service import JobService, Submission, fingerprint
 from latentsync.public_errors import to_public_error
 from latentsync.schema.predict import parse_request
 from latentsync.schema.responses import PredictDetails, PredictResponse
-from latentsync.server.admission import WaitingSlots
 from latentsync.server.errors import error_response
+from latentsync.server.middleware import Owner
 from latentsync.server.openapi import ERROR_RESPONSES, error_responses, predict_body
 from latentsync.server.request_body import parse_json_body
-from latentsync.server.responses import FinishedRun, PredictResultResponse
 
 T = TypeVar("T")
 
@@ -76,14 +90,11 @@ class PredictHandler(Protocol):
         ...
 
 
-def build_predict_router(
-    handler: PredictHandler, auth: Callable[..., Any], *, with_uploads: bool = False
-) -> APIRouter:
+def build_predict_router(handler: PredictHandler, *, with_uploads: bool = False) -> APIRouter:
     """Return the routes of contract A: the short path and the one that Cerebrium uses.
 
     Args:
         handler: answers a request of an owner.
-        auth: the dependency whose value is that owner.
         with_uploads: media may be uploads, which may be missing.
     """
     router = APIRouter(tags=["predict"])
@@ -97,7 +108,7 @@ def build_predict_router(
         openapi_extra=body,
         summary="Make a video and wait for it",
     )
-    async def predict(request: Request, owner: str = Depends(auth)) -> Response:
+    async def predict(request: Request, owner: Owner) -> Response:
         """Waits until the video is made and answers it as base64, with how it was made.
 
         Closing the connection cancels the run.
@@ -112,12 +123,122 @@ def build_predict_router(
         summary="Make a video and wait for it (path of Cerebrium)",
     )
     async def predict_on_cerebrium_path(
-        project: Name, app: Name, request: Request, owner: str = Depends(auth)
+        project: Name, app: Name, request: Request, owner: Owner
     ) -> Response:
         """The same as `POST /predict`, at the path under which Cerebrium serves it."""
         return await handler.answer(request, owner)
 
     return router
+
+
+_FIRST_GUESS_S = 30.0  # how long a run takes, before any run has told
+_RECENT_RUNS = 8
+
+
+class WaitingSlots:
+    """Counts the calls that run or wait, for one event loop.
+
+    Args:
+        max_waiting: calls that may wait behind the running one.
+    """
+
+    def __init__(self, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._taken = 0
+        self._is_closed = False
+        self._recent_s: deque[float] = deque(maxlen=_RECENT_RUNS)
+
+    @contextmanager
+    def place(self, ahead: int = 0) -> Iterator[None]:
+        """Hold a place for the block.
+
+        Args:
+            ahead: how many wait already that hold no place here.
+
+        Raises:
+            LineFull: none is left.
+            EngineUnavailable: the server is shutting down.
+        """
+        self.check_open()
+        waiting = max(self._taken - 1, ahead)
+        if waiting >= self._max_waiting and self._taken + ahead > 0:
+            raise LineFull(
+                f"One prediction is running and {waiting} wait, which is all that may.",
+                retry_after_s=self._expected_s(),
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    def note_run(self, seconds: float) -> None:
+        """Remember how long a run took."""
+        self._recent_s.append(seconds)
+
+    def close(self) -> None:
+        """Turn away everybody who comes from now on."""
+        self._is_closed = True
+
+    def check_open(self) -> None:
+        """Raise EngineUnavailable once :meth:`close` was called."""
+        if self._is_closed:
+            raise EngineUnavailable("The server is shutting down.", retry_after_s=_FIRST_GUESS_S)
+
+    def _expected_s(self) -> float:
+        """Return the seconds after which a place should be free: one run, as they went lately."""
+        typical_s = statistics.median(self._recent_s) if self._recent_s else _FIRST_GUESS_S
+        return float(max(1, math.ceil(typical_s)))
+
+
+_BASE64_CHUNK_BYTES = 3 * 64 * 1024  # a multiple of 3: chunks join without padding
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished video as an open file (its folder may be gone) and what is known about it."""
+
+    run_id: str
+    video: IO[bytes]
+    video_bytes: int
+    details: PredictDetails
+    run_time_ms: float
+
+
+class PredictResultResponse(StreamingResponse):
+    """``{"run_id", "result": {"video_base64", "details"}, "run_time_ms"}`` with its exact length.
+
+    Closes the video file when it has been sent, or when the receiver has gone.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, finished: FinishedRun) -> None:
+        head, tail = _around_the_video(finished)
+        length = len(head) + 4 * -(-finished.video_bytes // 3) + len(tail)
+        self._video = finished.video
+        super().__init__(
+            _base64_chunks(head, finished.video, tail), headers={"content-length": str(length)}
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._video:
+            await super().__call__(scope, receive, send)
+
+
+def _around_the_video(finished: FinishedRun) -> tuple[bytes, bytes]:
+    head = f'{{"run_id": {json.dumps(finished.run_id)}, "result": {{"video_base64": "'
+    details = finished.details.model_dump_json()
+    tail = f'", "details": {details}}}, "run_time_ms": {finished.run_time_ms:.1f}}}'
+    return head.encode(), tail.encode()
+
+
+def _base64_chunks(head: bytes, video: IO[bytes], tail: bytes) -> Iterator[bytes]:
+    yield head
+    for part in iter(lambda: video.read(_BASE64_CHUNK_BYTES), b""):
+        yield base64.b64encode(part)
+    yield tail
 
 
 _LOOK_AT_LEAST_EVERY_S = 1.0

@@ -29,12 +29,15 @@ from latentsync.pipelines.registry import PipelineCache
 from latentsync.public_errors import to_public_error
 from latentsync.schema.predict import parse_request
 from latentsync.schema.run import RunRequest
-from latentsync.server.admission import WaitingSlots
 from latentsync.server.errors import error_response
 from latentsync.server.health import State
 from latentsync.server.request_body import read_json
-from latentsync.server.responses import FinishedRun, PredictResultResponse
-from latentsync.server.routes.predict import cancel_on_disconnect
+from latentsync.server.routes.predict import (
+    FinishedRun,
+    PredictResultResponse,
+    WaitingSlots,
+    cancel_on_disconnect,
+)
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 

@@ -1,14 +1,14 @@
 """The routes of the native API: paths, words and numbers."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from latentsync.jobs.models import JobStatus
 from latentsync.jobs.schemas import Prediction, PredictionPage, Upload
 from latentsync.jobs.service import check_job_id
 from latentsync.server.examples import ABOUT_EXAMPLE, ABOUT_UPLOAD
+from latentsync.server.middleware import Owner
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
 from latentsync.server.routes import openapi as documented
 from latentsync.server.routes.engines import ModelList, list_models
@@ -31,24 +31,22 @@ UploadId = Annotated[
 Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="Length of a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before this one.")]
-Auth = Callable[..., Any]
 
 
-def build_v1_router(api: PredictionsApi, auth: Auth) -> APIRouter:
+def build_v1_router(api: PredictionsApi) -> APIRouter:
     """Return the routes below ``/v1``.
 
     Args:
         api: what answers.
-        auth: the dependency whose value is the caller as an owner of jobs.
     """
     router = APIRouter(prefix="/v1", responses=documented.problems(401, 422, 500, 503))
-    router.include_router(_submitting(api, auth))
-    router.include_router(_asking(api, auth))
-    router.include_router(_media_and_models(api, auth))
+    router.include_router(_submitting(api))
+    router.include_router(_asking(api))
+    router.include_router(_media_and_models(api))
     return router
 
 
-def _submitting(api: PredictionsApi, auth: Auth) -> APIRouter:
+def _submitting(api: PredictionsApi) -> APIRouter:
     router = APIRouter(tags=["predictions"], responses=documented.SUBMIT_PROBLEMS)
 
     @router.post(
@@ -58,7 +56,7 @@ def _submitting(api: PredictionsApi, auth: Auth) -> APIRouter:
         responses=documented.SUBMIT_RESPONSES,
         openapi_extra=documented.SUBMIT,
     )
-    async def create_prediction(request: Request, owner: str = Depends(auth)) -> Response:
+    async def create_prediction(request: Request, owner: Owner) -> Response:
         """Puts a prediction into the queue and answers it at once, or waits with `Prefer`.
 
         Send the fields as JSON, or as a form with the media as files. An object
@@ -73,7 +71,7 @@ def _submitting(api: PredictionsApi, auth: Auth) -> APIRouter:
         responses=documented.BATCH_RESPONSES,
         openapi_extra=documented.BATCH,
     )
-    async def create_prediction_batch(request: Request, owner: str = Depends(auth)) -> Response:
+    async def create_prediction_batch(request: Request, owner: Owner) -> Response:
         """Puts up to 100 predictions into the queue. If one of them is refused, none is created."""
         return await api.submit(request, owner, only_lists=True)
 
@@ -84,9 +82,7 @@ def _submitting(api: PredictionsApi, auth: Auth) -> APIRouter:
         responses=documented.SUBMIT_ONE_RESPONSES,
         openapi_extra=documented.SUBMIT_ONE,
     )
-    async def put_prediction(
-        request: Request, job_id: JobId, owner: str = Depends(auth)
-    ) -> Response:
+    async def put_prediction(request: Request, job_id: JobId, owner: Owner) -> Response:
         """Like `POST /v1/predictions`, under a UUID that you choose.
 
         A repeated call with the same body answers the same prediction and makes no second one. An
@@ -97,7 +93,7 @@ def _submitting(api: PredictionsApi, auth: Auth) -> APIRouter:
     return router
 
 
-def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
+def _asking(api: PredictionsApi) -> APIRouter:
     router = APIRouter(tags=["predictions"])
     unknown = documented.problems(404)
 
@@ -105,10 +101,10 @@ def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
     @router.get("/predictions", summary="List your predictions, newest first")
     def list_predictions(
         request: Request,
+        owner: Owner,
         status: Status = None,
         limit: Limit = _PAGE,
         cursor: Cursor = None,
-        owner: str = Depends(auth),
     ) -> PredictionPage:
         """Returns a page of the predictions of your key; `next_cursor` leads to the next page."""
         return api.page(request, owner, status, limit, cursor)
@@ -120,9 +116,7 @@ def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
         response_model=Prediction,
         responses=unknown,
     )
-    async def get_prediction(
-        request: Request, job_id: JobId, owner: str = Depends(auth)
-    ) -> Response:
+    async def get_prediction(request: Request, job_id: JobId, owner: Owner) -> Response:
         """Returns the state, progress, queue position and, at the end, the address of the video.
 
         Cheap to ask: once a second is fine.
@@ -134,9 +128,7 @@ def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
         summary="Cancel a prediction",
         responses=unknown,
     )
-    def cancel_prediction(
-        request: Request, job_id: JobId, owner: str = Depends(auth)
-    ) -> Prediction:
+    def cancel_prediction(request: Request, job_id: JobId, owner: Owner) -> Prediction:
         """Cancels it at once while it waits, within two seconds while it runs.
 
         One that has ended stays as it is.
@@ -151,7 +143,7 @@ def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
         response_class=Response,
         responses=unknown | documented.ERASURE | documented.problems(507),
     )
-    async def delete_prediction(job_id: JobId, owner: str = Depends(auth)) -> Response:
+    async def delete_prediction(job_id: JobId, owner: Owner) -> Response:
         """Removes its media, its video and everything that is recorded of it.
 
         One that waits or runs is canceled first, and no webhook is sent. From then on every address
@@ -166,7 +158,7 @@ def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
         responses=unknown | documented.EVENTS_RESPONSES,
         openapi_extra=documented.EVENTS,
     )
-    def prediction_events(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+    def prediction_events(request: Request, job_id: JobId, owner: Owner) -> Response:
         """Sends what has happened so far, then what happens, until the prediction has ended.
 
         Events: `status`, `progress`, `position` (a new place in the queue), `log` (messages of the
@@ -183,14 +175,14 @@ def _asking(api: PredictionsApi, auth: Auth) -> APIRouter:
         responses=unknown | documented.NO_VIDEO | VIDEO_RESPONSES,
         openapi_extra=VIDEO,
     )
-    def prediction_output(request: Request, job_id: JobId, owner: str = Depends(auth)) -> Response:
+    def prediction_output(request: Request, job_id: JobId, owner: Owner) -> Response:
         """Returns the MP4 of a prediction that has succeeded, whole or in parts (`Range`)."""
         return api.output(request, job_id, owner)
 
     return router
 
 
-def _media_and_models(api: PredictionsApi, auth: Auth) -> APIRouter:
+def _media_and_models(api: PredictionsApi) -> APIRouter:
     router = APIRouter()
 
     @router.post(
@@ -201,7 +193,7 @@ def _media_and_models(api: PredictionsApi, auth: Auth) -> APIRouter:
         responses=documented.UPLOAD_PROBLEMS,
         openapi_extra=documented.UPLOAD,
     )
-    async def create_upload(request: Request, owner: str = Depends(auth)) -> Upload:
+    async def create_upload(request: Request, owner: Owner) -> Upload:
         """Stores the body as a file of your key; the answered `url` goes wherever a media URL does.
 
         The body is the file itself, not a form: `curl --data-binary @video.mp4`. What kind of file
@@ -218,14 +210,14 @@ def _media_and_models(api: PredictionsApi, auth: Auth) -> APIRouter:
         response_class=Response,
         responses=documented.problems(404) | documented.REMOVED,
     )
-    def delete_upload(upload_id: UploadId, owner: str = Depends(auth)) -> Response:
+    def delete_upload(upload_id: UploadId, owner: Owner) -> Response:
         """Removes the file; predictions that were made with it have copies of their own."""
         api.jobs.remove_upload(upload_id, owner)
         return Response(status_code=204)
 
     @router.head("/models", include_in_schema=False)
     @router.get("/models", name="list_models", tags=["models"], summary="List the engines")
-    def models(_owner: str = Depends(auth)) -> ModelList:
+    def models() -> ModelList:
         """Returns the values of the field `engine`, which can run now, and the default."""
         return list_models(api.settings, api.jobs.engines.now())
 

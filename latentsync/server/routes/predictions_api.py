@@ -18,7 +18,7 @@ from latentsync.jobs.schemas import Prediction, PredictionList, PredictionPage, 
 from latentsync.jobs.service import JobService, Submission, check_job_id
 from latentsync.jobs.webhooks import find_delivery
 from latentsync.schema.predict import unknown_field
-from latentsync.server.admission import UploadSlots
+from latentsync.server.request_body import UploadSlots
 from latentsync.server.responses import base_url_of, path_of, stored_video
 from latentsync.server.routes.events import EventStream, parse_last_event_id
 from latentsync.server.routes.submissions import read_submissions

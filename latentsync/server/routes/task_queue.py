@@ -3,12 +3,11 @@
 Only words and numbers are this contract's own; the rules are those of all jobs.
 """
 
-from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -19,10 +18,11 @@ from latentsync.jobs.service import JobService
 from latentsync.schema.fields import EngineName, GuidanceScale, InferenceSteps, StrictModel, Text
 from latentsync.schema.responses import ErrorResponse
 from latentsync.schema.run import RunOptions, RunRequest, UrlSource
-from latentsync.server.admission import UploadSlots
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
+from latentsync.server.middleware import Owner
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
+from latentsync.server.request_body import UploadSlots
 from latentsync.server.routes import contracts
 
 OUTPUTS = "/outputs"
@@ -112,23 +112,20 @@ _STATUS = {
 }
 
 
-def build_tasks_router(
-    jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]
-) -> APIRouter:
+def build_tasks_router(jobs: JobService, upload_slots: UploadSlots) -> APIRouter:
     """Return the routes of contract B.
 
     Args:
         jobs: takes and knows the tasks.
         upload_slots: has places for bodies.
-        auth: the dependency whose value is the caller as an owner of jobs.
     """
     router = APIRouter(tags=["tasks"])
-    router.include_router(_calls(jobs, upload_slots, auth))
+    router.include_router(_calls(jobs, upload_slots))
     router.include_router(_downloads(jobs))
     return router
 
 
-def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]) -> APIRouter:
+def _calls(jobs: JobService, upload_slots: UploadSlots) -> APIRouter:
     router = APIRouter(
         route_class=contracts.route_with_errors(task_error), responses=_errors(401, 500, 503)
     )
@@ -143,7 +140,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]
             {"video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
         ),
     )
-    async def sync(request: Request, owner: str = Depends(auth)) -> TaskAccepted:
+    async def sync(request: Request, owner: Owner) -> TaskAccepted:
         """Puts a task into the queue and answers at once, in spite of its name.
 
         Media come by URL; ask `GET /task/{task_id}` for the state.
@@ -153,12 +150,12 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, auth: Callable[..., Any]
         return TaskAccepted(task_id=job.id, queue_position=position or 0)
 
     @router.get("/task/{task_id}", summary="Get a task", responses=_errors(404))
-    def get_task(task_id: TaskId, owner: str = Depends(auth)) -> Task:
+    def get_task(task_id: TaskId, owner: Owner) -> Task:
         """Returns state, progress and, when it is completed, the path of the video."""
         return _show(*jobs.look(task_id, owner))
 
     @router.get("/queue", summary="Get the queue")
-    def get_queue(owner: str = Depends(auth)) -> TaskQueue:
+    def get_queue(owner: Owner) -> TaskQueue:
         """Returns the length of the queue and the positions of your own tasks in it."""
         counts = jobs.store.count()
         waiting = enumerate(jobs.store.waiting())

@@ -9,7 +9,8 @@ from latentsync.errors import Canceled, EmptyMedia, MalformedBody, TooManyBytes
 from latentsync.jobs.schemas import Upload
 from latentsync.jobs.service import JobService
 from latentsync.jobs.uploads import UPLOAD_SCHEME
-from latentsync.server.request_body import asking_for_room, declared_bytes
+from latentsync.server.middleware import declared_bytes
+from latentsync.server.request_body import asking_for_room
 from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
 
