@@ -189,16 +189,9 @@ class JobStore:
             chosen = chosen.where(jobs.c.number < before)
         return self.select(chosen.order_by(jobs.c.number.desc()).limit(limit))
 
-    def waiting(self, limit: int = 1000, *, waited_s: float = 0.0) -> list[Job]:
-        """Return the queued jobs of all owners in their order.
-
-        Args:
-            limit: at most so many.
-            waited_s: only those that were handed in so long ago.
-        """
-        chosen = sa.select(jobs).where(
-            jobs.c.status == JobStatus.QUEUED, jobs.c.created_at <= self._clock() - waited_s
-        )
+    def waiting(self, limit: int = 1000) -> list[Job]:
+        """Return at most so many of the queued jobs of all owners, in their order."""
+        chosen = sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED)
         return self.select(chosen.order_by(jobs.c.number).limit(limit))
 
     def position(self, job: Job) -> int | None:
@@ -353,12 +346,6 @@ class JobStore:
         """Return the jobs with an attempt that has not ended, in their order."""
         chosen = sa.select(jobs).where(jobs.c.status == JobStatus.PROCESSING)
         return self.select(chosen.order_by(jobs.c.number))
-
-    def claim(self, job: Job, host: str) -> bool:
-        """Take over an abandoned job; of several workers that try, one may."""
-        with self.engine.begin() as connection:
-            mine = _current(job).where(jobs.c.host == job.host).values(host=host)
-            return bool(connection.execute(mine).rowcount)
 
     def hand_back(self, job: Job) -> None:
         """Uncount an attempt that was stopped for reasons unrelated to the job."""
