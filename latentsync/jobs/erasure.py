@@ -91,8 +91,8 @@ class Erasure:
                 self._files.remove(folder)
             if not self._store.select(sa.select(jobs).where(jobs.c.number == number)):
                 return True  # another process was faster, and the id may belong to a new job by now
-            self._queue.forget([job.id])
-            self._queue.webhooks.forget(job.number, job.id)
+            self._queue.delete([job.id])
+            self._queue.webhooks.delete(job.number, job.id)
         with self._store.engine.begin() as connection:
             gone = [job.id for job in found]
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
@@ -124,7 +124,7 @@ class Erasure:
         with self._store.engine.connect() as connection:
             rows = connection.execute(sa.select(erasures).where(old)).all()
         for row in rows:
-            self._queue.webhooks.forget(row.number, row.job_id)
+            self._queue.webhooks.delete(row.number, row.job_id)
         if rows:
             known = sa.select(jobs.c.id).where(jobs.c.id == events.c.job_id).exists()
             with self._store.engine.begin() as connection:

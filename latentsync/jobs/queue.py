@@ -58,7 +58,7 @@ class WebhookQueue:
             options = _options(message, 0, self._app_version)
             self._client.enqueue_in_transaction(connection, options, asdict(message), 0)
 
-    def forget(self, job_number: int, job_id: str) -> None:
+    def delete(self, job_number: int, job_id: str) -> None:
         """Delete all messages of a job, sent or not."""
         prefix = message_id_of(job_number, job_id)
         found = self._client.list_workflows(
@@ -259,7 +259,7 @@ class JobQueue:
         """Remove a canceled job from the queue."""
         self._client.cancel_workflow(job_id)
 
-    def forget(self, job_ids: Sequence[str]) -> None:
+    def delete(self, job_ids: Sequence[str]) -> None:
         """Delete the workflows of jobs that have ended."""
         self._client.delete_workflows(list(job_ids))
 

@@ -54,8 +54,8 @@ class Retention:
             self._forget(expired)
         self._remove_older(UPLOADS, before)
         self._remove_excess()
-        self._remove_older(INPUTS, self._clock() - STRAY_S, besides=self._folders_in_use)
-        self._remove_older(RESULTS, self._clock() - STRAY_S, besides=self._known)
+        self._remove_older(INPUTS, self._clock() - STRAY_S, needed=self._folders_in_use)
+        self._remove_older(RESULTS, self._clock() - STRAY_S, needed=self._known)
 
     def _remove_excess(self) -> None:
         """Delete the jobs that ended first until storage is within its limit."""
@@ -73,20 +73,20 @@ class Retention:
         self,
         folder: str,
         before: float,
-        besides: Callable[[Collection[str]], Collection[str]] | None = None,
+        needed: Callable[[Collection[str]], Collection[str]] | None = None,
     ) -> None:
         """Delete the entries of a folder that were last changed before a time.
 
         Args:
             folder: RESULTS, INPUTS or UPLOADS.
             before: seconds since 1970.
-            besides: returns those of the given names that must be kept.
+            needed: returns those of the given names that must be kept.
         """
         changed_at = self._files.below(folder)
         old = {name for name in changed_at if changed_at[name] < before}
         if not old:
             return
-        for name in old.difference(besides(old) if besides else ()):
+        for name in old.difference(needed(old) if needed else ()):
             self._files.remove(f"{folder}/{name}")
 
     def _ended(self, condition: sa.ColumnElement[bool]) -> list[Job]:
@@ -99,7 +99,7 @@ class Retention:
             remove_media(self._files, job)
             self._files.remove(f"{RESULTS}/{job.id}")
         gone = [job.id for job in ended]
-        self._queue.forget(gone)
+        self._queue.delete(gone)
         with self._store.engine.begin() as connection:
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
             numbers = [job.number for job in ended]

@@ -347,7 +347,7 @@ class JobStore:
         chosen = sa.select(jobs).where(jobs.c.status == JobStatus.PROCESSING)
         return self.select(chosen.order_by(jobs.c.number))
 
-    def hand_back(self, job: Job) -> None:
+    def undo_attempt(self, job: Job) -> None:
         """Uncount an attempt that was stopped for reasons unrelated to the job."""
         with self.engine.begin() as connection:
             connection.execute(_current(job).values(attempts=job.attempts - 1, started_at=None))

@@ -137,7 +137,7 @@ class JobExecutor:
             if isinstance(error, WorkerStopping):
                 self._files.remove(key)
                 self._store.log(job, "The worker was stopped; this attempt does not count.")
-                self._store.hand_back(job)
+                self._store.undo_attempt(job)
             raise
 
     def _wait_for_reserve(self, job_id: str, full_until: float) -> None:
@@ -163,7 +163,7 @@ class JobExecutor:
         self._store.log(job, f"Attempt {job.attempts} ran out of disk space.")
         if not self._reserve.is_short() or time.monotonic() > full_until:
             return job
-        self._store.hand_back(job)
+        self._store.undo_attempt(job)
         return replace(job, attempts=job.attempts - 1)
 
     def _wait_for_room(self, job: Job) -> None:

@@ -188,9 +188,9 @@ def test_waiting_jobs_are_canceled_at_once_and_running_ones_asked(store: JobStor
 def test_an_attempt_that_is_handed_back_does_not_count(store: JobStore) -> None:
     job = add(store)
     stale, current = begin(store, job), begin(store, job)
-    store.hand_back(stale)
+    store.undo_attempt(stale)
     assert get(store, job).attempts == 2
-    store.hand_back(current)
+    store.undo_attempt(current)
     assert begin(store, job).attempts == 2
 
 

@@ -138,7 +138,7 @@ def test_an_uncounted_attempt_of_a_stopped_worker_is_not_logged_as_lost(
     place.take(job, "gone")
     begun = place.store.get(job.id)
     assert begun is not None
-    place.store.hand_back(begun)
+    place.store.undo_attempt(begun)
     gone.registry.leave()
     with caplog.at_level(logging.INFO):
         pass_time(place, 5, one)
@@ -224,5 +224,5 @@ def test_an_ended_or_deleted_job_is_not_requeued(place: Place) -> None:
     (workflow,) = place.queue.pending()
     place.set(job.id, status="SUCCESS")
     assert not place.queue.recover(workflow)
-    place.queue.forget([job.id])
+    place.queue.delete([job.id])
     assert not place.queue.recover(workflow)
