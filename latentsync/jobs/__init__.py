@@ -1,6 +1,5 @@
-"""Jobs that survive anything: recorded before they are answered, run by workers, finished once.
+"""Durable jobs: stored before the request is answered, queued, run by workers, finished once.
 
-``store`` records, ``line`` hands recorded jobs to workers through a durable queue, ``worker`` runs
-them in a process of its own per device, ``files`` keeps their media and results. Nothing here knows
-HTTP or models: the runner does the work.
+``store`` keeps the jobs, ``queue`` hands them to workers through DBOS, ``storage`` keeps media and
+results. This package knows neither HTTP nor models; :mod:`latentsync.worker` runs the jobs.
 """

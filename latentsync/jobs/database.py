@@ -1,4 +1,4 @@
-"""The database of jobs: one SQLite file, or Postgres; the tables, and how both are opened."""
+"""The jobs database: tables, and opening it as an SQLite file or in Postgres."""
 
 import sqlite3
 import time
@@ -15,21 +15,21 @@ from latentsync.public_errors import to_database_error
 
 _SQLITE = "sqlite"
 _OLDEST_SQLITE = (3, 37)
-_SQLITE_WITH_MILLISECONDS = (3, 42)  # the first whose own unixepoch('subsec') has them
-_BUSY_MS = 10_000  # how long a writer waits for another one
-# For libpq: a server that drops packets is found out in seconds, not in a quarter of an hour.
-_POSTGRES_PATIENCE = {
+_SQLITE_WITH_MILLISECONDS = (3, 42)  # the first whose unixepoch('subsec') returns them
+_BUSY_MS = 10_000  # how long a writer waits for another
+# For libpq: detect a server that drops packets within seconds instead of a quarter of an hour.
+_POSTGRES_TIMEOUTS = {
     "connect_timeout": "5",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "2",
     "tcp_user_timeout": "10000",  # ms
 }
-_INTAKE_LOCK = 0x6C617473796E63  # "latsync": any number that others do not take
+_INTAKE_LOCK = 0x6C617473796E63  # "latsync"; an arbitrary key for the advisory lock
 _TRIES, _TRY_AGAIN_S = 10, 0.2
 
 tables = sa.MetaData()
-_Number = sa.BigInteger().with_variant(sa.Integer(), _SQLITE)  # SQLite counts up only plain ones
+_Number = sa.BigInteger().with_variant(sa.Integer(), _SQLITE)  # SQLite autoincrements only INTEGER
 
 jobs = sa.Table(
     "latentsync_jobs",
@@ -61,7 +61,7 @@ jobs = sa.Table(
     sa.Index("latentsync_jobs_by_status", "status", "number"),
     sa.Index("latentsync_jobs_by_owner", "owner", "number"),
     sa.Index("latentsync_jobs_by_load", "owner", "status", "input_bytes"),
-    sqlite_autoincrement=True,  # numbers are never given twice, not even after a removal
+    sqlite_autoincrement=True,  # numbers are never reused, even after a delete
 )
 
 events = sa.Table(
@@ -95,7 +95,7 @@ hosts = sa.Table(
     sa.Column("memory_total_bytes", sa.BigInteger),
 )
 
-# Beside the roster, not in it: a database of an earlier version gets this table and keeps its own.
+# A table of its own rather than columns of hosts, so that create_all upgrades older databases.
 host_engines = sa.Table(
     "latentsync_roster_engines",
     tables,
@@ -107,30 +107,30 @@ host_engines = sa.Table(
 
 
 def open_database(url: str, *, connections: int = 8) -> sa.Engine:
-    """Open the database and make its tables if they are missing.
+    """Open the database and create missing tables.
 
     Args:
-        url: ``sqlite:///path`` or ``postgresql+psycopg://…``; what it says of patience counts.
-        connections: at most so many at once.
+        url: ``sqlite:///path`` or ``postgresql+psycopg://…``; its query may override the timeouts.
+        connections: maximum size of the connection pool.
 
     Raises:
-        DBAPIError: it cannot be opened.
-        RecordUnavailable: this Python's SQLite is too old.
+        DBAPIError: the database cannot be opened.
+        RecordUnavailable: the SQLite library of this Python is too old.
     """
     address = sa.make_url(url)
     is_file = address.get_backend_name() == _SQLITE
     if is_file:
         check_sqlite_version()
     else:
-        address = address.set(query={**_POSTGRES_PATIENCE, **address.query})
+        address = address.set(query={**_POSTGRES_TIMEOUTS, **address.query})
     if is_file and address.database:
         Path(address.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = sa.create_engine(
         address,
         pool_size=connections,
         max_overflow=0,
-        hide_parameters=True,  # errors are logged, and requests may hold secrets
-        pool_pre_ping=not is_file,  # a server may have gone and come back
+        hide_parameters=True,  # errors are logged, and requests may contain secrets
+        pool_pre_ping=not is_file,  # the server may have restarted
     )
     if is_file:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -143,22 +143,23 @@ def open_database(url: str, *, connections: int = 8) -> sa.Engine:
 
 
 def check_sqlite_version() -> None:
-    """Raise RecordUnavailable if the SQLite library of this Python is too old for the record."""
+    """Raise RecordUnavailable if the SQLite library of this Python is too old."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         needed = ".".join(map(str, _OLDEST_SQLITE))
         raise RecordUnavailable(
-            f"This Python has SQLite {sqlite3.sqlite_version}; the record of jobs needs {needed} "
+            f"This Python has SQLite {sqlite3.sqlite_version}; the jobs database needs {needed} "
             "or later. Set LATENTSYNC_DATABASE_URL to use Postgres instead."
         )
 
 
 def lock_admission(connection: sa.Connection) -> None:
-    """Begin a transaction that records new jobs; every other one waits until it has ended.
+    """Begin a transaction that inserts jobs; only one can be open at a time.
 
-    What is read in it stays true, and jobs can be seen in the order of their numbers.
+    Quotas read in it stay valid until it commits, and jobs become visible in the order of their
+    numbers.
     """
     if connection.dialect.name == _SQLITE:
-        # Python's driver would begin at the first change only, after what was read before.
+        # Python's driver would begin the transaction only at the first write, after the reads.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_INTAKE_LOCK)))
@@ -166,7 +167,7 @@ def lock_admission(connection: sa.Connection) -> None:
 
 @contextmanager
 def translate_database_full() -> Iterator[None]:
-    """Turn "no space left" of the database into DiskFull."""
+    """Translate "no space left" errors of the database to DiskFull."""
     try:
         yield
     except sa.exc.DBAPIError as error:
@@ -176,13 +177,13 @@ def translate_database_full() -> Iterator[None]:
 
 
 def _make_tables(engine: sa.Engine) -> None:
-    """Make what is missing; of several processes that start at once, one does it."""
+    """Create missing tables; several processes may do so at once."""
     for number in range(_TRIES):
         try:
             tables.create_all(engine)
         except sa.exc.DBAPIError as error:
             is_away = isinstance(error, sa.exc.OperationalError) and engine.name != _SQLITE
-            # Otherwise another process made a table after this one had looked.
+            # Otherwise another process created a table after this one had checked.
             if is_away or number == _TRIES - 1:
                 raise
             time.sleep(_TRY_AGAIN_S)
@@ -192,36 +193,36 @@ def _make_tables(engine: sa.Engine) -> None:
 
 @event.listens_for(sa.Engine, "connect")  # DBOS opens an engine of its own for its tables
 def _add_unixepoch(connection: object, _record: object) -> None:
-    """Give an older SQLite the function by which DBOS asks for the time in milliseconds.
+    """Provide ``unixepoch('subsec')``, which DBOS uses, on older SQLite libraries.
 
-    From Python 3.12 on DBOS writes ``unixepoch('subsec')``, as a column's default, too. SQLite
-    answers NULL to that before 3.42, and has no such function before 3.38. Which Python made a
-    record says nothing about which one opens it, so every connection gets the function.
+    From Python 3.12 on DBOS uses it, also as a column default. SQLite before 3.42 returns NULL for
+    it, and before 3.38 has no such function. A database may be opened by another Python than the
+    one that created it, so every connection gets the function.
     """
     if (
         isinstance(connection, sqlite3.Connection)
         and sqlite3.sqlite_version_info < _SQLITE_WITH_MILLISECONDS
     ):
-        # Deterministic, or SQLite would call it for every row of a statement instead of once.
+        # Deterministic, so that SQLite calls it once per statement instead of once per row.
         connection.create_function("unixepoch", 1, _unixepoch, deterministic=True)
-        # Some builds take no such function in a column's default otherwise.
+        # Some builds refuse such a function in a column default otherwise.
         connection.execute("PRAGMA trusted_schema=ON")
 
 
 def _unixepoch(modifier: object) -> float:
     if modifier != "subsec":
-        raise ValueError(f"unixepoch is known here with 'subsec' alone, not {modifier!r}")
+        raise ValueError(f"unixepoch supports only 'subsec' here, not {modifier!r}")
     return round(time.time(), 3)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = "IMMEDIATE"  # writers queue up instead of failing half-way
+    connection.isolation_level = "IMMEDIATE"  # writers wait instead of failing midway
     for pragma in (
         f"busy_timeout={_BUSY_MS}",
-        "journal_mode=WAL",  # readers never wait for a writer
-        "synchronous=FULL",  # what was answered as accepted survives a power cut
+        "journal_mode=WAL",  # readers do not wait for writers
+        "synchronous=FULL",  # accepted jobs survive a power failure
         "foreign_keys=ON",
-        "secure_delete=ON",  # what was erased is not left in free pages of the file
-        "cache_size=-512",  # kB, of every connection: the system keeps the file in memory, too
+        "secure_delete=ON",  # deleted data is not left in free pages
+        "cache_size=-512",  # kB per connection; the OS caches the file anyway
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -1,8 +1,8 @@
-"""Erasing a job at its owner's wish: media, result, request, events and notices.
+"""Erasing a job at its owner's request: media, result, request, events and webhooks.
 
-The wish is one transaction that makes the job nobody's: from then on no caller finds it at any
-address. Then its run is stopped, its files go, and its record goes last. What a kill, or a store of
-files that is away, leaves undone is done by the housekeeping of any worker.
+One transaction takes the job from its owner: from then on it is not found at any address. Then its
+run is stopped, its files are deleted, and its row is deleted last. If a crash or unreachable
+storage interrupts this, the maintenance of any worker completes it.
 """
 
 import logging
@@ -22,17 +22,17 @@ from latentsync.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
 
-_NOBODY = ""  # owner of a job that is being erased; no key has this hash
-_LEFT_S = 10.0  # an erasure not done by then was left by the server that began it
+_NO_OWNER = ""  # owner of a job that is being erased; no key has this hash
+_LEFT_S = 10.0  # an erasure unfinished for so long was abandoned by the server that began it
 
 
 class Erasure:
-    """Erases jobs; every step may be repeated, by any process.
+    """Erases jobs; every step is idempotent and may be repeated by any process.
 
     Args:
-        store: the record.
-        queue: to the line.
-        files: the stored files.
+        store: of the jobs.
+        queue: of the jobs.
+        files: storage of media and results.
         clock: seconds since 1970.
     """
 
@@ -49,12 +49,12 @@ class Erasure:
         self._clock = clock
 
     def begin(self, job: Job) -> bool:
-        """Record that a job is to be erased; False if it is gone or somebody else has begun.
+        """Mark a job for erasure; False if it is gone or its erasure has begun already.
 
-        Its run is asked to stop, nobody is told of its end, and its idempotency key is free again.
+        Its run is asked to stop, its webhook is dropped, and its idempotency key is free again.
         """
-        nobodys = {
-            "owner": _NOBODY,
+        cleared = {
+            "owner": _NO_OWNER,
             "idempotency_key": None,
             "webhook": None,
             "cancel_requested": True,
@@ -63,24 +63,24 @@ class Erasure:
             "error": None,
         }
         mine = (jobs.c.number == job.number, jobs.c.owner == job.owner)
-        wish = {"number": job.number, "job_id": job.id, "asked_at": self._clock()}
+        erasure = {"number": job.number, "job_id": job.id, "asked_at": self._clock()}
         with translate_database_full(), self._store.engine.begin() as connection:
-            if connection.execute(jobs.update().where(*mine).values(nobodys)).rowcount == 0:
+            if connection.execute(jobs.update().where(*mine).values(cleared)).rowcount == 0:
                 return False
-            connection.execute(erasures.insert().values(wish))
+            connection.execute(erasures.insert().values(erasure))
         return True
 
     def finish(self, number: int) -> bool:
-        """Remove everything of a job whose erasure has begun.
+        """Delete everything of a job whose erasure has begun.
 
         Args:
-            number: of the job.
+            number: number of the job.
 
         Returns:
-            False while a worker has it in its hands: try again soon.
+            False while a worker still works on it: try again soon.
 
         Raises:
-            StorageUnavailable, OSError: its files cannot be removed now.
+            StorageUnavailable, OSError: its files cannot be deleted now.
         """
         found = self._store.select(sa.select(jobs).where(jobs.c.number == number))
         for job in found:
@@ -89,9 +89,9 @@ class Erasure:
             for folder in (*stored_folders(job.request), f"{RESULTS}/{job.id}"):
                 self._files.remove(folder)
             if not self._store.select(sa.select(jobs).where(jobs.c.number == number)):
-                return True  # another process was quicker, and the id may be a new job's by now
-            self._queue.forget([job.id])
-            self._queue.webhooks.forget(job.number, job.id)
+                return True  # another process was faster, and the id may belong to a new job by now
+            self._queue.delete([job.id])
+            self._queue.webhooks.delete(job.number, job.id)
         with self._store.engine.begin() as connection:
             gone = [job.id for job in found]
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
@@ -101,7 +101,7 @@ class Erasure:
         return True
 
     def resume(self) -> None:
-        """Finish what others have left, and forget erasures of which nothing can be left."""
+        """Complete abandoned erasures, and delete the rows of old ones."""
         now = self._clock()
         left = sa.and_(erasures.c.done_at.is_(None), erasures.c.asked_at < now - _LEFT_S)
         with self._store.engine.connect() as connection:
@@ -109,21 +109,21 @@ class Erasure:
         for number in numbers:
             try:
                 self.finish(number)
-            except (LatentSyncError, OSError) as error:  # the others must not wait for it
-                logger.warning("a job could not be erased yet: %s", error)
+            except (LatentSyncError, OSError) as error:  # go on with the others
+                logger.warning("a job could not be erased yet, will be retried: %s", error)
         self._forget(now - LOST_S)
 
     def _forget(self, before: float) -> None:
-        """Forget erasures that were done long enough ago.
+        """Delete the rows of erasures that were completed long enough ago.
 
-        Whoever had read the job just before it went may have written something just after: the next
-        attempt of a notice, which sends nothing but holds it, or an event.
+        A process that read the job just before it was deleted may have written just after: an
+        event, or the next delivery attempt, which sends nothing but contains the message.
         """
         old = erasures.c.done_at < before
         with self._store.engine.connect() as connection:
             rows = connection.execute(sa.select(erasures).where(old)).all()
         for row in rows:
-            self._queue.webhooks.forget(row.number, row.job_id)
+            self._queue.webhooks.delete(row.number, row.job_id)
         if rows:
             known = sa.select(jobs.c.id).where(jobs.c.id == events.c.job_id).exists()
             with self._store.engine.begin() as connection:
@@ -132,24 +132,24 @@ class Erasure:
                 connection.execute(erasures.delete().where(erasures.c.number.in_(numbers)))
 
     def _is_at_work(self, job: Job) -> bool:
-        """Tell whether a worker that lives has the job in its hands, or files of it."""
+        """Return whether a live worker works on the job or has files of it open."""
         if job.host not in {worker.name for worker in living_workers(self._store.engine)}:
             return False
         return job.status is JobStatus.PROCESSING or self._queue.is_at_work(job.id)
 
     def _is_ended(self, job: Job) -> bool:
-        """End a job that waits, or whose worker is gone; False if a worker has just begun it."""
+        """End a job that is queued or whose worker is dead; False if an attempt has just begun."""
         if job.status.is_final:
             return True
-        as_it_was = (jobs.c.status == job.status, jobs.c.attempts == job.attempts)
-        ended = jobs.update().where(jobs.c.number == job.number, *as_it_was)
+        unchanged = (jobs.c.status == job.status, jobs.c.attempts == job.attempts)
+        ended = jobs.update().where(jobs.c.number == job.number, *unchanged)
         with self._store.engine.begin() as connection:
             values = {"status": JobStatus.CANCELED, "finished_at": self._clock()}
             return bool(connection.execute(ended.values(values)).rowcount)
 
 
 def is_erased(engine: sa.Engine, job_number: int) -> bool:
-    """Tell whether a job is being erased, or was a while ago: nothing of it may be sent."""
+    """Return whether a job is being or was recently erased; nothing of it may be sent then."""
     chosen = sa.select(erasures.c.number).where(erasures.c.number == job_number)
     with engine.connect() as connection:
         return connection.execute(chosen).first() is not None

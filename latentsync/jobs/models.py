@@ -1,4 +1,4 @@
-"""What a job is, and the words for its state."""
+"""Jobs and their states."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,7 +21,7 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True)
 class JobError:
-    """Why a job failed, as every door answers errors."""
+    """Why a job failed, as the API reports errors."""
 
     code: str
     message: str
@@ -31,13 +31,13 @@ class JobError:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where to tell of a job.
+    """Where to report the outcome of a job.
 
     Attributes:
-        url: http(s) address; checked against private addresses whenever it is called.
-        events: kinds of events to tell of.
-        base_url: address of the server at which the job was handed in, if it was over HTTP; the
-            notice is written by a worker, which cannot know it.
+        url: http(s) address; checked for private addresses before every call.
+        events: final states to report.
+        base_url: address of the server to which the job was submitted, if it was over HTTP; the
+            message is written by a worker, which does not know it.
     """
 
     url: str
@@ -47,12 +47,12 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Delivery:
-    """How far the word of a job's end is on its way to a webhook's receiver.
+    """Delivery state of a job's webhook.
 
     Attributes:
         status: ``pending``, ``delivered`` or, when no further attempt is made, ``failed``.
-        attempts: how often it was sent.
-        reason: why the last attempt failed, for people.
+        attempts: number of times it was sent.
+        reason: why the last attempt failed, for display.
     """
 
     status: str = "pending"
@@ -62,17 +62,17 @@ class Delivery:
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job as a door hands it in.
+    """A job to submit.
 
     Attributes:
         id: unguessable, or the caller's own.
-        owner: whose job it is; nobody else sees it. Not the key itself.
-        request: the run's request as plain JSON; see ``requests``.
-        fingerprint: of what the caller asked for, to tell a repeated call from another one.
+        owner: hash of the caller's API key; only this owner can see the job.
+        request: the run's request as plain JSON; see :mod:`latentsync.jobs.serialization`.
+        fingerprint: hash of the request, to tell a repeated call from a different one.
         idempotency_key: the caller's name for this submission.
-        webhook: whom to tell.
-        input_bytes: media that were stored for it.
-        entry: what the caller calls it if it is one of several; not recorded.
+        webhook: called when the job ends.
+        input_bytes: size of the media stored for it.
+        entry: name of the batch item, for error messages; not stored.
     """
 
     id: str
@@ -87,16 +87,16 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it is recorded; times are seconds since 1970.
+    """A stored job; times are seconds since 1970.
 
     Attributes:
-        number: in the order of arrival.
-        started_at: when the latest attempt began; None after one that was handed back.
-        stage, fraction, frames_done, frames_total: how far the running attempt is.
-        attempts: how often it was begun.
-        cancel_requested: somebody wants it to stop.
-        result_key: of the finished file in the file store.
-        details: of the finished run.
+        number: increases in the order of submission.
+        started_at: when the latest attempt began; None if that attempt was undone.
+        stage, fraction, frames_done, frames_total: progress of the running attempt.
+        attempts: number of attempts begun.
+        cancel_requested: the running attempt was asked to stop.
+        result_key: key of the result in storage.
+        details: how the result was made.
     """
 
     number: int
@@ -126,10 +126,10 @@ class Job:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """Something that happened to a job.
+    """An event of a job.
 
     Attributes:
-        number: rises with every event of every job; a reader goes on after the last one it saw.
+        number: increases over the events of all jobs; a reader resumes after the last one it saw.
         kind: ``status``, ``progress``, ``log`` or, after the end, ``webhook``.
         data: plain JSON.
     """
@@ -143,10 +143,10 @@ class JobEvent:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Of a whole device, whoever uses it; in bytes."""
+    """Memory of a whole device, used by any process; in bytes."""
 
     used_bytes: int
     total_bytes: int
 
 
-SILENCE_S = 20.0  # after which a worker counts as dead and others take its jobs
+SILENCE_S = 20.0  # without a heartbeat a worker counts as dead, and its jobs are recovered

@@ -1,6 +1,6 @@
-"""Waiting for something to happen to a job, or to the line before it.
+"""Notifications about changes of jobs and of their queue positions.
 
-One look at the record serves everybody who waits.
+One poll of the database serves all subscribers of a process.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from latentsync.public_errors import log_database_error
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.1
-_READ_LINE_EVERY_S = 0.25
-_AFTER_A_FAULT_S = 1.0
+_POLL_EVERY_S = 0.1
+_READ_QUEUE_EVERY_S = 0.25
+_RETRY_AFTER_S = 1.0
 _FINAL = [status for status in JobStatus if status.is_final]
 
 
 class JobNotifier:
-    """Rings the subscribers of those who wait for news of a job; for one event loop.
+    """Notifies the subscribers of a job; for one event loop.
 
-    Looks at the record only while somebody waits.
+    Polls the database only while there are subscribers.
 
     Args:
         engine: the database of jobs.
@@ -39,38 +39,39 @@ class JobNotifier:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._subscribers: dict[str, set[asyncio.Event]] = {}
-        self._last: int | None = None  # number of the newest event seen
-        self._line: list[int] = []  # numbers of the jobs that wait, in order
-        self._line_read_at = float("-inf")
-        self._line_has_changed = True
-        self._looking: asyncio.Task[None] | None = None
+        self._last_event: int | None = None  # number of the newest event seen
+        self._queued: list[int] = []  # numbers of the queued jobs, in order
+        self._queue_read_at = float("-inf")
+        self._queue_has_changed = True
+        self._polling: asyncio.Task[None] | None = None
         self.is_closed = False
 
     def close(self) -> None:
-        """Ring all subscribers: who only listens shall go, because the process ends."""
+        """Wake all subscribers because the process is shutting down."""
         self.is_closed = True
-        self._ring(None)
+        self._notify(None)
 
     def position(self, job: Job) -> int | None:
-        """Return how many jobs were ahead in the line a moment ago; None unless it waited then.
+        """Return how many jobs were ahead at the last poll; None unless the job was queued then.
 
-        Costs nothing; known only while somebody holds a changed.
+        Makes no query; known only while there is a subscriber.
         """
-        place = bisect_left(self._line, job.number)
-        return place if self._line[place : place + 1] == [job.number] else None
+        place = bisect_left(self._queued, job.number)
+        return place if self._queued[place : place + 1] == [job.number] else None
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
-        """Lend an event that is set soon after anything has happened to the job.
+        """Yield an event that is set soon after each change of the job.
 
-        Read the job after entering the block, so that nothing can happen unseen between; wait with
-        a time limit all the same, because on Postgres a slow transaction's event may be overtaken.
+        Read the job after entering the block, so that no change is missed. Wait with a time limit
+        nevertheless: on Postgres, the event of a slow transaction may become visible after later
+        ones and be missed.
         """
         changed = asyncio.Event()
         self._subscribers.setdefault(job_id, set()).add(changed)
-        if self._looking is None or self._looking.done():
-            self._last = None
-            self._looking = asyncio.create_task(self._look_while_anybody_waits())
+        if self._polling is None or self._polling.done():
+            self._last_event = None
+            self._polling = asyncio.create_task(self._poll_while_subscribed())
         try:
             yield changed
         finally:
@@ -78,52 +79,52 @@ class JobNotifier:
             if not self._subscribers[job_id]:
                 del self._subscribers[job_id]
 
-    async def _look_while_anybody_waits(self) -> None:
+    async def _poll_while_subscribed(self) -> None:
         while self._subscribers:
             try:
-                self._ring(await asyncio.to_thread(self._news))
-                await asyncio.sleep(_LOOK_EVERY_S)
-            except SQLAlchemyError as error:  # those who wait look for themselves meanwhile
+                self._notify(await asyncio.to_thread(self._changed_jobs))
+                await asyncio.sleep(_POLL_EVERY_S)
+            except SQLAlchemyError as error:  # subscribers have time limits of their own
                 if log_database_error(error) is None:
-                    logger.exception("the record of jobs cannot be read")
-                await asyncio.sleep(_AFTER_A_FAULT_S)
+                    logger.exception("the jobs database cannot be read")
+                await asyncio.sleep(_RETRY_AFTER_S)
 
-    def _news(self) -> set[str] | None:
-        """Return the jobs to which something happened since the last look; at first, None."""
+    def _changed_jobs(self) -> set[str] | None:
+        """Return the jobs with events since the last poll; None at the first one."""
         with self._engine.connect() as connection:
-            if self._last is None:
+            if self._last_event is None:
                 newest = connection.execute(sa.select(sa.func.max(events.c.number))).scalar()
-                self._last, self._line_has_changed = newest or 0, True
-                rung = None
+                self._last_event, self._queue_has_changed = newest or 0, True
+                changed = None
             else:
-                rung = self._read_events(connection, self._last)
-            age_s = time.monotonic() - self._line_read_at
-            if self._line_has_changed and age_s > _READ_LINE_EVERY_S:
-                self._line, self._line_has_changed = _read_line(connection), False
-                self._line_read_at = time.monotonic()
-        return rung
+                changed = self._read_events(connection, self._last_event)
+            age_s = time.monotonic() - self._queue_read_at
+            if self._queue_has_changed and age_s > _READ_QUEUE_EVERY_S:
+                self._queued, self._queue_has_changed = _read_queue(connection), False
+                self._queue_read_at = time.monotonic()
+        return changed
 
     def _read_events(self, connection: sa.Connection, after: int) -> set[str]:
         chosen = sa.select(events.c.number, events.c.job_id, events.c.kind)
         rows = connection.execute(chosen.where(events.c.number > after)).all()
-        self._last = max((row.number for row in rows), default=after)
-        self._line_has_changed |= any(row.kind == "status" for row in rows)
+        self._last_event = max((row.number for row in rows), default=after)
+        self._queue_has_changed |= any(row.kind == "status" for row in rows)
         return {row.job_id for row in rows}
 
-    def _ring(self, job_ids: set[str] | None) -> None:
-        """Ring for these jobs; for all where it is not known what happened."""
+    def _notify(self, job_ids: set[str] | None) -> None:
+        """Wake the subscribers of these jobs, or all of them for None."""
         for job_id in self._subscribers if job_ids is None else job_ids:
             for changed in self._subscribers.get(job_id, ()):
                 changed.set()
 
 
-def _read_line(connection: sa.Connection) -> list[int]:
+def _read_queue(connection: sa.Connection) -> list[int]:
     waiting = sa.select(jobs.c.number).where(jobs.c.status == JobStatus.QUEUED)
     return list(connection.execute(waiting.order_by(jobs.c.number)).scalars())
 
 
 async def wait_for(changed: asyncio.Event, timeout_s: float) -> bool:
-    """Wait until the changed rings or the time is up; returns whether it rang, and stills it."""
+    """Wait for the event or the time limit; returns whether it was set, and clears it."""
     try:
         async with asyncio.timeout(timeout_s):
             await changed.wait()

@@ -1,28 +1,25 @@
-"""The durable line between those who hand jobs in and the workers: DBOS, behind a narrow seam.
+"""Durable queues of jobs and of webhook deliveries, on DBOS.
 
-A job's place in the line is written in the transaction that records the job. Whatever dies, a job
-that was accepted is handed to a worker again until its workflow has ended. Jobs leave the line in
-the order of their numbers, so one that comes again is served before all that came after it.
+A job is enqueued in the transaction that stores it, as a DBOS workflow with the job's id. Jobs are
+dequeued in the order of their numbers, so a requeued job comes before all later ones. A workflow is
+requeued until it has ended.
 
-The durable line of notices: DBOS again, beside the line of jobs, so that neither waits.
-
-A notice enters the line in the transaction that ends its job. Every attempt is a workflow of its
-own; a failed one puts the next into the line with a delay, so nothing is held while it waits. A
-receiver that does not answer takes up few of the attempts that a worker makes at once.
-
-What the line's library logs, in the words and the form of this package's own log.
+Webhook deliveries have a queue of their own, so that they and the jobs do not delay each other. The
+first attempt is enqueued in the transaction that ends the job. Each attempt is a workflow; a failed
+one enqueues the next with a delay. Concurrency per receiver is limited, so that a receiver that
+does not answer does not block the others.
 """
 
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, error
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions
 from dbos import error as dbos_error
 
 from latentsync.jobs.models import Job, NewJob
@@ -31,21 +28,21 @@ from latentsync.public_errors import log_database_error
 
 WEBHOOKS = "latentsync-webhooks"
 _WEBHOOK_WORKFLOW = "latentsync-send-webhook"
-_AT_ONCE = 16
-_AT_ONCE_PER_HOST = 2
+_CONCURRENCY = 16
+_CONCURRENCY_PER_RECEIVER = 2
 _POLL_WEBHOOKS_EVERY_S = 0.5
-LOST_S = 900.0  # an attempt that takes this long, far beyond its limit, lost its worker
-_TIDY_AT_ONCE = 200
+LOST_S = 900.0  # a delivery attempt that takes this long, far beyond its limit, was lost
+_BATCH = 200
 
 Send = Callable[[WebhookMessage, int], float | None]
 
 
 class WebhookQueue:
-    """Puts notices into the line.
+    """Enqueues webhook deliveries.
 
     Args:
-        client: of the database of jobs.
-        app_version: under which workers look for work.
+        client: of the jobs database.
+        app_version: version for which workers dequeue.
         public_url: see :func:`latentsync.jobs.webhooks.message_of`.
     """
 
@@ -55,38 +52,41 @@ class WebhookQueue:
         self._public_url = public_url
 
     def announce(self, connection: sa.Connection, job: Job) -> None:
-        """Put the notice of a job's end into the line, as part of the connection's transaction."""
-        notice = message_of(job, self._public_url)
-        if notice is not None:
-            options = _options(notice, 0, self._app_version)
-            self._client.enqueue_in_transaction(connection, options, asdict(notice), 0)
+        """Enqueue the webhook of an ended job, as part of the connection's transaction."""
+        message = message_of(job, self._public_url)
+        if message is not None:
+            options = _options(message, 0, self._app_version)
+            self._client.enqueue_in_transaction(connection, options, asdict(message), 0)
 
-    def forget(self, job_number: int, job_id: str) -> None:
-        """Remove all notices of a job, sent or not."""
-        beginning = message_id_of(job_number, job_id)
+    def delete(self, job_number: int, job_id: str) -> None:
+        """Delete all messages of a job, sent or not."""
+        prefix = message_id_of(job_number, job_id)
         found = self._client.list_workflows(
             name=_WEBHOOK_WORKFLOW,
-            workflow_id_prefix=beginning,
+            workflow_id_prefix=prefix,
             load_input=False,
             load_output=False,
         )
-        # In the search an underscore stands for any character.
-        own = [one.workflow_id for one in found if one.workflow_id.startswith(beginning)]
+        # The search is a LIKE, in which an underscore matches any character.
+        own = [one.workflow_id for one in found if one.workflow_id.startswith(prefix)]
         self._client.delete_workflows(own)
 
     def maintain(self, keep_s: float, lost_s: float = LOST_S) -> None:
-        """Hand on notices whose worker is gone; forget those of long ago.
+        """Requeue lost attempts and delete old ones.
+
+        Attempts of dead workers are recovered like jobs; see :meth:`JobQueue.recover`. This finds
+        those that a live worker dequeued and failed to start.
 
         Args:
-            keep_s: an attempt that ended so long ago is forgotten.
-            lost_s: one that began so long ago and has not ended is made again.
+            keep_s: attempts that ended longer ago are deleted.
+            lost_s: attempts that began longer ago and have not ended are requeued.
         """
         for status in self._client.list_workflows(
             queue_name=WEBHOOKS,
             status="PENDING",
             dequeued_before=_ago(lost_s),
             load_input=False,
-            limit=_TIDY_AT_ONCE,
+            limit=_BATCH,
         ):
             self._client.resume_workflow(status.workflow_id, queue_name=WEBHOOKS)
         old = self._client.list_workflows(
@@ -94,50 +94,50 @@ class WebhookQueue:
             completed_before=_ago(keep_s),
             load_input=False,
             load_output=False,
-            limit=_TIDY_AT_ONCE,
+            limit=_BATCH,
         )
         self._client.delete_workflows([status.workflow_id for status in old])
 
 
 def register_sending(send: Send, app_version: str) -> None:
-    """Tell DBOS, before its launch, how a worker sends notices.
+    """Register the delivery workflow; call it before DBOS is launched.
 
     Args:
         send: makes one attempt; see :meth:`latentsync.jobs.webhooks.WebhookSender.send`.
-        app_version: as above.
+        app_version: version for which workers dequeue.
     """
 
     @DBOS.step(name=f"{_WEBHOOK_WORKFLOW}-once")
-    def send_once(notice: dict[str, Any], attempt: int) -> float | None:
-        return send(WebhookMessage(**notice), attempt)
+    def send_once(message: dict[str, Any], attempt: int) -> float | None:
+        return send(WebhookMessage(**message), attempt)
 
     @DBOS.workflow(name=_WEBHOOK_WORKFLOW, max_recovery_attempts=None)
-    def send_webhook(notice: dict[str, Any], attempt: int) -> None:
-        wait_s = send_once(notice, attempt)
+    def send_webhook(message: dict[str, Any], attempt: int) -> None:
+        wait_s = send_once(message, attempt)
         if wait_s is not None:
-            options = _options(WebhookMessage(**notice), attempt + 1, app_version)
+            options = _options(WebhookMessage(**message), attempt + 1, app_version)
             options["delay_seconds"] = wait_s
-            DBOS.enqueue_workflow_with_options(options, notice, attempt + 1)
+            DBOS.enqueue_workflow_with_options(options, message, attempt + 1)
 
 
-def open_webhooks() -> None:
-    """Begin to take notices from the line, after DBOS's launch."""
+def start_webhooks() -> None:
+    """Start to dequeue webhook deliveries; call it after DBOS is launched."""
     DBOS.register_queue(
         WEBHOOKS,
-        worker_concurrency=_AT_ONCE,
-        partition_worker_concurrency=_AT_ONCE_PER_HOST,
+        worker_concurrency=_CONCURRENCY,
+        partition_worker_concurrency=_CONCURRENCY_PER_RECEIVER,
         polling_interval_sec=_POLL_WEBHOOKS_EVERY_S,
         on_conflict="always_update",
     )
 
 
-def _options(notice: WebhookMessage, attempt: int, app_version: str) -> EnqueueOptions:
+def _options(message: WebhookMessage, attempt: int, app_version: str) -> EnqueueOptions:
     return {
         "workflow_name": _WEBHOOK_WORKFLOW,
         "queue_name": WEBHOOKS,
-        "workflow_id": f"{notice.id}_{attempt}",
+        "workflow_id": f"{message.id}_{attempt}",
         "app_version": app_version,
-        "queue_partition_key": httpx.URL(notice.url).host,
+        "queue_partition_key": httpx.URL(message.url).host,
     }
 
 
@@ -151,24 +151,24 @@ _CANCELED = (
 )
 
 
-def tame_queue_log() -> None:
-    """Let DBOS log warnings as the rest of the process does, without what is no fault."""
-    line = logging.getLogger("dbos")
-    line.setLevel(logging.WARNING)
-    line.handlers = [logging.NullHandler()]  # DBOS adds one of its own only where there is none
-    line.propagate = True
-    if _is_news not in line.filters:
-        line.addFilter(_is_news)
+def configure_dbos_logging() -> None:
+    """Log the warnings of DBOS like those of this package, without expected events."""
+    dbos_logger = logging.getLogger("dbos")
+    dbos_logger.setLevel(logging.WARNING)
+    dbos_logger.handlers = [logging.NullHandler()]  # DBOS adds a handler only if there is none
+    dbos_logger.propagate = True
+    if _should_log not in dbos_logger.filters:
+        dbos_logger.addFilter(_should_log)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Tell whether a record is to be logged as it is.
+def _should_log(record: logging.LogRecord) -> bool:
+    """Return whether to log a record of DBOS.
 
-    A database that is away for a while is said once, in one line. A job that is canceled in the
-    moment in which a worker takes it is no failure of anything.
+    An unreachable database is logged once by this package. A job that is canceled while a worker
+    dequeues it is not an error.
     """
-    told = record.exc_info[1] if record.exc_info else None
-    error = told or sys.exc_info()[1]  # which DBOS may have made a part of its text
+    logged = record.exc_info[1] if record.exc_info else None
+    error = logged or sys.exc_info()[1]  # DBOS sometimes puts the error only into the text
     if error is None:
         return True
     return not isinstance(error, _CANCELED) and log_database_error(error) is None
@@ -176,30 +176,49 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 _JOBS = "latentsync-jobs"
 _JOB_WORKFLOW = "latentsync-run-job"
-# Of the workflow below, not of this package: jobs of the version before must be found after an
-# update, so it changes only when the workflow itself does.
+# Version of the workflow below, not of this package: workers must dequeue jobs that an earlier
+# version enqueued, so it changes only with the workflow itself.
 _WORKFLOW_VERSION = "1"
-_POLL_JOBS_EVERY_S = 0.1  # how soon a free worker sees a new job; each look costs it 2 ms
+_POLL_JOBS_EVERY_S = 0.1  # how soon a free worker sees a new job; a poll takes 2 ms
+
+
+@dataclass(frozen=True)
+class PendingWorkflow:
+    """A workflow that was dequeued and has not ended.
+
+    Attributes:
+        id: of a job, or of one attempt to deliver a webhook.
+        worker: name of the worker that dequeued it.
+        queue: name of its queue.
+    """
+
+    id: str
+    worker: str
+    queue: str
+
+    @property
+    def is_job(self) -> bool:
+        return self.queue == _JOBS
 
 
 class JobQueue:
-    """Puts jobs into the line; for processes that run none.
+    """Enqueues and manages jobs, without running any.
 
     Args:
-        engine: the database of jobs, in which the line lies, too.
+        engine: of the jobs database, which also holds the queue.
         public_url: address of the server, for webhooks.
     """
 
     def __init__(self, engine: sa.Engine, public_url: str | None = None) -> None:
-        prepare_line(engine)
+        migrate_queue(engine)
         self._client = DBOSClient(
             system_database_engine=engine,
-            retry_connection_errors=False,  # callers hear at once that the database is away
+            retry_connection_errors=False,  # callers get the error at once
         )
         self.webhooks = WebhookQueue(self._client, _WORKFLOW_VERSION, public_url)
 
     def put(self, connection: sa.Connection, job: NewJob, number: int) -> None:
-        """Put a job into the line at its number, as part of the connection's transaction."""
+        """Enqueue a job with its number as priority, as part of the connection's transaction."""
         self._client.enqueue_in_transaction(
             connection,
             {
@@ -212,53 +231,59 @@ class JobQueue:
             job.id,
         )
 
-    def requeue(self, job_id: str) -> None:
-        """Hand a job to whoever is free, because the worker that had it is gone."""
-        try:
-            self._client.resume_workflow(job_id, queue_name=_JOBS)
-        except error.DBOSNonExistentWorkflowError:  # somebody has just forgotten the job
-            logging.getLogger(__name__).info("job %s is no longer in the line", job_id)
-
-    def give_back(self, worker: str) -> None:
-        """Put the jobs that a worker left unfinished into the line again, at their old places.
-
-        Called before that worker takes any other: DBOS would do it beside that, and what came
-        later could be begun first.
-        """
-        left = self._client.list_workflows(
-            queue_name=_JOBS, status="PENDING", executor_id=worker, load_input=False
+    def pending(self, worker: str | None = None) -> list[PendingWorkflow]:
+        """Return the workflows that a worker, or any worker, has dequeued and not ended."""
+        found = self._client.list_workflows(
+            status="PENDING", executor_id=worker, load_input=False, load_output=False
         )
-        for workflow in left:
-            self.requeue(workflow.workflow_id)
+        return [
+            PendingWorkflow(one.workflow_id, one.executor_id, one.queue_name)
+            for one in found
+            if one.executor_id is not None and one.queue_name is not None
+        ]
+
+    def recover(self, workflow: PendingWorkflow) -> bool:
+        """Put a workflow back into its queue, at its old priority.
+
+        Returns:
+            False if it has ended, is deleted, or is not that worker's any more: if several
+            processes recover one workflow, only one of them does.
+        """
+        # What DBOS itself does for each workflow of an executor that it recovers. DBOS's public
+        # resume_workflow has no such condition: it also requeues what another worker runs by now.
+        return self._client._sys_db.reenqueue_for_recovery(
+            workflow.id, [workflow.worker], workflow.queue
+        )
 
     def take_out(self, job_id: str) -> None:
-        """Take a job that is no longer wanted out of the line."""
+        """Remove a canceled job from the queue."""
         self._client.cancel_workflow(job_id)
 
-    def forget(self, job_ids: Sequence[str]) -> None:
-        """Remove what the line still knows of jobs that have ended."""
+    def delete(self, job_ids: Sequence[str]) -> None:
+        """Delete the workflows of jobs that have ended."""
         self._client.delete_workflows(list(job_ids))
 
     def is_at_work(self, job_id: str) -> bool:
-        """Tell whether a worker has taken the job from the line and not yet let go of it."""
+        """Return whether a worker has dequeued the job and its workflow has not ended."""
         taken = self._client.list_workflows(
             workflow_ids=[job_id], status="PENDING", load_input=False, load_output=False
         )
         return bool(taken)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connections to the database."""
         self._client.destroy()
 
 
 class QueueConsumer:
-    """Takes jobs from the line, one after the other, in a worker's process.
+    """Dequeues jobs, one at a time, and webhook deliveries, in a worker process.
 
     Args:
-        engine: as above.
-        worker: name of this worker, the same after a restart: what it left is handed to it again.
-        run: called with a job's id, in a thread; returns when the job needs no more work here.
-        send: makes one attempt to send a webhook, in a thread, beside the jobs.
+        engine: of the jobs database.
+        worker: name of this worker, which it keeps after a restart; DBOS's executor id.
+        run: called with a job's id, in a thread; returns when the job has ended or has been taken
+            over by another worker.
+        send: makes one attempt to deliver a webhook, in a thread of its own.
     """
 
     def __init__(
@@ -274,7 +299,7 @@ class QueueConsumer:
         }
         DBOS(config=config)
 
-        # How often a job may be begun is the record's business, not the line's.
+        # Attempts are counted in the jobs table; DBOS counts every time it dequeues.
         @DBOS.workflow(name=_JOB_WORKFLOW, max_recovery_attempts=None)
         def run_job(job_id: str) -> None:
             run(job_id)
@@ -282,8 +307,8 @@ class QueueConsumer:
         register_sending(send, _WORKFLOW_VERSION)
         DBOS.listen_queues([_JOBS, WEBHOOKS])
 
-    def open(self) -> None:
-        """Begin to take jobs."""
+    def start(self) -> None:
+        """Start to dequeue."""
         DBOS.launch()
         DBOS.register_queue(
             _JOBS,
@@ -291,10 +316,10 @@ class QueueConsumer:
             polling_interval_sec=_POLL_JOBS_EVERY_S,
             on_conflict="always_update",
         )
-        open_webhooks()
+        start_webhooks()
 
 
-def prepare_line(engine: sa.Engine) -> None:
-    """Make or update the line's own tables."""
-    tame_queue_log()
+def migrate_queue(engine: sa.Engine) -> None:
+    """Create or update the tables of DBOS."""
+    configure_dbos_logging()
     DBOS.migrate(engine.url.render_as_string(hide_password=False))

@@ -1,4 +1,4 @@
-"""What is kept for how long and how much of it: results, media of jobs, uploads nobody used."""
+"""Deletes expired results, media and uploads, and keeps storage within its limit."""
 
 import time
 from collections.abc import Callable, Collection
@@ -14,22 +14,22 @@ from latentsync.jobs.storage import INPUTS, RESULTS, UPLOADS, Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 
-STRAY_S = 3600.0  # a file that belongs to no job after so long never will
+STRAY_S = 3600.0  # a file that belongs to no job after so long is an orphan
 _FINAL = [status for status in JobStatus if status.is_final]
-_AT_ONCE = 200
+_BATCH = 200
 
 
 class Retention:
-    """Removes what is too old, and the oldest results when all of it is too much.
+    """Deletes what has expired, and the oldest results when storage exceeds its limit.
 
-    A job is forgotten after its files are gone, so that a kill in between leaves nothing behind:
-    the next round finds the job again.
+    A job's row is deleted after its files: after a crash in between, the next run finds the job
+    again.
 
     Args:
-        store: the record.
-        queue: to the line.
-        files: the stored files.
-        settings: how long and how much is kept.
+        store: of the jobs.
+        queue: of the jobs.
+        files: storage of media, results and uploads.
+        settings: retention times and the storage limit.
         clock: seconds since 1970.
     """
 
@@ -48,17 +48,17 @@ class Retention:
         self._clock = clock
 
     def cleanup(self) -> None:
-        """Make one round."""
+        """Delete everything that is due now."""
         before = self._clock() - self._settings.keep_results_s
         while expired := self._ended(jobs.c.finished_at < before):
             self._forget(expired)
         self._remove_older(UPLOADS, before)
         self._remove_excess()
-        self._remove_older(INPUTS, self._clock() - STRAY_S, besides=self._folders_in_use)
-        self._remove_older(RESULTS, self._clock() - STRAY_S, besides=self._known)
+        self._remove_older(INPUTS, self._clock() - STRAY_S, needed=self._folders_in_use)
+        self._remove_older(RESULTS, self._clock() - STRAY_S, needed=self._known)
 
     def _remove_excess(self) -> None:
-        """Forget the jobs that ended first until the rest is no more than allowed."""
+        """Delete the jobs that ended first until storage is within its limit."""
         excess = stored_bytes(self._store, self._files) - self._settings.max_stored_bytes
         while excess > 0 and (oldest := self._ended(jobs.c.result_bytes > 0)):
             chosen = []
@@ -73,33 +73,33 @@ class Retention:
         self,
         folder: str,
         before: float,
-        besides: Callable[[Collection[str]], Collection[str]] | None = None,
+        needed: Callable[[Collection[str]], Collection[str]] | None = None,
     ) -> None:
-        """Remove what lies in a folder and was last changed before this time.
+        """Delete the entries of a folder that were last changed before a time.
 
         Args:
             folder: RESULTS, INPUTS or UPLOADS.
             before: seconds since 1970.
-            besides: returns those of the given names that are needed, however old they are.
+            needed: returns those of the given names that must be kept.
         """
         changed_at = self._files.below(folder)
         old = {name for name in changed_at if changed_at[name] < before}
         if not old:
             return
-        for name in old.difference(besides(old) if besides else ()):
+        for name in old.difference(needed(old) if needed else ()):
             self._files.remove(f"{folder}/{name}")
 
     def _ended(self, condition: sa.ColumnElement[bool]) -> list[Job]:
-        """Return some of the ended jobs, those first that ended first."""
+        """Return a batch of ended jobs, in the order in which they ended."""
         chosen = sa.select(jobs).where(jobs.c.status.in_(_FINAL), condition)
-        return self._store.select(chosen.order_by(jobs.c.finished_at).limit(_AT_ONCE))
+        return self._store.select(chosen.order_by(jobs.c.finished_at).limit(_BATCH))
 
     def _forget(self, ended: Collection[Job]) -> None:
         for job in ended:
             remove_media(self._files, job)
             self._files.remove(f"{RESULTS}/{job.id}")
         gone = [job.id for job in ended]
-        self._queue.forget(gone)
+        self._queue.delete(gone)
         with self._store.engine.begin() as connection:
             connection.execute(events.delete().where(events.c.job_id.in_(gone)))
             numbers = [job.number for job in ended]
@@ -110,11 +110,11 @@ class Retention:
         return {key.split("/")[1] for job in unfinished for key in stored_keys(job.request)}
 
     def _known(self, names: Collection[str]) -> set[str]:
-        """Return those of the names that are ids of jobs."""
+        """Return the names that are ids of jobs."""
         ids, known = sorted(names), set[str]()
         with self._store.engine.connect() as connection:
-            for start in range(0, len(ids), _AT_ONCE):
-                some = ids[start : start + _AT_ONCE]
+            for start in range(0, len(ids), _BATCH):
+                some = ids[start : start + _BATCH]
                 known.update(
                     connection.execute(sa.select(jobs.c.id).where(jobs.c.id.in_(some))).scalars()
                 )
@@ -122,6 +122,6 @@ class Retention:
 
 
 def remove_media(files: Storage, job: Job | NewJob) -> None:
-    """Remove the media that were stored for a job; once it has ended nobody reads them."""
+    """Delete the media stored for a job; they are not needed after its end."""
     for folder in stored_folders(job.request):
         files.discard(folder)

@@ -1,9 +1,7 @@
-"""The record of all jobs: what every process agrees on.
+"""Jobs and their events in the database.
 
-Each change is one statement with its condition in it, so two processes that believe they own a job
-cannot both be right: only the latest attempt of a job that is still running may report or finish.
-
-Jobs as rows of the record, and the statements that are run most.
+Each change is one statement that contains its condition. If two processes believe they own a job,
+only one of them can change it: the one with the latest attempt.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from latentsync.jobs.database import events, jobs
 from latentsync.jobs.models import Job, JobError, JobEvent, JobStatus, NewJob, Webhook
 
 RUNNING = (JobStatus.QUEUED, JobStatus.PROCESSING)
-POSITION = "position"  # the column of LOOK beside a job's own
+POSITION = "position"  # column that LOOK adds to a job's own
 _COLUMNS = jobs.c.keys()
 
 
@@ -34,28 +32,28 @@ def _look() -> sa.Select[Any]:
     return sa.select(jobs, position).where(jobs.c.id == sa.bindparam("job_id"))
 
 
-# Put together once, because that takes longer than to run them.
+# Built once: building them takes longer than running them.
 LOOK = _look()
 LOAD = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.input_bytes), 0)).where(
     jobs.c.owner == sa.bindparam("owner"), jobs.c.status.in_(RUNNING)
 )
-# Numbers rise in the order of the given rows, and the answer has that order, too.
+# Numbers increase in the order of the given rows, and the result has the same order.
 INSERT = jobs.insert().returning(*jobs.c, sort_by_parameter_order=True)
 
 
 def row_of(job: NewJob, created_at: float) -> dict[str, Any]:
-    """Return a new job as a row; seconds since 1970."""
+    """Return the row of a new job; created_at is in seconds since 1970."""
     webhook = None if job.webhook is None else asdict(job.webhook)
     own = {name: value for name, value in vars(job).items() if name != "entry"}
     return {**own, "webhook": webhook, "status": JobStatus.QUEUED, "created_at": created_at}
 
 
 def job_of(row: sa.Row[Any]) -> Job:
-    """Return the job of a row that has all columns of a job, and perhaps more."""
+    """Return the job in a row with at least the columns of a job."""
     values = {name: row._mapping[name] for name in _COLUMNS}
     webhook, error = values.pop("webhook"), values.pop("error")
     if webhook is not None:
-        # Jobs of earlier versions were recorded without the address.
+        # Earlier versions did not store base_url.
         webhook = Webhook(webhook["url"], tuple(webhook["events"]), webhook.get("base_url"))
     return Job(
         **{**values, "status": JobStatus(values["status"])},
@@ -87,20 +85,20 @@ class Finished:
 
 @dataclass(frozen=True)
 class Load:
-    """What an owner has waiting or running."""
+    """Queued and running jobs of an owner."""
 
     jobs: int
     input_bytes: int
 
 
 class JobStore:
-    """Reads and writes the record; safe to call from many threads and processes.
+    """Reads and writes jobs; safe to use from many threads and processes.
 
     Args:
         engine: from :func:`latentsync.jobs.database.open_database`.
         clock: seconds since 1970.
-        announce: called with a job that ends, within the transaction that ends it: what it writes
-            there holds exactly when the end does.
+        announce: called with each job that ends, within the transaction that ends it, so that both
+            commit together.
     """
 
     def __init__(
@@ -116,16 +114,16 @@ class JobStore:
     def insert(
         self, connection: sa.Connection, new: Sequence[NewJob], alongside: Alongside
     ) -> list[Job]:
-        """Record jobs, all or none, as part of the connection's transaction.
+        """Insert jobs, all or none, as part of the connection's transaction.
 
         Args:
             connection: with a transaction of :attr:`engine`.
             new: the jobs.
-            alongside: called for each, with its number, within the same transaction: what it
-                writes there holds exactly when the record does.
+            alongside: called for each job with its number, within the same transaction, so that
+                both commit together.
 
         Raises:
-            IntegrityError: an id or an owner's idempotency key is taken.
+            IntegrityError: an id or an owner's idempotency key is already used.
         """
         if not new:
             return []
@@ -139,7 +137,7 @@ class JobStore:
         return added
 
     def named_alike(self, connection: sa.Connection, new: Sequence[NewJob]) -> list[Job]:
-        """Return the jobs that have the id or the owner's idempotency key of one of these."""
+        """Return the stored jobs with the id or the owner's idempotency key of one of these."""
         keys = {(job.owner, job.idempotency_key) for job in new if job.idempotency_key is not None}
         named = [jobs.c.id.in_([job.id for job in new])]
         if keys:
@@ -147,21 +145,21 @@ class JobStore:
         return [job_of(row) for row in connection.execute(sa.select(jobs).where(sa.or_(*named)))]
 
     def get(self, job_id: str) -> Job | None:
-        """Return the job, whoever owns it."""
+        """Return the job of any owner."""
         return self._one(jobs.c.id == job_id)
 
     def look(self, job_id: str) -> tuple[Job, int | None] | None:
-        """Return the job and its :meth:`position`, both as they are at one moment."""
+        """Return the job and its :meth:`position`, read together."""
         with self.engine.connect() as connection:
             row = connection.execute(LOOK, {"job_id": job_id}).first()
         return None if row is None else (job_of(row), row._mapping[POSITION])
 
     def find_submission(self, owner: str, idempotency_key: str) -> Job | None:
-        """Return the job that was handed in under this key."""
+        """Return the job that was submitted with this key."""
         return self._one(jobs.c.owner == owner, jobs.c.idempotency_key == idempotency_key)
 
     def select(self, chosen: sa.Select[Any]) -> list[Job]:
-        """Return the jobs that a query for whole rows of jobs finds."""
+        """Return the jobs found by a query that selects whole rows of jobs."""
         with self.engine.connect() as connection:
             return [job_of(row) for row in connection.execute(chosen)]
 
@@ -176,10 +174,10 @@ class JobStore:
         """Return an owner's jobs, latest first.
 
         Args:
-            owner: whose.
-            status: only those in this state.
-            before: only those with a smaller number.
-            limit: at most so many.
+            owner: of the jobs.
+            status: only jobs in this state.
+            before: only jobs with a smaller number.
+            limit: maximum number of jobs.
         """
         chosen = sa.select(jobs).where(jobs.c.owner == owner)
         if status is not None:
@@ -195,20 +193,13 @@ class JobStore:
             created_at = connection.execute(chosen).scalar()
         return 0.0 if created_at is None else max(0.0, self._clock() - created_at)
 
-    def waiting(self, limit: int = 1000, *, waited_s: float = 0.0) -> list[Job]:
-        """Return the queued jobs of all owners in their order.
-
-        Args:
-            limit: at most so many.
-            waited_s: only those that were handed in so long ago.
-        """
-        chosen = sa.select(jobs).where(
-            jobs.c.status == JobStatus.QUEUED, jobs.c.created_at <= self._clock() - waited_s
-        )
+    def waiting(self, limit: int = 1000) -> list[Job]:
+        """Return at most so many of the queued jobs of all owners, in their order."""
+        chosen = sa.select(jobs).where(jobs.c.status == JobStatus.QUEUED)
         return self.select(chosen.order_by(jobs.c.number).limit(limit))
 
     def position(self, job: Job) -> int | None:
-        """Return how many jobs are ahead in the line: 0 is next; None unless it is queued."""
+        """Return the number of jobs ahead in the queue, 0 for the next; None unless queued."""
         if job.status is not JobStatus.QUEUED:
             return None
         ahead = sa.select(sa.func.count()).where(
@@ -218,25 +209,25 @@ class JobStore:
             return int(connection.execute(ahead).scalar_one())
 
     def count(self) -> dict[JobStatus, int]:
-        """Return how many jobs are in each state."""
+        """Return the number of jobs in each state."""
         counted = sa.select(jobs.c.status, sa.func.count()).group_by(jobs.c.status)
         with self.engine.connect() as connection:
             found = {JobStatus(status): number for status, number in connection.execute(counted)}
         return {status: found.get(status, 0) for status in JobStatus}
 
     def load(self, owner: str, within: sa.Connection | None = None) -> Load:
-        """Return what an owner has waiting or running.
+        """Return the queued and running jobs of an owner.
 
         Args:
-            owner: whose.
-            within: connection whose transaction shall see it; by default one of its own.
+            owner: of the jobs.
+            within: connection in whose transaction to read; by default a new one.
         """
         with nullcontext(within) if within else self.engine.connect() as connection:
             number, size_bytes = connection.execute(LOAD, {"owner": owner}).one()
         return Load(int(number), int(size_bytes))
 
     def begin(self, job_id: str, host: str) -> Job | None:
-        """Begin the next attempt; None if the job needs none any more."""
+        """Begin the next attempt; None if the job has ended or does not exist."""
         now = self._clock()
         with self.engine.begin() as connection:
             row = connection.execute(
@@ -257,13 +248,13 @@ class JobStore:
             if row is None:
                 return None
             data = {"status": JobStatus.PROCESSING, "attempt": row.attempts}
-            _tell(connection, job_id, now, "status", data)
+            _add_event(connection, job_id, now, "status", data)
         return job_of(row)
 
     def report(
         self, job: Job, stage: str, fraction: float, frames_done: int, frames_total: int
     ) -> bool:
-        """Note how far an attempt is; returns whether it is still the one that counts."""
+        """Save the progress of an attempt; returns whether it is still the current one."""
         values = {
             "stage": stage,
             "fraction": fraction,
@@ -273,20 +264,20 @@ class JobStore:
         with self.engine.begin() as connection:
             changed = connection.execute(_current(job).values(**values)).rowcount
             if changed:
-                _tell(connection, job.id, self._clock(), "progress", values)
+                _add_event(connection, job.id, self._clock(), "progress", values)
         return bool(changed)
 
     def log(self, job: Job, *lines: str) -> None:
-        """Add lines to the job's log; not if it has ended or its next attempt has begun."""
+        """Append lines to the job's log unless it has ended or its next attempt has begun."""
         running = (jobs.c.status.in_(RUNNING), jobs.c.attempts == job.attempts)
         counts = sa.select(jobs.c.id).where(jobs.c.id == job.id, *running).with_for_update()
         with self.engine.begin() as connection:
             if connection.execute(counts).first() is not None:
                 for line in lines:
-                    _tell(connection, job.id, self._clock(), "log", {"line": line})
+                    _add_event(connection, job.id, self._clock(), "log", {"line": line})
 
     def finish(self, job: Job, finished: Finished) -> bool:
-        """End a job; returns False if another attempt has begun or it has ended already."""
+        """End a job; returns False if it has ended already or another attempt has begun."""
         now = self._clock()
         values: dict[str, Any] = {
             "status": finished.status,
@@ -296,23 +287,25 @@ class JobStore:
             "result_bytes": finished.result_bytes,
             "details": finished.details,
         }
-        whole = _whole(finished)
+        progress = _final_progress(finished)
         with self.engine.begin() as connection:
-            ended = _current(job).values(**values, **whole).returning(*jobs.c)
+            ended = _current(job).values(**values, **progress).returning(*jobs.c)
             row = connection.execute(ended).first()
             if row is not None:
-                if whole:
-                    _tell(connection, job.id, now, "progress", {"stage": row.stage, **whole})
+                if progress:
+                    _add_event(
+                        connection, job.id, now, "progress", {"stage": row.stage, **progress}
+                    )
                 data = {"status": finished.status, "error": values["error"]}
-                _tell(connection, job.id, now, "status", data)
+                _add_event(connection, job.id, now, "status", data)
                 self._announce(connection, job_of(row))
         return row is not None
 
     def cancel(self, job_id: str, *, running: bool = True) -> Job | None:
-        """Cancel a waiting job at once; ask a running one to stop. None if there is no such job.
+        """Cancel a queued job at once; ask a running one to stop. None if there is no such job.
 
         Args:
-            job_id: which.
+            job_id: of the job.
             running: False leaves a running job alone.
         """
         now = self._clock()
@@ -324,7 +317,7 @@ class JobStore:
                 .returning(*jobs.c)
             ).first()
             if row is not None:
-                _tell(connection, job_id, now, "status", {"status": JobStatus.CANCELED})
+                _add_event(connection, job_id, now, "status", {"status": JobStatus.CANCELED})
                 self._announce(connection, job_of(row))
             elif running:
                 connection.execute(
@@ -335,14 +328,14 @@ class JobStore:
         return self.get(job_id)
 
     def is_wanted(self, job: Job) -> bool:
-        """Tell whether an attempt shall go on: it is the latest, and nobody asked it to stop."""
+        """Return whether an attempt should go on: it is current and was not asked to stop."""
         chosen = sa.select(jobs.c.cancel_requested).where(*_is_current(job))
         with self.engine.connect() as connection:
             asked_to_stop = connection.execute(chosen).scalar_one_or_none()
         return asked_to_stop is False
 
     def events(self, job_id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
-        """Return what happened to a job after the event with this number, in order."""
+        """Return the events of a job after the one with this number, in order."""
         chosen = (
             sa.select(events)
             .where(events.c.job_id == job_id, events.c.number > after)
@@ -354,18 +347,12 @@ class JobStore:
         return [JobEvent(row.number, row.job_id, row.at, row.kind, row.data) for row in rows]
 
     def processing(self) -> list[Job]:
-        """Return the jobs that are at work, or were when their worker died, in their order."""
+        """Return the jobs with an attempt that has not ended, in their order."""
         chosen = sa.select(jobs).where(jobs.c.status == JobStatus.PROCESSING)
         return self.select(chosen.order_by(jobs.c.number))
 
-    def claim(self, job: Job, host: str) -> bool:
-        """Take over an abandoned job; of several workers that try, one may."""
-        with self.engine.begin() as connection:
-            mine = _current(job).where(jobs.c.host == job.host).values(host=host)
-            return bool(connection.execute(mine).rowcount)
-
-    def hand_back(self, job: Job) -> None:
-        """Undo the beginning of an attempt that was stopped for reasons that are not the job's."""
+    def undo_attempt(self, job: Job) -> None:
+        """Uncount an attempt that was stopped for reasons unrelated to the job."""
         with self.engine.begin() as connection:
             connection.execute(_current(job).values(attempts=job.attempts - 1, started_at=None))
 
@@ -379,8 +366,8 @@ def _announce_nothing(_connection: sa.Connection, _ended: Job) -> None:
     pass
 
 
-def _whole(finished: Finished) -> dict[str, Any]:
-    """Return the progress of a succeeded job: the last that was reported may be a bit behind."""
+def _final_progress(finished: Finished) -> dict[str, Any]:
+    """Return the final progress of a succeeded job; the last report may be slightly behind."""
     if finished.status is not JobStatus.SUCCEEDED:
         return {}
     frames = (finished.details or {}).get("frames", 0)
@@ -389,18 +376,18 @@ def _whole(finished: Finished) -> dict[str, Any]:
 
 def _is_current(job: Job) -> tuple[sa.ColumnElement[bool], ...]:
     return (
-        jobs.c.number == job.number,  # the id may be another job's once this one is erased
+        jobs.c.number == job.number,  # the id may belong to another job once this one is erased
         jobs.c.status == JobStatus.PROCESSING,
         jobs.c.attempts == job.attempts,
     )
 
 
 def _current(job: Job) -> sa.Update:
-    """Return an update that touches the job only if this attempt is the one that counts."""
+    """Return an update that applies only if this attempt is the current one."""
     return jobs.update().where(*_is_current(job))
 
 
-def _tell(
+def _add_event(
     connection: sa.Connection, job_id: str, at: float, kind: str, data: dict[str, Any]
 ) -> None:
     connection.execute(events.insert().values(job_id=job_id, at=at, kind=kind, data=data))

@@ -1,9 +1,8 @@
-"""Webhooks: who is told of a job's end, in which words, and how, by the Standard Webhooks rules.
+"""Webhooks: messages, signing and sending as Standard Webhooks describes, and delivery state.
 
-A notice is written when its job ends and stays the same however often it is sent: receivers drop
-doubles by ``webhook-id`` and trust a notice by ``webhook-signature``.
-
-How far the word of a job's end is: an event of the job for every attempt to tell it.
+A message is written when its job ends and stays the same at every attempt: receivers drop
+duplicates by ``webhook-id`` and verify ``webhook-signature``. Each attempt is stored as an event of
+the job.
 """
 
 import asyncio
@@ -43,15 +42,17 @@ logger = logging.getLogger(__name__)
 Record = Callable[[int, Delivery], None]
 
 _FIELD = "webhook"
-_JITTER = 0.1  # part of a wait, so that notices which failed together do not come back together
+_JITTER = (
+    0.1  # fraction of a delay, so that messages which failed together are not retried together
+)
 
 
 @dataclass(frozen=True)
 class WebhookMessage:
-    """Word of one job's end for one receiver.
+    """Message to one receiver that a job has ended.
 
     Attributes:
-        job_number: of the job.
+        job_number: number of the job.
         id: the same at every attempt.
         url: the receiver's address.
         body: JSON, ``{"type": "prediction.succeeded", "timestamp": …, "data": the prediction}``.
@@ -64,11 +65,11 @@ class WebhookMessage:
 
 
 def check_webhook(webhook: Webhook, settings: Settings) -> None:
-    """Refuse a webhook that could never be called; the rest shows when it is.
+    """Refuse a webhook that can never be called, as far as its address alone shows.
 
     Raises:
-        InvalidField: no http(s) address of good form, or this server signs no webhooks.
-        ForbiddenAddress: the address is spelled out and is not public.
+        InvalidField: not a valid http(s) address, or this server has no secret to sign with.
+        ForbiddenAddress: the address is an IP address or local name that is not public.
     """
     if settings.webhook_secret is None:
         raise InvalidField(
@@ -87,7 +88,7 @@ def check_webhook(webhook: Webhook, settings: Settings) -> None:
 
 
 def _is_private(host: str) -> bool:
-    """Tell whether a host says without being looked up that it is not public."""
+    """Return whether a host is known without a DNS lookup not to be public."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -97,11 +98,11 @@ def _is_private(host: str) -> bool:
 
 
 def message_of(job: Job, public_url: str | None) -> WebhookMessage | None:
-    """Return the notice of a job that has ended; None if nobody wants one.
+    """Return the message for a job that has ended; None if no webhook is to be called.
 
     Args:
-        job: its times and its outcome are complete.
-        public_url: address of the server; by default the one at which the job was handed in.
+        job: with its outcome and times.
+        public_url: address of the server; by default the one to which the job was submitted.
     """
     webhook = job.webhook
     if webhook is None or job.status not in webhook.events or job.finished_at is None:
@@ -118,18 +119,18 @@ def message_of(job: Job, public_url: str | None) -> WebhookMessage | None:
 
 
 def message_id_of(job_number: int, job_id: str) -> str:
-    """Return what the ids of a job's notices begin with."""
-    # The number tells apart two jobs that a caller gave one id, after the first was forgotten.
+    """Return the prefix of the ids of a job's messages."""
+    # The number distinguishes jobs with the same id: it may be used again after a job is deleted.
     return f"msg_{job_number}_{job_id}_"
 
 
 class WebhookSender:
-    """Sends notices, one attempt at a time.
+    """Sends messages, one attempt at a time.
 
     Args:
-        settings: the secret, the time limit, the waits between attempts, the address guard.
-        record: hears how each attempt for the job of a number went.
-        is_erased: tells whether the job of a number is to be forgotten: nothing is sent of it.
+        settings: the secret, the time limit, the retry delays, the address guard.
+        record: called with the job's number and the state after each attempt.
+        is_erased: returns whether the job of a number is being erased; nothing of it is sent then.
     """
 
     def __init__(
@@ -146,135 +147,135 @@ class WebhookSender:
             None if secret is None else standardwebhooks.Webhook(secret.get_secret_value())
         )
 
-    def send(self, notice: WebhookMessage, attempt: int) -> float | None:
-        """Send a notice once. Must not run inside an event loop.
+    def send(self, message: WebhookMessage, attempt: int) -> float | None:
+        """Send a message once. Must not run inside an event loop.
 
         Args:
-            notice: what and where to.
+            message: what to send.
             attempt: counts from 0.
 
         Returns:
-            Seconds after which to try again; None if it has arrived or there is no use.
+            Seconds until the next attempt; None if it was delivered or has failed for good.
         """
-        if self._is_known_erased(notice):
+        if self._is_known_erased(message):
             return None
-        reason = self._try(notice)
+        reason = self._try(message)
         delivery = self._judge(reason, attempt)
         try:
-            self._record(notice.job_number, delivery)
-        except SQLAlchemyError:  # what was sent is sent: only who asks does not see it
-            logger.exception("webhook %s: its state could not be recorded", notice.id)
+            self._record(message.job_number, delivery)
+        except SQLAlchemyError:  # the request was sent; only its state is missing
+            logger.exception("webhook %s: its state could not be saved", message.id)
         if delivery.status == "delivered":
             return None
-        logger.warning("webhook %s: attempt %d: %s", notice.id, attempt + 1, delivery.reason)
+        logger.warning("webhook %s: attempt %d: %s", message.id, attempt + 1, delivery.reason)
         if delivery.status == "failed":
-            logger.error("webhook %s: given up after %d attempts", notice.id, attempt + 1)
+            logger.error("webhook %s: giving up after %d attempts", message.id, attempt + 1)
             return None
-        if self._is_known_erased(notice):  # meanwhile: the next attempt would hold the notice
+        if self._is_known_erased(message):  # meanwhile; the next attempt would contain the message
             return None
         delay_s = self._settings.webhook_retry_delays_s[attempt]
         return delay_s * random.uniform(1.0, 1.0 + _JITTER)
 
-    def _is_known_erased(self, notice: WebhookMessage) -> bool:
-        """Tell whether the job is erased; while the record is away, as far as is known, not.
+    def _is_known_erased(self, message: WebhookMessage) -> bool:
+        """Return whether the job is erased; False while the database is unreachable.
 
-        Housekeeping removes the notices of an erased job whatever is answered here.
+        Maintenance removes the messages of an erased job in any case.
         """
         try:
-            return self._is_erased(notice.job_number)
+            return self._is_erased(message.job_number)
         except SQLAlchemyError as error:
             if log_database_error(error) is None:
                 raise
             return False
 
-    def _try(self, notice: WebhookMessage) -> Exception | None:
-        """Send a notice once; returns why it did not arrive."""
+    def _try(self, message: WebhookMessage) -> Exception | None:
+        """Send a message once; returns why it was not delivered."""
         try:
-            asyncio.run(self._post(notice))
-        except (_NoUse, _Unsent) as error:
+            asyncio.run(self._post(message))
+        except (_Undeliverable, _NotDelivered) as error:
             return error
         except (TimeoutError, httpx.TimeoutException):
             limit_s = self._settings.webhook_timeout_s
-            return _Unsent(f"the receiver did not answer within {limit_s:g} s")
-        except (httpx.HTTPError, gaierror, UnicodeError) as error:  # of the net
-            return _Unsent(reason_of(error))
-        except Exception:  # whatever it was: a notice is lost only after all attempts
-            logger.exception("webhook %s: a defect", notice.id)
-            return _Unsent("sending it failed unexpectedly")
+            return _NotDelivered(f"the receiver did not answer within {limit_s:g} s")
+        except (httpx.HTTPError, gaierror, UnicodeError) as error:  # of the network
+            return _NotDelivered(reason_of(error))
+        except Exception:  # a defect must not lose the message before its last attempt
+            logger.exception("webhook %s: unexpected error", message.id)
+            return _NotDelivered("unexpected error while sending")
         return None
 
     def _judge(self, reason: Exception | None, attempt: int) -> Delivery:
         if reason is None:
             return Delivery("delivered", attempt + 1)
         is_last = attempt >= len(self._settings.webhook_retry_delays_s)
-        is_over = is_last or isinstance(reason, _NoUse)
+        is_over = is_last or isinstance(reason, _Undeliverable)
         return Delivery("failed" if is_over else "pending", attempt + 1, str(reason))
 
-    async def _post(self, notice: WebhookMessage) -> None:
-        """Send the notice and look at the status of the answer, never at its body."""
+    async def _post(self, message: WebhookMessage) -> None:
+        """Send the message and check the status of the response; its body is not read."""
         async with asyncio.timeout(self._settings.webhook_timeout_s):
-            url = parse_address(notice.url)
+            url = parse_address(message.url)
             if not await leads_to_public(url, self._settings):
-                raise _NoUse("the receiver's address is not public")
+                raise _Undeliverable("the receiver's address is not public")
             client = open_guarded_client(self._settings, timeout_s=self._settings.webhook_timeout_s)
-            headers = self._headers(notice)
+            headers = self._headers(message)
             try:
                 async with (
                     client,
-                    client.stream("POST", url, content=notice.body, headers=headers) as answer,
+                    client.stream("POST", url, content=message.body, headers=headers) as answer,
                 ):
                     _check(answer)
             except SSRFProtectionError:
-                raise _NoUse("the receiver's address is not public") from None
+                raise _Undeliverable("the receiver's address is not public") from None
 
-    def _headers(self, notice: WebhookMessage) -> dict[str, str]:
+    def _headers(self, message: WebhookMessage) -> dict[str, str]:
         if self._signer is None:
-            raise _Unsent("this worker has no LATENTSYNC_WEBHOOK_SECRET")
+            raise _NotDelivered("this worker has no LATENTSYNC_WEBHOOK_SECRET")
         now = datetime.now(UTC)
         return {
             "content-type": "application/json",
-            "webhook-id": notice.id,
+            "webhook-id": message.id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": self._signer.sign(notice.id, now, notice.body),
+            "webhook-signature": self._signer.sign(message.id, now, message.body),
         }
 
 
-class _Unsent(Exception):
-    """The notice did not arrive this time."""
+class _NotDelivered(Exception):
+    """This attempt failed; another may succeed."""
 
 
-class _NoUse(Exception):
-    """The notice will never arrive."""
+class _Undeliverable(Exception):
+    """No attempt can succeed."""
 
 
 def _check(answer: httpx.Response) -> None:
     if answer.status_code == HTTPStatus.GONE:
-        raise _NoUse("the receiver wants no more notices (410)")
+        raise _Undeliverable("the receiver accepts no more webhooks (410)")
     if not answer.is_success:
-        raise _Unsent(f"the receiver answered {answer.status_code}")
+        raise _NotDelivered(f"the receiver answered {answer.status_code}")
 
 
 _KIND = "webhook"
 
 
 def record_delivery(engine: sa.Engine, job_number: int, delivery: Delivery) -> None:
-    """Note how an attempt went; nothing of a job that is forgotten.
+    """Save the delivery state after an attempt; nothing if the job has been deleted.
 
     Args:
-        engine: the database of jobs.
-        job_number: which job; ids may have been given to other jobs since.
-        delivery: how far it is now.
+        engine: of the jobs database.
+        job_number: of the job; its id may belong to another job by now.
+        delivery: state after the attempt.
     """
     chosen = sa.select(jobs.c.id).where(jobs.c.number == job_number)
     with engine.begin() as connection:
         job_id = connection.execute(chosen).scalar_one_or_none()
         if job_id is not None:
-            told = {"job_id": job_id, "at": time.time(), "kind": _KIND, "data": asdict(delivery)}
-            connection.execute(events.insert().values(told))
+            event = {"job_id": job_id, "at": time.time(), "kind": _KIND, "data": asdict(delivery)}
+            connection.execute(events.insert().values(event))
 
 
 def find_delivery(engine: sa.Engine, job: Job) -> Delivery | None:
-    """Return how far the word of a job's end is; None if nobody is to hear of it."""
+    """Return the delivery state of a job's webhook; None if it is not to be called."""
     if job.webhook is None:
         return None
     if not job.status.is_final:

@@ -1,4 +1,4 @@
-"""Following one attempt while a device works on it: what is told of it, and when it must stop."""
+"""One attempt at a job: passes it to the child process, saves its progress, enforces its limits."""
 
 import logging
 import time
@@ -17,24 +17,24 @@ from latentsync.worker.runner_process import RunnerLost, RunnerProcess
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.2  # whether the job is still wanted; progress is written as often
-_STOPPING_S = 1.0  # for a run to stop by itself once it is asked to; then its process is killed
+_POLL_EVERY_S = 0.2  # checks for cancellation and saves progress
+_CANCEL_GRACE_S = 1.0  # for a run to stop after a request; then its process is killed
 
 
 class WorkerStopping(Exception):
-    """The worker stops; what it worked on is for others."""
+    """The worker is shutting down; its job is left for other workers."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much patience a job gets.
+    """Limits of a job.
 
     Attributes:
-        attempts: how often a job is begun at most.
-        run_s: how long a run may take from its first sign of life; a job may ask for less.
-        loading_s: how long a device may take until that sign: starting, bringing weights, loading.
-        room_s: how long to wait before the next attempt after one that found no room.
-        full_disk_s: how long a job may wait here, in all, for a disk that others have filled.
+        attempts: maximum number of attempts.
+        run_s: time limit of a run from its first progress report; a job may ask for less.
+        loading_s: time limit until that report: starting, downloading weights, loading.
+        room_s: delay before the next attempt after one that ran out of disk space.
+        full_disk_s: how long, in total, a job may wait here while the disk is full.
     """
 
     attempts: int
@@ -45,15 +45,15 @@ class Limits:
 
 
 class Attempt:
-    """Follows one attempt.
+    """Runs one attempt.
 
     Args:
-        job: as it was begun.
-        key: where the device shall store the result.
-        device: does the work.
-        store: hears of progress, and knows whether the job is still wanted.
-        limits: of time.
-        stopping: set when the worker shall stop.
+        job: as returned by :meth:`JobStore.begin`.
+        key: storage key for the result.
+        device: process that runs the job.
+        store: saves progress and knows about cancellation.
+        limits: of the job.
+        stopping: set when the worker shuts down.
     """
 
     def __init__(
@@ -73,43 +73,43 @@ class Attempt:
         asked_s = job.request["options"]["deadline_s"] or limits.run_s
         self._run_s = min(asked_s, limits.run_s)
         self._loading_s = limits.loading_s
-        self._progress: dict[str, Any] | None = None  # heard, not yet written
-        self._lines: list[str] = []  # likewise
+        self._progress: dict[str, Any] | None = None  # received, not yet saved
+        self._lines: list[str] = []  # log lines, likewise
         self._run_began_at: float | None = None
-        self._asked_at: float | None = None  # when the run was asked to stop
+        self._canceled_at: float | None = None  # when the run was asked to stop
 
-    def follow(self) -> Finished:
-        """Hand the job to the device and return how the attempt ended.
+    def run(self) -> Finished:
+        """Pass the job to the process and return how the attempt ended.
 
         Raises:
-            DeviceLost: the process is gone, and the job is not ended.
-            Stopping: the worker stops.
+            RunnerLost: the process ended without a result.
+            WorkerStopping: the worker is shutting down.
         """
         job = self._job
         self._device.run({"id": job.id, "request": job.request, "output_key": self._key})
-        began_at = looked_at = time.monotonic()
+        began_at = polled_at = time.monotonic()
         while True:
             message = self._receive()
-            if message is not None and (finished := self._hear(message)) is not None:
-                self._write_lines()  # nobody listens any more once the end is written
-                return finished if self._asked_at is None else _CANCELED
+            if message is not None and (finished := self._on_message(message)) is not None:
+                self._write_lines()  # a job that has ended accepts no more lines
+                return finished if self._canceled_at is None else _CANCELED
             now = time.monotonic()
-            if now - looked_at >= _LOOK_EVERY_S:
-                looked_at = now
-                self._look(now)
-            if (finished := self._cut(now, began_at)) is not None:
+            if now - polled_at >= _POLL_EVERY_S:
+                polled_at = now
+                self._poll(now)
+            if (finished := self._exceeded(now, began_at)) is not None:
                 self._device.kill()
                 self._write_lines()
                 return finished
 
     def _receive(self) -> dict[str, Any] | None:
         try:
-            return self._device.receive(_LOOK_EVERY_S)
+            return self._device.receive(_POLL_EVERY_S)
         except RunnerLost:
-            self._write_lines()  # its last words
+            self._write_lines()  # its last lines
             raise
 
-    def _hear(self, message: dict[str, Any]) -> Finished | None:
+    def _on_message(self, message: dict[str, Any]) -> Finished | None:
         if "progress" in message:
             self._progress = message["progress"]
             if self._run_began_at is None:
@@ -128,32 +128,35 @@ class Attempt:
             return Finished(JobStatus.FAILED, error=_job_error(message["error"]))
         return None
 
-    def _look(self, now: float) -> None:
-        """Pass progress and lines on, and the wish to stop."""
+    def _poll(self, now: float) -> None:
+        """Save progress and log lines, and pass on cancellation."""
         if self._stopping.is_set():
             raise WorkerStopping
         with surviving_database_errors(self._job):
-            if (told := self._progress) is not None:
-                done, total = told["frames_done"], told["frames_total"]
-                self._store.report(self._job, told["stage"], told["fraction"], done, total)
+            if (progress := self._progress) is not None:
+                done, total = progress["frames_done"], progress["frames_total"]
+                self._store.report(self._job, progress["stage"], progress["fraction"], done, total)
                 self._progress = None
             self._write_lines()
-            if self._asked_at is None and not self._store.is_wanted(self._job):
-                self._asked_at = now
+            if self._canceled_at is None and not self._store.is_wanted(self._job):
+                self._canceled_at = now
                 self._device.cancel()
 
     def _write_lines(self) -> None:
-        """Write what was heard since the last time, all at once: a run says most of it together."""
+        """Save the received lines in one transaction; a run logs most of them at once."""
         if self._lines:
             with surviving_database_errors(self._job):
                 self._store.log(self._job, *self._lines)
                 self._lines.clear()
 
-    def _cut(self, now: float, began_at: float) -> Finished | None:
-        """Return how the attempt ends if its process must be killed now."""
-        if self._asked_at is not None and now - self._asked_at > _STOPPING_S:
+    def _exceeded(self, now: float, began_at: float) -> Finished | None:
+        """Return how the attempt ends if a limit is exceeded and its process must be killed."""
+        if self._canceled_at is not None and now - self._canceled_at > _CANCEL_GRACE_S:
             return _CANCELED
-        if self._run_began_at is not None and now - self._run_began_at > self._run_s + _STOPPING_S:
+        if (
+            self._run_began_at is not None
+            and now - self._run_began_at > self._run_s + _CANCEL_GRACE_S
+        ):
             return _too_long(self._run_s)
         if self._run_began_at is None and now - began_at > self._loading_s:
             return _too_long(self._loading_s)
@@ -165,13 +168,13 @@ _CANCELED = Finished(JobStatus.CANCELED)
 
 @contextmanager
 def surviving_database_errors(job: Job) -> Iterator[None]:
-    """Let a record that is away or full for a while cost a job at work nothing."""
+    """Keep running through temporary database errors."""
     try:
         yield
     except SQLAlchemyError as error:
         if log_database_error(error) is None:
             raise
-        logger.debug("job %s goes on meanwhile", job.id)
+        logger.debug("job %s continues meanwhile", job.id)
 
 
 def _job_error(error: dict[str, Any]) -> JobError:

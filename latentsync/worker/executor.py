@@ -1,4 +1,4 @@
-"""One job on one device: attempt after attempt until it is ended, and ended once."""
+"""Runs jobs to their end: attempts, retries, and recording the outcome once."""
 
 import logging
 import time
@@ -17,21 +17,21 @@ from latentsync.worker.runner_process import RunnerLost, RunnerProcess
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.2  # while waiting for room: whether the job is still wanted
-_TRY_AGAIN_S = 1.0  # to record an end
+_POLL_EVERY_S = 0.2  # checks for cancellation while waiting
+_RETRY_S = 1.0  # to save an outcome
 
 
 class JobExecutor:
-    """Runs jobs on one device process until each is ended or another worker has taken over.
+    """Runs jobs in one child process until each has ended or another worker has taken over.
 
     Args:
-        store: the record.
-        files: where results go.
-        device: makes them; only one thread may call :meth:`run` at a time.
-        reserve: what must be free on this machine's disks before an attempt begins.
+        store: of the jobs.
+        files: storage of results.
+        device: the child process; only one thread may call :meth:`run` at a time.
+        reserve: disk space that must be free on this machine before an attempt begins.
         host: name of this worker.
-        limits: how much patience a job gets.
-        stopping: set when the worker shall stop; the job at work is handed back then.
+        limits: of each job.
+        stopping: set when the worker shuts down; the running attempt is not counted then.
     """
 
     def __init__(
@@ -53,21 +53,26 @@ class JobExecutor:
         self._stopping = stopping
 
     def run(self, job_id: str) -> None:
-        """Work on a job until it needs no more work here.
+        """Run a job until it has ended or another worker has taken over.
 
         Raises:
-            Stopping: the worker stops; the job is as it was before this attempt.
+            WorkerStopping: the worker is shutting down; the running attempt is not counted.
         """
         full_until = time.monotonic() + self._limits.full_disk_s
         self._wait_for_reserve(job_id, full_until)
-        job = self._begin(job_id, is_taken_up=True)
-        while job is not None and self._another_is_due(job, full_until):
+        job = self._begin(job_id, is_first=True)
+        while job is not None and self._needs_another(job, full_until):
             self._wait_for_reserve(job_id, full_until)
             job = self._begin(job_id)
         self._clear(job_id)
 
-    def _begin(self, job_id: str, *, is_taken_up: bool = False) -> Job | None:
-        """Begin the next attempt, perhaps of a job somebody else had begun; None if none is due."""
+    def _begin(self, job_id: str, *, is_first: bool = False) -> Job | None:
+        """Begin the next attempt; None if none is needed.
+
+        Args:
+            job_id: of the job.
+            is_first: this is the first attempt here; an earlier one was lost with its worker.
+        """
         if self._stopping.is_set():
             raise WorkerStopping
         job = self._store.get(job_id)
@@ -79,18 +84,20 @@ class JobExecutor:
         if job.attempts >= self._limits.attempts:
             self._store.finish(job, _given_up(job.attempts))
             return None
-        if is_taken_up and job.status is JobStatus.PROCESSING and job.started_at is not None:
-            self._store.log(job, "An attempt was broken off with its worker; another one begins.")
+        if is_first and job.status is JobStatus.PROCESSING and job.started_at is not None:
+            self._store.log(
+                job, "The previous attempt was lost with its worker; starting another one."
+            )
         return self._store.begin(job_id, self._host)
 
-    def _another_is_due(self, job: Job, full_until: float) -> bool:
-        """Make one attempt; True if another is due because of the process, disk or store."""
+    def _needs_another(self, job: Job, full_until: float) -> bool:
+        """Make one attempt; True if the process, disk or storage failed and another is needed."""
         key = f"{RESULTS}/{job.id}/{uuid.uuid4().hex}.mp4"
         try:
-            finished = self._follow(job, key)
+            finished = self._attempt(job, key)
         except RunnerLost:
             self._files.remove(key)
-            logger.warning("job %s: attempt %d lost its process", job.id, job.attempts)
+            logger.warning("job %s: attempt %d: its process was lost", job.id, job.attempts)
             self._store.log(job, f"Attempt {job.attempts} lost its process.")
             return self._is_latest(job)
         if _found_no_room(finished):
@@ -108,75 +115,77 @@ class JobExecutor:
         return False
 
     def _end(self, job: Job, finished: Finished, key: str) -> None:
-        """Record how a job ended, however long the record is away: what was made is dear."""
+        """Save the outcome, retrying while the database is unreachable: results are expensive."""
         while True:
             with surviving_database_errors(job):
                 self._store.finish(job, finished)
-                now = self._store.get(job.id)  # tells, too, of a try that came through unheard
+                now = self._store.get(
+                    job.id
+                )  # a commit may have succeeded although its reply was lost
                 break
-            if self._stopping.wait(_TRY_AGAIN_S):
+            if self._stopping.wait(_RETRY_S):
                 raise WorkerStopping
         if now is None or now.result_key != key:
-            self._files.remove(key)  # nobody will ever ask for it
+            self._files.remove(key)  # no job refers to it
 
-    def _follow(self, job: Job, key: str) -> Finished:
-        watch = Attempt(job, key, self._device, self._store, self._limits, self._stopping)
+    def _attempt(self, job: Job, key: str) -> Finished:
+        attempt = Attempt(job, key, self._device, self._store, self._limits, self._stopping)
         try:
-            return watch.follow()
+            return attempt.run()
         except BaseException as error:
-            self._device.kill()  # what it still says of this attempt must not be taken for the next
+            self._device.kill()  # its late messages must not be taken for the next attempt
             if isinstance(error, WorkerStopping):
                 self._files.remove(key)
-                self._store.log(job, "The worker was stopped: this attempt does not count.")
-                self._store.hand_back(job)
+                self._store.log(job, "The worker was stopped; this attempt does not count.")
+                self._store.undo_attempt(job)
             raise
 
     def _wait_for_reserve(self, job_id: str, full_until: float) -> None:
-        """Wait while the disk is full: what was accepted is not lost for it, nor an attempt."""
-        told = False
+        """Wait while the disk is full, so that no attempt is spent on it."""
+        is_logged = False
         while self._reserve.is_short() and time.monotonic() < full_until:
             job = self._store.get(job_id)
             if job is None or job.status.is_final or job.cancel_requested:
                 return
-            if not told:
-                told = True
+            if not is_logged:
+                is_logged = True
                 logger.warning("job %s waits: the disk is full", job_id)
-                self._store.log(job, "The disk is full: the job waits for room.")
-            if self._stopping.wait(_LOOK_EVERY_S):
+                self._store.log(job, "The disk is full; the job waits for free space.")
+            if self._stopping.wait(_POLL_EVERY_S):
                 return
 
     def _excuse(self, job: Job, full_until: float) -> Job:
-        """Return the job as it is after an attempt that found no room.
+        """Return the job as it is after an attempt that ran out of disk space.
 
-        Where others filled the disk the attempt does not count; where the job is too large for
-        the disk it does, or the job would be tried for ever.
+        The attempt is not counted if the disk is full for other reasons. It counts if the job
+        itself is too large, or the job would be retried for ever.
         """
-        self._store.log(job, f"Attempt {job.attempts} found no room on the disk.")
+        self._store.log(job, f"Attempt {job.attempts} ran out of disk space.")
         if not self._reserve.is_short() or time.monotonic() > full_until:
             return job
-        self._store.hand_back(job)
+        self._store.undo_attempt(job)
         return replace(job, attempts=job.attempts - 1)
 
     def _wait_for_room(self, job: Job) -> None:
-        """Give housekeeping time to make room on the disk."""
+        """Give retention time to free disk space."""
         until = time.monotonic() + self._limits.room_s
         while time.monotonic() < until and self._store.is_wanted(job):
-            if self._stopping.wait(_LOOK_EVERY_S):
+            if self._stopping.wait(_POLL_EVERY_S):
                 return
 
     def _wait_for_store(self, job: Job) -> None:
-        """Wait until the store of files answers, however long: only then an attempt makes sense."""
+        """Wait without a limit until storage is reachable; no attempt can succeed before."""
         self._store.log(job, f"Attempt {job.attempts} could not reach the store of files.")
         while self._store.is_wanted(job) and not self._files.answers():
-            if self._stopping.wait(_LOOK_EVERY_S):
+            if self._stopping.wait(_POLL_EVERY_S):
                 return
 
     def _wait_for_folder(self, job: Job) -> None:
-        """Wait until the work folder can be used again, however long, for the same reason."""
+        """Wait without a limit until the working folder can be used again."""
         self._store.log(job, f"Attempt {job.attempts} could not use the working folder.")
         logger.warning("job %s waits: the working folder cannot be used", job.id)
         while self._store.is_wanted(job) and not self._reserve.can_work():
-            if self._stopping.wait(_LOOK_EVERY_S):
+            if self._stopping.wait(_POLL_EVERY_S):
                 return
 
     def _is_latest(self, job: Job) -> bool:
@@ -185,7 +194,7 @@ class JobExecutor:
         return now is not None and (now.number, now.status, now.attempts) == attempt
 
     def _clear(self, job_id: str) -> None:
-        """Remove what an ended job needs no more: its media, and what lost attempts left."""
+        """Delete the media of an ended job, and results of its lost attempts."""
         job = self._store.get(job_id)
         if job is None or not job.status.is_final:
             return
@@ -199,7 +208,7 @@ class JobExecutor:
 
 
 def _given_up(attempts: int) -> Finished:
-    message = f"The process that made the video was lost {attempts} times. Nothing was made."
+    message = f"The process that made the video was lost {attempts} times. There is no result."
     return Finished(JobStatus.FAILED, error=JobError("WORKER_LOST", message, 500))
 
 

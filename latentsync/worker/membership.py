@@ -1,6 +1,6 @@
-"""Registry of live workers and their device memory; locks on worker names.
+"""Registered workers: heartbeats, the state of their devices, and the lock on a worker's name.
 
-A name belongs to one worker per database: a second one would take the first one's jobs.
+A name belongs to one worker at a time: a second worker of the same name would take its jobs.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ from latentsync.workspace import take_lock
 
 logger = logging.getLogger(__name__)
 
-_FORGET_S = 86_400.0  # after which a dead worker's name is removed
+_FORGET_S = 86_400.0  # after which the row of a dead worker is deleted
 _POLL_NAME_EVERY_S = 0.5  # while waiting for a heartbeat of another holder of the name
 
 
 class NameLost(Exception):
-    """This worker missed so many heartbeats that another one has taken its name."""
+    """This worker sent no heartbeat for so long that another one took its name."""
 
 
 class WorkerRegistry:
     """A worker's view of all workers; for one thread.
 
-    Clocks of different machines are never compared: a worker is live as long as the observer sees
+    Clocks of different machines are not compared: a worker is alive as long as an observer sees
     its heartbeat change.
 
     Args:
-        engine: the database of jobs.
+        engine: of the jobs database.
         name: of this worker.
         clock: monotonic seconds.
     """
@@ -53,8 +53,8 @@ class WorkerRegistry:
         self._clock = clock
         self._heartbeat_at = clock()
         self._holder = ""
-        self._seen: dict[str, tuple[float, float]] = {}  # name: what it wrote, when that changed
-        self._stored: EngineSurvey | None = None  # engines this worker can run, as stored
+        self._seen: dict[str, tuple[float, float]] = {}  # name: heartbeat, when it changed
+        self._saved: EngineSurvey | None = None  # engines of this worker, as stored
 
     def join(
         self,
@@ -62,28 +62,29 @@ class WorkerRegistry:
         wait: Callable[[float], bool],
         engines: EngineSurvey | None = None,
     ) -> bool:
-        """Register this worker's name, once any other holder has missed its heartbeats.
+        """Register under this worker's name, once an earlier holder of it is known to be dead.
 
         Args:
-            holder: of the name. A previous one with the same word is known to be dead.
-            wait: waits for a number of seconds or until this worker is to stop; returns whether it
-                is.
+            holder: identifies this worker; an earlier holder with the same word is dead.
+            wait: waits so many seconds or until this worker is stopped; returns whether it is.
             engines: which ones this worker can run; stored with the name.
 
         Returns:
-            Whether it was registered; False if this worker is to stop.
+            Whether it is registered: False if this worker is stopped.
 
         Raises:
-            InternalError: another worker of this name is live.
+            InternalError: another worker of this name is alive.
         """
         self._holder = holder
-        before = self._written()
+        before = self._stored()
         if before is not None and before[0] != holder:
-            logger.info("another machine has the name %s; waiting for its heartbeat", self._name)
+            logger.info(
+                "the name %s belongs to another machine; waiting for its heartbeat", self._name
+            )
             until = self._clock() + SILENCE_S
-            while (written := self._written()) is not None and self._clock() < until:
-                if written != before:
-                    raise self._taken()
+            while (stored := self._stored()) is not None and self._clock() < until:
+                if stored != before:
+                    raise self._conflict()
                 if wait(_POLL_NAME_EVERY_S):
                     return False
         self._take(before, engines)
@@ -95,33 +96,33 @@ class WorkerRegistry:
         """Write a heartbeat and refresh the list of live workers; call it every few seconds.
 
         Args:
-            memory: of its device; None without a GPU.
-            engines: which ones it can run now; None leaves them unchanged.
+            memory: of the device; None without a GPU.
+            engines: which ones this worker can run now; None keeps the stored ones.
 
         Raises:
-            NameLost: another worker has taken the name.
+            NameLost: another worker has taken the name because this one seemed dead.
         """
-        now, written = self._clock(), time.time()
+        now, sent_at = self._clock(), time.time()
         if now - self._heartbeat_at > SILENCE_S / 2:
-            self._seen.clear()  # this worker was paused and may have missed heartbeats
+            self._seen.clear()  # this worker was suspended and has missed the heartbeats of others
         self._heartbeat_at = now
         with self._engine.begin() as connection:
-            own = {"seen_at": written, **_columns(memory)}
+            own = {"seen_at": sent_at, **_columns(memory)}
             mine = hosts.update().where(*self._is_mine()).values(own)
             if not connection.execute(mine).rowcount:
                 raise NameLost
             self._record_engines(connection, engines)
             rows = connection.execute(sa.select(hosts.c.name, hosts.c.seen_at)).all()
-        self._stored = engines or self._stored
+        self._saved = engines or self._saved
         before = self._seen
         self._seen = {
             name: before[name] if name in before and before[name][0] == seen_at else (seen_at, now)
             for name, seen_at in rows
         }
-        self._forget(written)
+        self._delete_dead(sent_at)
 
     def leave(self) -> None:
-        """Unregister this worker, so that others can take its jobs at once."""
+        """Unregister this worker, so that its jobs are recovered without delay."""
         with self._engine.begin() as connection:
             connection.execute(hosts.delete().where(*self._is_mine()))
 
@@ -130,16 +131,16 @@ class WorkerRegistry:
         since = self._clock() - SILENCE_S
         return {name for name, (_, changed_at) in self._seen.items() if changed_at >= since}
 
-    def _forget(self, now: float) -> None:
-        """Remove workers without a heartbeat for a day; no two clocks differ that much."""
+    def _delete_dead(self, now: float) -> None:
+        """Delete rows of dead workers older than a day, more than clocks can differ."""
         living = self.living()
         for name, (seen_at, _) in self._seen.items():
             if name not in living and seen_at < now - _FORGET_S:
-                silent = hosts.c.name == name, hosts.c.seen_at == seen_at
+                dead = hosts.c.name == name, hosts.c.seen_at == seen_at
                 with self._engine.begin() as connection:
-                    connection.execute(hosts.delete().where(*silent))
+                    connection.execute(hosts.delete().where(*dead))
 
-    def _written(self) -> tuple[str, float] | None:
+    def _stored(self) -> tuple[str, float] | None:
         """Return the holder of this worker's name and its last heartbeat."""
         chosen = sa.select(hosts.c.holder, hosts.c.seen_at).where(hosts.c.name == self._name)
         with self._engine.connect() as connection:
@@ -147,8 +148,8 @@ class WorkerRegistry:
         return None if row is None else (row.holder, row.seen_at)
 
     def _take(self, before: tuple[str, float] | None, engines: EngineSurvey | None) -> None:
-        """Replace the previous row; of several workers that try, one succeeds."""
-        self._stored = None  # deleted with the row
+        """Replace the row read before; if several workers try, one succeeds."""
+        self._saved = None  # deleted together with the row
         try:
             with self._engine.begin() as connection:
                 if before is not None:
@@ -158,12 +159,12 @@ class WorkerRegistry:
                 connection.execute(hosts.insert().values(own))
                 self._record_engines(connection, engines)
         except IntegrityError:
-            raise self._taken() from None
-        self._stored = engines
+            raise self._conflict() from None
+        self._saved = engines
 
     def _record_engines(self, connection: sa.Connection, engines: EngineSurvey | None) -> None:
-        """Store which engines this worker can run, unless that is stored already."""
-        if engines is None or engines == self._stored:
+        """Save which engines this worker can run if that has changed."""
+        if engines is None or engines == self._saved:
             return
         connection.execute(host_engines.delete().where(host_engines.c.name == self._name))
         own = {"name": self._name, "survey": engines.to_json()}
@@ -172,7 +173,7 @@ class WorkerRegistry:
     def _is_mine(self) -> tuple[sa.ColumnElement[bool], ...]:
         return hosts.c.name == self._name, hosts.c.holder == self._holder
 
-    def _taken(self) -> InternalError:
+    def _conflict(self) -> InternalError:
         return InternalError(
             f"A worker named {self._name!r} runs on another machine. Give each its own "
             "LATENTSYNC_WORKER_NAME."
@@ -185,7 +186,7 @@ def _columns(memory: DeviceMemory | None) -> dict[str, int | None]:
     return {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}
 
 
-_PATIENCE_S = 10.0  # for another worker to stop
+_TIMEOUT_S = 10.0  # for a worker that was told to stop
 _POLL_WORKERS_EVERY_S = 0.05
 _HOLDER_BYTES = 32
 
@@ -196,8 +197,8 @@ class HeldName:
 
     Attributes:
         descriptor: of the lock file; closing it releases the name.
-        holder: a random word that stays in the lock file. A registered holder with the same word
-            held the same lock, so it is dead.
+        holder: a random word that stays in the lock file. An earlier holder with the same word is
+            dead, because it held the same lock.
     """
 
     descriptor: int
@@ -205,36 +206,36 @@ class HeldName:
 
 
 def lock_path(settings: Settings, name: str) -> Path:
-    """Return the lock file of a worker's name, which is valid for one database of jobs.
+    """Return the lock file of a worker's name for one jobs database.
 
-    It is next to an SQLite file. Postgres has no folder here, so its address is part of the file's
-    name, and :class:`WorkerRegistry` excludes workers that do not share this file.
+    It lies next to an SQLite file. For Postgres it lies in the work folder and has the hash of the
+    address in its name; workers on other machines are kept apart by the registry in the database.
     """
     address = sa.make_url(settings.jobs_database)
     if address.get_backend_name() == "sqlite" and address.database:
-        record = Path(os.path.realpath(address.database))
-        return record.with_name(f"{record.name}-worker-{_short_hash(name)}.lock")
-    place = (address.host, address.port, address.database, address.query.get("host"))
-    return settings.work_dir / f"worker-{_short_hash(f'{place} {name}')}.lock"
+        database = Path(os.path.realpath(address.database))
+        return database.with_name(f"{database.name}-worker-{_short_hash(name)}.lock")
+    server = (address.host, address.port, address.database, address.query.get("host"))
+    return settings.work_dir / f"worker-{_short_hash(f'{server} {name}')}.lock"
 
 
 def hold_name(
     path: Path,
     name: str,
-    patience_s: float = _PATIENCE_S,
+    patience_s: float = _TIMEOUT_S,
     wait: Callable[[float], bool] | None = None,
 ) -> HeldName | None:
-    """Hold a worker's name until the process ends, however it ends.
+    """Lock a worker's name until the process ends, however it ends.
 
     Args:
         path: of the lock file, from :func:`lock_path`; its folder is created if missing.
         name: of the worker.
-        patience_s: how long to wait for another holder to end.
-        wait: waits for a number of seconds or until this worker is to stop, and returns whether it
-            is; by default it never is.
+        patience_s: how long to wait for another worker to end.
+        wait: waits so many seconds or until this worker is stopped; returns whether it is. By
+            default it never is.
 
     Returns:
-        The name, or None if this worker is to stop.
+        The name, or None if this worker is stopped.
 
     Raises:
         InternalError: another worker of this database has the name.
@@ -257,7 +258,7 @@ def _short_hash(text: str) -> str:
 
 
 def _holder(descriptor: int) -> str:
-    """Return the word in the lock file, written by its first holder."""
+    """Return the word in the lock file, which its first holder wrote."""
     known = os.pread(descriptor, _HOLDER_BYTES, 0)
     if len(known) == _HOLDER_BYTES:
         return known.decode("ascii")

@@ -1,4 +1,4 @@
-"""The parent's side of the process that holds a device."""
+"""The parent's side of the child process that runs jobs on a device."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from contextlib import suppress
 from typing import Any
 
 DEVICE = (sys.executable, "-m", "latentsync.worker.runner_main")
-_GOODBYE_S = 5.0  # after a kill
+_EXIT_TIMEOUT_S = 5.0  # after a kill
 
 
 class RunnerLost(Exception):
-    """The process ended, or spoke nonsense."""
+    """The child exited or broke the protocol."""
 
 
 class RunnerProcess:
-    """One process, started when it is first needed and again after it was lost or killed.
+    """The child process, started when first needed and again after it was lost or killed.
 
     Args:
         command: starts a process that speaks the protocol of :mod:`latentsync.worker.runner_main`
@@ -32,22 +32,22 @@ class RunnerProcess:
         self._connection: socket.socket | None = None
         self._received = b""
 
-    def run(self, order: dict[str, Any]) -> None:
-        """Hand an order to the process; starts it if there is none."""
+    def run(self, task: dict[str, Any]) -> None:
+        """Pass a task to the process; starts it if it does not run."""
         if self._process is None or self._process.poll() is not None:
             self.kill()
             self._start()
-        self._send({"run": order})
+        self._send({"run": task})
 
     def cancel(self) -> None:
-        """Ask the process to stop what it does."""
+        """Ask the process to stop its run."""
         self._send({"cancel": True})
 
     def receive(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next message, or None if none comes in time.
 
         Raises:
-            DeviceLost: the process is gone.
+            RunnerLost: the process is gone.
         """
         connection = self._connection
         if connection is None:
@@ -67,7 +67,7 @@ class RunnerProcess:
         return _decode(line)
 
     def kill(self) -> None:
-        """End the process and everything that it started, at once."""
+        """Kill the process and everything that it started."""
         process, self._process = self._process, None
         connection, self._connection = self._connection, None
         self._received = b""
@@ -76,7 +76,7 @@ class RunnerProcess:
         if process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(_GOODBYE_S)
+            process.wait(_EXIT_TIMEOUT_S)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()

@@ -1,7 +1,7 @@
-"""A worker: one device, one job at a time, and the housekeeping of the whole.
+"""The worker process: runs one job at a time on one device, and does maintenance.
 
-Started by the server beside itself, or by ``latentsync worker`` on any number of machines that
-share a database and a file store.
+Started by the server, or by ``latentsync worker`` on any number of machines that share a database
+and storage.
 """
 
 import logging
@@ -37,19 +37,19 @@ from latentsync.workspace import sweep
 
 logger = logging.getLogger(__name__)
 
-_GREET_EVERY_S = 5.0
-_TIDY_EVERY_S = 60.0
-_TRY_AGAIN_S = 1.0  # after the database or the file store failed in the middle of a job
-_HAND_BACK_S = 5.0  # for the job at work when the worker stops
-_LOADING_S = 3600.0  # for a device that brings its weights at its first start
+_HEARTBEAT_EVERY_S = 5.0
+_CLEANUP_EVERY_S = 60.0
+_RETRY_S = 1.0  # after the database or storage failed during a job
+_STOP_TIMEOUT_S = 5.0  # for the running attempt to be undone when the worker stops
+_LOADING_S = 3600.0  # for a child process that downloads weights at its first start
 
 
 class Worker:
-    """Takes jobs from the line and keeps house.
+    """Runs jobs from the queue and does maintenance.
 
     Args:
-        settings: database, file store, limits, and the worker's name.
-        device: command that starts the process which holds the device.
+        settings: database, storage, limits, and the worker's name.
+        device: command that starts the child process.
     """
 
     def __init__(self, settings: Settings, device: Sequence[str] = DEVICE) -> None:
@@ -62,13 +62,13 @@ class Worker:
         self._store = JobStore(engine, announce=self._queue.webhooks.announce)
         self._registry = WorkerRegistry(engine, self._name)
         self._gpu = GpuMemory(settings.device)
-        self._obstacle: Obstacle | None = None  # to the default engine, as it was logged
-        self._rescue = Recovery(self._store, self._queue, self._registry, self._name)
+        self._obstacle: Obstacle | None = None  # of the default engine, as logged last
+        self._recovery = Recovery(self._store, self._queue, self._registry, self._name)
         self._retention = Retention(self._store, self._queue, self._files, settings)
         self._erasure = Erasure(self._store, self._queue, self._files)
         self._stopping = Event()
         self._device = RunnerProcess(device)
-        self._attempts = JobExecutor(
+        self._executor = JobExecutor(
             self._store,
             self._files,
             self._device,
@@ -78,22 +78,21 @@ class Worker:
                 settings.max_attempts,
                 settings.deadline_s,
                 _LOADING_S,
-                # By then every result that fills the disk now has been removed.
+                # By then every result that fills the disk now has expired.
                 full_disk_s=settings.keep_results_s,
             ),
             self._stopping,
         )
-        self._turn = Lock()
+        self._busy = Lock()  # held during a job
         self._at_work: set[str] = set()
-        self._idle_since = time.monotonic()
-        self._tidied_at = float("-inf")
+        self._cleaned_up_at = float("-inf")
         sender = WebhookSender(
             settings, partial(record_delivery, engine), partial(is_erased, engine)
         )
-        self._exit = QueueConsumer(engine, self._name, self._run, sender.send)
+        self._consumer = QueueConsumer(engine, self._name, self._run, sender.send)
 
     def serve(self) -> None:
-        """Work until :meth:`stop`; the process must end right after, with :func:`os._exit`.
+        """Run jobs until :meth:`stop`; the process must end right after, with :func:`os._exit`.
 
         Raises:
             InternalError: a worker of this name runs already, here or on another machine.
@@ -106,53 +105,52 @@ class Worker:
         ):
             return
         self._heartbeat()
-        self._queue.give_back(self._name)
-        self._exit.open()
+        self._recovery.recover_own()
+        self._consumer.start()
         logger.info("worker %s takes jobs", self._name)
-        while not self._stopping.wait(_GREET_EVERY_S):
+        while not self._stopping.wait(_HEARTBEAT_EVERY_S):
             self._maintain()
-        if self._turn.acquire(timeout=_HAND_BACK_S):  # nothing is at work any more
-            self._at_the_end(self._registry.leave)
-        self._at_the_end(self._device.kill)  # before the last sweep: nobody comes after it
+        if self._busy.acquire(timeout=_STOP_TIMEOUT_S):  # no job runs any more
+            self._shutdown_step(self._registry.leave)
+        self._shutdown_step(self._device.kill)  # before the sweep, which is the last one
         sweep(self._settings.work_dir)
         logger.info("worker %s has stopped", self._name)
 
-    def _at_the_end(self, step: Callable[[], None]) -> None:
-        """Do one of the last steps; the process ends whether it succeeds or not."""
+    def _shutdown_step(self, step: Callable[[], None]) -> None:
+        """Do one step of the shutdown; the process ends whether it succeeds or not."""
         try:
             step()
-        except Exception as error:  # whoever is not told will miss this worker after a while
+        except Exception as error:  # other workers notice the missing heartbeat
             if not _is_known(error):
-                logger.exception("worker %s could not end in good order", self._name)
+                logger.exception("worker %s could not shut down cleanly", self._name)
 
     def stop(self) -> None:
-        """Stop soon; the job at work is begun again by whoever comes next, at no cost to it."""
+        """Stop soon; the running job is requeued without counting an attempt."""
         self._stopping.set()
 
     def _run(self, job_id: str) -> None:
-        """Run one job to its end; a job that returns from here has left the line for good."""
+        """Run one job to its end; its workflow ends when this returns."""
         self._at_work.add(job_id)
         try:
             while not self._is_ended(job_id):
-                time.sleep(_TRY_AGAIN_S)
+                time.sleep(_RETRY_S)
         except WorkerStopping:
-            # The line must not hear of an end: it keeps the job for whoever comes next.
+            # The workflow must stay pending, so that it is recovered.
             Event().wait()
         finally:
-            self._idle_since = time.monotonic()
             self._at_work.discard(job_id)
 
     def _is_ended(self, job_id: str) -> bool:
-        """Run a job; False if the record or the files failed, which must not lose the job."""
-        with self._turn:  # jobs that come again after a crash are not limited to one by the line
+        """Run a job; False if the database or storage failed, which must not lose the job."""
+        with self._busy:
             try:
-                self._attempts.run(job_id)
-                sweep(self._settings.work_dir)  # what a killed process of the device left behind
+                self._executor.run(job_id)
+                sweep(self._settings.work_dir)  # what a killed child process left
             except WorkerStopping:
                 raise
             except Exception as error:
                 if not _is_known(error):
-                    logger.exception("job %s: the record or the files failed; trying again", job_id)
+                    logger.exception("job %s: unexpected error; trying again", job_id)
                 return False
         return True
 
@@ -160,35 +158,35 @@ class Worker:
         self._registry.heartbeat(self._gpu.read(), self._survey())
 
     def _survey(self) -> EngineSurvey:
-        """Return which engines can run here; what is installed or brought later counts, too."""
+        """Return which engines can run here now; that may change after the start."""
         found = survey_engines(self._settings)
         obstacle = found.obstacle(None)
         if obstacle is not None and obstacle != self._obstacle:
-            logger.error("engine %s, the default, cannot run: %s", found.default, obstacle.reason)
+            logger.error("the default engine %s cannot run: %s", found.default, obstacle.reason)
         self._obstacle = obstacle
         return found
 
     def _maintain(self) -> None:
         try:
+            pending = self._queue.pending()  # before the heartbeat; see Recovery.run
             self._heartbeat()
-            idle_s = 0.0 if self._at_work else time.monotonic() - self._idle_since
-            self._rescue.look(self._at_work.copy(), idle_s)
+            self._recovery.run(pending, self._at_work)
             sweep(self._settings.work_dir)
             self._erasure.resume()
-            if time.monotonic() - self._tidied_at > _TIDY_EVERY_S:
-                self._tidied_at = time.monotonic()
+            if time.monotonic() - self._cleaned_up_at > _CLEANUP_EVERY_S:
+                self._cleaned_up_at = time.monotonic()
                 self._retention.cleanup()
                 self._queue.webhooks.maintain(self._settings.keep_results_s)
-        except NameLost:  # its jobs are the other one's now
+        except NameLost:  # the other one has recovered its jobs
             logger.error("another worker has the name %s; this one stops", self._name)
             self.stop()
-        except Exception as error:  # the next round tries again: work must not end over this
+        except Exception as error:  # maintenance must not end the worker; the next run tries again
             if not _is_known(error):
-                logger.exception("housekeeping failed")
+                logger.exception("maintenance failed")
 
 
 def _is_known(error: Exception) -> bool:
-    """Tell whether the record or the files are away for a while, which is logged in one line."""
+    """Return whether the database or storage is unreachable, and log that in one line."""
     if isinstance(error, LatentSyncError):
         logger.warning("%s", error.message)
         return True
@@ -196,12 +194,12 @@ def _is_known(error: Exception) -> bool:
 
 
 def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVICE) -> None:
-    """Serve as a worker and end the process; SIGTERM and SIGINT stop it in good order.
+    """Run a worker and end the process; SIGTERM and SIGINT stop it cleanly.
 
     Args:
         settings: of the process.
-        with_parent: end when standard input ends, which the parent holds open while it lives.
-        device: command that starts the process which holds the device.
+        with_parent: end when standard input ends, which the parent keeps open while it lives.
+        device: command that starts the child process.
 
     Raises:
         EngineUnavailable: no engine can run here.
@@ -214,7 +212,7 @@ def main(settings: Settings, *, with_parent: bool, device: Sequence[str] = DEVIC
         Thread(target=_stop_with_parent, args=(worker,), name="parent", daemon=True).start()
     worker.serve()
     logging.shutdown()
-    os._exit(0)  # threads of the line still hold the job that was handed back
+    os._exit(0)  # a thread of DBOS still holds the job that is to be recovered
 
 
 def _stop_with_parent(worker: Worker) -> None:

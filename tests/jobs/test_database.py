@@ -28,7 +28,7 @@ def test_a_server_that_is_gone_is_not_asked_again_and_again() -> None:
 
 @pytest.mark.processes  # it waits for two seconds
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(database._POSTGRES_PATIENCE, "connect_timeout", "2")  # libpq's least
+    monkeypatch.setitem(database._POSTGRES_TIMEOUTS, "connect_timeout", "2")  # libpq's least
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         with pytest.raises(sa.exc.OperationalError):

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dbos import error as dbos_error
 
 from latentsync import public_errors
-from latentsync.jobs.queue import tame_queue_log
+from latentsync.jobs.queue import configure_dbos_logging
 
 AWAY = sa.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
 
@@ -19,7 +19,7 @@ AWAY = sa.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("database 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     monkeypatch.setattr(public_errors, "_outage", public_errors._Outage())
-    tame_queue_log()
+    configure_dbos_logging()
     return logging.getLogger("dbos")
 
 
@@ -66,6 +66,6 @@ def test_a_defect_is_logged_with_its_cause(
 
 def test_dbos_has_no_handler_of_its_own(line: logging.Logger) -> None:
     line.addHandler(logging.StreamHandler())
-    tame_queue_log()
+    configure_dbos_logging()
     assert [type(handler) for handler in line.handlers] == [logging.NullHandler]
     assert len(line.filters) == 1

@@ -90,13 +90,6 @@ def test_the_place_in_the_line_is_exact(store: JobStore) -> None:
     assert [job.id for job in store.waiting()] == [job.id for job in jobs[1:]]
 
 
-def test_waiting_jobs_are_found_by_how_long_they_wait(store: JobStore, clock: Clock) -> None:
-    old = add(store)
-    clock.now += 10
-    add(store)
-    assert [job.id for job in store.waiting(waited_s=10)] == [old.id]
-
-
 def test_lists_show_an_owners_jobs_latest_first_page_by_page(store: JobStore) -> None:
     jobs = [add(store) for _ in range(5)]
     add(store, "other")
@@ -166,7 +159,6 @@ def test_an_ended_job_never_changes_again(store: JobStore) -> None:
     assert ended.error == error
     assert not store.finish(job, DONE)
     assert store.begin(job.id, "other") is None
-    assert not store.claim(job, "other")
     store.cancel(job.id)
     assert get(store, job) == ended
 
@@ -178,14 +170,6 @@ def test_of_many_that_finish_one_job_at_once_one_does(store: JobStore) -> None:
     assert sum(won) == 1
     told = [event for event in store.events(job.id) if event.data.get("status") == "succeeded"]
     assert len(told) == 1
-
-
-def test_of_many_that_adopt_one_job_at_once_one_does(store: JobStore) -> None:
-    job = begin(store, add(store))
-    with ThreadPoolExecutor(8) as threads:
-        won = list(threads.map(lambda number: store.claim(job, f"w{number}"), range(8)))
-    assert sum(won) == 1
-    assert [one.id for one in store.processing()] == [job.id]
 
 
 def test_waiting_jobs_are_canceled_at_once_and_running_ones_asked(store: JobStore) -> None:
@@ -204,9 +188,9 @@ def test_waiting_jobs_are_canceled_at_once_and_running_ones_asked(store: JobStor
 def test_an_attempt_that_is_handed_back_does_not_count(store: JobStore) -> None:
     job = add(store)
     stale, current = begin(store, job), begin(store, job)
-    store.hand_back(stale)
+    store.undo_attempt(stale)
     assert get(store, job).attempts == 2
-    store.hand_back(current)
+    store.undo_attempt(current)
     assert begin(store, job).attempts == 2
 
 
@@ -260,8 +244,8 @@ def test_a_full_database_refuses_and_keeps_what_it_has(store: JobStore) -> None:
 def test_processes_that_start_at_once_agree_on_the_tables(tmp_path: Path) -> None:
     script = (
         "import sys; from latentsync.jobs.database import open_database;"
-        "from latentsync.jobs.queue import prepare_line; sys.stdin.read(1);"
-        "prepare_line(open_database(sys.argv[1]))"
+        "from latentsync.jobs.queue import migrate_queue; sys.stdin.read(1);"
+        "migrate_queue(open_database(sys.argv[1]))"
     )
     command = [sys.executable, "-c", script, f"sqlite:///{tmp_path / 'jobs.db'}"]
     started = [subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE) for _ in range(3)]

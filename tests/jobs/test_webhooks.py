@@ -202,7 +202,7 @@ def test_every_attempt_is_told_with_the_reason_of_its_failure(
         Delivery("pending", 1, "the receiver answered 500"),
         Delivery("pending", 2, "the receiver answered 503"),
         Delivery("failed", 3, "the receiver answered 404"),
-        Delivery("failed", 1, "the receiver wants no more notices (410)"),
+        Delivery("failed", 1, "the receiver accepts no more webhooks (410)"),
         Delivery("delivered", 1),
         Delivery("pending", 1, "the receiver did not answer within 1 s"),
     ]

@@ -27,7 +27,7 @@ def main() -> None:
             store.finish(job, Finished(JobStatus.SUCCEEDED, result_key=f"results/{job_id}/x.mp4"))
 
     sender = WebhookSender(settings, partial(record_delivery, engine))
-    QueueConsumer(engine, sys.argv[1], run, sender.send).open()
+    QueueConsumer(engine, sys.argv[1], run, sender.send).start()
     sys.stdout.write("open\n")
     sys.stdout.flush()
     Event().wait()

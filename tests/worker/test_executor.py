@@ -244,7 +244,9 @@ def test_an_attempt_after_a_lost_worker_is_told_of(bench: Bench) -> None:
     bench.store.begin(job.id, "dead")
     ended = bench.run(SUCCEED, job)
     assert (ended.status, ended.attempts) == (JobStatus.SUCCEEDED, 2)
-    assert bench.lines(job) == ["An attempt was broken off with its worker; another one begins."]
+    assert bench.lines(job) == [
+        "The previous attempt was lost with its worker; starting another one."
+    ]
 
 
 def test_what_lost_attempts_left_goes_when_the_job_ends(bench: Bench) -> None:
@@ -319,7 +321,7 @@ def test_a_stop_hands_the_job_back(bench: Bench, thread: ThreadPoolExecutor) -> 
     bench.stopping.clear()
     assert bench.run(SUCCEED, job).attempts == 1
     # Nothing of a worker that was lost.
-    assert bench.lines(job) == ["The worker was stopped: this attempt does not count."]
+    assert bench.lines(job) == ["The worker was stopped; this attempt does not count."]
 
 
 def test_a_record_that_is_away_costs_neither_the_attempt_nor_its_result(

@@ -1,51 +1,57 @@
-"""Who lives, and how jobs that nobody works on find back into the line."""
+"""Which workers are alive, and how the jobs of dead ones are requeued."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from latentsync.jobs.database import open_database
-from latentsync.jobs.models import SILENCE_S, Job
-from latentsync.jobs.queue import JobQueue
-from latentsync.jobs.store import JobStore
+from latentsync.jobs.models import SILENCE_S, Job, JobStatus, Webhook
+from latentsync.jobs.queue import WEBHOOKS, JobQueue, PendingWorkflow
+from latentsync.jobs.store import Finished, JobStore
 from latentsync.worker.membership import WorkerRegistry
-from latentsync.worker.recovery import IDLE_S, Recovery
+from latentsync.worker.recovery import Recovery
 from tests.jobs.records import Clock, new_job, record
 
 
 class Place:
-    """A database with its line, and a clock that the tests move."""
+    """A database with its queue, and a clock that the tests move."""
 
     def __init__(self, folder: Path) -> None:
         self.engine = open_database(f"sqlite:///{folder / 'jobs.db'}")
         self.queue = JobQueue(self.engine)
         self.clock = Clock(0.0)
-        self.store = JobStore(self.engine, self.clock)
+        announce = self.queue.webhooks.announce
+        self.store = JobStore(self.engine, self.clock, announce)
 
-    def add(self) -> Job:
-        return record(self.store, new_job(), alongside=self.queue.put)[0]
+    def add(self, **changes: Any) -> Job:
+        return record(self.store, new_job(**changes), alongside=self.queue.put)[0]
 
     def take(self, job: Job, worker: str, *, begin: bool = True) -> None:
-        """Take a job from the line as a worker does."""
-        self._set(job, status="PENDING", executor_id=worker)
+        """Dequeue a job as DBOS does in a worker."""
+        self.set(job.id, status="PENDING", executor_id=worker)
         if begin:
             assert self.store.begin(job.id, worker) is not None
 
-    def is_in_line(self, job: Job) -> bool:
+    def is_queued(self, job: Job) -> bool:
+        return self.status(job.id) == "ENQUEUED"
+
+    def status(self, workflow_id: str) -> str:
         with self.engine.connect() as connection:
             asked = sa.text("SELECT status FROM workflow_status WHERE workflow_uuid = :id")
-            return connection.execute(asked, {"id": job.id}).scalar_one() == "ENQUEUED"
+            return str(connection.execute(asked, {"id": workflow_id}).scalar_one())
 
-    def _set(self, job: Job, **values: str) -> None:
+    def set(self, workflow_id: str, **values: str) -> None:
         changes = ", ".join(f"{name} = :{name}" for name in values)
         with self.engine.begin() as connection:
             change = sa.text(f"UPDATE workflow_status SET {changes} WHERE workflow_uuid = :id")
-            connection.execute(change, {**values, "id": job.id})
+            connection.execute(change, {**values, "id": workflow_id})
 
 
 class Member:
@@ -53,16 +59,14 @@ class Member:
 
     def __init__(self, place: Place, name: str) -> None:
         self.registry = WorkerRegistry(place.engine, name, place.clock)
-        self._rescue = Recovery(place.store, place.queue, self.registry, name)
-        self._clock = place.clock
-        self._idle_since = place.clock()
+        self._queue = place.queue
+        self.recovery = Recovery(place.store, place.queue, self.registry, name)
         assert self.registry.join(f"holder of {name}", lambda _: False)
 
     def look(self, *at_work: Job) -> None:
+        pending = self._queue.pending()
         self.registry.heartbeat()
-        if at_work:
-            self._idle_since = self._clock()
-        self._rescue.look({job.id for job in at_work}, self._clock() - self._idle_since)
+        self.recovery.run(pending, {job.id for job in at_work})
 
 
 @pytest.fixture
@@ -110,23 +114,23 @@ def test_a_worker_that_was_held_up_does_not_declare_others_dead(place: Place) ->
     assert one.registry.living() == {"one", "two"}
 
 
-def test_the_job_of_a_silent_worker_is_put_into_the_line_once(place: Place) -> None:
+def test_the_job_of_a_dead_worker_is_requeued_once(place: Place) -> None:
     job, one, two, dead = place.add(), Member(place, "one"), Member(place, "two"), "dead"
     Member(place, dead).look()
     pass_time(place, 5, one, two)
     place.take(job, dead)
     pass_time(place, SILENCE_S - 5, one, two)
-    assert not place.is_in_line(job)
+    assert not place.is_queued(job)
     pass_time(place, 10, one, two)
-    assert place.is_in_line(job)
+    assert place.is_queued(job)
     place.take(job, "one")
     pass_time(place, 60, one, two, at_work=job)
-    assert not place.is_in_line(job)
+    assert not place.is_queued(job)
     lines = [event.data["line"] for event in place.store.events(job.id) if event.kind == "log"]
-    assert lines == ["Its worker is silent: the job goes to another one."]
+    assert lines == ["Its worker stopped responding; the job is requeued."]
 
 
-def test_a_job_that_was_handed_back_is_not_told_to_be_of_a_silent_worker(
+def test_an_uncounted_attempt_of_a_stopped_worker_is_not_logged_as_lost(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     job, one, gone = place.add(), Member(place, "one"), Member(place, "gone")
@@ -134,60 +138,91 @@ def test_a_job_that_was_handed_back_is_not_told_to_be_of_a_silent_worker(
     place.take(job, "gone")
     begun = place.store.get(job.id)
     assert begun is not None
-    place.store.hand_back(begun)
+    place.store.undo_attempt(begun)
     gone.registry.leave()
     with caplog.at_level(logging.INFO):
         pass_time(place, 5, one)
-    assert place.is_in_line(job)
-    assert "its worker gone was stopped" in caplog.text
+    assert place.is_queued(job)
+    assert "its worker gone is gone; requeued" in caplog.text
     assert not [event for event in place.store.events(job.id) if event.kind == "log"]
 
 
-def test_the_job_of_an_unknown_worker_is_put_into_the_line_at_once(place: Place) -> None:
+def test_the_job_of_an_unknown_worker_is_requeued_at_once(place: Place) -> None:
     job = place.add()
     place.take(job, "nobody")
     Member(place, "one").look()
-    assert place.is_in_line(job)
+    assert place.is_queued(job)
 
 
-def test_a_job_adopted_by_a_worker_that_died_before_it_told_the_line_is_found(
-    place: Place,
-) -> None:
+def test_of_many_that_recover_one_job_at_once_one_does(place: Place) -> None:
     job = place.add()
     place.take(job, "dead")
-    processing = place.store.get(job.id)
-    assert processing is not None
-    assert place.store.claim(processing, "one")  # and the worker dies here, and comes back
-    one = Member(place, "one")
+    (workflow,) = place.queue.pending()
+    with ThreadPoolExecutor(8) as threads:
+        recovered = list(threads.map(lambda _: place.queue.recover(workflow), range(8)))
+    assert sum(recovered) == 1
+    place.take(job, "one")
+    assert not place.queue.recover(workflow)  # another worker runs it by now
+    assert not place.is_queued(job)
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_a_job_that_was_dequeued_and_not_started_is_found(place: Place, is_begun: bool) -> None:
+    job, one = place.add(), Member(place, "one")
+    place.take(job, "one", begin=is_begun)
     one.look()
-    assert not place.is_in_line(job)  # it may be on its way from the line just now
+    assert not place.is_queued(job)  # it may be starting just now
     one.look()
-    assert place.is_in_line(job)
+    assert place.is_queued(job)
 
 
 def test_the_job_at_work_is_left_alone(place: Place) -> None:
     job, one = place.add(), Member(place, "one")
     place.take(job, "one")
     pass_time(place, 60, one, at_work=job)
-    assert not place.is_in_line(job)
+    assert not place.is_queued(job)
 
 
-def test_a_job_that_fell_out_of_the_line_before_it_was_begun_is_found(place: Place) -> None:
-    job, one = place.add(), Member(place, "one")
-    place.take(job, "one", begin=False)
-    pass_time(place, IDLE_S, one)
-    assert not place.is_in_line(job)
-    pass_time(place, 10, one)
-    assert place.is_in_line(job)
-
-
-def test_a_busy_worker_does_not_touch_those_that_wait(place: Place) -> None:
-    other, job, one = place.add(), place.add(), Member(place, "one")
+def test_a_job_that_a_dead_worker_did_not_begin_is_requeued_by_a_busy_one(place: Place) -> None:
+    other, job = place.add(), place.add()
+    one, two = Member(place, "one"), Member(place, "two")
     place.take(other, "one")
     place.take(job, "two", begin=False)
-    pass_time(place, 60, one, at_work=other)
-    assert not place.is_in_line(job)
+    two.look(job)
+    one.look(other)
+    assert not place.is_queued(job)
+    two.registry.leave()
+    one.look(other)
+    assert place.is_queued(job)
+    assert not [event for event in place.store.events(job.id) if event.kind == "log"]
 
 
-def test_a_forgotten_job_is_no_error(place: Place) -> None:
-    place.queue.requeue("none")
+def test_a_worker_that_restarts_requeues_its_own_jobs_alone(place: Place) -> None:
+    own, others, one = place.add(), place.add(), Member(place, "one")
+    place.take(own, "one")
+    place.take(others, "two")
+    one.recovery.recover_own()
+    assert place.is_queued(own)
+    assert not place.is_queued(others)
+
+
+def test_the_webhook_of_a_dead_worker_is_requeued(place: Place) -> None:
+    job = place.add(webhook=Webhook("https://example.com/hook"))
+    begun = place.store.begin(job.id, "dead")
+    assert begun is not None
+    assert place.store.finish(begun, Finished(JobStatus.FAILED))
+    message = f"msg_{job.number}_{job.id}_failed_0"
+    place.set(message, status="PENDING", executor_id="dead")
+    assert place.queue.pending() == [PendingWorkflow(message, "dead", WEBHOOKS)]
+    Member(place, "one").look()
+    assert place.status(message) == "ENQUEUED"
+
+
+def test_an_ended_or_deleted_job_is_not_requeued(place: Place) -> None:
+    job = place.add()
+    place.take(job, "dead")
+    (workflow,) = place.queue.pending()
+    place.set(job.id, status="SUCCESS")
+    assert not place.queue.recover(workflow)
+    place.queue.delete([job.id])
+    assert not place.queue.recover(workflow)
