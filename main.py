@@ -57,8 +57,8 @@ def predict(
     scheduler: str = "ddim",
     feature_cache_interval: int = 1,
     guidance_interval: _Sequence[float] = (0.0, 1.0),
-    segments: _Sequence[dict[str, object]] = (),
     keep_sound: bool = True,
+    segments: _Sequence[dict[str, object]] = (),
     run_id: str | None = None,
 ) -> _run.RunRequest:
     """Make the lips of a video say a speech recording.
@@ -81,9 +81,9 @@ def predict(
         scheduler: ddim, or dpm-solver++ for fewer steps.
         feature_cache_interval: 1 to 10; above 1 the network runs whole only every so many steps.
         guidance_interval: start and end, in 0..1, of the steps with guidance.
+        keep_sound: with segments, the video's own sound is heard where nobody speaks.
         segments: objects with audio_url or audio_base64, start_s, end_s, audio_start_s and speaker:
             parts with a recording or a speaker of their own.
-        keep_sound: with segments, the video's own sound is heard where nobody speaks.
         run_id: injected by the platform.
     """
     return _schema.parse_request(
@@ -102,7 +102,7 @@ def predict(
             "scheduler": scheduler,
             "feature_cache_interval": feature_cache_interval,
             "guidance_interval": guidance_interval,
-            "segments": segments,
             "keep_sound": keep_sound,
+            "segments": segments,
         }
     )

@@ -190,7 +190,8 @@ class _Run:
         # An engine from elsewhere may not say: then it is taken to have used what it was given.
         used = getattr(self._pipeline, "options_used", ENGINE_OPTIONS)
         return PredictDetails(
-            **{name: getattr(options, name) if name in used else None for name in ENGINE_OPTIONS},
+            **dict.fromkeys(ENGINE_OPTIONS)
+            | options.model_dump(include={name for name in ENGINE_OPTIONS if name in used}),
             engine=self._pipeline.name,
             model_version=self._pipeline.model_version,
             sync_mode=options.sync_mode,

@@ -80,7 +80,7 @@ def make(
     request = RunRequest(
         PathSource(video, "video_url"),
         None if audio is None else PathSource(audio, "audio_url"),
-        RunOptions(**options),  # type: ignore[arg-type]
+        RunOptions(**{"sync_mode": SyncMode.BOUNCE, **options}),  # type: ignore[arg-type]
         segments,
     )
     return run(request, tmp_path / "out.mp4", settings=settings, pipeline=LampPipeline())

@@ -19,6 +19,7 @@ from latentsync.cli.signals import StoppedBySignal, raised_as_exceptions
 from latentsync.schema.engines import NAMES
 from latentsync.schema.fields import SyncMode
 from latentsync.schema.responses import PredictDetails
+from latentsync.schema.run import RunOptions
 
 if TYPE_CHECKING:
     from latentsync.client import Client
@@ -77,19 +78,22 @@ Token = Annotated[
 ]
 
 
+_DEFAULT = RunOptions()
+
+
 def run_options(
     *,
-    guidance_scale: GuidanceScale = 1.5,
-    inference_steps: InferenceSteps = 20,
-    seed: Seed = 1247,
+    guidance_scale: GuidanceScale = _DEFAULT.guidance_scale,
+    inference_steps: InferenceSteps = _DEFAULT.inference_steps,
+    seed: Seed = _DEFAULT.seed,
     sync_mode: Mode = None,
     speaker: SpeakerText = "auto",
-    deadline_s: DeadlineS = None,
-    engine: Engine = None,
-    scheduler: Scheduler = "ddim",
-    feature_cache_interval: CacheInterval = 1,
-    guidance_interval: Interval = (0.0, 1.0),
-    keep_sound: KeepSound = True,
+    deadline_s: DeadlineS = _DEFAULT.deadline_s,
+    engine: Engine = _DEFAULT.engine,
+    scheduler: Scheduler = _DEFAULT.scheduler,
+    feature_cache_interval: CacheInterval = _DEFAULT.feature_cache_interval,
+    guidance_interval: Interval = _DEFAULT.guidance_interval,
+    keep_sound: KeepSound = _DEFAULT.keep_sound,
 ) -> dict[str, Any]:
     """Return the options of a run as fields of a request; raises InvalidField."""
     given = {**locals(), "speaker": parse_speaker(speaker)}

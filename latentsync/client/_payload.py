@@ -84,13 +84,8 @@ class Segment:
 
 
 def segment_fields(segment: Segment) -> dict[str, Any]:
-    """Return a segment's request fields, except its recording."""
-    return {
-        "start_s": segment.start_s,
-        "end_s": segment.end_s,
-        "audio_start_s": segment.audio_start_s,
-        "speaker": segment.speaker,
-    }
+    """Return a segment's fields of a request, but for its recording."""
+    return {name: value for name, value in vars(segment).items() if name != "audio"}
 
 
 def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:

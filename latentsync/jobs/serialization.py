@@ -5,11 +5,10 @@ Addresses are recorded as they are. Everything else was stored in the file store
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from latentsync.errors import InternalError
 from latentsync.media.probe import (
@@ -18,36 +17,34 @@ from latentsync.media.probe import (
     load_video_info,
 )
 from latentsync.schema import run
-from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint, SyncMode
+from latentsync.schema.engines import NAMES, unknown_engine
 from latentsync.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_SEGMENT = TypeAdapter(run.Segment)
+
 
 def dump_options(options: run.RunOptions) -> dict[str, Any]:
     """Return a run's options as plain JSON."""
-    recorded = {
-        **asdict(options),
-        "speaker": _dump_speaker(options.speaker),
-        "sync_mode": options.sync_mode.value,
-    }
-    if (
-        options.sync_mode_given
-    ):  # as everything recorded before counts; older workers do not know it
-        del recorded["sync_mode_given"]
+    recorded = options.model_dump(mode="json")
+    if not options.sync_mode_given:  # the default; left out otherwise, as older workers need it
+        recorded["sync_mode_given"] = False
     return recorded
 
 
 def load_options(recorded: dict[str, Any]) -> run.RunOptions:
-    """Return the options that :func:`dump_options` was given."""
-    return run.RunOptions(
-        **{
-            **recorded,
-            "speaker": _load_speaker(recorded["speaker"]),
-            "sync_mode": SyncMode(recorded["sync_mode"]),
-            "guidance_interval": tuple(recorded["guidance_interval"]),
-        }
-    )
+    """Return the options that :func:`dump_options` was given.
+
+    Raises:
+        EngineUnavailable: they name an engine that this version does not have.
+    """
+    given = dict(recorded)
+    if not given.pop("sync_mode_given", True):
+        del given["sync_mode"]
+    if (engine := given.get("engine")) is not None and engine not in NAMES:
+        raise unknown_engine(engine)
+    return run.RunOptions.model_validate(given)
 
 
 def dump_source(
@@ -66,16 +63,6 @@ def dump_source(
         raise InternalError(f"{source.name} was not stored before its job was recorded.")
     recorded = {"key": stored_key, "name": source.name}
     return recorded if info is None else {**recorded, "probe": info}
-
-
-def dump_segment(segment: run.Segment) -> dict[str, Any]:
-    """Return a segment as plain JSON; its recording is recorded among the media."""
-    return {
-        "start_s": segment.start_s,
-        "end_s": segment.end_s,
-        "audio_start_s": segment.audio_start_s,
-        "speaker": _dump_speaker(segment.speaker),
-    }
 
 
 def load_source(recorded: dict[str, Any], stored: Path | None) -> run.MediaSource:
@@ -97,7 +84,10 @@ def dump_request(request: run.RunRequest, media: Mapping[str, dict[str, Any]]) -
     return {
         **media,
         "options": dump_options(request.options),
-        "segments": [dump_segment(segment) for segment in request.segments],
+        "segments": [
+            _SEGMENT.dump_python(segment, mode="json", exclude={"audio"})
+            for segment in request.segments
+        ],
     }
 
 
@@ -116,9 +106,8 @@ def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> run.Ru
         sources.get("audio"),
         load_options(recorded["options"]),
         tuple(
-            run.Segment(
-                audio=sources.get(run.segment_recording(index)),
-                **{**segment, "speaker": _load_speaker(segment["speaker"])},
+            _SEGMENT.validate_python(
+                {**segment, "audio": sources.get(run.segment_recording(index))}
             )
             for index, segment in enumerate(recorded.get("segments", ()))
         ),
@@ -165,15 +154,3 @@ def stored_media(recorded: dict[str, Any]) -> dict[str, str]:
 
 def _media(recorded: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: part for name, part in recorded.items() if name not in ("options", "segments")}
-
-
-def _dump_speaker(speaker: Speaker) -> str | dict[str, Any]:
-    return speaker if isinstance(speaker, str) else speaker.model_dump(mode="json")
-
-
-def _load_speaker(recorded: Any) -> Speaker:
-    if isinstance(recorded, dict):
-        # From JSON: numbers may have lost their decimal point, lists stand for tuples.
-        kind = SpeakerPoint if "point" in recorded else SpeakerBox
-        return kind.model_validate(recorded)
-    return "auto"

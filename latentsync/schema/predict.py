@@ -1,7 +1,7 @@
-"""What a caller may ask for, checked once for every door (contract A and its additions).
+"""The request of ``/predict`` and its validation.
 
-A door hands its JSON object to :func:`parse_request`; everything behind the door works with the
-frozen :class:`latentsync.schema.run.RunRequest`, which no longer knows which contract it came from.
+:func:`parse_request` turns a JSON object into a :class:`latentsync.schema.run.RunRequest`, which
+no longer depends on the API it came through.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from latentsync import errors
 from latentsync.schema import run
@@ -23,25 +23,18 @@ from latentsync.schema.fields import (
     SEED_MAX,
     SEED_RANDOM,
     SEGMENTS_MAX,
-    EngineName,
-    GuidanceScale,
-    InferenceSteps,
-    SchedulerName,
     Seconds,
-    Seed,
-    Share,
     Speaker,
     StrictModel,
     SyncMode,
     Text,
-    WholeNumber,
 )
 
 
 def _exactly_one_source(schema: dict[str, Any]) -> None:
-    """Say in the JSON schema what :func:`parse_request` enforces: one form of each medium.
+    """Add to the JSON schema what :func:`parse_request` checks: one form of each medium.
 
-    Segments may bring all the speech there is.
+    ``audio`` may be absent where every segment has its own recording.
     """
     video, audio = (
         {"oneOf": [{"required": [f"{medium}_url"]}, {"required": [f"{medium}_base64"]}]}
@@ -80,11 +73,7 @@ class SegmentFields(StrictModel):
         return self
 
 
-class PredictRequest(StrictModel):
-    """One video, one speech recording and the options of the run."""
-
-    model_config = ConfigDict(json_schema_extra=_exactly_one_source)
-
+class _MediaFields(StrictModel):
     video_url: Text | None = Field(
         None, description="URL of the source video: http or https, or `upload://…` of an upload."
     )
@@ -97,41 +86,12 @@ class PredictRequest(StrictModel):
     audio_base64: Text | None = Field(
         None, description="The speech recording as base64 or `data:` URI."
     )
-    guidance_scale: GuidanceScale = 1.5
-    inference_steps: InferenceSteps = 20
-    seed: Seed = 1247
-    sync_mode: SyncMode = Field(
-        SyncMode.BOUNCE, description="What to do when video and audio have different lengths."
-    )
-    speaker: Speaker = Field(
-        "auto",
-        description="Who speaks: `auto` (the largest and steadiest face), a point in a frame, or a "
-        "box in a frame.",
-    )
-    deadline_s: float | None = Field(
-        None, strict=True, gt=0, description="Stop with an error after so many seconds of the run."
-    )
-    engine: EngineName | None = Field(
-        None,
-        description="Engine that makes the lips; by default the one that the server is set to.",
-    )
-    scheduler: SchedulerName = Field(
-        "ddim",
-        description="Sampler. `dpm-solver++` needs about half the steps and is approximate.",
-    )
-    feature_cache_interval: WholeNumber = Field(
-        1,
-        strict=True,
-        ge=1,
-        le=CACHE_INTERVAL_MAX,
-        description="Run the whole network only every so many steps, and reuse its features in "
-        "between. Faster and approximate above 1.",
-    )
-    guidance_interval: tuple[Share, Share] = Field(
-        (0.0, 1.0),
-        description="The part of the steps with guidance: start and end from 0 to 1. Faster and "
-        "approximate when shorter.",
-    )
+
+
+class PredictRequest(run.RunOptions, _MediaFields):
+    """One video, one speech recording and the options of the run."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one_source)
 
     segments: tuple[SegmentFields, ...] = Field(
         (),
@@ -139,22 +99,10 @@ class PredictRequest(StrictModel):
         description="Parts of the video with a recording or a speaker of their own, instead of one "
         "recording from start to end. They may overlap if different people speak.",
     )
-    keep_sound: bool = Field(
-        True,
-        strict=True,
-        description="With `segments`: keep the sound of the video outside the segments.",
-    )
-
-    @field_validator("guidance_interval")
-    @classmethod
-    def _start_before_end(cls, interval: tuple[float, float]) -> tuple[float, float]:
-        if interval[0] >= interval[1]:
-            raise ValueError("the start must lie before the end")
-        return interval
 
 
 def validate_fields(body: object) -> PredictRequest:
-    """Check every field of a decoded JSON body of contract A by itself.
+    """Validate the fields of a body of ``/predict``, each by itself.
 
     Args:
         body: the decoded JSON value; anything but an object is refused.
@@ -169,10 +117,10 @@ Fields = TypeVar("Fields", bound=StrictModel)
 
 
 def validate_as(model: type[Fields], body: object) -> Fields:
-    """Check every field of a decoded JSON body of any contract.
+    """Validate the fields of a JSON body.
 
     Args:
-        model: the contract's fields.
+        model: the fields of the API.
         body: the decoded JSON value; anything but an object is refused.
 
     Raises:
@@ -187,7 +135,7 @@ def validate_as(model: type[Fields], body: object) -> Fields:
 
 
 def parse_request(body: object) -> run.RunRequest:
-    """Validate a decoded JSON body of contract A and turn it into one job.
+    """Validate a JSON body of ``/predict`` and return the run that it asks for.
 
     Args:
         body: the decoded JSON value; anything but an object is refused.
@@ -223,7 +171,7 @@ def build_segments(request: PredictRequest) -> tuple[run.Segment, ...]:
 
 
 def check_recordings(audio: run.MediaSource | None, segments: Sequence[run.Segment]) -> None:
-    """Check that there is speech for everybody, and none for nobody.
+    """Check that every segment has a recording, and that every recording is used.
 
     Raises:
         MissingField, ConflictingFields
@@ -244,23 +192,20 @@ def check_recordings(audio: run.MediaSource | None, segments: Sequence[run.Segme
         )
 
 
-def build_options(request: PredictRequest) -> run.RunOptions:
-    """Return the run's options, with a random seed drawn where the caller asked for one."""
-    seed = secrets.randbelow(2**32) if request.seed == SEED_RANDOM else request.seed
-    return run.RunOptions(
-        guidance_scale=request.guidance_scale,
-        inference_steps=request.inference_steps,
-        seed=seed,
-        sync_mode=request.sync_mode,
-        speaker=request.speaker,
-        deadline_s=request.deadline_s,
-        engine=request.engine,
-        scheduler=request.scheduler,
-        feature_cache_interval=request.feature_cache_interval,
-        guidance_interval=request.guidance_interval,
-        keep_sound=request.keep_sound,
-        sync_mode_given="sync_mode" in request.model_fields_set,
-    )
+def build_options(request: StrictModel, **more: Any) -> run.RunOptions:
+    """Return the options of a run, with a random seed drawn where the request asks for one.
+
+    Args:
+        request: a request of any API; its fields that are no options are ignored.
+        more: options that the request does not have.
+    """
+    shared = type(request).model_fields.keys() & run.RunOptions.model_fields.keys()
+    options = {name: getattr(request, name) for name in shared} | more
+    if options.get("seed") == SEED_RANDOM:
+        options["seed"] = secrets.randbelow(2**32)
+    given = request.model_fields_set & shared | more.keys()
+    # Validated before; model_validate would lose which of them were given.
+    return run.RunOptions.model_construct(given, **options)
 
 
 def _source(medium: str, url: str | None, base64: str | None) -> run.MediaSource | None:
@@ -285,17 +230,17 @@ def _required(medium: str, source: run.MediaSource | None) -> run.MediaSource:
 
 
 def _first_problem(error: ValidationError, model: type[StrictModel]) -> errors.InvalidRequest:
-    """Turn pydantic's first finding into one sentence with field, value and what is allowed."""
+    """Return pydantic's first error as one sentence with field, value and what is allowed."""
     problem: Any = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
     top = str(problem["loc"][0]) if problem["loc"] else ""
     if top not in model.model_fields:
-        # pydantic names no place for a key that is not valid Unicode: its input is the key then.
+        # For a key that is not valid Unicode pydantic gives no location; its input is the key.
         return unknown_field(name or problem["input"], model.model_fields)
     if problem["type"] == "missing" and name == top:
         return errors.MissingField(f"Give {name}.", field=top)
     given = errors.shorten(problem["input"])
-    if "speaker" in problem["loc"]:  # a union: what pydantic says of its members confuses
+    if "speaker" in problem["loc"]:  # a union: pydantic's messages about its members confuse
         name = name.partition("speaker")[0] + "speaker"
         allowed = '"auto", {"frame": n, "point": [x, y]} or {"frame": n, "box": [x1, y1, x2, y2]}'
         return errors.InvalidField(f"{name} holds {given}. Allowed: {allowed}.", field=name)
@@ -310,7 +255,7 @@ def _first_problem(error: ValidationError, model: type[StrictModel]) -> errors.I
 
 
 def unknown_field(name: str, allowed: Iterable[str]) -> errors.UnknownField:
-    """Return the error for a field that a contract does not have; ``name`` may be any text."""
+    """Return the error for a field that does not exist; ``name`` may be any text."""
     excerpt = errors.shorten(name)  # from the caller: any length, any characters
     return errors.UnknownField(
         f"Unknown field {excerpt}. Allowed: {', '.join(allowed)}.", field=excerpt.strip("'\"")

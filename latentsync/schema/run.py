@@ -1,14 +1,29 @@
-"""One run as everything behind the doors knows it, whatever contract it came from."""
+"""A request for one run, independent of the API it came through, and the options of a run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
-from latentsync.schema.fields import EngineName, SchedulerName, Speaker, SyncMode
+from pydantic import Field, field_validator
+
+from latentsync.schema.fields import (
+    CACHE_INTERVAL_MAX,
+    EngineName,
+    GuidanceScale,
+    InferenceSteps,
+    SchedulerName,
+    Seed,
+    Share,
+    Speaker,
+    StrictModel,
+    SyncMode,
+    WholeNumber,
+)
 
 
 @dataclass(frozen=True)
 class UrlSource:
-    """Media behind an http or https address; ``name`` is the request field, for messages."""
+    """Media at a URL; ``name`` is the field of the request, for error messages."""
 
     url: str
     name: str
@@ -16,9 +31,9 @@ class UrlSource:
 
 @dataclass(frozen=True)
 class InlineSource:
-    """Media inside the request as base64 text, with or without a ``data:`` prefix."""
+    """Media in the request as base64, with or without a ``data:`` prefix."""
 
-    base64: str = field(repr=False)
+    base64: str = dataclass_field(repr=False)
     name: str
 
 
@@ -40,40 +55,76 @@ class PathSource:
 MediaSource = UrlSource | InlineSource | PathSource
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of one run, every value final (the seed is drawn).
+class RunOptions(StrictModel):
+    """Options of a run."""
 
-    Attributes:
-        sync_mode_given: whether the caller chose ``sync_mode``, or it is the default: only what
-            was chosen says what is seen where a segment begins behind the video's end.
-    """
+    guidance_scale: GuidanceScale = 1.5
+    inference_steps: InferenceSteps = 20
+    seed: Seed = 1247
+    sync_mode: SyncMode = Field(
+        SyncMode.BOUNCE, description="What to do when video and audio have different lengths."
+    )
+    speaker: Speaker = Field(
+        "auto",
+        description="Who speaks: `auto` (the largest and steadiest face), a point in a frame, or a "
+        "box in a frame.",
+    )
+    deadline_s: float | None = Field(
+        None, strict=True, gt=0, description="Stop with an error after so many seconds of the run."
+    )
+    engine: EngineName | None = Field(
+        None,
+        description="Engine that makes the lips; by default the one that the server is set to.",
+    )
+    scheduler: SchedulerName = Field(
+        "ddim",
+        description="Sampler. `dpm-solver++` needs about half the steps and is approximate.",
+    )
+    feature_cache_interval: WholeNumber = Field(
+        1,
+        strict=True,
+        ge=1,
+        le=CACHE_INTERVAL_MAX,
+        description="Run the whole network only every so many steps, and reuse its features in "
+        "between. Faster and approximate above 1.",
+    )
+    guidance_interval: tuple[Share, Share] = Field(
+        (0.0, 1.0),
+        description="The part of the steps with guidance: start and end from 0 to 1. Faster and "
+        "approximate when shorter.",
+    )
+    keep_sound: bool = Field(
+        True,
+        strict=True,
+        description="With `segments`: keep the sound of the video outside the segments.",
+    )
 
-    guidance_scale: float = 1.5
-    inference_steps: int = 20
-    seed: int = 1247
-    sync_mode: SyncMode = SyncMode.BOUNCE
-    speaker: Speaker = "auto"
-    deadline_s: float | None = None
-    engine: EngineName | None = None
-    scheduler: SchedulerName = "ddim"
-    feature_cache_interval: int = 1
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    keep_sound: bool = True
-    # Says how a value came about and not what it is, so options that differ in it are equal.
-    sync_mode_given: bool = field(default=True, compare=False)
+    @field_validator("guidance_interval")
+    @classmethod
+    def _start_before_end(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] >= interval[1]:
+            raise ValueError("the start must lie before the end")
+        return interval
+
+    @property
+    def sync_mode_given(self) -> bool:
+        """Whether ``sync_mode`` was set explicitly.
+
+        The default does not extend a video for a segment that starts after its end.
+        """
+        return "sync_mode" in self.model_fields_set
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of the video that one speaker says.
+    """A part of the video in which one speaker speaks.
 
     Attributes:
-        audio: its own recording; None stands for the request's.
-        start_s: where in the video it begins.
-        end_s: where in the video it ends; None where its recording does.
-        audio_start_s: where in the recording it begins.
-        speaker: whose lips move.
+        audio: its own recording; None uses the request's.
+        start_s: start in the video, in seconds.
+        end_s: end in the video, in seconds; None where its recording ends.
+        audio_start_s: start in the recording, in seconds.
+        speaker: the face whose lips are generated.
     """
 
     audio: MediaSource | None
@@ -85,13 +136,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One job for the runner, whatever door it came through.
+    """The input of the runner.
 
     Attributes:
         video: the source video.
-        audio: the speech; None if every segment brings its own.
-        options: of the run.
-        segments: what is said where and by whom; none: the speech, from start to end.
+        audio: the speech; None if every segment has its own recording.
+        options: of the run; the seed is drawn.
+        segments: who speaks when; empty: one speaker from start to end.
     """
 
     video: MediaSource
@@ -101,17 +152,17 @@ class RunRequest:
 
     @property
     def recordings(self) -> dict[str, MediaSource]:
-        """Return the speech by name: ``audio``, ``segments.0.audio``, …"""
+        """The recordings by name: ``audio``, ``segments.0.audio``, …"""
         named = {"audio": self.audio} if self.audio is not None else {}
         own = ((segment_recording(i), segment.audio) for i, segment in enumerate(self.segments))
         return named | {name: source for name, source in own if source is not None}
 
     @property
     def media(self) -> dict[str, MediaSource]:
-        """Return everything that must be brought here, by name: ``video`` and the recordings."""
+        """All media by name: ``video`` and the recordings."""
         return {"video": self.video} | self.recordings
 
 
 def segment_recording(index: int) -> str:
-    """Return the name of a segment's own recording."""
+    """Return the name of a segment's own recording: ``segments.3.audio``."""
     return f"segments.{index}.audio"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.errors import InternalError
+from latentsync.errors import EngineUnavailable, InternalError
 from latentsync.jobs.serialization import (
     dump_options,
     dump_request,
@@ -45,10 +45,14 @@ def test_options_come_back_as_they_were(options: RunOptions) -> None:
 
 
 def test_a_sync_mode_of_an_earlier_version_counts_as_chosen() -> None:
-    recorded = dump_options(RunOptions(sync_mode_given=False))
+    recorded = dump_options(RunOptions())
+    assert recorded["sync_mode_given"] is False
     assert load_options(recorded).sync_mode_given is False
     del recorded["sync_mode_given"]
     assert load_options(recorded).sync_mode_given is True
+    chosen = dump_options(RunOptions(sync_mode=SyncMode.BOUNCE))
+    assert "sync_mode_given" not in chosen
+    assert load_options(chosen).sync_mode_given is True
 
 
 def test_media_come_back_as_addresses_or_as_files() -> None:
@@ -88,3 +92,51 @@ def test_segments_come_back_with_their_recordings() -> None:
 def test_a_medium_that_was_not_stored_is_a_defect() -> None:
     with pytest.raises(InternalError, match="video_base64"):
         dump_source(InlineSource("AAAA", "video_base64"), None)
+
+
+RECORDED_BY_EARLIER_VERSION = """{
+    "video": {"url": "https://example.com/face.mp4", "name": "video_url"},
+    "segments.1.audio": {"key": "inputs/1/own", "name": "segments.1.audio_base64"},
+    "audio": {"url": "https://example.com/all.wav", "name": "audio_url"},
+    "options": {
+        "guidance_scale": 2.0, "inference_steps": 8, "seed": 7, "sync_mode": "loop",
+        "speaker": {"frame": 3, "point": [1, 2.5]}, "deadline_s": 3.5, "engine": "draft",
+        "scheduler": "ddim", "feature_cache_interval": 1, "guidance_interval": [0.0, 1.0],
+        "keep_sound": false
+    },
+    "segments": [
+        {"start_s": 0.5, "end_s": 2, "audio_start_s": 1.25,
+         "speaker": {"frame": 0, "box": [1, 2, 3, 4]}},
+        {"start_s": 2.0, "end_s": null, "audio_start_s": 0.0, "speaker": "auto"}
+    ]
+}"""
+
+
+def test_a_job_that_an_earlier_version_recorded_still_runs_and_is_recorded_alike() -> None:
+    recorded = json.loads(RECORDED_BY_EARLIER_VERSION)
+    own = PathSource(Path("/here/own"), "segments.1.audio_base64")
+    request = load_request(recorded, {"segments.1.audio": own.path})
+    box = SpeakerBox(frame=0, box=(1, 2, 3, 4))
+    assert request == RunRequest(
+        URL,
+        UrlSource("https://example.com/all.wav", "audio_url"),
+        RunOptions(
+            guidance_scale=2.0,
+            inference_steps=8,
+            seed=7,
+            sync_mode=SyncMode.LOOP,
+            speaker=SpeakerPoint(frame=3, point=(1.0, 2.5)),
+            deadline_s=3.5,
+            engine="draft",
+            keep_sound=False,
+        ),
+        (Segment(None, 0.5, 2.0, 1.25, box), Segment(own, start_s=2.0)),
+    )
+    assert request.options.sync_mode_given
+    media = {name: recorded[name] for name in request.media}
+    assert json.loads(json.dumps(dump_request(request, media))) == recorded
+
+
+def test_a_recorded_engine_that_is_gone_is_an_engine_that_cannot_run() -> None:
+    with pytest.raises(EngineUnavailable, match="no engine named 'older'"):
+        load_options({**dump_options(RunOptions()), "engine": "older"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -147,7 +146,9 @@ def test_the_same_seed_gives_the_same_video_and_another_one_does_not(
     pipeline, source = LipsyncPipeline(networks, KnownPlace()), frames(3)
     first, _ = run(pipeline, source)
     assert differs(run(pipeline, source)[0], first) == 0
-    assert differs(run(pipeline, source, options=replace(QUICK, seed=7))[0], first) > 10
+    assert (
+        differs(run(pipeline, source, options=QUICK.model_copy(update={"seed": 7}))[0], first) > 10
+    )
 
 
 def test_other_speech_gives_other_lips(networks: LipsyncNetworks) -> None:
@@ -221,7 +222,7 @@ def test_a_canceled_run_stops_at_once_and_leaves_no_thread(
         run(
             LipsyncPipeline(networks, KnownPlace()),
             frames(12),
-            options=replace(QUICK, inference_steps=50),
+            options=QUICK.model_copy(update={"inference_steps": 50}),
             monitor=monitor,
         )
     hook.remove()
@@ -349,7 +350,9 @@ def test_the_options_reach_the_sampler(networks: LipsyncNetworks) -> None:
     run(
         LipsyncPipeline(networks, KnownPlace()),
         frames(2),
-        options=replace(options, scheduler="dpm-solver++", feature_cache_interval=1),
+        options=options.model_copy(
+            update={"scheduler": "dpm-solver++", "feature_cache_interval": 1}
+        ),
     )
     hook.remove()
     assert passes == [2, 2, 2, 4, 4, 4]

@@ -17,7 +17,7 @@ from latentsync.errors import InvalidRequest, LatentSyncError, NotInQueue
 from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.service import JobService
 from latentsync.schema.fields import GuidanceScale, InferenceSteps, Seed, StrictModel, Text
-from latentsync.schema.predict import PredictRequest, build_options, validate_as
+from latentsync.schema.predict import build_options, validate_as
 from latentsync.schema.run import InlineSource, RunRequest
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
@@ -232,15 +232,10 @@ def _downloads(jobs: JobService) -> APIRouter:
 
 
 def _translate(asked: LipsyncRequest) -> RunRequest:
-    options = PredictRequest(
-        guidance_scale=asked.guidance_scale,
-        inference_steps=asked.inference_steps,
-        seed=asked.seed,
-    )
     return RunRequest(
         InlineSource(asked.video_source, name="video_source"),
         InlineSource(asked.audio_source, name="audio_source"),
-        build_options(options),
+        build_options(asked),
     )
 
 

@@ -16,8 +16,9 @@ from latentsync.errors import InvalidField, LatentSyncError, shorten
 from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.service import JobService
 from latentsync.schema.fields import EngineName, GuidanceScale, InferenceSteps, StrictModel, Text
+from latentsync.schema.predict import build_options
 from latentsync.schema.responses import ErrorResponse
-from latentsync.schema.run import RunOptions, RunRequest, UrlSource
+from latentsync.schema.run import RunRequest, UrlSource
 from latentsync.server.errors import error_headers
 from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
 from latentsync.server.middleware import Owner
@@ -192,11 +193,7 @@ def _translate(task: TaskRequest) -> RunRequest:
     return RunRequest(
         UrlSource(task.video_url, name="video_url"),
         UrlSource(task.audio_url, name="audio_url"),
-        RunOptions(
-            guidance_scale=task.guidance_scale,
-            inference_steps=task.inference_steps,
-            engine=_engine_of(task.inference_ckpt_path),
-        ),
+        build_options(task, engine=_engine_of(task.inference_ckpt_path)),
     )
 
 
