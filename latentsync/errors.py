@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose, with a stable code and an HTTP status.
+"""The exceptions of this package, each with a stable code and an HTTP status.
 
     LatentSyncError
     ├── InvalidRequest 422          the request itself is wrong
@@ -8,66 +8,66 @@
     │   ├── InvalidField            wrong type or outside the allowed range
     │   ├── InvalidBase64           text that is not base64
     │   └── MalformedBody 400       the body is not a JSON object
-    ├── FetchError 422              the media could not be brought here
+    ├── FetchError 422              the media could not be fetched
     │   ├── ForbiddenAddress 403    private, link-local or otherwise not public
     │   ├── ForbiddenPath 403       outside the allowed folders
-    │   ├── Unreachable             no answer, or not a success
+    │   ├── Unreachable             no response, or an error status
     │   ├── FetchTimeout 408        the sender was too slow
     │   └── TooManyBytes 413        more bytes than allowed
-    ├── MediaError 422              the media is here but cannot be used
-    │   ├── EmptyMedia              there are no bytes in it
+    ├── MediaError 422              the media was received but cannot be used
+    │   ├── EmptyMedia              it is empty
     │   ├── UnreadableMedia         no codec here can read it
     │   ├── TruncatedMedia          its end is missing
-    │   ├── NoVideo                 no pictures in what should be the video
-    │   ├── NoAudio                 no sound in what should be the speech
-    │   ├── AudioTooShort           less speech than can be worked with
+    │   ├── NoVideo                 the video has no video stream
+    │   ├── NoAudio                 the recording has no audio stream
+    │   ├── AudioTooShort           the recording is shorter than the minimum
     │   ├── MediaTooLong            more seconds than allowed
     │   ├── PictureTooLarge         more pixels than allowed
-    │   ├── PictureTooSmall         fewer pixels than can be worked with
-    │   ├── TooManyFrames           more frames, or more of them a second, than allowed
+    │   ├── PictureTooSmall         fewer pixels than the minimum
+    │   ├── TooManyFrames           more frames, or a higher frame rate, than allowed
     │   └── NoFace                  no usable face in any frame
     ├── NotAuthorized 401           missing or wrong token
-    ├── ForbiddenHost 403           a name by which a server without a key does not answer
-    ├── ForbiddenOrigin 403         a web page of somebody else made the browser call
-    ├── UnsupportedContentType 415  what a server without a key reads must be declared as JSON
-    ├── NoSuchPath 404              nothing is answered at this path
-    ├── MethodNotAllowed 405        this path is for other methods
-    ├── JobNotFound 404             no such job, or somebody else's
-    │   └── UploadNotFound          no such upload, or somebody else's
-    ├── IdempotencyConflict 409     an id or key that was used for another request
-    ├── NotInQueue 400              only what waits can be cancelled at this address
+    ├── ForbiddenHost 403           a Host header that a server without a key does not accept
+    ├── ForbiddenOrigin 403         a browser request from a page of another origin
+    ├── UnsupportedContentType 415  a server without a key reads only bodies declared as JSON
+    ├── NoSuchPath 404              there is no such path
+    ├── MethodNotAllowed 405        the path does not support this method
+    ├── JobNotFound 404             no such job, or it belongs to another key
+    │   └── UploadNotFound          no such upload, or it belongs to another key
+    ├── IdempotencyConflict 409     the id or key was used for another request
+    ├── NotInQueue 400              this path cancels queued requests only
     ├── OutputNotReady 409          the job has not ended, so there is no video yet
     ├── NoOutput 409                the job failed or was canceled, so there will be no video
     ├── OutputGone 410              the job succeeded, but its video is no longer kept
-    ├── LineFull 429                too much waits, arrives or is kept already
-    ├── Canceled 499                the caller asked to stop
-    ├── DeadlineExceeded 504        the run did not end in the time allowed
-    ├── WorkerLost 500              the process that made the video died, as often as is allowed
-    ├── CodecFailed 500             FFmpeg refused to encode or to write
-    ├── DiskFull 507                no room for the working files or the weights
-    ├── FolderUnusable 503          a folder that this program writes to cannot be written to
-    ├── StorageUnavailable 503      the store of the jobs' files does not answer, or refuses
-    ├── RecordUnavailable 503       the database of jobs does not answer
-    ├── EngineUnavailable 503       the engine asked for cannot run here
-    │   ├── CheckpointUnusable      a file of weights is missing, damaged or something else
-    │   ├── CheckpointMismatch      a file of weights is one of another network
-    │   ├── WeightsMissing          a file of weights is not here and may not be fetched or stored
-    │   ├── WeightsUnreachable      a file of weights could not be fetched
-    │   └── WeightsDamaged          a file of weights is not what its publisher says
-    ├── OutOfDeviceMemory 503       the networks do not fit into the device's memory
-    ├── NumericalFailure 500        a network's values are no longer numbers
-    ├── InternalError 500           a defect of this program; the log has the cause
-    └── ServerError                 (client side) the server answered with an error
+    ├── LineFull 429                too much is queued, arriving or stored already
+    ├── Canceled 499                the caller canceled it
+    ├── DeadlineExceeded 504        the run did not finish before its deadline
+    ├── WorkerLost 500              the worker process died in every allowed attempt
+    ├── CodecFailed 500             FFmpeg could not encode or write the result
+    ├── DiskFull 507                not enough disk space for files, jobs or weights
+    ├── FolderUnusable 503          a folder that the program needs is not writable
+    ├── StorageUnavailable 503      the file storage is unreachable or refuses access
+    ├── RecordUnavailable 503       the jobs database is unreachable
+    ├── EngineUnavailable 503       the requested engine cannot run here
+    │   ├── CheckpointUnusable      a weights file is missing, damaged or not a checkpoint
+    │   ├── CheckpointMismatch      a weights file belongs to another network
+    │   ├── WeightsMissing          a weights file is missing and may not be downloaded
+    │   ├── WeightsUnreachable      a weights file could not be downloaded
+    │   └── WeightsDamaged          a weights file differs from the published one
+    ├── OutOfDeviceMemory 503       the networks do not fit into device memory
+    ├── NumericalFailure 500        a network produced NaN or infinite values
+    ├── InternalError 500           a bug in the server; its log has the cause
+    └── ServerError                 raised by the client: the server returned an error
 
-Messages are plain sentences that name the field and the value.
-They never hold a server path or a traceback.
+Messages are plain sentences that name the field and the value. They never contain a server path or
+a traceback.
 """
 
 from reprlib import Repr
 from typing import Any, ClassVar
 
 _VALUE_CHARACTERS = 80  # longest excerpt of a caller's value in a message
-_excerpt = Repr()  # looks at the beginning of a value only: values may be huge or deeply nested
+_excerpt = Repr()  # reads only the start of a value, which may be huge or deeply nested
 _excerpt.maxlevel = 4
 _excerpt.maxstring = _excerpt.maxlong = _excerpt.maxother = 4 * _VALUE_CHARACTERS
 
@@ -79,11 +79,11 @@ def shorten(value: object, limit: int = _VALUE_CHARACTERS) -> str:
 
 
 class LatentSyncError(Exception):
-    """Base of the tree.
+    """Base class of all errors of this package.
 
     Args:
         message: one plain sentence for the caller.
-        field: name of the request field at fault, if one is.
+        field: name of the request field at fault, if any.
         retry_after_s: seconds after which the same call may succeed, if known.
     """
 
@@ -99,7 +99,7 @@ class LatentSyncError(Exception):
         self.retry_after_s = retry_after_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer body shared by every door: status_code, code, message, field."""
+        """Return the common error body: status_code, code, message, field."""
         return {
             "status_code": self.status,
             "code": self.code,
@@ -366,14 +366,14 @@ class InternalError(LatentSyncError):
 
 
 class ServerError(LatentSyncError):
-    """Raised by the client when a server answers with an error; carries the server's own code.
+    """Raised by the client when a server returns an error; carries the server's code.
 
     Args:
         message: the server's sentence.
-        server_status: HTTP status of the answer.
-        server_code: the stable code in the answer, or ``"UNKNOWN"`` when it holds none.
-        field: request field at fault, if the answer names one.
-        retry_after_s: value of the Retry-After header in seconds, if sent.
+        server_status: HTTP status of the response.
+        server_code: the stable code in the response, or ``"UNKNOWN"`` if it has none.
+        field: request field at fault, if the response names one.
+        retry_after_s: value of the Retry-After header in seconds, if present.
     """
 
     code = "SERVER_ERROR"
@@ -394,16 +394,16 @@ class ServerError(LatentSyncError):
 
 
 def every_error() -> dict[str, type[LatentSyncError]]:
-    """Return the tree's classes by their codes, in the order in which they are written here.
+    """Return the error classes by code, in the order of this module.
 
-    ServerError is not among them: no server answers it.
+    ServerError is left out: only clients raise it.
     """
     own = [kind for kind in globals().values() if isinstance(kind, type)]
     kinds = [kind for kind in own if issubclass(kind, LatentSyncError) and kind is not ServerError]
-    # The base has the code of InternalError, which comes later and takes its place.
+    # The base class shares the code of InternalError, which comes later and overrides it.
     return {kind.code: kind for kind in kinds}
 
 
 def error_from_code(code: str, message: str, field: str | None = None) -> LatentSyncError:
-    """Return the error that was recorded with this code; an unknown code is an InternalError."""
+    """Return the error with this code; an unknown code gives InternalError."""
     return every_error().get(code, InternalError)(message, field=field)

@@ -71,27 +71,24 @@ class Settings(BaseSettings):
     )
     engine: EngineName = Field(
         "auto",
-        description="which engine makes the lips; auto is latentsync-1.6 on a GPU, else draft",
+        description="engine to use; auto is latentsync-1.6 on a GPU, else draft",
     )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d{1,2})?)$",
-        description="where the networks run: auto, cpu, mps, cuda or cuda:N",
+        description="device of the networks: auto, cpu, mps, cuda or cuda:N",
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="numbers of the networks; auto is float16 on GPUs, else float32"
+        "auto", description="dtype of the networks; auto is float16 on GPUs, else float32"
     )
-    batch_windows: int = Field(
-        1, ge=1, le=16, description="windows of 16 frames that go through the network at once"
-    )
+    batch_windows: int = Field(1, ge=1, le=16, description="windows of 16 frames per network call")
     face_landmarks: Literal["insightface", "mesh"] = Field(
         "insightface",
-        description="what finds faces for LatentSync; mesh is embedded and free for every use",
+        description="face networks of LatentSync; mesh is built in and free for any use",
     )
     true_face_colors: bool = Field(
         False,
-        description="show insightface true colours; LatentSync was trained with red and blue "
-        "exchanged",
+        description="give insightface RGB; LatentSync was trained with red and blue swapped",
     )
     work_dir: Path = Field(
         default_factory=lambda: Path(tempfile.gettempdir()) / f"latentsync-{os.getuid()}",
@@ -106,15 +103,15 @@ class Settings(BaseSettings):
     max_media_bytes: int = Field(512 * MIB, gt=0, description="largest single media file")
     max_body_bytes: int = Field(256 * MIB, gt=0, description="largest request body")
     body_timeout_s: float = Field(
-        300.0, gt=0, description="longest time for the arrival of one request body"
+        300.0, gt=0, description="longest time to receive one request body"
     )
     max_arriving_bodies: int = Field(
-        32, ge=1, description="request bodies with media that may arrive at once; half from one key"
+        32, ge=1, description="media request bodies received at once; one key may use half"
     )
     max_arriving_bytes: int = Field(
         512 * MIB,
         gt=0,
-        description="JSON bodies that may be held in memory at once; half from one key",
+        description="bytes of JSON bodies held in memory at once; one key may use half",
     )
     fetch_timeout_s: float = Field(60.0, gt=0, description="longest time for one download")
     max_duration_s: float = Field(600.0, gt=0, description="longest video or audio")
@@ -122,58 +119,58 @@ class Settings(BaseSettings):
     max_pixels: int = Field(3840 * 2160, gt=0, description="largest picture, width x height")
     min_side: int = Field(64, gt=0, description="smallest width or height in pixels")
     max_fps: float = Field(240.0, gt=0, description="highest frame rate of a source video")
-    max_waiting: int = Field(
-        8, ge=0, description="predictions that may wait in line before 429 is answered"
-    )
+    max_waiting: int = Field(8, ge=0, description="waiting predictions before /predict returns 429")
     deadline_s: float = Field(900.0, gt=0, description="longest time for one run")
     shutdown_grace_s: int = Field(
-        30, ge=0, description="time for the running prediction to finish after a stop signal"
+        30, ge=0, description="time for running predictions to finish after a stop signal"
     )
     weights_dir: Path = Field(
         default_factory=lambda: _base_folder("XDG_CACHE_HOME", ".cache") / "latentsync",
-        description="folder that keeps downloaded weights (the draft engine needs none)",
+        description="folder of downloaded weights (the draft engine needs none)",
     )
     weights_mirror: str | None = Field(
         None, pattern=r"^https?://\S+$", description="address used instead of the hub"
     )
-    offline: bool = Field(False, description="never fetch weights; HF_HUB_OFFLINE=1 does the same")
+    offline: bool = Field(
+        False, description="never download weights; HF_HUB_OFFLINE=1 does the same"
+    )
     fetch_vgg16: bool = Field(
-        True, description="fetch VGG16 at a cold start as well; inference does not read it"
+        True, description="also download VGG16 at a cold start; inference does not read it"
     )
 
     data_dir: Path = Field(
         default_factory=lambda: _base_folder("XDG_DATA_HOME", ".local", "share") / "latentsync",
-        description="folder of the jobs' record and files, unless the next two say otherwise",
+        description="folder of the jobs database and files, unless overridden below",
     )
     database_url: str | None = Field(
         None,
         pattern=r"^(postgresql\+psycopg://|sqlite:///)\S+$",
-        description="where jobs are recorded: postgresql+psycopg://…; by default SQLite",
+        description="jobs database: postgresql+psycopg://…; by default SQLite",
     )
     storage_url: str | None = Field(
-        None, description="where jobs' files are kept, for example s3://bucket/folder"
+        None, description="storage of jobs' files, for example s3://bucket/folder"
     )
     worker_name: str | None = Field(
-        None, description="name of a worker, the same after a restart; by default host and device"
+        None, description="name of the worker, stable over restarts; by default host and device"
     )
     max_attempts: int = Field(
-        3, ge=1, le=20, description="how often a job is begun whose process is lost"
+        3, ge=1, le=20, description="attempts of a job whose worker process dies"
     )
-    max_jobs_per_key: int = Field(100, ge=1, description="jobs of one key that may wait or run")
+    max_jobs_per_key: int = Field(100, ge=1, description="queued and running jobs per key")
     max_job_bytes_per_key: int = Field(
         8 * 1024 * MIB,
         gt=0,
-        description="media of one key's jobs that may wait or run; likewise its uploads",
+        description="media of one key's queued and running jobs; likewise its uploads",
     )
     max_stored_bytes: int = Field(
         64 * 1024 * MIB,
         gt=0,
-        description="media, uploads and results kept at most; the oldest results make room",
+        description="limit of stored media, uploads and results; the oldest results go first",
     )
     min_free_bytes: int = Field(
         1024 * MIB,
         ge=0,
-        description="room on every disk below which nothing new is taken and jobs wait",
+        description="free disk space below which nothing new is accepted and jobs wait",
     )
     keep_results_s: float = Field(
         86_400.0, gt=0, description="how long finished jobs and their files are kept"
@@ -181,20 +178,20 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s?#]+$",
-        description="address under which callers reach the server; by default the one they called",
+        description="external URL of the server; by default the requested one",
     )
     tasks_without_key: bool = Field(
-        False, description="let /sync, /task and /queue be called without a key"
+        False, description="allow /sync, /task and /queue without a key"
     )
     webhook_secret: SecretStr | None = Field(
-        None, description="signs webhooks: whsec_ and 24 to 64 bytes as base64; without it none"
+        None, description="signs webhooks: whsec_ and 24 to 64 bytes as base64; unset disables them"
     )
     webhook_timeout_s: float = Field(
-        15.0, gt=0, le=300, description="longest time for one attempt to tell a webhook's receiver"
+        15.0, gt=0, le=300, description="timeout of one webhook delivery attempt"
     )
     webhook_retry_delays_s: Annotated[tuple[Wait, ...], NoDecode] = Field(
         (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0),
-        description="waits before each further attempt to tell a receiver, comma-separated",
+        description="delays before webhook retries, comma-separated",
     )
 
     @classmethod

@@ -106,7 +106,7 @@ def test_an_engine_that_is_not_installed_is_an_answer_with_a_code(
     answer = main.predict(**nowhere, engine="latentsync-1.6", run_id="r-9")
     told = (answer["status_code"], answer["code"], answer["field"])
     assert told == (503, "ENGINE_UNAVAILABLE", "engine")
-    assert "pip install 'latentsync[models]'" in answer["message"]
+    assert "pip install -e '.[models]'" in answer["message"]
 
 
 @pytest.fixture

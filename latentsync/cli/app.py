@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 before_exit(remove_own_folders)
 
 commands = typer.Typer(
-    help="The same video, with lips that say other speech.",
+    help="Lip-sync a video to a speech recording.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +80,10 @@ def _show_version(wanted: bool) -> None:
 @commands.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -93,18 +96,18 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Ask for no key; loopback addresses only.")
+        bool, typer.Option("--no-auth", help="Require no key; loopback addresses only.")
     ] = False,
     no_worker: Annotated[
-        bool, typer.Option("--no-worker", help="Take jobs only; workers run elsewhere.")
+        bool, typer.Option("--no-worker", help="Only accept jobs; workers run elsewhere.")
     ] = False,
     ui: Annotated[
-        bool, typer.Option("--ui", help="Show a page at /; needs the extra latentsync[ui].")
+        bool, typer.Option("--ui", help="Serve a web page at /; needs pip install -e '.[ui]'.")
     ] = False,
 ) -> None:
-    """Run the HTTP server, and a worker as its child.
+    """Run the HTTP server, with a worker as a child process.
 
-    The keys that callers must send come from LATENTSYNC_API_KEY.
+    Callers must send a key of LATENTSYNC_API_KEY.
     """
     settings = load_settings()
     if no_auth and not _is_loopback(host):
@@ -117,7 +120,7 @@ def serve(
         )
 
     if ui and find_spec("gradio") is None:
-        fail("--ui needs more packages: pip install 'latentsync[ui]'.", exit_code=2)
+        fail("--ui needs more packages: pip install -e '.[ui]'.", exit_code=2)
 
     if os.environ.get(KEY_VARIABLE) and os.environ.get(KEYS_VARIABLE):
         said = f"{KEY_VARIABLE} and {KEYS_VARIABLE} are both set: callers may send a key of either."
@@ -146,12 +149,12 @@ def serve(
 @commands.command()
 def worker(
     with_parent: Annotated[
-        bool, typer.Option("--with-parent", hidden=True, help="End when standard input does.")
+        bool, typer.Option("--with-parent", hidden=True, help="Exit when stdin closes.")
     ] = False,
 ) -> None:
     """Run jobs on this machine's device.
 
-    Any number of workers may share a database and files.
+    Any number of workers may share one database and file storage.
     """
     settings = load_settings(warn=not with_parent)  # the parent has warned
 
@@ -193,9 +196,9 @@ def predict(
     output: Output,
     token: Token = "",
     options: dict[str, Any],
-    timeout_s: Annotated[float, typer.Option(min=1, help="Longest silence, in seconds.")] = 900.0,
+    timeout_s: Annotated[float, typer.Option(min=1, help="Read timeout in seconds.")] = 900.0,
 ) -> None:
-    """Ask a server, local or on Cerebrium, to make the video."""
+    """Make the video on a server, local or on Cerebrium."""
     with errors_as_one_line():
         from latentsync.cli.segments import read_speech
         from latentsync.client._payload import named_media
@@ -285,7 +288,7 @@ def _failing_to_start() -> Iterator[None]:
         fail(error.message, exit_code=3)
     except DBAPIError as error:
         said = " ".join(str(error.orig).split())
-        fail(f"The record of jobs cannot be used: {said}", exit_code=3)
+        fail(f"The jobs database cannot be used: {said}", exit_code=3)
     except OSError as error:
         fail(f"{error.filename or 'A folder'} cannot be used: {error.strerror}.", exit_code=3)
 
@@ -312,11 +315,11 @@ def _log_start(settings: Settings, *, with_worker: bool) -> None:
     # Either address may hold a password; one of a database may be in its query, too.
     record = make_url(settings.jobs_database).set(query={}).render_as_string(hide_password=True)
     storage = re.sub(r"(?<=://)[^/@]*@", "", settings.storage)
-    logger.info("jobs are recorded in %s, their files in %s", record, storage)
+    logger.info("jobs database: %s; file storage: %s", record, storage)
     if with_worker:
-        logger.info("a worker process of this server runs the jobs")
+        logger.info("jobs run in a worker process of this server")
     else:
-        logger.info("jobs wait for a `latentsync worker`: this server runs none (--no-worker)")
+        logger.info("jobs wait for a `latentsync worker`: this server starts none (--no-worker)")
 
 
 def _is_loopback(host: str) -> bool:

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _HERE = "http://127.0.0.1:8000"
-_IT_GOES_ON = "Stopped watching; the job goes on."
+_STILL_RUNNING = "Stopped watching; the job is still running."
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as submit prints it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON, one job a line.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as printed by submit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs, one job per line.")]
 
 
 class StatusName(StrEnum):
@@ -61,15 +61,17 @@ def submit(
     url: Url = _HERE,
     token: Token = "",
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Your name for this job; the same name finds it again.")
+        str | None, typer.Option(help="Your name for this job; repeating it returns the same job.")
     ] = None,
     webhook_url: Annotated[
-        str | None, typer.Option(help="Address that the server calls at the job's end.")
+        str | None, typer.Option(help="URL that the server calls when the job ends.")
     ] = None,
     options: dict[str, Any],
 ) -> None:
-    """Hand in a job and print its id; nobody has to wait for it."""
-    with errors_as_one_line(when_stopped="Stopped; see `latentsync list` for what arrived."):
+    """Submit a job and print its id, without waiting for it."""
+    with errors_as_one_line(
+        when_stopped="Stopped; `latentsync list` shows whether the job was created."
+    ):
         from latentsync.cli.segments import read_speech
 
         spoken = read_speech(audio, segments)
@@ -88,7 +90,7 @@ def submit(
 
 @commands.command()
 def status(job_id: JobId, url: Url = _HERE, token: Token = "", as_json: AsJson = False) -> None:
-    """Say how far a job is."""
+    """Show the state of a job."""
     with errors_as_one_line(), connected(url, token) as client:
         job = client.get(job_id)
     if as_json:
@@ -108,14 +110,14 @@ def watch(
     url: Url = _HERE,
     token: Token = "",
     output: Annotated[
-        Path | None, typer.Option(help="Download the video to this file at the end.")
+        Path | None, typer.Option(help="Download the video to this file when it is done.")
     ] = None,
     timeout_s: Annotated[
-        float | None, typer.Option(min=0, help="Stop watching after so many seconds.")
+        float | None, typer.Option(min=0, help="Stop watching after this many seconds.")
     ] = None,
 ) -> None:
-    """Follow a job to its end; exit code 1 if it fails or is canceled."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Follow a job until it ends; exit code 1 if it fails or is canceled."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         if output is not None:
             check_output(output)
         with _job_bar() as show:
@@ -128,8 +130,8 @@ def watch(
 
 @commands.command()
 def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Print the log of a job's stages and attempts, until its end."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Print the log of a job until it ends."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         for event in client.events(job_id):
             if event.kind == "log":
                 typer.echo(event.data["line"])
@@ -137,33 +139,33 @@ def log(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
 
 @commands.command()
 def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Cancel a job, also while it runs."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Cancel a queued or running job."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         job = client.cancel(job_id)
     if job.is_final:
         typer.echo(_state(job))
     else:
-        typer.echo("it is stopping; that takes up to two seconds")
+        typer.echo("stopping, which takes up to two seconds")
 
 
 @commands.command()
 def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Erase a job: its media, its video and all that is recorded of it. There is no way back."""
-    with errors_as_one_line(when_stopped=_IT_GOES_ON), connected(url, token) as client:
+    """Erase a job with its media, video and database rows. This cannot be undone."""
+    with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         is_gone = client.delete(job_id)
-    left = "out of reach; the server removes the rest as soon as it can"
-    typer.echo("erased" if is_gone else left)
+    pending = "no longer accessible; the server removes the rest as soon as it can"
+    typer.echo("erased" if is_gone else pending)
 
 
 @commands.command("list")
 def list_jobs(
     url: Url = _HERE,
     token: Token = "",
-    status: Annotated[StatusName | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="At most so many.")] = 20,
+    status: Annotated[StatusName | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Number of jobs.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show one's jobs, latest first."""
+    """List your jobs, newest first."""
     with errors_as_one_line(), connected(url, token) as client:
         page = client.list(None if status is None else status.value, limit=limit)
     if as_json:
@@ -175,16 +177,13 @@ def list_jobs(
         return
     _print_table(page.jobs)
     if page.next_cursor is not None:
-        typer.echo(f"older ones are left out; --limit shows more than {limit}", err=True)
+        typer.echo(f"only the newest {limit}; use --limit to show more", err=True)
 
 
 @commands.command()
 def download(job_id: JobId, output: Output, url: Url = _HERE, token: Token = "") -> None:
-    """Bring a job's video here.
-
-    A download that broke off is continued.
-    """
-    stopped = "Stopped; what has arrived is kept and continued next time."
+    """Download the video of a job; an interrupted download is resumed."""
+    stopped = "Stopped; the next call resumes the download."
     with errors_as_one_line(when_stopped=stopped), connected(url, token) as client:
         check_output(output)
         _download(client, job_id, output)
@@ -223,7 +222,7 @@ def _job_bar() -> Iterator[Callable[[Job], None]]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("asking", total=1.0)
+        task = bar.add_task("connecting", total=1.0)
 
         def show(job: Job) -> None:
             bar.update(task, description=_state(job), completed=job.progress.fraction)
@@ -264,11 +263,11 @@ def _print_table(jobs: tuple[Job, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("job", "handed in", "done", "state", box=None)
+    table = Table("job", "submitted", "done", "state", box=None)
     for job in jobs:
-        handed_in = (
+        submitted = (
             "" if job.created_at is None else f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"
         )
-        table.add_row(job.id, handed_in, f"{job.progress.fraction:4.0%}", _state(job))
+        table.add_row(job.id, submitted, f"{job.progress.fraction:4.0%}", _state(job))
     piped = not Console().is_terminal  # then rows are not folded
     Console(width=1000 if piped else None).print(table)

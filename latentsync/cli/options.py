@@ -28,44 +28,44 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _SPEAKER = re.compile(rf"(\d+):({_NUMBER}(?:,{_NUMBER}){{1}}(?:(?:,{_NUMBER}){{2}})?)")
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
 
-Video = Annotated[str, typer.Option(help="Source video: a file or an http(s) address.")]
+Video = Annotated[str, typer.Option(help="Source video: a file or an http(s) URL.")]
 Audio = Annotated[
     str | None,
-    typer.Option(help="Speech: a file or an http(s) address; not needed if --segments names all."),
+    typer.Option(help="Speech: a file or an http(s) URL; optional if all --segments have audio."),
 ]
 SegmentsPath = Annotated[
     Path | None,
     typer.Option(
         "--segments",
         metavar="FILE.json",
-        help="Who says what when, for several speakers or recordings: a JSON list such as "
+        help="Several speakers or recordings: a JSON list such as "
         '[{"audio": "ann.wav", "start_s": 0.5, "speaker": {"frame": 0, "point": [320, 180]}}]; '
-        "also end_s and audio_start_s. File names are meant from its folder.",
+        "also end_s and audio_start_s. File names are relative to its folder.",
     ),
 ]
 KeepSound = Annotated[
     bool,
     typer.Option(
         "--keep-sound/--no-keep-sound",
-        help="With --segments: let the video's own sound be heard where nobody speaks.",
+        help="With --segments: keep the video's own sound outside the segments.",
     ),
 ]
-Output = Annotated[Path, typer.Option(help="Where the finished MP4 goes.")]
-GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 means none.")]
+Output = Annotated[Path, typer.Option(help="Path of the MP4 to write.")]
+GuidanceScale = Annotated[float, typer.Option(help="1.0 to 3.0; 1.0 turns guidance off.")]
 InferenceSteps = Annotated[int, typer.Option(help="1 to 50.")]
-Seed = Annotated[int, typer.Option(help="-1 draws a random one.")]
-DeadlineS = Annotated[float | None, typer.Option(help="Give up after so many seconds.")]
+Seed = Annotated[int, typer.Option(help="-1 for a random seed.")]
+DeadlineS = Annotated[float | None, typer.Option(help="Stop after this many seconds.")]
 Engine = Annotated[str | None, typer.Option(help=f"{', '.join(NAMES[:-1])} or {NAMES[-1]}.")]
 Scheduler = Annotated[str, typer.Option(help="ddim, or dpm-solver++ for fewer steps.")]
 CacheInterval = Annotated[
-    int, typer.Option(help="Run the whole network only every so many steps; approximate above 1.")
+    int, typer.Option(help="Run the full network only every N steps; approximate above 1.")
 ]
 Interval = Annotated[
-    tuple[float, float], typer.Option(help="Part of the steps with guidance, 0 to 1.")
+    tuple[float, float], typer.Option(help="Steps with guidance, as start and end in 0..1.")
 ]
 Mode = Annotated[
     SyncMode | None,
-    typer.Option(help="What to do when the lengths differ.", show_default="bounce"),
+    typer.Option(help="What to do if video and speech differ in length.", show_default="bounce"),
 ]
 SpeakerText = Annotated[
     str, typer.Option("--speaker", help="auto, FRAME:X,Y or FRAME:X1,Y1,X2,Y2 (pixels).")
@@ -73,7 +73,7 @@ SpeakerText = Annotated[
 Url = Annotated[str, typer.Option(envvar=settings.URL_VARIABLE, help="Address of the server.")]
 Token = Annotated[
     str,
-    typer.Option(help=f"The server's key or token; by default that of {settings.KEY_VARIABLE}."),
+    typer.Option(help=f"Key of the server; by default from {settings.KEY_VARIABLE}."),
 ]
 
 
@@ -225,8 +225,8 @@ def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Cli
             raise
         except errors.Unreachable as error:
             fail(
-                f"{error.message} Does the server run, and is its address (--url or "
-                f"{settings.URL_VARIABLE}) right?",
+                f"{error.message} Is the server running, and is its address (--url or "
+                f"{settings.URL_VARIABLE}) correct?",
                 exit_code=1,
             )
 
@@ -240,12 +240,12 @@ def _is_about_the_key(error: errors.ServerError) -> bool:
 def _explain_refused_key(url: str, error: errors.ServerError, source: str) -> str:
     if not source:
         wanted = f"set {settings.KEY_VARIABLE}, or give --token"
-        return f"{url} wants a key: {wanted}. It says: {error.message}"
+        return f"{url} requires a key: {wanted}. It returned: {error.message}"
     others = [
         name for name in settings.CALLER_KEY_VARIABLES if name != source and os.environ.get(name)
     ]
-    unused = f" {' and '.join(others)} is set as well, and was not used." if others else ""
-    return f"{url} refuses the key of {source}. It says: {error.message}{unused}"
+    unused = f" {' and '.join(others)} is set too, but was not used." if others else ""
+    return f"{url} refused the key of {source}: {error.message}{unused}"
 
 
 def fail(message: str, *, exit_code: int) -> Never:
@@ -260,7 +260,7 @@ def print_summary(output: Path, details: PredictDetails) -> None:
     if details.segments:
         typer.echo(describe_segments(details))
     if details.frames_without_face:
-        typer.echo(f"{details.frames_without_face} frames have no usable face and are unchanged")
+        typer.echo(f"{details.frames_without_face} frames without a usable face are unchanged")
     typer.echo(describe_stages(details))
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from latentsync.weights.verify import Verdict
 
 commands = typer.Typer(
-    help="Files of weights: what is here, fetch it, check it.",
+    help="List, download and verify weights.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -46,10 +46,7 @@ Names = Annotated[
 
 @commands.command("list")
 def list_weights() -> None:
-    """Show every file, and whether it is here.
-
-    Also its size, its licence, what needs it and where it comes from.
-    """
+    """List the weights files: state, size, licence, engines that need them, and source."""
     from latentsync.weights import catalog
     from latentsync.weights.paths import path_of
     from latentsync.weights.verify import state_of
@@ -71,9 +68,9 @@ def list_weights() -> None:
 
 @commands.command()
 def pull(names: Names = None) -> None:
-    """Fetch what is missing.
+    """Download missing files.
 
-    Without a name that is all that the LatentSync engine needs, and VGG16.
+    By default all files of the configured LatentSync engine, and VGG16.
     """
     from latentsync.weights import catalog
     from latentsync.weights.ensure import ensure
@@ -91,10 +88,10 @@ def pull(names: Names = None) -> None:
 
 @commands.command()
 def verify(names: Names = None) -> None:
-    """Read every byte of what is here; tell what is missing or damaged.
+    """Verify the checksums of downloaded files; exit code 1 if any is missing or damaged.
 
-    Then the exit code is 1. Without a name all files are read, and those are missing that the
-    LatentSync engine needs.
+    By default all downloaded files are read, and the files of the configured LatentSync engine are
+    required.
     """
     from latentsync.weights import catalog
     from latentsync.weights.verify import verify as verify_files
@@ -117,7 +114,7 @@ def verify(names: Names = None) -> None:
     if missing or damaged:
         said = "; ".join(f"{what}: {', '.join(which)}" for what, which in found.items() if which)
         pull = " ".join(["latentsync weights pull", *(names or [])])
-        _fail(f"{said}. Fetch with `{pull}`.")
+        _fail(f"{said}. Download with `{pull}`.")
 
 
 def _engine(settings: Settings) -> str:
@@ -160,8 +157,8 @@ def _source(file: WeightsFile) -> str:
 
 def _judgement(verdict: Verdict, *, is_needed: bool) -> str:
     if verdict.present:
-        return verdict.problem or "as it should be"
-    return "missing" if is_needed else "not here, and not needed"
+        return verdict.problem or "OK"
+    return "missing" if is_needed else "not downloaded, not needed"
 
 
 @contextmanager
@@ -211,7 +208,7 @@ def _readable(size_bytes: int) -> str:
 @contextmanager
 def _errors_as_one_paragraph() -> Iterator[None]:
     """End the command with the exit codes of :mod:`latentsync.cli.app`; wrap logged warnings."""
-    when_stopped = "Stopped; what has arrived is kept and continued next time."
+    when_stopped = "Stopped; the next call resumes the download."
     log, handler = logging.getLogger("latentsync"), _WrappedLog(logging.WARNING)
     log.addHandler(handler)
     try:

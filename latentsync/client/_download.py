@@ -143,7 +143,7 @@ def _part_file(target: Path, content: str) -> Iterator[BinaryIO]:
     with path.open("ab") as file:
         if not _is_locked(file) or not _is_still_at(path, file):
             raise InvalidField(
-                f"path {str(target)!r}: another download to it is going on.", field="path"
+                f"path {str(target)!r}: another download to it is in progress.", field="path"
             )
         try:
             yield file

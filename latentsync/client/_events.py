@@ -48,7 +48,7 @@ async def follow(
                         if event is not None and event.ends_job:
                             return
                 if is_silent:
-                    raise Unreachable("The stream of events ended without a word.", field="url")
+                    raise Unreachable("The event stream ended without events.", field="url")
         except LatentSyncError as fault:
             await faults.pause_after(fault)
         else:  # the server stops, or a proxy has had enough

@@ -80,7 +80,7 @@ def server_error(response: httpx.Response, body: Mapping[str, Any]) -> ServerErr
     """Return what can be read from an error body of any shape."""
     status = body["status_code"] if is_error(body) else response.status_code
     said = body.get("message") or body.get("detail") or body.get("error") or body.get("reason")
-    message = said if isinstance(said, str) else f"The server answered with status {status}."
+    message = said if isinstance(said, str) else f"The server returned status {status}."
     code, at_fault = body.get("code"), body.get("field")
     return ServerError(
         message,
@@ -98,7 +98,7 @@ def native_error(response: httpx.Response) -> ServerError:
     if response.status_code not in (404, 405) or not no_such_route:
         return error
     return ServerError(
-        f"{shown(response)} takes no jobs. Call predict, which waits for the video.",
+        f"{shown(response)} does not accept jobs. Use predict, which waits for the video.",
         server_status=response.status_code,
         server_code=error.server_code,
         field="url",
@@ -108,7 +108,7 @@ def native_error(response: httpx.Response) -> ServerError:
 def unexpected(response: httpx.Response, wanted: str) -> ServerError:
     """Return the error of an answer that is no error, but not what was asked for either."""
     return ServerError(
-        f"The server answered with status {response.status_code}, but not with {wanted}.",
+        f"The server returned status {response.status_code}, but not {wanted}.",
         server_status=response.status_code,
         server_code="UNEXPECTED_ANSWER",
     )
@@ -180,7 +180,7 @@ class RetryState:
         if pause_s is None:
             raise fault
         pause_s = max(pause_s, fault.retry_after_s or 0.0)
-        logger.warning("%s Trying again in %.1f s.", fault.message, pause_s)
+        logger.warning("%s Retrying in %.1f s.", fault.message, pause_s)
         await self._pause(pause_s)
 
 
@@ -277,7 +277,7 @@ class HttpSession:
         except httpx.ConnectTimeout:
             raise Unreachable(f"{self._shown_url} does not answer.", field="url") from None
         except httpx.TimeoutException:
-            raise FetchTimeout(f"{self._shown_url} was silent for too long.", field="url") from None
+            raise FetchTimeout(f"{self._shown_url} timed out.", field="url") from None
         except httpx.HTTPError as error:
             said = _ERRNO.sub("", str(error)).rstrip(".") or type(error).__name__
             raise Unreachable(

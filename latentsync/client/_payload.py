@@ -112,15 +112,13 @@ def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
             raise InvalidField(f"{name} is {shorten(segment)}: it must be a Segment.", field=name)
     without = [index for index, segment in enumerate(segments) if segment.audio is None]
     if not segments and audio is None:
-        raise MissingField("Give audio, or segments with audio of their own.", field="audio")
+        raise MissingField("Give audio, or segments with their own audio.", field="audio")
     if without and audio is None:
         name = segment_recording(without[0])
-        raise MissingField(
-            f"Give {name}, or one audio for all segments that have none of their own.", field=name
-        )
+        raise MissingField(f"Give {name}, or audio for all segments without their own.", field=name)
     if segments and not without and audio is not None:
         raise ConflictingFields(
-            "Every segment has audio of its own, so the one for all is used by none.",
+            "Every segment has its own audio, so audio would not be used.",
             field="audio",
         )
 

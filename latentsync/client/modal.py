@@ -42,7 +42,9 @@ class ModalClient:
             import modal
             import modal.exception
         except ImportError:
-            raise errors.InvalidRequest("Install the package modal: pip install modal.") from None
+            raise errors.InvalidRequest(
+                "The Modal client needs modal: pip install modal."
+            ) from None
         self._modal = modal
         self._name = f"{app}.{cls}"
         self._service = modal.Cls.from_name(app, cls)
@@ -111,7 +113,7 @@ class ModalClient:
         for name, value in (("idempotency_key", idempotency_key), ("webhook_url", webhook_url)):
             if value is not None:
                 raise errors.InvalidField(
-                    f"{name} is not known to Modal. Leave it out.", field=name
+                    f"{name} is not supported on Modal. Leave it out.", field=name
                 )
         body = inline_body(PredictArgs(video, audio, segments, options))
         with self._own_errors():
@@ -165,7 +167,7 @@ class ModalClient:
         self, status: models.JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> models.JobPage:
         """Raise InvalidRequest: Modal keeps no list of calls that a client could ask for."""
-        raise errors.InvalidRequest("Modal keeps no list of jobs. Keep their ids.")
+        raise errors.InvalidRequest("Modal cannot list jobs. Keep their ids.")
 
     def cancel(self, job: models.Job | str) -> models.Job:
         """Cancel the job, also while it runs; one that has ended stays as it is."""
@@ -214,16 +216,14 @@ class ModalClient:
             return models.Job(id=call_id, status="canceled")
         except exception.OutputExpiredError:
             raise errors.JobNotFound(
-                f"Modal has no job {call_id!r}, or not any more.", field="job"
+                f"Modal has no job {call_id!r}, or its result has expired.", field="job"
             ) from None
         except exception.FunctionTimeoutError:
             return _failed(
-                call_id, errors.DeadlineExceeded.code, "Modal's time limit has ended the run."
+                call_id, errors.DeadlineExceeded.code, "The run exceeded Modal's time limit."
             )
         except exception.InternalFailure:
-            return _failed(
-                call_id, errors.WorkerLost.code, "Modal has lost the container of the run."
-            )
+            return _failed(call_id, errors.WorkerLost.code, "Modal lost the container of the run.")
         except Exception as error:
             self._raise_if_platforms(error)
             if isinstance(error, exception.RemoteError) and self._is_terminated(call):
@@ -249,7 +249,7 @@ class ModalClient:
             result = PredictResult.model_validate(body)
         except ValidationError as error:
             raise errors.ServerError(
-                f"{self._name} answered something else than a video.",
+                f"{self._name} did not return a video.",
                 server_status=200,
                 server_code="UNEXPECTED_ANSWER",
             ) from error
@@ -305,7 +305,7 @@ def _decode(result: PredictResult) -> bytes:
         return base64.b64decode(result.video_base64, validate=True)
     except binascii.Error as error:
         raise errors.ServerError(
-            "The video that was answered is not base64.",
+            "The returned video is not valid base64.",
             server_status=200,
             server_code="UNEXPECTED_ANSWER",
         ) from error

@@ -43,8 +43,8 @@ def is_cpu_build(package: str) -> bool:
 def install_command(extra: str | None) -> str:
     """Return what to type to install this package with an extra."""
     if extra is None:
-        return f"pip install {_OWN} (in a checkout: pip install -e .)"
-    return f"pip install '{_OWN}[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+        return "pip install -e ."
+    return f"pip install -e '.[{extra}]'"
 
 
 def explain_missing(packages: Iterable[str], extra: str | None) -> str:

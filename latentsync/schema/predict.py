@@ -66,11 +66,11 @@ class SegmentFields(StrictModel):
     end_s: Seconds | None = Field(
         None,
         description="End of the segment in the video, in seconds; by default where its recording "
-        "ends. A longer recording is cut, a shorter one followed by silence.",
+        "ends. A longer recording is cut, a shorter one padded with silence.",
     )
     audio_start_s: Seconds = Field(0.0, description="Start in the recording, in seconds.")
     speaker: Speaker | None = Field(
-        None, description="Who speaks; by default the `speaker` of the request."
+        None, description="The speaker; by default the `speaker` of the request."
     )
 
     @model_validator(mode="after")
@@ -105,15 +105,15 @@ class PredictRequest(StrictModel):
     )
     speaker: Speaker = Field(
         "auto",
-        description="Who speaks: `auto` (the largest and steadiest face), a point in a frame, or a "
+        description="The speaker: `auto` (the largest and steadiest face), a point in a frame, or a "
         "box in a frame.",
     )
     deadline_s: float | None = Field(
-        None, strict=True, gt=0, description="Stop with an error after so many seconds of the run."
+        None, strict=True, gt=0, description="Fail the run after this many seconds."
     )
     engine: EngineName | None = Field(
         None,
-        description="Engine that makes the lips; by default the one that the server is set to.",
+        description="Engine to use; by default the one the server is configured with.",
     )
     scheduler: SchedulerName = Field(
         "ddim",
@@ -124,20 +124,20 @@ class PredictRequest(StrictModel):
         strict=True,
         ge=1,
         le=CACHE_INTERVAL_MAX,
-        description="Run the whole network only every so many steps, and reuse its features in "
-        "between. Faster and approximate above 1.",
+        description="Run the full network only every N steps and reuse its features in between. "
+        "Faster and approximate above 1.",
     )
     guidance_interval: tuple[Share, Share] = Field(
         (0.0, 1.0),
-        description="The part of the steps with guidance: start and end from 0 to 1. Faster and "
-        "approximate when shorter.",
+        description="Steps with guidance, as start and end from 0 to 1. Faster and approximate "
+        "when shorter.",
     )
 
     segments: tuple[SegmentFields, ...] = Field(
         (),
         max_length=SEGMENTS_MAX,
-        description="Parts of the video with a recording or a speaker of their own, instead of one "
-        "recording from start to end. They may overlap if different people speak.",
+        description="Parts of the video with their own recording or speaker, instead of one "
+        "recording from start to end. They may overlap if the speakers differ.",
     )
     keep_sound: bool = Field(
         True,
@@ -207,7 +207,7 @@ def build_segments(request: PredictRequest) -> tuple[run.Segment, ...]:
     """Return the segments, each with its speaker; raises ConflictingFields."""
     if request.segments and request.sync_mode is SyncMode.REMAP:
         raise errors.ConflictingFields(
-            "sync_mode remap stretches the video to one recording; it cannot go with segments.",
+            "sync_mode remap stretches the video to one recording; it does not support segments.",
             field="sync_mode",
         )
     return tuple(
@@ -240,7 +240,8 @@ def check_recordings(audio: run.MediaSource | None, segments: Sequence[run.Segme
         )
     elif not without and audio is not None:
         raise errors.ConflictingFields(
-            f"Every segment has its own recording; {audio.name} is used by none.", field=audio.name
+            f"Every segment has its own recording, so {audio.name} would not be used.",
+            field=audio.name,
         )
 
 

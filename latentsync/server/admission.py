@@ -78,8 +78,8 @@ class UploadSlots:
             too_large = held_bytes > 0 and held_bytes + size_bytes > self._max_bytes // part
             if too_many or too_large:
                 raise LineFull(
-                    f"{bodies} large request bodies with {held_bytes} bytes arrive{counted} "
-                    "already, which is all that may.",
+                    f"{bodies} large request bodies ({held_bytes} bytes) are arriving{counted} "
+                    "already, which is the limit.",
                     retry_after_s=_RETRY_AFTER_S,
                 )
 
@@ -122,7 +122,7 @@ class WaitingSlots:
         waiting = max(self._taken - 1, ahead)
         if waiting >= self._max_waiting and self._taken + ahead > 0:
             raise LineFull(
-                f"One prediction is running and {waiting} wait, which is all that may.",
+                f"One prediction is running and {waiting} are waiting, which is the limit.",
                 retry_after_s=self._expected_s(),
             )
         self._taken += 1

@@ -92,7 +92,7 @@ def find_on_hub(file: HubFile, settings: Settings) -> Origin:
         from huggingface_hub import constants, get_hf_file_metadata
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
-            f"Fetching weights needs {error.name}: pip install 'latentsync[models]'."
+            f"Fetching weights needs {error.name}: pip install -e '.[models]'."
         ) from error
     # The variable of that name is read at the first import, which may have been diffusers' or
     # gradio's.

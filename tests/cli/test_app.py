@@ -306,14 +306,14 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "environment", "said"),
     [
-        ([], {}, "wants a key: set LATENTSYNC_API_KEY, or give --token."),
+        ([], {}, "requires a key: set LATENTSYNC_API_KEY, or give --token."),
         (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refuses the key of --token."),
         ([], {"LATENTSYNC_API_KEY": "wrong"}, "refuses the key of LATENTSYNC_API_KEY."),
         ([], {"LATENTSYNC_TOKEN": "wrong"}, "refuses the key of LATENTSYNC_TOKEN."),
         (
             [],
             {"CEREBRIUM_API_KEY": KEY, "LATENTSYNC_API_KEY": "wrong"},
-            "CEREBRIUM_API_KEY is set as well, and was not used.",
+            "CEREBRIUM_API_KEY is set too, but was not used.",
         ),
     ],
 )
@@ -344,7 +344,7 @@ def test_a_server_that_is_not_there_is_told_with_what_to_look_at(media: list[str
     assert result.exit_code == 1
     assert one_line(result) == (
         f"Error: {url} cannot be reached: Connection refused. "
-        "Does the server run, and is its address (--url or LATENTSYNC_URL) right?"
+        "Is the server running, and is its address (--url or LATENTSYNC_URL) correct?"
     )
 
 
@@ -390,7 +390,7 @@ def test_serve_without_auth_stays_on_loopback(host: str) -> None:
         (
             "DATABASE_URL",
             "postgresql+psycopg://me:secret@127.0.0.1:1/jobs",
-            "The record of jobs cannot be used: connection failed",
+            "The jobs database cannot be used: connection failed",
         ),
     ],
 )
@@ -408,7 +408,7 @@ def test_serve_says_how_to_get_the_page(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     result = run("serve", "--ui", "--no-auth")
     assert result.exit_code == 2
-    assert "pip install 'latentsync[ui]'" in one_line(result)
+    assert "pip install -e '.[ui]'" in one_line(result)
 
 
 @pytest.mark.parametrize("command", [["serve", "--no-auth"], ["worker"]])
@@ -474,9 +474,9 @@ def test_serve_says_what_runs_where_and_without_auth_asks_for_no_key(tmp_path: P
             line = server.stdout.readline()
             assert line, said
             said += line
-        assert f"jobs are recorded in sqlite:///{tmp_path}/data/jobs.db" in said
+        assert f"jobs database: sqlite:///{tmp_path}/data/jobs.db" in said
         assert f"their files in {tmp_path}/data/files" in said
-        assert "a worker process of this server runs the jobs" in said
+        assert "jobs run in a worker process of this server" in said
         assert httpx.post(f"{found[1]}/predict", json={}).status_code == 422
 
 
@@ -493,8 +493,8 @@ def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("203.0.113.5", "--host 203.0.113.5 is no address of this machine"),
-        ("2001:db8::5", "--host 2001:db8::5 is no address of this machine"),
+        ("203.0.113.5", "--host 203.0.113.5 is not an address of this machine"),
+        ("2001:db8::5", "--host 2001:db8::5 is not an address of this machine"),
         ("a..example", "--host 'a..example' is no name or address"),
         ("", "--host '' is no name or address"),
     ],

@@ -124,7 +124,7 @@ def test_a_running_job_is_shown_and_canceled(service: Service) -> None:
     assert "after 1.5 s" in one_line(late)
     assert re.fullmatch(r"processing: \w+, \d% done\n", run("status", job_id).stdout)
     told = run("cancel", job_id).stdout
-    assert told in ("it is stopping; that takes up to two seconds\n", "canceled\n")
+    assert told in ("stopping, which takes up to two seconds\n", "canceled\n")
     ended = run("watch", job_id)
     assert ended.exit_code == 1
     assert "was canceled" in one_line(ended)
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_one_line(arguments: tuple[str, ...], exit_code: int, s
 
 def test_the_key_may_be_in_variables_with_earlier_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LATENTSYNC_API_KEY")
-    assert "wants a key: set LATENTSYNC_API_KEY" in one_line(run("list"))
+    assert "requires a key: set LATENTSYNC_API_KEY" in one_line(run("list"))
     assert run("list", CEREBRIUM_API_KEY=KEY).exit_code == 0
     assert run("list", LATENTSYNC_TOKEN=KEY, CEREBRIUM_API_KEY="wrong").exit_code == 0
 
@@ -209,7 +209,7 @@ def test_who_stops_watching_does_not_stop_the_job(service: Service) -> None:
         while "generate" not in watching.stderr.readline():
             pass
         watching.send_signal(signal.SIGINT)
-        assert watching.stderr.read() == "Stopped watching; the job goes on.\n"
+        assert watching.stderr.read() == "Stopped watching; the job is still running.\n"
     assert watching.returncode == 128 + signal.SIGINT
     assert run("status", job_id).stdout.startswith("processing")
     run("cancel", job_id)

@@ -59,7 +59,7 @@ def test_the_time_of_an_event_is_read_in_the_old_form_too(told: str | float) -> 
 @pytest.mark.parametrize("status", [404, 405])
 def test_a_server_without_jobs_is_told_from_one_without_this_job(status: int, body: Any) -> None:
     assert native_error(answer(status, body)).message == (
-        "http://a.example:8000 takes no jobs. Call predict, which waits for the video."
+        "http://a.example:8000 does not accept jobs. Use predict, which waits for the video."
     )
     unknown = native_error(answer(404, {"code": "JOB_NOT_FOUND", "detail": "There is no job 'x'."}))
     assert unknown.message == "There is no job 'x'."

@@ -91,7 +91,7 @@ def test_it_says_that_it_tries_again(
     with caplog.at_level(logging.WARNING, "latentsync"):
         client.list()
     (line,) = caplog.messages
-    assert line.startswith("The server answered with status 503. Trying again in 0.0 s.")
+    assert line.startswith("The server returned status 503. Retrying in 0.0 s.")
     assert KEY not in line
 
 

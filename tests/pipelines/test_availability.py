@@ -28,7 +28,7 @@ from tests.engine_builders import replace_builders
 from tests.without_packages import hide
 
 GPU = "latentsync-1.6"
-COMMAND = "pip install 'latentsync[models]' (in a checkout: pip install -e '.[models]')"
+COMMAND = "pip install -e '.[models]'"
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_the_draft_engine_needs_the_core_and_its_embedded_files(
 ) -> None:
     with monkeypatch.context() as patch:
         hide(patch, ("pocketsphinx",))
-        assert "pocketsphinx, which is not installed: pip install latentsync" in reason("draft")
+        assert "pocketsphinx, which is not installed: pip install -e ." in reason("draft")
     monkeypatch.setattr(config, "_ROOTS", (tmp_path,))
     assert "The file configs/draft.yaml of the package is missing" in reason("draft")
     with pytest.raises(EngineUnavailable, match="No engine can run here"):

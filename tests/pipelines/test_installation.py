@@ -37,8 +37,7 @@ def failure_of(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> Exce
 
 def test_one_or_several_packages_are_named_with_both_commands() -> None:
     assert explain_missing(["torch"], "models") == (
-        "It needs torch, which is not installed: pip install 'latentsync[models]' (in a checkout: "
-        "pip install -e '.[models]')."
+        "It needs torch, which is not installed: pip install -e '.[models]'."
     )
     assert explain_missing(["a", "b", "c"], None).startswith("It needs a, b and c, which are not")
 

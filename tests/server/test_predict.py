@@ -162,7 +162,7 @@ def test_an_engine_that_is_not_installed_is_refused_without_waiting_in_line(
         engine.gate.set()
         assert running.result().status_code == 200
     assert (refused.status_code, refused.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
-    assert "pip install 'latentsync[models]'" in refused.json()["message"]
+    assert "pip install -e '.[models]'" in refused.json()["message"]
 
 
 def test_the_line_is_in_order_and_bounded(

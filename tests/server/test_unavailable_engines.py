@@ -24,7 +24,7 @@ pytestmark = pytest.mark.processes
 GPU = "latentsync-1.6"
 SAID = (
     "cannot run here. It needs torch, diffusers, accelerate and safetensors, which are not "
-    "installed: pip install 'latentsync[models]' (in a checkout: pip install -e '.[models]'). "
+    "installed: pip install -e '.[models]'. "
     "Engines that can run here: draft."
 )
 

@@ -117,19 +117,19 @@ def test_verify_tells_what_is_missing(hub: Hub) -> None:
     assert done.exit_code == 1
     missing = ", ".join(ENGINE_FILES)
     assert unwrapped(done.stderr) == (
-        f"Error: missing: {missing}. Fetch with `latentsync weights pull`."
+        f"Error: missing: {missing}. Download with `latentsync weights pull`."
     )
     assert run("pull", *ENGINE_FILES).exit_code == 0
     done = run("verify")
     assert (done.exit_code, done.stderr) == (0, "")
-    assert "latentsync-1.5/unet: not here, and not needed" in done.stdout
+    assert "latentsync-1.5/unet: not downloaded, not needed" in done.stdout
     assert run("verify", "latentsync-1.6").exit_code == 0
     # Whoever names a file wants it, needed or not.
     for name, missing in (("latentsync-1.5", "latentsync-1.5/unet"), ("vgg16", "vgg16")):
         done = run("verify", name)
         assert done.exit_code == 1
         assert unwrapped(done.stderr) == (
-            f"Error: missing: {missing}. Fetch with `latentsync weights pull {name}`."
+            f"Error: missing: {missing}. Download with `latentsync weights pull {name}`."
         )
     assert run("verify", LATENTSYNC_ENGINE="latentsync-1.5").exit_code == 1
 
@@ -154,7 +154,9 @@ def test_verify_tells_what_is_damaged(hub: Hub, settings: Settings) -> None:
     path.write_bytes(b"?" + content_of("whisper-tiny")[1:])
     done = run("verify")
     assert done.exit_code == 1
-    assert f"{UNET}: as it should be" in done.stdout
-    assert "vgg16: not here, and not needed" in done.stdout
-    assert done.stderr == ("Error: damaged: whisper-tiny. Fetch with `latentsync weights pull`.\n")
+    assert f"{UNET}: OK" in done.stdout
+    assert "vgg16: not downloaded, not needed" in done.stdout
+    assert done.stderr == (
+        "Error: damaged: whisper-tiny. Download with `latentsync weights pull`.\n"
+    )
     assert run("verify", UNET).exit_code == 0
