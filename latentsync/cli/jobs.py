@@ -116,7 +116,10 @@ def watch(
         float | None, typer.Option(min=0, help="Stop watching after this many seconds.")
     ] = None,
 ) -> None:
-    """Follow a job until it ends; exit code 1 if it fails or is canceled."""
+    """Follow a job until it ends.
+
+    The exit code is 1 if it fails or is canceled.
+    """
     with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         if output is not None:
             check_output(output)
@@ -150,7 +153,10 @@ def cancel(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
 
 @commands.command()
 def delete(job_id: JobId, url: Url = _HERE, token: Token = "") -> None:
-    """Erase a job with its media, video and database rows. This cannot be undone."""
+    """Erase a job with its media, its video and its database rows.
+
+    This cannot be undone.
+    """
     with errors_as_one_line(when_stopped=_STILL_RUNNING), connected(url, token) as client:
         is_gone = client.delete(job_id)
     pending = "no longer accessible; the server removes the rest as soon as it can"

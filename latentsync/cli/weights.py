@@ -88,9 +88,9 @@ def pull(names: Names = None) -> None:
 
 @commands.command()
 def verify(names: Names = None) -> None:
-    """Verify the checksums of downloaded files; exit code 1 if any is missing or damaged.
+    """Verify the checksums of downloaded files.
 
-    By default all downloaded files are read, and the files of the configured LatentSync engine are
+    The exit code is 1 if any is missing or damaged. By default all downloaded files are read, and the files of the configured LatentSync engine are
     required.
     """
     from latentsync.weights import catalog

@@ -105,8 +105,8 @@ class PredictRequest(StrictModel):
     )
     speaker: Speaker = Field(
         "auto",
-        description="The speaker: `auto` (the largest and steadiest face), a point in a frame, or a "
-        "box in a frame.",
+        description="The speaker: `auto` (the largest and steadiest face), a point in a frame, or "
+        "a box in a frame.",
     )
     deadline_s: float | None = Field(
         None, strict=True, gt=0, description="Fail the run after this many seconds."

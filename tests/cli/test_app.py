@@ -180,7 +180,7 @@ def test_segments_come_from_a_file_and_are_in_the_summary(
     ("options", "said"),
     [
         (["--sync-mode", "remap"], "remap"),
-        (["--audio", "x.wav"], "used by none"),
+        (["--audio", "x.wav"], "would not be used"),
         (["--segments", "none.json"], "none.json: No such file"),
     ],
 )
@@ -307,9 +307,9 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
     ("options", "environment", "said"),
     [
         ([], {}, "requires a key: set LATENTSYNC_API_KEY, or give --token."),
-        (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refuses the key of --token."),
-        ([], {"LATENTSYNC_API_KEY": "wrong"}, "refuses the key of LATENTSYNC_API_KEY."),
-        ([], {"LATENTSYNC_TOKEN": "wrong"}, "refuses the key of LATENTSYNC_TOKEN."),
+        (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refused the key of --token:"),
+        ([], {"LATENTSYNC_API_KEY": "wrong"}, "refused the key of LATENTSYNC_API_KEY:"),
+        ([], {"LATENTSYNC_TOKEN": "wrong"}, "refused the key of LATENTSYNC_TOKEN:"),
         (
             [],
             {"CEREBRIUM_API_KEY": KEY, "LATENTSYNC_API_KEY": "wrong"},
@@ -495,8 +495,8 @@ def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path) -> Non
     [
         ("203.0.113.5", "--host 203.0.113.5 is not an address of this machine"),
         ("2001:db8::5", "--host 2001:db8::5 is not an address of this machine"),
-        ("a..example", "--host 'a..example' is no name or address"),
-        ("", "--host '' is no name or address"),
+        ("a..example", "--host 'a..example' cannot be resolved"),
+        ("", "--host '' cannot be resolved"),
     ],
 )
 def test_a_host_that_is_not_this_machine_is_one_line(host: str, said: str, tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_a_name_that_nothing_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     result = run("serve", "--host", "nosuch.invalid", "--port", "0", LATENTSYNC_API_KEY=KEY)
     assert result.exit_code == 3
-    assert "--host 'nosuch.invalid' is no name or address that is known here" in one_line(result)
+    assert "--host 'nosuch.invalid' cannot be resolved" in one_line(result)
 
 
 def test_a_server_with_keys_in_both_variables_says_that_it_takes_both() -> None:

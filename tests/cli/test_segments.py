@@ -62,7 +62,7 @@ def test_without_a_file_there_are_none() -> None:
         (None, [{"audio": 5}], InvalidField, "segments.0.audio is 5"),
         (None, [{"adio": "x"}], UnknownField, "'segments.0.adio'. Allowed: audio, start_s"),
         (None, [{}], MissingField, "Give segments.0.audio"),
-        ("a.wav", [{"audio": "b.wav"}], ConflictingFields, "used by none"),
+        ("a.wav", [{"audio": "b.wav"}], ConflictingFields, "would not be used"),
     ],
 )
 def test_a_bad_file_is_refused_in_a_sentence(

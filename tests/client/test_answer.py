@@ -27,7 +27,7 @@ def answer(status: int, body: Any) -> httpx.Response:
     [b"<html></html>", b"", b"\xff", [], {}, {**JOB, "status": "dreaming"}, {"id": "x"}],
 )
 def test_what_is_no_job_is_refused(body: Any) -> None:
-    with pytest.raises(ServerError, match="not with a job") as refused:
+    with pytest.raises(ServerError, match="but not a job") as refused:
         read_job(answer(200, body))
     assert refused.value.server_code == "UNEXPECTED_ANSWER"
 
@@ -38,7 +38,7 @@ def test_what_is_no_job_is_refused(body: Any) -> None:
     + [{"predictions": [], "next_cursor": 3}],
 )
 def test_what_is_no_list_is_refused(body: Any) -> None:
-    with pytest.raises(ServerError, match="not with a list of jobs"):
+    with pytest.raises(ServerError, match="but not a list of jobs"):
         read_page(answer(200, body))
 
 
