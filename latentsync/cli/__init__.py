@@ -4,7 +4,7 @@ from latentsync.cli.signals import exit_on_signals
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends it cleanly from before the first slow import."""
+    """Run the command line. Ctrl-C is handled from before the first slow import."""
     exit_on_signals()
     from latentsync.cli.app import main as run_command
 

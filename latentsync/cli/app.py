@@ -1,10 +1,10 @@
-"""The command line: serve, run here, or ask a server. Heavy imports wait for their command.
+"""The commands ``serve``, ``worker``, ``run`` and ``predict``. Heavy imports are deferred.
 
-Jobs of a server are in :mod:`latentsync.cli.jobs`, weights in
+Commands about jobs are in :mod:`latentsync.cli.jobs`, about weights in
 :mod:`latentsync.cli.weights`.
 
-Exit codes: 0 done, 1 the run failed (one line on stderr says why), 2 the command was wrong,
-3 the server or worker could not start.
+Exit codes: 0 success, 1 the run failed (stderr says why in one line), 2 usage error, 3 the server
+or worker could not start.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def serve(
         fail("--ui needs more packages: pip install -e '.[ui]'.", exit_code=2)
 
     if os.environ.get(KEY_VARIABLE) and os.environ.get(KEYS_VARIABLE):
-        said = f"{KEY_VARIABLE} and {KEYS_VARIABLE} are both set: callers may send a key of either."
-        typer.echo(f"Warning: {said}", err=True)
+        both = f"{KEY_VARIABLE} and {KEYS_VARIABLE} are both set: callers may send a key of either."
+        typer.echo(f"Warning: {both}", err=True)
     with _listening(host, port) as listeners:
         from latentsync.pipelines.registry import require_any_engine, survey_engines
         from latentsync.server.app import build_app
@@ -156,7 +156,7 @@ def worker(
 
     Any number of workers may share one database and file storage.
     """
-    settings = load_settings(warn=not with_parent)  # the parent has warned
+    settings = load_settings(warn=not with_parent)  # the parent has warned already
 
     from latentsync.worker.worker import main as work
 
@@ -215,7 +215,7 @@ def predict(
 def _request_here(
     video: str, audio: str | None, segments: Sequence[Segment], options: Mapping[str, Any]
 ) -> RunRequest:
-    """Return the request whose media are read here, by their paths."""
+    """Build a request whose media are local paths or URLs."""
     from latentsync.client._payload import segment_fields
 
     fields = validate_fields({**options, "segments": [segment_fields(one) for one in segments]})
@@ -262,7 +262,7 @@ def _run_here(request: RunRequest, output: Path) -> PredictDetails:
 
 
 def _source(medium: str, given: str) -> MediaSource:
-    if "://" in given:  # whether it is one that can be fetched, the fetching says
+    if "://" in given:  # an unsupported scheme is reported when it is fetched
         return UrlSource(given, name=medium)
     return PathSource(Path(given), name=medium)
 
@@ -272,14 +272,14 @@ def _files_of(request: RunRequest) -> list[Path]:
 
 
 def _with_folders_of(request: RunRequest, settings: Settings) -> Settings:
-    """Allow the folders of the given files: whoever types a path here may read it anyway."""
+    """Allow the folders of the given files: the user of the command can read them anyway."""
     folders = tuple(Path(os.path.realpath(path)).parent for path in _files_of(request))
     return settings.model_copy(update={"allowed_roots": settings.allowed_roots + folders})
 
 
 @contextmanager
 def _failing_to_start() -> Iterator[None]:
-    """End the command with one line where a folder, the files or the record cannot be used."""
+    """Exit with one line if a folder, the storage or the database cannot be used."""
     from sqlalchemy.exc import DBAPIError
 
     try:
@@ -287,15 +287,15 @@ def _failing_to_start() -> Iterator[None]:
     except LatentSyncError as error:
         fail(error.message, exit_code=3)
     except DBAPIError as error:
-        said = " ".join(str(error.orig).split())
-        fail(f"The jobs database cannot be used: {said}", exit_code=3)
+        reason = " ".join(str(error.orig).split())
+        fail(f"The jobs database cannot be used: {reason}", exit_code=3)
     except OSError as error:
         fail(f"{error.filename or 'A folder'} cannot be used: {error.strerror}.", exit_code=3)
 
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[list[socket]]:
-    """Hold the server's address, taken before anything else is imported or started."""
+    """Bind the server's address before anything else is imported or started."""
     from latentsync.server.serve import CannotListen, listen
 
     try:
@@ -312,10 +312,10 @@ def _listening(host: str, port: int) -> Iterator[list[socket]]:
 def _log_start(settings: Settings, *, with_worker: bool) -> None:
     from sqlalchemy import make_url
 
-    # Either address may hold a password; one of a database may be in its query, too.
-    record = make_url(settings.jobs_database).set(query={}).render_as_string(hide_password=True)
+    # Both URLs may contain a password; a database URL may have one in its query, too.
+    database = make_url(settings.jobs_database).set(query={}).render_as_string(hide_password=True)
     storage = re.sub(r"(?<=://)[^/@]*@", "", settings.storage)
-    logger.info("jobs database: %s; file storage: %s", record, storage)
+    logger.info("jobs database: %s; file storage: %s", database, storage)
     if with_worker:
         logger.info("jobs run in a worker process of this server")
     else:

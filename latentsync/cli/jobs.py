@@ -1,6 +1,6 @@
 """The commands about jobs of a server: ``latentsync submit``, ``status``, ``delete`` and so on.
 
-What a program may want goes to standard output, what is for people alone to standard error.
+Results go to standard output, messages for people to standard error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs, one job
 
 
 class StatusName(StrEnum):
-    """What ``list`` may be limited to."""
+    """Values of ``list --status``."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -218,13 +218,13 @@ def _download(client: Client, job_id: str, output: Path) -> None:
 
 @contextmanager
 def _job_bar() -> Iterator[Callable[[Job], None]]:
-    """Show a bar on a terminal, elsewhere a line for every new stage."""
+    """Show a progress bar on a terminal, otherwise print a line per stage."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines()
+        yield _StageLines()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
@@ -236,21 +236,21 @@ def _job_bar() -> Iterator[Callable[[Job], None]]:
         yield show
 
 
-class _Lines:
-    """Says what a job does in lines, each once."""
+class _StageLines:
+    """Prints a line whenever the state of a job has changed."""
 
     def __init__(self) -> None:
-        self._said = ""
+        self._printed = ""
 
     def __call__(self, job: Job) -> None:
         line = _state(job, with_frames=False)
-        if line != self._said and not job.is_final:
+        if line != self._printed and not job.is_final:
             typer.echo(line, err=True)
-        self._said = line
+        self._printed = line
 
 
 def _state(job: Job, *, with_frames: bool = True) -> str:
-    """Return how far a job is, in words."""
+    """Return the state of a job as text."""
     if job.status == "queued":
         return "queued" if job.queue_position is None else f"queued, {job.queue_position} ahead"
     if job.error is not None:
@@ -275,5 +275,5 @@ def _print_table(jobs: tuple[Job, ...]) -> None:
             "" if job.created_at is None else f"{job.created_at.astimezone():%Y-%m-%d %H:%M}"
         )
         table.add_row(job.id, submitted, f"{job.progress.fraction:4.0%}", _state(job))
-    piped = not Console().is_terminal  # then rows are not folded
+    piped = not Console().is_terminal  # do not fold rows then
     Console(width=1000 if piped else None).print(table)

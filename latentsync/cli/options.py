@@ -1,4 +1,4 @@
-"""What several commands share: options of a run, the output file, errors as one line."""
+"""Options, checks and error handling that several commands share."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def run_options(
     guidance_interval: Interval = (0.0, 1.0),
     keep_sound: KeepSound = True,
 ) -> dict[str, Any]:
-    """Return the options of a run as fields of a request; raises InvalidField."""
+    """Return the run options as request fields; raises InvalidField."""
     given = {**locals(), "speaker": parse_speaker(speaker)}
-    if sync_mode is None:  # whether it was chosen matters where segments begin late
+    if sync_mode is None:  # an explicit value matters for segments beyond the video
         del given["sync_mode"]
     return given
 
 
 def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the parameters of :func:`run_options`, whose value it gets as ``options``."""
+    """Add the parameters of :func:`run_options` to a command, which gets them as ``options``."""
     own = inspect.signature(command, eval_str=True)
     shared = inspect.signature(run_options, eval_str=True).parameters
     parameters = [one for name, one in own.parameters.items() if name != "options"]
@@ -110,7 +110,7 @@ def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
             options = run_options(**{name: given.pop(name) for name in shared})
         command(**given, options=options)
 
-    # Where Typer looks for what to ask on the command line.
+    # Typer reads the parameters from these attributes.
     together = own.replace(parameters=[*parameters, *shared.values()])
     wrapped.__signature__ = together  # type: ignore[attr-defined]
     wrapped.__annotations__ = {one.name: one.annotation for one in together.parameters.values()}
@@ -136,7 +136,7 @@ def parse_speaker(text: str) -> str | dict[str, Any]:
 
 
 def check_output(output: Path, *sources: Path | str) -> None:
-    """Refuse an output that cannot work before anything is made for it; raises InvalidField."""
+    """Check the output path before any work is done; raises InvalidField."""
     if output.is_dir():
         _refuse_output(output, "it is a folder; give the name of a file")
     if output.suffix.lower() != ".mp4":
@@ -154,10 +154,10 @@ def _refuse_output(output: Path, reason: str) -> Never:
 
 @contextmanager
 def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -> Iterator[None]:
-    """End the command with the exit codes of :mod:`latentsync.cli.app` and one line on stderr.
+    """Exit with the codes of :mod:`latentsync.cli.app` and one line on stderr.
 
     Args:
-        when_stopped: what Ctrl-C means here.
+        when_stopped: message after Ctrl-C.
     """
     try:
         with raised_as_exceptions(when_stopped):
@@ -174,11 +174,10 @@ def errors_as_one_line(*, when_stopped: str = "Stopped; nothing was written.") -
 
 
 def load_settings(*, warn: bool = True) -> settings.Settings:
-    """Return the settings of the environment, or end the command with one line.
+    """Read the settings from the environment, or exit with one line.
 
     Args:
-        warn: warn of variables that look like settings; a process whose parent has done so
-            need not.
+        warn: warn about unknown ``LATENTSYNC_`` variables.
     """
     if warn:
         warn_of_unknown_variables()
@@ -186,7 +185,7 @@ def load_settings(*, warn: bool = True) -> settings.Settings:
         return settings.Settings()
     except ValidationError as error:
         fail(settings.explain(error), exit_code=2)
-    except RuntimeError:  # of Path.home(): no HOME, and no entry in the system's list of users
+    except RuntimeError:  # from Path.home(): no HOME and no entry in the user database
         fail(
             "This user has no home folder: set HOME, or LATENTSYNC_DATA_DIR and "
             "LATENTSYNC_WEIGHTS_DIR.",
@@ -195,22 +194,22 @@ def load_settings(*, warn: bool = True) -> settings.Settings:
 
 
 def warn_of_unknown_variables() -> None:
-    """Print a line on stderr for each variable that looks like a setting and is none."""
+    """Print a warning for each unknown ``LATENTSYNC_`` variable."""
     for sentence in settings.describe_unknown_variables(os.environ):
         typer.echo(f"Warning: {sentence}", err=True)
 
 
 @contextmanager
 def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Client]:
-    """Lend a client whose errors say what to do about the address and the key.
+    """Open a client; connection and key errors exit with advice.
 
     Args:
         url: of the server.
-        token: of ``--token``; if it is empty, the environment's is used.
-        timeout_s: longest silence of the server.
+        token: value of ``--token``; if empty, the environment's is used.
+        timeout_s: read timeout.
 
     Raises:
-        LatentSyncError: as the client's methods.
+        LatentSyncError: as raised by the client's methods.
     """
     from latentsync.client import Client
 
@@ -232,9 +231,9 @@ def connected(url: str, token: str, *, timeout_s: float = 900.0) -> Iterator[Cli
 
 
 def _is_about_the_key(error: errors.ServerError) -> bool:
-    # Of this service's own answers with 403 none is; some platforms answer so to a wrong token.
-    is_platforms = error.server_status == _FORBIDDEN and error.server_code == "UNKNOWN"
-    return error.server_status == _UNAUTHORIZED or is_platforms
+    # This server never returns 403 for a wrong key, but some platforms do.
+    from_platform = error.server_status == _FORBIDDEN and error.server_code == "UNKNOWN"
+    return error.server_status == _UNAUTHORIZED or from_platform
 
 
 def _explain_refused_key(url: str, error: errors.ServerError, source: str) -> str:
@@ -249,13 +248,13 @@ def _explain_refused_key(url: str, error: errors.ServerError, source: str) -> st
 
 
 def fail(message: str, *, exit_code: int) -> Never:
-    """End the command with one line on stderr."""
+    """Exit with one line on stderr."""
     typer.echo(f"Error: {message}", err=True)
     raise typer.Exit(exit_code)
 
 
 def print_summary(output: Path, details: PredictDetails) -> None:
-    """Say what was made, and how."""
+    """Print what was made and how."""
     typer.echo(f"{output}: {describe(details)}")
     if details.segments:
         typer.echo(describe_segments(details))
@@ -265,7 +264,7 @@ def print_summary(output: Path, details: PredictDetails) -> None:
 
 
 def describe(details: PredictDetails) -> str:
-    """Return what was made, in one line."""
+    """Return a one-line summary of the result."""
     seed = "" if details.seed is None else f", seed {details.seed}"
     return (
         f"{details.duration_s:.2f} s, {details.frames} frames, {details.width}x{details.height}, "
@@ -274,11 +273,11 @@ def describe(details: PredictDetails) -> str:
 
 
 def describe_segments(details: PredictDetails) -> str:
-    """Return where the segments were spoken, in one line."""
+    """Return the positions of the segments in one line."""
     spoken = (f"{one.start_s:.2f} to {one.end_s:.2f} s" for one in details.segments)
     return "segments: " + ", ".join(spoken)
 
 
 def describe_stages(details: PredictDetails) -> str:
-    """Return the seconds of each stage, in one line."""
+    """Return the seconds per stage in one line."""
     return ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in details.seconds.items())

@@ -1,9 +1,9 @@
-"""The file of ``--segments``: who says what when, as JSON::
+"""Reads the file of ``--segments``, a JSON list::
 
     [{"audio": "ann.wav", "start_s": 0.5, "speaker": {"frame": 0, "point": [320, 180]}},
      {"audio": "ben.wav", "start_s": 4, "end_s": 7.5, "speaker": {"frame": 0, "point": [960, 180]}}]
 
-File names are meant from the folder of this file.
+File names are relative to the folder of this file.
 """
 
 import json
@@ -19,16 +19,16 @@ _KEYS = [field.name for field in fields(Segment)]
 
 
 def read_speech(audio: str | None, segments_path: Path | None) -> tuple[Segment, ...]:
-    """Return the segments of the file, or none if the speech is one recording from start to end.
+    """Return the segments of the file, or none if ``--audio`` is the only recording.
 
     Args:
-        audio: what ``--audio`` names.
-        segments_path: what ``--segments`` names.
+        audio: value of ``--audio``.
+        segments_path: value of ``--segments``.
 
     Raises:
-        InvalidField: the file cannot be read, or holds something else than segments.
-        UnknownField: a segment has something that segments do not have.
-        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+        InvalidField: the file cannot be read, or is not a list of segments.
+        UnknownField: a segment has an unknown key.
+        MissingField, ConflictingFields: a recording is missing or unused.
     """
     if segments_path is None:
         if audio is None:
@@ -50,26 +50,29 @@ def _read_json(path: Path) -> Any:
         _refuse(path, error.strerror or str(error))
     except json.JSONDecodeError as error:
         _refuse(path, f"line {error.lineno}, column {error.colno}: {error.msg}")
-    except (ValueError, RecursionError) as error:  # not UTF-8, a null character; nested too deep
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # not UTF-8, a null character, or nested too deeply
         _refuse(path, f"it is not JSON in UTF-8: {error}")
 
 
 def _segment(name: str, entry: object, folder: Path) -> Segment:
-    """Read one segment; its numbers and its speaker are checked with the other options."""
+    """Build one segment; numbers and speaker are validated with the other options."""
     if not isinstance(entry, dict):
         raise InvalidField(f"{name} is {shorten(entry)}: it must be an object.", field=name)
     for key in entry:
         if key not in _KEYS:
             raise unknown_field(f"{name}.{key}", _KEYS)
-    return Segment(**{**entry, "audio": _recording(f"{name}.audio", entry.get("audio"), folder)})
+    return Segment(**{**entry, "audio": _audio(f"{name}.audio", entry.get("audio"), folder)})
 
 
-def _recording(name: str, given: object, folder: Path) -> str | None:
+def _audio(name: str, given: object, folder: Path) -> str | None:
     if given is None:
         return None
     if not isinstance(given, str):
         raise InvalidField(
-            f"{name} is {shorten(given)}: it must be a file name or an address.", field=name
+            f"{name} is {shorten(given)}: it must be a file name or a URL.", field=name
         )
     return given if as_address(name, given) else str(folder / given)
 

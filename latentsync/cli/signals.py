@@ -1,10 +1,9 @@
-"""How Ctrl-C (SIGINT) and SIGTERM end a command, from its first import on.
+"""Handling of SIGINT (Ctrl-C) and SIGTERM in commands, from the first import on.
 
-While a command starts there is nothing to finish, and an exception raised in the middle of an
-import may be swallowed or printed by whoever imports. So both signals end the process at once and
-without a word, with the exit code that a shell knows: 130 and 143. Commands that have something to
-clean up, or to say, run that part within :func:`raised_as_exceptions`; ``serve`` and ``worker``
-install handlers of their own once they run.
+An exception raised in the middle of an import may be swallowed or printed by the importing module.
+So by default both signals end the process at once and silently, with the usual exit codes 130 and
+143. Commands that have to clean up run that part within :func:`raised_as_exceptions`; ``serve`` and
+``worker`` install their own handlers once they run.
 """
 
 import os
@@ -22,10 +21,10 @@ _removals: list[Callable[[], None]] = []
 
 
 class StoppedBySignal(KeyboardInterrupt):
-    """Raised in the main thread.
+    """Raised in the main thread by a signal.
 
     Attributes:
-        number: of the signal.
+        number: the signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -34,25 +33,24 @@ class StoppedBySignal(KeyboardInterrupt):
 
 
 def exit_on_signals() -> None:
-    """End the process at once when it is told to, from now on; for the main thread.
+    """Exit at once on SIGINT and SIGTERM; call it in the main thread.
 
-    A signal that the process was started to ignore (a shell does so for what it runs in the
-    background) stays ignored.
+    Signals that are ignored at the start stay ignored, as shells do for background processes.
     """
     _handle_with(_exit_at_once)
 
 
 def before_exit(remove: Callable[[], None]) -> None:
-    """Have ``remove`` called, in the main thread, before a signal ends the process at once."""
+    """Register a function to call, in the main thread, before a signal ends the process."""
     _removals.append(remove)
 
 
 @contextmanager
-def raised_as_exceptions(last_words: str) -> Iterator[None]:
-    """Raise StoppedBySignal within the block, so that it can clean up; a second signal ends it.
+def raised_as_exceptions(when_importing: str) -> Iterator[None]:
+    """Raise StoppedBySignal within the block, so that it can clean up; a second signal exits.
 
     Args:
-        last_words: for stderr, where the process is ended in the middle of an import instead.
+        when_importing: message for stderr if the signal arrives during an import, which exits.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -60,7 +58,7 @@ def raised_as_exceptions(last_words: str) -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:
         if _is_importing(frame):
-            os.write(2, f"{last_words}\n".encode())
+            os.write(2, f"{when_importing}\n".encode())
             _exit_at_once(number, frame)
         exit_on_signals()
         raise StoppedBySignal(number)

@@ -1,4 +1,4 @@
-"""``latentsync weights list | pull | verify``. Imports of the work wait for their command."""
+"""``latentsync weights list | pull | verify``. Heavy imports are deferred to the command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ commands = typer.Typer(
 )
 
 _PREFIXES = ("B", "kB", "MB", "GB")
-_COLUMNS = 80  # at most, where the terminal has more or there is none
+_COLUMNS = 80  # maximum width, also without a terminal
 _INDENT = "    "
 _SIZE_COLUMNS = len("about 5.07 GB")
 _BAR_COLUMNS = 20
@@ -46,7 +46,10 @@ Names = Annotated[
 
 @commands.command("list")
 def list_weights() -> None:
-    """List the weights files: state, size, licence, engines that need them, and source."""
+    """List the weights files.
+
+    Shows state, size, licence, engines that need them, and source.
+    """
     from latentsync.weights import catalog
     from latentsync.weights.paths import path_of
     from latentsync.weights.verify import state_of
@@ -90,8 +93,8 @@ def pull(names: Names = None) -> None:
 def verify(names: Names = None) -> None:
     """Verify the checksums of downloaded files.
 
-    The exit code is 1 if any is missing or damaged. By default all downloaded files are read, and the files of the configured LatentSync engine are
-    required.
+    The exit code is 1 if any is missing or damaged. By default all downloaded files are read, and
+    the files of the configured LatentSync engine are required.
     """
     from latentsync.weights import catalog
     from latentsync.weights.verify import verify as verify_files
@@ -118,13 +121,13 @@ def verify(names: Names = None) -> None:
 
 
 def _engine(settings: Settings) -> str:
-    """Return the engine whose files are meant where none is named."""
+    """Return the engine whose files are used by default."""
     has_weights = settings.engine != AUTO and engine_spec(settings.engine).weights
     return settings.engine if has_weights else AUTO_ON_GPU
 
 
 def _expand(names: list[str], settings: Settings) -> tuple[str, ...]:
-    """Put an engine's files in the place of its name."""
+    """Replace engine names by the names of their files."""
     from latentsync.weights import catalog
 
     expanded: list[str] = []
@@ -134,7 +137,7 @@ def _expand(names: list[str], settings: Settings) -> tuple[str, ...]:
 
 
 def _pull_vgg16(settings: Settings, show: ProgressCallback) -> None:
-    """Fetch VGG16; since no engine reads it, its failure is told and does not count."""
+    """Download VGG16. No engine reads it, so a failure is only a warning."""
     from latentsync.weights import catalog
     from latentsync.weights.ensure import ensure_vgg16
 
@@ -163,7 +166,7 @@ def _judgement(verdict: Verdict, *, is_needed: bool) -> str:
 
 @contextmanager
 def _progress_bars() -> Iterator[ProgressCallback]:
-    """Show a bar for every file that something is done about, on a terminal."""
+    """Show a progress bar per file, if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -207,7 +210,7 @@ def _readable(size_bytes: int) -> str:
 
 @contextmanager
 def _errors_as_one_paragraph() -> Iterator[None]:
-    """End the command with the exit codes of :mod:`latentsync.cli.app`; wrap logged warnings."""
+    """Exit with the codes of :mod:`latentsync.cli.app` and wrap logged warnings."""
     when_stopped = "Stopped; the next call resumes the download."
     log, handler = logging.getLogger("latentsync"), _WrappedLog(logging.WARNING)
     log.addHandler(handler)
@@ -226,10 +229,10 @@ def _errors_as_one_paragraph() -> Iterator[None]:
 
 
 class _WrappedLog(logging.Handler):
-    """Shows the log of the work as the commands' own lines are shown."""
+    """Prints log records wrapped like the commands' own output."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record on stderr."""
+        """Print the record to stderr."""
         _say(self.format(record), err=True)
 
 
@@ -239,7 +242,7 @@ def _fail(message: str) -> Never:
 
 
 def _say(text: str, *, indent: str = "", err: bool = False) -> None:
-    """Print a paragraph that fits the terminal; paths and addresses are never broken."""
+    """Print a paragraph wrapped to the terminal; paths and URLs are not broken."""
     lines = textwrap.wrap(
         text,
         min(_COLUMNS, shutil.get_terminal_size().columns),
@@ -252,7 +255,7 @@ def _say(text: str, *, indent: str = "", err: bool = False) -> None:
 
 
 def _say_path(what: str, path: Path) -> None:
-    """Print where something lies, the path in one piece: it may hold blanks."""
+    """Print a label and a path. The path may contain blanks, so it is not wrapped."""
     line = f"{what}: {path}"
     fits = len(line) <= min(_COLUMNS, shutil.get_terminal_size().columns)
     typer.echo(line if fits else f"{what}:\n{_INDENT}{path}")

@@ -1,17 +1,17 @@
-"""Call a latentsync server, on this machine, on Cerebrium or on Modal::
+"""Client of a latentsync server, self-hosted or on Cerebrium or Modal::
 
     with Client("https://api.cerebrium.ai/v4/p-xxxxxxxx/latentsync", token) as client:
         prediction = client.predict(video="face.mp4", audio="speech.wav")
     prediction.save("out/result.mp4")
 
-A server of one's own also takes jobs, which nobody has to wait for::
+A self-hosted server also accepts jobs::
 
     with Client("http://127.0.0.1:8000", token) as client:
         job = client.submit(video="face.mp4", audio="speech.wav")
         client.wait(job).raise_for_status()
         client.download(job, "out/result.mp4")
 
-Several people may speak, each with a recording of their own, in parts of the video::
+A video can have several speakers, each with its own recording::
 
     segments = [
         Segment("ann.wav", start_s=0.5, speaker={"frame": 0, "point": [320, 180]}),

@@ -1,4 +1,4 @@
-"""Everything a client can do, written once for both kinds of client."""
+"""The client's calls, shared by the blocking and the asynchronous client."""
 
 import logging
 import time
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 
 OnProgress = Callable[[Job], None]
 
-_ANSWER_TIMEOUT_S = 60.0  # of the native API, which never waits for a run
+_API_TIMEOUT_S = 60.0  # the native API never waits for a run
 
 
 class ApiCalls:
-    """What both clients do, as coroutines; see :class:`latentsync.client.client.Client`.
+    """The calls of both clients as coroutines; see :class:`latentsync.client.client.Client`.
 
     Args:
-        transport: how requests are sent.
-        address: the server's.
-        patience: how faults are met.
-        timeout_s: longest silence of the server.
+        transport: sends the requests.
+        address: of the server.
+        patience: retry policy.
+        timeout_s: read timeout.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class ApiCalls:
     ) -> None:
         self._address = address
         self._patience = patience
-        self._exchange = HttpSession(transport, address.base, patience)
-        self._timeout = httpx.Timeout(min(timeout_s, _ANSWER_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
+        self._session = HttpSession(transport, address.base, patience)
+        self._timeout = httpx.Timeout(min(timeout_s, _API_TIMEOUT_S), connect=CONNECT_TIMEOUT_S)
 
-    async def predict(self, asked: PredictArgs) -> Prediction:
-        """Make a video and wait for it, in one request that is sent once."""
-        body = inline_body(asked)
-        request = self._exchange.build("POST", self._address.predict, json=body)
-        return read_prediction(await self._exchange.ask_once(request))
+    async def predict(self, args: PredictArgs) -> Prediction:
+        """Make a video in one request, which is not retried."""
+        body = inline_body(args)
+        request = self._session.build("POST", self._address.predict, json=body)
+        return read_prediction(await self._session.ask_once(request))
 
-    async def submit(self, asked: PredictArgs, *, key: str | None, webhook_url: str | None) -> Job:
-        """Hand a job in; with its key a repeated request is no second job."""
+    async def submit(self, args: PredictArgs, *, key: str | None, webhook_url: str | None) -> Job:
+        """Submit a job; the idempotency key makes retries safe."""
         headers = {"Idempotency-Key": idempotency_key(key)}
-        with open_submission(asked, webhook_url) as body:
+        with open_submission(args, webhook_url) as body:
             return read_job(
-                await self._exchange.ask(
-                    lambda: self._exchange.build(
+                await self._session.ask(
+                    lambda: self._session.build(
                         "POST",
                         self._address.predictions,
                         headers=headers,
@@ -65,48 +65,48 @@ class ApiCalls:
             )
 
     async def get(self, job: Job | str) -> Job:
-        """Return the job as the server knows it now."""
+        """Return the current state of a job."""
         return read_job(await self._ask("GET", self._url(job)))
 
     async def list(self, status: JobStatus | None, limit: int, cursor: str | None) -> JobPage:
-        """Return some of the key's jobs, latest first."""
+        """Return a page of jobs, newest first."""
         query = {"status": status, "limit": limit, "cursor": cursor}
-        asked = httpx.QueryParams(
+        params = httpx.QueryParams(
             {name: value for name, value in query.items() if value is not None}
         )
-        return read_page(await self._ask("GET", f"{self._address.predictions}?{asked}"))
+        return read_page(await self._ask("GET", f"{self._address.predictions}?{params}"))
 
     async def cancel(self, job: Job | str) -> Job:
-        """Ask for the end of a job; return it as it is then."""
+        """Cancel a job and return its state."""
         return read_job(await self._ask("POST", f"{self._url(job)}/cancel"))
 
     async def delete(self, job: Job | str) -> bool:
-        """Have a job erased; one that a broken-off try has erased already is no error."""
+        """Erase a job; a retry that finds it already erased is a success."""
         url, tries = self._url(job), 0
 
         def build() -> httpx.Request:
             nonlocal tries
             tries += 1
-            return self._exchange.build("DELETE", url, timeout=self._timeout)
+            return self._session.build("DELETE", url, timeout=self._timeout)
 
         try:
-            answer = await self._exchange.ask(build)
-        except errors.ServerError as refusal:
-            if tries == 1 or refusal.server_code != errors.JobNotFound.code:
+            response = await self._session.ask(build)
+        except errors.ServerError as error:
+            if tries == 1 or error.server_code != errors.JobNotFound.code:
                 raise
             return True
-        return answer.status_code == httpx.codes.NO_CONTENT
+        return response.status_code == httpx.codes.NO_CONTENT
 
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: downloads.OnBytes | None
     ) -> Path:
-        """Fetch the video, going on after a broken connection; return where it lies."""
-        own = f"{self._url(job)}/output"
-        url = own if isinstance(job, str) else self._address.own_url(job.output_url, own)
-        return await downloads.download(self._exchange, url, Path(path), on_bytes)
+        """Download the video, resuming after broken connections; return its path."""
+        default = f"{self._url(job)}/output"
+        url = default if isinstance(job, str) else self._address.own_url(job.output_url, default)
+        return await downloads.download(self._session, url, Path(path), on_bytes)
 
     async def events(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent, None]:
-        """Yield what happens to a job until it has ended."""
+        """Yield the events of a job until it has ended."""
         async with aclosing(self._follow(job, after)) as events:
             async for event in events:
                 if event is not None:
@@ -115,17 +115,17 @@ class ApiCalls:
     async def wait(
         self, job: Job | str, on_progress: OnProgress | None, timeout_s: float | None
     ) -> Job:
-        """Follow a job by its events, or by asking where those do not come through, to its end."""
+        """Follow a job until it ends, by its events or, if those are unavailable, by polling."""
         until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         latest = await self.get(job)
-        tell = _Teller(on_progress)
-        tell(latest)
+        report = _ChangeReporter(on_progress)
+        report(latest)
         async with aclosing(self._states(latest, until)) as states:
             async for state in states:
-                tell(state)
+                report(state)
         while True:
-            latest = await self.get(job)  # events tell less than the server does when it is asked
-            tell(latest)
+            latest = await self.get(job)  # events contain less than the job itself
+            report(latest)
             if latest.is_final:
                 return latest
             left_s = until - time.monotonic()
@@ -133,17 +133,17 @@ class ApiCalls:
                 raise errors.FetchTimeout(
                     f"Job {latest.id} is {latest.status} after {timeout_s:g} s.", field="timeout_s"
                 )
-            await self._exchange.transport.pause(min(self._patience.poll_every_s, left_s))
+            await self._session.transport.pause(min(self._patience.poll_every_s, left_s))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._exchange.transport.close()
+        await self._session.transport.close()
 
     async def _states(self, job: Job, until: float) -> AsyncGenerator[Job, None]:
-        """Yield the job as its events change it, until it has ended or asking is better.
+        """Yield the job as its events change it, until it has ended or polling must take over.
 
-        Asking is better where events do not come through, and when the caller's time is nearly up:
-        waiting for the next event cannot be cut short.
+        Polling takes over if events are unavailable, and shortly before the timeout: waiting for
+        the next event cannot be interrupted.
         """
         try:
             async with aclosing(self._follow(job, after=0)) as events:
@@ -155,17 +155,17 @@ class ApiCalls:
                         job = job.after(event)
                         yield job
         except ValidationError as error:
-            logger.info("events of job %s are of another kind: %s", job.id, error)
-        except errors.LatentSyncError as error:  # whoever asks next hears it again if it matters
+            logger.info("events of job %s have an unknown format: %s", job.id, error)
+        except errors.LatentSyncError as error:  # polling raises it again if it persists
             logger.info("no events of job %s: %s", job.id, error)
 
     def _follow(self, job: Job | str, after: int) -> AsyncGenerator[JobEvent | None, None]:
         timeout = httpx.Timeout(self._patience.silence_s, connect=CONNECT_TIMEOUT_S)
-        return follow(self._exchange, f"{self._url(job)}/events", after, timeout)
+        return follow(self._session, f"{self._url(job)}/events", after, timeout)
 
     async def _ask(self, method: str, url: str) -> httpx.Response:
-        return await self._exchange.ask(
-            lambda: self._exchange.build(method, url, timeout=self._timeout)
+        return await self._session.ask(
+            lambda: self._session.build(method, url, timeout=self._timeout)
         )
 
     def _url(self, job: Job | str) -> str:
@@ -175,21 +175,21 @@ class ApiCalls:
 _ENDED = JobEvent("ended")
 
 
-class _Teller:
-    """Tells a listener of the job when it is not as it was told last."""
+class _ChangeReporter:
+    """Calls ``on_progress`` when the job differs from the last reported one."""
 
     def __init__(self, on_progress: OnProgress | None) -> None:
         self._on_progress = on_progress
-        self._told: Job | None = None
+        self._reported: Job | None = None
 
     def __call__(self, job: Job) -> None:
-        if self._on_progress is not None and job != self._told:
-            self._told = job
+        if self._on_progress is not None and job != self._reported:
+            self._reported = job
             self._on_progress(job)
 
 
 def job_id(job: Job | str) -> str:
-    """Return a job's id; raises InvalidField for what cannot be one."""
+    """Return the id of a job; raises InvalidField if it is malformed."""
     given = job if isinstance(job, str) else job.id
     if not given or not given.replace("-", "").isalnum() or not given.isascii():
         raise errors.InvalidField(

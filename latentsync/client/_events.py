@@ -1,4 +1,4 @@
-"""What happens to a job, as the server's event stream tells it."""
+"""Client of the server's event stream."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,33 +14,33 @@ _CONTENT_TYPE = "text/event-stream"
 
 
 async def follow(
-    exchange: HttpSession, url: str, after: int, timeout: httpx.Timeout
+    session: HttpSession, url: str, after: int, timeout: httpx.Timeout
 ) -> AsyncGenerator[JobEvent | None, None]:
-    """Yield what happens to a job until it has ended; a broken stream is taken up where it was.
+    """Yield the events of a job until it has ended, reconnecting after a broken stream.
 
-    None is a sign of life without news.
+    None stands for a heartbeat.
 
     Args:
-        exchange: how requests are sent.
+        session: sends the requests.
         url: of the stream.
-        after: number of the last event that is known.
+        after: number of the last known event.
         timeout: of the stream.
 
     Raises:
         ServerError, Unreachable, FetchTimeout: as :meth:`HttpSession.ask`.
     """
-    faults = exchange.faults()
+    faults = session.faults()
     while True:
-        request = exchange.build("GET", url, headers=_headers(after), timeout=timeout)
+        request = session.build("GET", url, headers=_headers(after), timeout=timeout)
         is_silent = True
         try:
-            async with exchange.open(request) as answer:
-                if answer.status_code == httpx.codes.NO_CONTENT:
+            async with session.open(request) as response:
+                if response.status_code == httpx.codes.NO_CONTENT:
                     return
-                _require_events(answer)
-                async with aclosing(read_events(exchange.transport.lines(answer))) as events:
+                _require_events(response)
+                async with aclosing(read_events(session.transport.lines(response))) as events:
                     async for event in events:
-                        faults.forget()
+                        faults.reset()
                         is_silent = False
                         if event is not None and event.number is not None:
                             after = event.number
@@ -51,8 +51,8 @@ async def follow(
                     raise Unreachable("The event stream ended without events.", field="url")
         except LatentSyncError as fault:
             await faults.pause_after(fault)
-        else:  # the server stops, or a proxy has had enough
-            await exchange.transport.pause(exchange.patience.first_pause_s)
+        else:  # the server is stopping, or a proxy has closed the stream
+            await session.transport.pause(session.patience.first_pause_s)
 
 
 def _headers(after: int) -> dict[str, str]:
@@ -60,15 +60,15 @@ def _headers(after: int) -> dict[str, str]:
     return headers | {"Last-Event-ID": str(after)} if after else headers
 
 
-def _require_events(answer: httpx.Response) -> None:
-    if answer.headers.get("content-type", "").partition(";")[0].strip() != _CONTENT_TYPE:
-        raise unexpected(answer, "events")
+def _require_events(response: httpx.Response) -> None:
+    if response.headers.get("content-type", "").partition(";")[0].strip() != _CONTENT_TYPE:
+        raise unexpected(response, "events")
 
 
 async def read_events(lines: AsyncIterator[str]) -> AsyncGenerator[JobEvent | None, None]:
     """Yield the events of a stream (HTML standard, 9.2.6), and None for each comment.
 
-    Events whose data are not a JSON object are not ours and count as comments.
+    Events whose data are not a JSON object count as comments.
     """
     fields: dict[str, str] = {}
     async for line in lines:

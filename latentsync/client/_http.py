@@ -1,8 +1,6 @@
-"""One request and its answer: sent, judged, repeated where that helps.
+"""Requests with retries, parsing of responses, and the retry policy.
 
-What servers answer, read without trust in its shape.
-
-How a client meets faults: what it tries again, and how long it pauses.
+Responses may come from proxies and platforms, so their form is never trusted.
 """
 
 import base64
@@ -27,7 +25,7 @@ _UNKNOWN = "UNKNOWN"
 
 
 def read_prediction(response: httpx.Response) -> Prediction:
-    """Read contract A's answer; raises ServerError."""
+    """Parse a response of ``/predict``; raises ServerError."""
     body = json_object(response)
     result = body.get("result")
     failure = result if isinstance(result, dict) and is_error(result) else body
@@ -42,7 +40,7 @@ def read_prediction(response: httpx.Response) -> Prediction:
 
 
 def read_job(response: httpx.Response) -> Job:
-    """Read the native API's answer with one job; raises ServerError."""
+    """Parse a job of the native API; raises ServerError."""
     try:
         return Job.model_validate(json_object(response))
     except ValidationError as error:
@@ -50,7 +48,7 @@ def read_job(response: httpx.Response) -> Job:
 
 
 def read_page(response: httpx.Response) -> JobPage:
-    """Read the native API's answer with several jobs; raises ServerError."""
+    """Parse a page of jobs of the native API; raises ServerError."""
     body = json_object(response)
     jobs, cursor = body.get("predictions"), body.get("next_cursor")
     if not isinstance(jobs, list) or not isinstance(cursor, str | None):
@@ -62,7 +60,7 @@ def read_page(response: httpx.Response) -> JobPage:
 
 
 def json_object(response: httpx.Response) -> Mapping[str, Any]:
-    """Return the body's JSON object; an empty one for HTML of a proxy, bytes or nothing at all."""
+    """Return the body's JSON object, or an empty one if the body is anything else."""
     try:
         body = response.json()
     except ValueError:
@@ -71,16 +69,16 @@ def json_object(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def is_error(body: Mapping[str, Any]) -> bool:
-    """Tell whether a body says by itself that it is an error, as Cerebrium's do."""
+    """Return whether a body contains an error status, as Cerebrium's do."""
     status = body.get("status_code")
     return isinstance(status, int) and status >= 400
 
 
 def server_error(response: httpx.Response, body: Mapping[str, Any]) -> ServerError:
-    """Return what can be read from an error body of any shape."""
+    """Build the error from a body of any form."""
     status = body["status_code"] if is_error(body) else response.status_code
-    said = body.get("message") or body.get("detail") or body.get("error") or body.get("reason")
-    message = said if isinstance(said, str) else f"The server returned status {status}."
+    text = body.get("message") or body.get("detail") or body.get("error") or body.get("reason")
+    message = text if isinstance(text, str) else f"The server returned status {status}."
     code, at_fault = body.get("code"), body.get("field")
     return ServerError(
         message,
@@ -92,7 +90,7 @@ def server_error(response: httpx.Response, body: Mapping[str, Any]) -> ServerErr
 
 
 def native_error(response: httpx.Response) -> ServerError:
-    """Return the error of a call to the native API, which not every server has."""
+    """Build the error of a native API call; not every server has that API."""
     error = server_error(response, json_object(response))
     no_such_route = error.server_code in (_UNKNOWN, "NOT_FOUND", "METHOD_NOT_ALLOWED")
     if response.status_code not in (404, 405) or not no_such_route:
@@ -106,7 +104,7 @@ def native_error(response: httpx.Response) -> ServerError:
 
 
 def unexpected(response: httpx.Response, wanted: str) -> ServerError:
-    """Return the error of an answer that is no error, but not what was asked for either."""
+    """Return the error for a successful response with unexpected content."""
     return ServerError(
         f"The server returned status {response.status_code}, but not {wanted}.",
         server_status=response.status_code,
@@ -115,33 +113,33 @@ def unexpected(response: httpx.Response, wanted: str) -> ServerError:
 
 
 def shown(response: httpx.Response) -> str:
-    """Return the address of the server that answered, for messages."""
+    """Return the origin of the server, for messages."""
     url = response.request.url
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else None  # the form with a date is not used here
+    return float(value) if value.isdecimal() else None  # the date form is not supported
 
 
 logger = logging.getLogger(__name__)
 
-_PASSING_STATUSES = (502, 503, 504)
-_LONGEST_ASKED_PAUSE_S = 60.0  # a server that asks for more is not waited for
+_TRANSIENT_STATUSES = (502, 503, 504)
+_RETRY_AFTER_MAX_S = 60.0  # a longer Retry-After fails at once
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how long a client waits for what may still come.
+    """When and how often the client retries.
 
     Attributes:
-        retries: how often a call is repeated in a row when the connection breaks, or the server
-            answers 502, 503 or 504.
-        first_pause_s: before the first repetition; each further pause is twice as long.
-        longest_pause_s: bound of the pauses.
-        silence_s: longest silence of a stream of events; the server breaks it every 15 s.
-        poll_every_s: how often a job is asked for where events do not come through.
+        retries: consecutive retries of a call after connection errors and after the statuses 502,
+            503 and 504.
+        first_pause_s: pause before the first retry; it doubles with each further retry.
+        longest_pause_s: upper bound of the pauses.
+        silence_s: read timeout of event streams; the server sends a heartbeat every 15 s.
+        poll_every_s: polling interval if events are unavailable.
     """
 
     retries: int = 5
@@ -151,18 +149,18 @@ class RetryPolicy:
     poll_every_s: float = 1.0
 
     def pauses(self) -> Iterator[float]:
-        """Yield the pauses in seconds, each a little shortened by chance: clients spread out."""
+        """Yield the pauses in seconds, with jitter."""
         for number in range(self.retries):
             pause_s = min(self.longest_pause_s, self.first_pause_s * 2**number)
             yield pause_s * random.uniform(0.75, 1.0)
 
 
 class RetryState:
-    """Counts the faults in a row of one call, and pauses after each.
+    """Counts consecutive failures of one call, and pauses after each.
 
     Args:
-        patience: how many and how long.
-        pause: waits so many seconds.
+        patience: the retry policy.
+        pause: sleeps for the given seconds.
     """
 
     def __init__(self, patience: RetryPolicy, pause: Callable[[float], Awaitable[None]]) -> None:
@@ -170,13 +168,13 @@ class RetryState:
         self._pause = pause
         self._pauses = patience.pauses()
 
-    def forget(self) -> None:
-        """Begin to count anew, because something came through."""
+    def reset(self) -> None:
+        """Reset the count after progress."""
         self._pauses = self._patience.pauses()
 
     async def pause_after(self, fault: LatentSyncError) -> None:
-        """Wait before the next try; raises the fault if it will not pass, or is one too many."""
-        pause_s = next(self._pauses, None) if _may_pass(fault) else None
+        """Pause before the next retry; raises ``fault`` if it is permanent or no retry is left."""
+        pause_s = next(self._pauses, None) if _is_transient(fault) else None
         if pause_s is None:
             raise fault
         pause_s = max(pause_s, fault.retry_after_s or 0.0)
@@ -184,28 +182,28 @@ class RetryState:
         await self._pause(pause_s)
 
 
-def _may_pass(fault: LatentSyncError) -> bool:
-    if (fault.retry_after_s or 0.0) > _LONGEST_ASKED_PAUSE_S:
+def _is_transient(fault: LatentSyncError) -> bool:
+    if (fault.retry_after_s or 0.0) > _RETRY_AFTER_MAX_S:
         return False
     if isinstance(fault, ServerError):
-        return fault.server_status in _PASSING_STATUSES
+        return fault.server_status in _TRANSIENT_STATUSES
     return isinstance(fault, Unreachable | FetchTimeout)
 
 
-# Modal ends a request after 150 s with a 303 to the address of its result, and that one likewise.
-_MOST_HANDOVERS = 20
-_ERRNO = re.compile(r"^\[Errno -?\d+\] ")  # before what the operating system says in words
+# Modal ends a request after 150 s with a 303 to its result, which may do the same.
+_REDIRECTS_MAX = 20
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")  # prefix of operating system errors
 
 BuildRequest = Callable[[], httpx.Request]
 
 
 class HttpSession:
-    """Sends requests and turns every fault into an error of this package.
+    """Sends requests and translates failures into errors of this package.
 
     Args:
-        transport: how they are sent.
-        shown_url: the server's address, for messages.
-        patience: how faults are met.
+        transport: sends the requests.
+        shown_url: address of the server, for messages.
+        patience: retry policy.
     """
 
     def __init__(self, transport: Transport, shown_url: str, patience: RetryPolicy) -> None:
@@ -214,20 +212,20 @@ class HttpSession:
         self._shown_url = shown_url
 
     def build(self, method: str, url: str, **options: Any) -> httpx.Request:
-        """Return a request; options are those of :meth:`httpx.Client.build_request`."""
+        """Build a request; options are those of :meth:`httpx.Client.build_request`."""
         return self.transport.http.build_request(method, url, **options)
 
     def faults(self) -> RetryState:
-        """Return a count of faults for one call."""
+        """Return the retry state of a new call."""
         return RetryState(self.patience, self.transport.pause)
 
     async def ask(self, build: BuildRequest) -> httpx.Response:
-        """Return the whole answer of success; the request must do no harm when repeated.
+        """Send an idempotent request with retries; return the successful response.
 
         Raises:
-            ServerError: the server answered with an error.
-            Unreachable: no connection, or it broke, again and again.
-            FetchTimeout: the server was silent for too long, again and again.
+            ServerError: the server returned an error.
+            Unreachable: the connection failed in all attempts.
+            FetchTimeout: the server timed out in all attempts.
         """
         faults = self.faults()
         while True:
@@ -239,20 +237,23 @@ class HttpSession:
                 await faults.pause_after(fault)
 
     async def ask_once(self, request: httpx.Request) -> httpx.Response:
-        """Return the whole answer, whatever it says; a platform's handovers are followed."""
-        with self._own_errors():
+        """Send a request without retries; return the response, whatever its status.
+
+        Redirects with 303 are followed.
+        """
+        with self._translate_errors():
             response = await self._send_and_read(request)
-            for _ in range(_MOST_HANDOVERS):
+            for _ in range(_REDIRECTS_MAX):
                 if response.status_code != httpx.codes.SEE_OTHER or response.next_request is None:
                     break
-                # A GET: no other redirect is followed, for the media must not go elsewhere.
+                # A 303 becomes a GET. Other redirects would send the media elsewhere.
                 response = await self._send_and_read(response.next_request)
             return response
 
     @asynccontextmanager
     async def open(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
-        """Yield an answer of success whose body is still to be read; raises as :meth:`ask`."""
-        with self._own_errors():
+        """Yield a successful response with an unread body; raises as :meth:`ask`."""
+        with self._translate_errors():
             response = await self.transport.send(request)
             try:
                 if not response.is_success:
@@ -271,7 +272,7 @@ class HttpSession:
         return response
 
     @contextmanager
-    def _own_errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.ConnectTimeout:
@@ -279,7 +280,7 @@ class HttpSession:
         except httpx.TimeoutException:
             raise FetchTimeout(f"{self._shown_url} timed out.", field="url") from None
         except httpx.HTTPError as error:
-            said = _ERRNO.sub("", str(error)).rstrip(".") or type(error).__name__
+            reason = _ERRNO.sub("", str(error)).rstrip(".") or type(error).__name__
             raise Unreachable(
-                f"{self._shown_url} cannot be reached: {said}.", field="url"
+                f"{self._shown_url} cannot be reached: {reason}.", field="url"
             ) from error

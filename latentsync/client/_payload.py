@@ -1,9 +1,4 @@
-"""What a client sends: options, and media as addresses, as base64 or as files of a form.
-
-Media as a caller names them, and as they are sent.
-
-Parts of a video that are said by different people, or that have recordings of their own.
-"""
+"""Request bodies: options, segments, and media as URLs, base64 or form files."""
 
 import base64
 import json
@@ -21,21 +16,21 @@ from latentsync.schema.fields import EngineName, SchedulerName, Speaker, SyncMod
 from latentsync.schema.predict import build_segments, validate_fields
 from latentsync.schema.run import segment_recording
 
-Media = Path | str | bytes  # a file, a file name or an http(s) address, or the media itself
+Media = Path | str | bytes  # a path, a file name, an http(s) URL, or the content
 
 _ADDRESSES = ("http://", "https://", "upload://")
 
 
 def as_address(name: str, media: Media) -> dict[str, str]:
-    """Return ``{"url": …}`` for an address, nothing for what goes as a file of its own."""
+    """Return ``{"url": …}`` for a URL, nothing for media that are sent as files."""
     return {"url": media} if isinstance(media, str) and media.startswith(_ADDRESSES) else {}
 
 
 def as_text(name: str, media: Media) -> dict[str, str]:
-    """Return ``{"url": …}`` for an address, ``{"base64": …}`` for anything else.
+    """Return ``{"url": …}`` for a URL, ``{"base64": …}`` for anything else.
 
     Raises:
-        InvalidField: there is no such file.
+        InvalidField: the file cannot be read.
     """
     address = as_address(name, media)
     if address:
@@ -47,10 +42,10 @@ def as_text(name: str, media: Media) -> dict[str, str]:
 
 
 def open_file(name: str, path: Path | str) -> BinaryIO:
-    """Open what can be sent again: a file with a size, no pipe.
+    """Open a regular file. Pipes are refused, since retries have to read it again.
 
     Raises:
-        InvalidField: there is no such file.
+        InvalidField: the file cannot be read.
     """
     file = _open(name, path)
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -71,14 +66,14 @@ def _open(name: str, path: Path | str) -> BinaryIO:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of the video that one speaker says.
+    """A part of the video with one speaker.
 
     Attributes:
-        audio: its own recording: path, file name, address or bytes; by default the one for all.
-        start_s: where in the video it begins, in seconds.
-        end_s: where in the video it ends; by default where its recording does.
-        audio_start_s: where in the recording it begins, in seconds.
-        speaker: whose lips move; by default those of the option ``speaker``.
+        audio: its own recording: path, file name, URL or bytes; by default the common one.
+        start_s: start in the video, in seconds.
+        end_s: end in the video, in seconds; by default where its recording ends.
+        audio_start_s: start in the recording, in seconds.
+        speaker: the face to animate; by default the option ``speaker``.
     """
 
     audio: Media | None = field(default=None, repr=False)
@@ -89,7 +84,7 @@ class Segment:
 
 
 def segment_fields(segment: Segment) -> dict[str, Any]:
-    """Return a segment's fields of a request, but for its recording."""
+    """Return the request fields of a segment, without its recording."""
     return {
         "start_s": segment.start_s,
         "end_s": segment.end_s,
@@ -99,12 +94,12 @@ def segment_fields(segment: Segment) -> dict[str, Any]:
 
 
 def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
-    """Check that there is speech for everybody, and none for nobody.
+    """Check that every segment has a recording, and that ``audio`` is used.
 
     Raises:
-        InvalidField: something else than a segment is among the segments.
+        InvalidField: an item is not a Segment.
         MissingField: there is no recording, or none for a segment.
-        ConflictingFields: ``audio`` is there, but for no segment.
+        ConflictingFields: ``audio`` is given, but every segment has its own.
     """
     for index, segment in enumerate(segments):
         if not isinstance(segment, Segment):
@@ -124,7 +119,7 @@ def check_speech(audio: Media | None, segments: Sequence[Segment]) -> None:
 
 
 def named_media(video: Media, audio: Media | None, segments: Sequence[Segment]) -> dict[str, Media]:
-    """Return all media by the names of a request: ``video``, ``audio``, ``segments.0.audio``, …"""
+    """Return all media by request name: ``video``, ``audio``, ``segments.0.audio``, …"""
     of_segments = {segment_recording(n): segment.audio for n, segment in enumerate(segments)}
     named = {"video": video, "audio": audio, **of_segments}
     return {name: media for name, media in named.items() if media is not None}
@@ -134,20 +129,20 @@ _KEY_CHARACTERS_MAX = 200
 
 
 class Options(TypedDict, total=False):
-    """Options of a run; what is left out is decided by the server.
+    """Options of a run; missing ones default to the server's.
 
     Attributes:
         guidance_scale: 1.0 to 3.0.
         inference_steps: 1 to 50.
-        seed: -1 draws a random one, which the details report.
-        sync_mode: what to do when the lengths differ.
-        speaker: whose lips move.
-        deadline_s: seconds after which the server gives up the run.
-        engine: which engine makes the lips; by default the server's.
-        scheduler: ``dpm-solver++`` needs fewer steps than ``ddim``, approximately.
-        feature_cache_interval: above 1 the network runs whole only every so many steps.
-        guidance_interval: start and end, in 0..1, of the steps with guidance.
-        keep_sound: with segments, the video's own sound is heard where nobody speaks.
+        seed: -1 for a random seed, reported in the details.
+        sync_mode: what to do if video and speech differ in length.
+        speaker: the face to animate.
+        deadline_s: seconds after which the run fails.
+        engine: engine to use; by default the server's.
+        scheduler: ``dpm-solver++`` needs fewer steps than ``ddim`` and is approximate.
+        feature_cache_interval: above 1 the full network runs only every N steps; approximate.
+        guidance_interval: start and end of the steps with guidance, in 0..1.
+        keep_sound: with segments, keep the video's own sound outside them.
     """
 
     guidance_scale: float
@@ -165,12 +160,12 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class PredictArgs:
-    """What a caller asks for, before anything of it is read or sent.
+    """Arguments of a prediction.
 
     Attributes:
         video: the source video.
-        audio: the speech; None if every segment brings its own.
-        segments: parts with a recording or a speaker of their own.
+        audio: the speech; None if every segment has its own.
+        segments: parts with their own recording or speaker.
         options: of the run.
     """
 
@@ -180,34 +175,34 @@ class PredictArgs:
     options: Options
 
 
-def inline_body(asked: PredictArgs) -> dict[str, Any]:
-    """Return contract A's fields; files become base64.
+def inline_body(args: PredictArgs) -> dict[str, Any]:
+    """Return the body of ``/predict``, with files as base64.
 
     Raises:
-        InvalidField: there is no such file, or a value is not allowed.
-        UnknownField: there is no such option.
-        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+        InvalidField: a file cannot be read, or a value is not allowed.
+        UnknownField: an option is unknown.
+        MissingField, ConflictingFields: a recording is missing or unused.
     """
-    return _fields(asked, as_text)
+    return _fields(args, as_text)
 
 
 @contextmanager
-def open_submission(asked: PredictArgs, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield what httpx needs to build the request of a submission, as often as it takes.
+def open_submission(args: PredictArgs, webhook_url: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the arguments with which httpx builds the request, also for retries.
 
-    Files are read while they are sent and stay open inside the block.
+    Files are streamed and stay open inside the block.
 
     Raises:
-        InvalidField: there is no such file, or a value is not allowed.
-        UnknownField: there is no such option.
-        MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
+        InvalidField: a file cannot be read, or a value is not allowed.
+        UnknownField: an option is unknown.
+        MissingField, ConflictingFields: a recording is missing or unused.
     """
-    fields = _fields(asked, as_address)
+    fields = _fields(args, as_address)
     if webhook_url is not None:
         fields["webhook"] = webhook_url
     with ExitStack() as opened:
         files: dict[str, BinaryIO | bytes] = {}
-        for name, media in named_media(asked.video, asked.audio, asked.segments).items():
+        for name, media in named_media(args.video, args.audio, args.segments).items():
             if isinstance(media, bytes):
                 files[name] = media
             elif not as_address(name, media):
@@ -216,7 +211,7 @@ def open_submission(asked: PredictArgs, webhook_url: str | None = None) -> Itera
 
 
 def idempotency_key(given: str | None) -> str:
-    """Return the caller's name for a submission, or a new one; raises InvalidField."""
+    """Return the caller's idempotency key, or a new one; raises InvalidField."""
     if given is None:
         return uuid.uuid4().hex
     if not given.isascii() or not given.isprintable() or not 0 < len(given) <= _KEY_CHARACTERS_MAX:
@@ -228,16 +223,16 @@ def idempotency_key(given: str | None) -> str:
     return given
 
 
-def _fields(asked: PredictArgs, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
+def _fields(args: PredictArgs, form_of: Callable[[str, Media], dict[str, str]]) -> dict[str, Any]:
     """Return the fields as JSON values.
 
-    Defaults are the server's as well; leaving them out also suits servers of other versions.
+    Defaults are left out, so that servers of other versions understand the request.
 
     Args:
-        asked: what is asked for.
-        form_of: gives a medium's forms that are fields, such as ``{"url": …}``, by its name.
+        args: the arguments.
+        form_of: returns the fields of a medium, such as ``{"url": …}``.
     """
-    check_speech(asked.audio, asked.segments)
+    check_speech(args.audio, args.segments)
 
     def medium(field: str, name: str, media: Media | None) -> dict[str, str]:
         forms = {} if media is None else form_of(name, media)
@@ -245,25 +240,25 @@ def _fields(asked: PredictArgs, form_of: Callable[[str, Media], dict[str, str]])
 
     segments = [
         medium("audio", segment_recording(index), segment.audio) | segment_fields(segment)
-        for index, segment in enumerate(asked.segments)
+        for index, segment in enumerate(args.segments)
     ]
     fields = {
-        **medium("video", "video", asked.video),
-        **medium("audio", "audio", asked.audio),
-        **asked.options,
+        **medium("video", "video", args.video),
+        **medium("audio", "audio", args.audio),
+        **args.options,
         "segments": segments,
     }
     checked = validate_fields(fields)
     build_segments(checked)
     body = checked.model_dump(mode="json", exclude_defaults=True)
-    if segments and "sync_mode" in asked.options:
-        # The default, too, says what is seen behind the video's end only if it was chosen.
+    if segments and "sync_mode" in args.options:
+        # An explicit default matters: it allows segments beyond the end of the video.
         body["sync_mode"] = checked.sync_mode.value
     return body
 
 
 def _form(fields: Mapping[str, Any], files: Mapping[str, BinaryIO | bytes]) -> dict[str, Any]:
-    """Numbers and objects are written as in JSON; files go without their names."""
+    """Return form fields and files: values as JSON, files without their names."""
     texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in fields.items()

@@ -1,9 +1,7 @@
-"""How requests are sent and waited for: blocking, or letting other tasks work meanwhile.
+"""Blocking and asyncio transports, and the server's address and token.
 
-What clients do is written once, as coroutines over a :class:`Transport`. A blocking transport never
-suspends, so :func:`finish` can run those coroutines without an event loop.
-
-Where a server is, and the token that it wants.
+The client's calls are coroutines over a :class:`Transport`. The blocking transport never suspends,
+so :func:`finish` can run them without an event loop.
 """
 
 import asyncio
@@ -21,36 +19,36 @@ T = TypeVar("T")
 
 
 class Transport(Protocol):
-    """Sends requests that it has built."""
+    """Builds and sends requests."""
 
     @property
     def http(self) -> httpx.Client | httpx.AsyncClient:
-        """Builds requests, with the headers and limits of the client."""
+        """The httpx client, which builds requests."""
 
     async def send(self, request: httpx.Request) -> httpx.Response:
-        """Return an answer whose body has not been read."""
+        """Return a response with an unread body."""
 
     async def read(self, response: httpx.Response) -> None:
         """Read the whole body."""
 
     def parts(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        """Yield the body as it comes."""
+        """Yield the body in chunks as it arrives."""
 
     def lines(self, response: httpx.Response) -> AsyncIterator[str]:
-        """Yield the body's lines as they come."""
+        """Yield the body's lines as they arrive."""
 
     async def release(self, response: httpx.Response) -> None:
-        """Let go of an answer, wherever its body is."""
+        """Close a response, even if its body is unread."""
 
     async def pause(self, seconds: float) -> None:
-        """Wait."""
+        """Sleep."""
 
     async def close(self) -> None:
         """Close the connections."""
 
 
 class BlockingTransport:
-    """Holds up the thread. Takes the arguments of :class:`httpx.Client`."""
+    """Blocks the thread. Takes the arguments of :class:`httpx.Client`."""
 
     def __init__(self, **options: Any) -> None:
         self.http = httpx.Client(**options)
@@ -119,7 +117,7 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 def iter_sync(source: AsyncGenerator[T, None]) -> Iterator[T]:
-    """Yield what an asynchronous generator that never suspends yields; close it at the end."""
+    """Iterate over an asynchronous generator that never suspends, and close it at the end."""
     try:
         while (item := finish(_next(source))) is not None:
             yield item
@@ -136,7 +134,7 @@ async def _close(source: AsyncGenerator[Any, None]) -> None:
 
 
 CONNECT_TIMEOUT_S = 10.0
-_KEPT_OPEN = 20  # connections that nobody uses at the moment
+_IDLE_CONNECTIONS_MAX = 20
 _PREDICT = "/predict"
 
 
@@ -145,45 +143,45 @@ class Address:
     """A server's address.
 
     Attributes:
-        base: without ``/predict`` and without a slash at its end.
+        base: URL without ``/predict`` and without a trailing slash.
     """
 
     base: str
 
     @property
     def predict(self) -> str:
-        """Where contract A is answered."""
+        """URL of ``/predict``."""
         return self.base + _PREDICT
 
     @property
     def predictions(self) -> str:
-        """Where the native API takes jobs."""
+        """URL of the native API's predictions."""
         return f"{self.base}/v1/predictions"
 
-    def own_url(self, told: str | None, otherwise: str) -> str:
-        """Return where to go with the token for what the server told the address of.
+    def own_url(self, reported: str | None, default: str) -> str:
+        """Return a URL that may be requested with the token.
 
         Args:
-            told: an absolute address, or a path on the server.
-            otherwise: taken if there is none, or if it does not lie below this address: the token
-                is for nobody else, and a server may call itself by a name, or leave out a proxy's
-                prefix, by which it cannot be reached from here.
+            reported: a URL or path in a response of the server.
+            default: returned if there is none, or if it is not below this address: the token must
+                not be sent to other hosts, and a server behind a proxy may report a name or path
+                by which it cannot be reached from here.
         """
-        if told is None:
-            return otherwise
-        if told.startswith("/") and not told.startswith("//"):
-            return self.base + told
+        if reported is None:
+            return default
+        if reported.startswith("/") and not reported.startswith("//"):
+            return self.base + reported
         try:
-            url = httpx.URL(told)
+            url = httpx.URL(reported)
         except httpx.InvalidURL:
-            return otherwise
+            return default
         own = httpx.URL(self.base)
         is_below = url.path.startswith(own.path.rstrip("/") + "/")
-        return told if is_below and _origin(url) == _origin(own) else otherwise
+        return reported if is_below and _origin(url) == _origin(own) else default
 
     @property
     def is_this_machine(self) -> bool:
-        """Whether it is a loopback address, to which no proxy leads."""
+        """Whether it is a loopback address, which no proxy can reach."""
         host = httpx.URL(self.base).host
         try:
             return ipaddress.ip_address(host).is_loopback
@@ -192,41 +190,45 @@ class Address:
 
 
 def parse_address(url: str) -> Address:
-    """Read an address with or without ``/predict`` at its end; raises InvalidField."""
+    """Parse a URL with or without a trailing ``/predict``; raises InvalidField."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise InvalidField(f"url is {shorten(url)}: {error}.", field="url") from None
-    port_is_one = parsed.port is None or 0 < parsed.port < 65536
-    if parsed.scheme not in ("http", "https") or not parsed.host or not port_is_one:
-        raise InvalidField(
-            f"url is {shorten(url)}. Allowed: an http or https address.", field="url"
-        )
+    is_port_valid = parsed.port is None or 0 < parsed.port < 65536
+    if parsed.scheme not in ("http", "https") or not parsed.host or not is_port_valid:
+        raise InvalidField(f"url is {shorten(url)}. Allowed: an http or https URL.", field="url")
     if parsed.userinfo:
-        raise InvalidField("url must not hold a name or password. Give the token.", field="url")
+        raise InvalidField(
+            "url must not contain a user name or password. Use the token.", field="url"
+        )
     path = parsed.path.rstrip("/").removesuffix(_PREDICT)
     return Address(str(parsed.copy_with(path=path or "/", query=None, fragment=None)).rstrip("/"))
 
 
 def http_options(address: Address, token: str | None, timeout_s: float) -> dict[str, Any]:
-    """Return what httpx needs to know of a server; raises InvalidField for a wrong token."""
+    """Return the arguments of the httpx client; raises InvalidField for a malformed token."""
     return {
         "headers": _authorization(token),
         "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
-        # Whoever waits holds a connection: any number may wait.
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_OPEN),
-        "trust_env": not address.is_this_machine,  # no proxy leads to oneself
+        # Every waiting call holds a connection, so their number is not limited.
+        "limits": httpx.Limits(
+            max_connections=None, max_keepalive_connections=_IDLE_CONNECTIONS_MAX
+        ),
+        "trust_env": not address.is_this_machine,  # proxies cannot reach loopback
     }
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None, bytes]:
-    """Return what must be the same of two addresses of one server (RFC 6454), and any user name."""
+    """Return the origin of a URL (RFC 6454), and its user info."""
     port = url.port or {"http": 80, "https": 443}.get(url.scheme)
     return url.scheme, url.host, port, url.userinfo
 
 
 def _authorization(token: str | None) -> dict[bytes, bytes]:
-    stripped = (token or "").strip()  # a token read from a file often ends with a line break
+    stripped = (token or "").strip()  # a token from a file often ends with a newline
     if not stripped.isprintable():
-        raise InvalidField("token holds a line break or another control character.", field="token")
+        raise InvalidField(
+            "token contains a line break or another control character.", field="token"
+        )
     return {b"Authorization": b"Bearer " + stripped.encode()} if stripped else {}

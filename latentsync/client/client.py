@@ -1,7 +1,4 @@
-"""The client for ordinary code: every call returns when it is done.
-
-The client for asyncio: the same calls, while other tasks go on.
-"""
+"""The blocking and the asyncio client."""
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
@@ -18,22 +15,22 @@ from latentsync.client.models import Job, JobEvent, JobPage, JobStatus, Predicti
 
 
 class Client:
-    """Calls a server. Keeps connections open; use it as a context manager or call close().
+    """Client of a server. Keeps connections open; use it as a context manager or call close().
 
     ``predict`` waits for the video and works with every deployment. The other calls are about jobs,
-    which outlive connections and restarts; ``latentsync serve`` takes them.
+    which survive broken connections and restarts; ``latentsync serve`` accepts them.
 
-    Calls about jobs are repeated when the connection breaks or the server answers 502, 503 or 504.
-    Every submission has a key by which the server knows it again, so none is made twice.
+    Calls about jobs are retried after connection errors and after the statuses 502, 503 and 504.
+    Every submission has an idempotency key, so a retry never creates a second job.
 
     Args:
-        url: address of the server or of the app, with or without ``/predict`` at its end.
-        token: bearer token; None for a server that asks for none.
-        timeout_s: longest silence of the server, which covers waiting in line and the run itself.
-        patience: how faults are met.
+        url: URL of the server or app, with or without a trailing ``/predict``.
+        token: bearer token; None if the server requires none.
+        timeout_s: read timeout, which for ``predict`` includes waiting in the queue and the run.
+        patience: retry policy.
 
     Raises:
-        InvalidField: the address is not http or https, or the token cannot be a header's value.
+        InvalidField: the URL is not http or https, or the token contains control characters.
     """
 
     def __init__(
@@ -54,7 +51,7 @@ class Client:
 
     @staticmethod
     def modal(app: str = "latentsync", cls: str = "LatentSync") -> ModalClient:
-        """Return a client of a deployment on Modal, found by the Modal token of this machine.
+        """Return a client of a deployment on Modal, with the Modal token of this machine.
 
         Args:
             app: name of the deployed app.
@@ -88,21 +85,21 @@ class Client:
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
     ) -> Prediction:
-        """Make the lips of ``video`` say ``audio``, and wait for it.
+        """Lip-sync ``video`` to ``audio`` and wait for the result.
 
         Args:
-            video: path, file name, http(s) address that the server fetches, or the file's bytes.
+            video: path, file name, http(s) URL that the server fetches, or the file's bytes.
             audio: likewise; not needed if every segment has its own.
-            segments: parts of the video with recordings or speakers of their own, instead of
+            segments: parts of the video with their own recordings or speakers, instead of
                 ``audio`` from start to end.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
-            InvalidField: there is no such file, or a value is not allowed.
-            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
-            ServerError: the server answered with an error, or with something else than a video.
-            Unreachable: no connection, or it broke.
-            FetchTimeout: the server was silent for longer than the timeout.
+            InvalidField: a file cannot be read, or a value is not allowed.
+            MissingField, ConflictingFields: a recording is missing or unused.
+            ServerError: the server returned an error, or no video.
+            Unreachable: the connection failed.
+            FetchTimeout: the server timed out.
         """
         return _transport.finish(self._calls.predict(PredictArgs(video, audio, segments, options)))
 
@@ -116,27 +113,27 @@ class Client:
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> Job:
-        """Hand in a job and return it at once; files are sent while they are read.
+        """Submit a job and return it at once; files are streamed.
 
         Args:
-            video: path, file name, the file's bytes, or an address: http(s), or ``upload://…``.
+            video: path, file name, the file's bytes, or a URL: http(s), or ``upload://…``.
             audio: likewise; not needed if every segment has its own.
-            segments: parts of the video with recordings or speakers of their own.
-            idempotency_key: one's own name for this submission: a second one with the same name,
-                even after a restart of this program, returns the first job.
-            webhook_url: called by the server when the job has ended.
+            segments: parts of the video with their own recordings or speakers.
+            idempotency_key: your key for this submission; another one with the same key, even
+                after a restart of your program, returns the first job.
+            webhook_url: URL that the server calls when the job has ended.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
-            InvalidField: there is no such file, or a value is not allowed.
-            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
-            ServerError: the server refused.
-            Unreachable: no connection, or it broke, again and again.
-            FetchTimeout: the server was silent for too long, again and again.
+            InvalidField: a file cannot be read, or a value is not allowed.
+            MissingField, ConflictingFields: a recording is missing or unused.
+            ServerError: the server returned an error.
+            Unreachable: the connection failed in all attempts.
+            FetchTimeout: the server timed out in all attempts.
         """
-        asked = PredictArgs(video, audio, segments, options)
+        args = PredictArgs(video, audio, segments, options)
         return _transport.finish(
-            self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
+            self._calls.submit(args, key=idempotency_key, webhook_url=webhook_url)
         )
 
     def wait(
@@ -145,29 +142,29 @@ class Client:
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> Job:
-        """Return the job when it has ended, well or not; see :meth:`Job.raise_for_status`.
+        """Wait until the job has ended, and return it; see :meth:`Job.raise_for_status`.
 
-        Follows the job's events; where they do not come through, asks every second.
+        Follows the job's events, or polls every second if events are unavailable.
 
         Args:
             job: the job or its id.
             on_progress: called with the job whenever it has changed.
-            timeout_s: longest time to wait; None waits as long as it takes.
+            timeout_s: maximum time to wait; None waits forever.
 
         Raises:
-            FetchTimeout: it has not ended in time; it goes on.
+            FetchTimeout: the job has not ended in time; it continues.
             ServerError, Unreachable: as :meth:`submit`.
         """
         return _transport.finish(self._calls.wait(job, on_progress, timeout_s))
 
     def events(self, job: Job | str, after: int = 0) -> Iterator[JobEvent]:
-        """Yield what happens to the job until it has ended, from its beginning or a known event.
+        """Yield the events of the job until it has ended.
 
-        A broken connection is taken up where it was, without gap or repetition.
+        A broken connection is resumed without gaps or repetitions.
 
         Args:
             job: the job or its id.
-            after: number of the last event that is known.
+            after: number of the last known event; 0 yields all.
 
         Raises:
             ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
@@ -175,56 +172,56 @@ class Client:
         return _transport.iter_sync(self._calls.events(job, after))
 
     def get(self, job: Job | str) -> Job:
-        """Return the job as it is now; raises as :meth:`submit`."""
+        """Return the current state of the job; raises as :meth:`submit`."""
         return _transport.finish(self._calls.get(job))
 
     def list(
         self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> JobPage:
-        """Return one's jobs, latest first; raises as :meth:`submit`.
+        """Return a page of your jobs, newest first; raises as :meth:`submit`.
 
         Args:
-            status: only those in this state.
+            status: only jobs in this state.
             limit: 1 to 100.
-            cursor: the ``next_cursor`` of the page before.
+            cursor: ``next_cursor`` of the previous page.
         """
         return _transport.finish(self._calls.list(status, limit, cursor))
 
     def cancel(self, job: Job | str) -> Job:
-        """Cancel the job, also while it runs: that takes up to two seconds; raises as submit."""
+        """Cancel the job; a running one takes up to two seconds; raises as :meth:`submit`."""
         return _transport.finish(self._calls.cancel(job))
 
     def delete(self, job: Job | str) -> bool:
-        """Erase the job: its media, its video and all that the server has recorded of it.
+        """Erase the job with its media, its video and its database rows. This cannot be undone.
 
-        One that waits or runs is canceled first. There is no way back, and no such job afterwards.
+        A queued or running job is canceled first.
 
         Args:
             job: the job or its id.
 
         Returns:
-            True if all of it is gone; False if a run or the storage holds some of it up, which the
-            server removes as soon as it can.
+            True if everything is erased; False if a run or the storage delays that, and the server
+            erases the rest as soon as it can.
 
         Raises:
-            ServerError: there is no such job, or the server refused.
+            ServerError: there is no such job, or the server returned an error.
             Unreachable, FetchTimeout: as :meth:`submit`.
         """
         return _transport.finish(self._calls.delete(job))
 
     def download(self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None) -> Path:
-        """Bring the job's video to ``path``, whole or not at all; missing folders are created.
+        """Download the video to ``path`` atomically; missing folders are created.
 
-        It grows in a hidden file beside ``path``, where a broken-off download is continued, also by
-        a later call.
+        It is written to a hidden file in the same folder, from which an interrupted download is
+        resumed, also by a later call.
 
         Args:
             job: the job or its id.
-            path: where it goes.
-            on_bytes: called with the bytes that are here and the bytes of the whole, or None.
+            path: path to write.
+            on_bytes: called with the bytes received so far and in total, or None.
 
         Raises:
-            InvalidField: the path is a folder, or another download to it is going on.
+            InvalidField: the path is a folder, or another download to it is in progress.
             ServerError, Unreachable, FetchTimeout: as :meth:`submit`.
             OSError: the file cannot be written.
         """
@@ -232,7 +229,7 @@ class Client:
 
 
 class AsyncClient:
-    """Does what :class:`latentsync.client.Client` does, with the same names and arguments.
+    """The asyncio variant of :class:`latentsync.client.Client`, with the same arguments.
 
     Use it as an asynchronous context manager, or await close(). ``events`` is iterated with
     ``async for``; everything else is awaited.
@@ -277,7 +274,7 @@ class AsyncClient:
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
     ) -> Prediction:
-        """Make the lips of ``video`` say ``audio``, and wait for it."""
+        """Lip-sync ``video`` to ``audio`` and wait for the result."""
         return await self._calls.predict(PredictArgs(video, audio, segments, options))
 
     async def submit(
@@ -290,9 +287,9 @@ class AsyncClient:
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> Job:
-        """Hand in a job and return it at once."""
-        asked = PredictArgs(video, audio, segments, options)
-        return await self._calls.submit(asked, key=idempotency_key, webhook_url=webhook_url)
+        """Submit a job and return it at once."""
+        args = PredictArgs(video, audio, segments, options)
+        return await self._calls.submit(args, key=idempotency_key, webhook_url=webhook_url)
 
     async def wait(
         self,
@@ -300,33 +297,33 @@ class AsyncClient:
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> Job:
-        """Return the job when it has ended, well or not."""
+        """Wait until the job has ended, and return it."""
         return await self._calls.wait(job, on_progress, timeout_s)
 
     def events(self, job: Job | str, after: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """Yield what happens to the job until it has ended."""
+        """Yield the events of the job until it has ended."""
         return self._calls.events(job, after)
 
     async def get(self, job: Job | str) -> Job:
-        """Return the job as it is now."""
+        """Return the current state of the job."""
         return await self._calls.get(job)
 
     async def list(
         self, status: JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> JobPage:
-        """Return one's jobs, latest first."""
+        """Return a page of your jobs, newest first."""
         return await self._calls.list(status, limit, cursor)
 
     async def cancel(self, job: Job | str) -> Job:
-        """Cancel the job, also while it runs."""
+        """Cancel the queued or running job."""
         return await self._calls.cancel(job)
 
     async def delete(self, job: Job | str) -> bool:
-        """Erase the job and all that the server has recorded of it; False if that goes on."""
+        """Erase the job with all its data; False if that is still in progress."""
         return await self._calls.delete(job)
 
     async def download(
         self, job: Job | str, path: Path | str, on_bytes: OnBytes | None = None
     ) -> Path:
-        """Bring the job's video to ``path``, whole or not at all."""
+        """Download the video to ``path`` atomically."""
         return await self._calls.download(job, path, on_bytes)

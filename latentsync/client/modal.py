@@ -1,6 +1,6 @@
-"""The client of a deployment on Modal, whose own line and machines take the place of a server's.
+"""Client of a deployment on Modal, which queues and runs calls itself.
 
-Modal tells less of a job than a server does: nothing of its progress and place, and no list.
+Modal reports neither progress nor queue position, and cannot list jobs.
 """
 
 import base64
@@ -23,15 +23,15 @@ from latentsync.client._payload import Media, Options, PredictArgs, Segment, inl
 from latentsync.monitor import Progress
 from latentsync.schema.responses import PredictResult
 
-_LOOK_EVERY_S = 30.0  # how long one question to Modal waits for the end of a job
+_POLL_EVERY_S = 30.0  # how long one request to Modal waits for a result
 
 
 class ModalClient:
-    """Does what :class:`latentsync.client.Client` does, through the package ``modal``.
+    """Has the methods of :class:`latentsync.client.Client`, over the package ``modal``.
 
     Args:
         app: name of the deployed app.
-        cls: name of its class, which has the method ``predict``.
+        cls: name of its class with the method ``predict``.
 
     Raises:
         InvalidRequest: the package ``modal`` is not installed.
@@ -65,7 +65,7 @@ class ModalClient:
         self.close()
 
     def close(self) -> None:
-        """Do nothing: the connection is the package's, and shared."""
+        """Do nothing: the connection belongs to the package ``modal``."""
 
     def predict(
         self,
@@ -75,7 +75,7 @@ class ModalClient:
         segments: Sequence[Segment] = (),
         **options: Unpack[Options],
     ) -> models.Prediction:
-        """Make the lips of ``video`` say ``audio``, and wait for it; raises as :meth:`submit`."""
+        """Lip-sync ``video`` to ``audio`` and wait for the result; raises as :meth:`submit`."""
         started = time.monotonic()
         submitted = self.submit(video, audio, segments=segments, **options)
         job = self.wait(submitted).raise_for_status()
@@ -93,21 +93,21 @@ class ModalClient:
         webhook_url: str | None = None,
         **options: Unpack[Options],
     ) -> models.Job:
-        """Hand in a job and return it at once; Modal keeps its result for seven days.
+        """Submit a job and return it at once; Modal keeps its result for seven days.
 
         Args:
-            video: path, file name, http(s) address that the container fetches, or bytes.
+            video: path, file name, http(s) URL that the container fetches, or bytes.
             audio: likewise; not needed if every segment has its own. Files are held in memory
                 while they are sent.
-            segments: parts of the video with recordings or speakers of their own.
-            idempotency_key: Modal has none: a value is refused.
+            segments: parts of the video with their own recordings or speakers.
+            idempotency_key: not supported on Modal; a value is refused.
             webhook_url: likewise.
             options: see :class:`latentsync.client.Options`.
 
         Raises:
-            InvalidField: there is no such file, or a value is not allowed.
-            MissingField, ConflictingFields: there is no speech for somebody, or some for nobody.
-            ServerError: there is no such deployment, or Modal refused.
+            InvalidField: a file cannot be read, or a value is not allowed.
+            MissingField, ConflictingFields: a recording is missing or unused.
+            ServerError: there is no such deployment, or Modal returned an error.
             Unreachable: Modal cannot be reached.
         """
         for name, value in (("idempotency_key", idempotency_key), ("webhook_url", webhook_url)):
@@ -116,7 +116,7 @@ class ModalClient:
                     f"{name} is not supported on Modal. Leave it out.", field=name
                 )
         body = inline_body(PredictArgs(video, audio, segments, options))
-        with self._own_errors():
+        with self._translate_errors():
             call = self._service().predict.spawn(**body)
         return models.Job(id=call.object_id, status="processing")
 
@@ -126,23 +126,23 @@ class ModalClient:
         on_progress: OnProgress | None = None,
         timeout_s: float | None = None,
     ) -> models.Job:
-        """Return the job when it has ended, well or not.
+        """Wait until the job has ended, and return it.
 
         Args:
             job: the job or its id.
             on_progress: called with the job at once, and when it has ended.
-            timeout_s: longest time to wait; None waits as long as it takes.
+            timeout_s: maximum time to wait; None waits forever.
 
         Raises:
-            FetchTimeout: it has not ended in time; it goes on.
+            FetchTimeout: the job has not ended in time; it continues.
             ServerError, Unreachable: as :meth:`submit`.
         """
         until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        latest, told = self.get(job), None
+        latest, reported = self.get(job), None
         while True:
-            if on_progress is not None and latest != told:
+            if on_progress is not None and latest != reported:
                 on_progress(latest)
-                told = latest
+                reported = latest
             left_s = until - time.monotonic()
             if latest.is_final:
                 return latest
@@ -150,41 +150,41 @@ class ModalClient:
                 raise errors.FetchTimeout(
                     f"Job {latest.id} has not ended after {timeout_s:g} s.", field="timeout_s"
                 )
-            latest = self._look(latest.id, wait_s=min(left_s, _LOOK_EVERY_S))
+            latest = self._poll(latest.id, wait_s=min(left_s, _POLL_EVERY_S))
 
     def events(self, job: models.Job | str, after: int = 0) -> Iterator[models.JobEvent]:
-        """Yield the job's state now, and its end. Events have no numbers here."""
+        """Yield the current state and the final one. Events have no numbers on Modal."""
         latest = self.get(job)
         yield _status(latest)
         if not latest.is_final:
             yield _status(self.wait(latest))
 
     def get(self, job: models.Job | str) -> models.Job:
-        """Return the job; one that has not ended is called ``processing``, also while it waits."""
-        return self._look(job_id(job), wait_s=0.0)
+        """Return the job; it is ``processing`` until it has ended, also while it is queued."""
+        return self._poll(job_id(job), wait_s=0.0)
 
     def list(
         self, status: models.JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> models.JobPage:
-        """Raise InvalidRequest: Modal keeps no list of calls that a client could ask for."""
+        """Raise InvalidRequest: Modal cannot list calls."""
         raise errors.InvalidRequest("Modal cannot list jobs. Keep their ids.")
 
     def cancel(self, job: models.Job | str) -> models.Job:
-        """Cancel the job, also while it runs; one that has ended stays as it is."""
+        """Cancel the queued or running job; a job that has ended is unchanged."""
         latest = self.get(job)
         if latest.is_final:
             return latest
-        with self._own_errors():
+        with self._translate_errors():
             self._modal.FunctionCall.from_id(latest.id).cancel()
         return models.Job(id=latest.id, status="canceled")
 
     def download(
         self, job: models.Job | str, path: Path | str, on_bytes: OnBytes | None = None
     ) -> Path:
-        """Write the job's video to ``path``, whole or not at all; missing folders are created.
+        """Write the video to ``path`` atomically; missing folders are created.
 
         Raises:
-            JobNotFound: the job has no video (yet).
+            JobNotFound: the job has no video, or none yet.
             InvalidField: the path is a folder.
             ServerError, Unreachable: as :meth:`submit`.
             OSError: the file cannot be written.
@@ -202,15 +202,15 @@ class ModalClient:
             on_bytes(len(video), len(video))
         return models.save_whole(video, target)
 
-    def _look(self, call_id: str, *, wait_s: float) -> models.Job:
-        """Return the job as it is when it has ended, or after so many seconds."""
+    def _poll(self, call_id: str, *, wait_s: float) -> models.Job:
+        """Wait up to ``wait_s`` for the end of the job, and return its state."""
         if call_id in self._results:
             return _succeeded(call_id, self._results[call_id])
         exception = self._modal.exception
         call = self._modal.FunctionCall.from_id(call_id)
         try:
-            answer = call.get(timeout=wait_s)
-        except TimeoutError:  # the builtin one; those of Modal itself are of another family
+            value = call.get(timeout=wait_s)
+        except TimeoutError:  # the builtin one, not one of Modal's exceptions
             return models.Job(id=call_id, status="processing")
         except exception.InputCancellation:
             return models.Job(id=call_id, status="canceled")
@@ -225,23 +225,23 @@ class ModalClient:
         except exception.InternalFailure:
             return _failed(call_id, errors.WorkerLost.code, "Modal lost the container of the run.")
         except Exception as error:
-            self._raise_if_platforms(error)
+            self._raise_platform_error(error)
             if isinstance(error, exception.RemoteError) and self._is_terminated(call):
                 return models.Job(id=call_id, status="canceled")
-            said = f"The container failed with {type(error).__name__}; its log on Modal has more."
-            return _failed(call_id, errors.InternalError.code, said)
-        return self._remember(call_id, answer)
+            message = f"The container failed with {type(error).__name__}; see its log on Modal."
+            return _failed(call_id, errors.InternalError.code, message)
+        return self._parse_result(call_id, value)
 
     def _is_terminated(self, call: Any) -> bool:
-        """Tell whether a call without a result was canceled, which its error does not say."""
-        with self._own_errors():
+        """Return whether a call was canceled, which its error does not say."""
+        with self._translate_errors():
             graph = call.get_call_graph()
         own = [entry for entry in graph if entry.function_call_id == call.object_id]
         return any(entry.status.name == "TERMINATED" for entry in own)
 
-    def _remember(self, call_id: str, answer: object) -> models.Job:
-        """Read what ``predict`` answered; the latest result is kept, for it has the whole video."""
-        body = answer if isinstance(answer, dict) else {}
+    def _parse_result(self, call_id: str, value: object) -> models.Job:
+        """Parse the return value of ``predict``; the latest one is kept, since it is large."""
+        body = value if isinstance(value, dict) else {}
         if is_error(body):
             code, message = str(body.get("code")), str(body.get("message"))
             return _failed(call_id, code, message, body.get("field"))
@@ -257,17 +257,17 @@ class ModalClient:
         return _succeeded(call_id, result)
 
     @contextmanager
-    def _own_errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except self._modal.exception.Error as error:
-            self._raise_if_platforms(error)
+            self._raise_platform_error(error)
             raise errors.ServerError(
                 str(error), server_status=500, server_code="UNKNOWN"
             ) from error
 
-    def _raise_if_platforms(self, error: Exception) -> None:
-        """Raise our error for what Modal itself says; return if a container said it."""
+    def _raise_platform_error(self, error: Exception) -> None:
+        """Translate an error of Modal itself; return if it came from a container."""
         exception = self._modal.exception
         if isinstance(error, exception.ConnectionError | exception.ServiceError):
             raise errors.Unreachable(f"Modal cannot be reached: {error}", field="url") from error

@@ -1,7 +1,4 @@
-"""A job as its server tells it, and what happens to it.
-
-A finished video and where it is saved.
-"""
+"""Jobs, their events, and finished videos."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ _RUNNING = ("queued", "processing")
 
 @dataclass(frozen=True)
 class JobEvent:
-    """Something that happened to a job.
+    """An event of a job.
 
     Attributes:
-        kind: ``status``, ``progress``, ``log``, ``position`` (a new place in the line) or, only for
-            those who ask after the end, ``webhook``.
-        data: what is new; see the README's table.
-        number: give it as ``after`` to go on from here; None for a place in the line, which is of
-            the moment.
+        kind: ``status``, ``progress``, ``log``, ``position`` (queue position) or, for streams that
+            are opened after the end of the job, ``webhook``.
+        data: the fields of the event; see the table in docs/jobs.md.
+        number: pass it as ``after`` to continue from here; None for ``position``, which is not
+            stored.
     """
 
     kind: str
@@ -41,23 +38,23 @@ class JobEvent:
 
     @property
     def at(self) -> datetime | None:
-        """When it happened, with its zone; None if the server does not say.
+        """Time of the event, with time zone; None if the server does not send it.
 
-        Servers tell it as ISO 8601; those of earlier versions as seconds since 1970.
+        Servers send ISO 8601; those of earlier versions seconds since 1970.
         """
-        told = self.data.get("at")
+        value = self.data.get("at")
         try:
-            if isinstance(told, str):
-                return datetime.fromisoformat(told)
-            if isinstance(told, int | float):
-                return datetime.fromtimestamp(told, UTC)
+            if isinstance(value, str):
+                return datetime.fromisoformat(value)
+            if isinstance(value, int | float):
+                return datetime.fromtimestamp(value, UTC)
         except (ValueError, OverflowError, OSError):
             pass
         return None
 
     @property
     def ends_job(self) -> bool:
-        """Whether nothing happens to the job after this."""
+        """Whether this event ends the job."""
         return self.kind == "status" and self.data.get("status") not in _RUNNING
 
 
@@ -72,11 +69,11 @@ class JobError(BaseModel):
 
 
 class WebhookDelivery(BaseModel):
-    """Whether the receiver of a job's webhook has heard of its end.
+    """Delivery state of a job's webhook.
 
     Attributes:
-        status: pending, delivered or, when no further attempt is made, failed.
-        attempts: how often it was sent.
+        status: pending, delivered or, after the last attempt, failed.
+        attempts: number of attempts.
         reason: why the last attempt failed.
     """
 
@@ -88,22 +85,22 @@ class WebhookDelivery(BaseModel):
 
 
 class Job(BaseModel):
-    """One prediction that was handed in, as it was when the server was asked.
+    """State of a job at the time of the request.
 
     Attributes:
-        id: the server's name for it, or Modal's.
+        id: the server's or Modal's id.
         status: queued, processing, succeeded, failed or canceled.
         progress: of the running attempt: stage, fraction of the whole run, frames.
-        queue_position: how many are ahead, 0 is next; None unless it is queued, and on Modal.
-        created_at: when it was handed in; None if the platform does not say, as are the next two.
-        started_at: when the latest attempt began.
-        finished_at: when it ended.
-        attempts: how often it was begun.
+        queue_position: jobs ahead, 0 is next; None unless it is queued, and on Modal.
+        created_at: time of submission; None on Modal, like the next two.
+        started_at: start of the last attempt.
+        finished_at: time of its end.
+        attempts: number of attempts started.
         error: why it failed.
-        output_url: address of the video, which wants the same key; from servers of earlier versions
+        output_url: URL of the video, which requires the same key; from servers of earlier versions
             a path. None unless it succeeded.
         details: how the video was made; None unless it succeeded.
-        webhook: how far the word of its end is; None if nobody is to be told.
+        webhook: delivery state of its webhook; None without one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -123,7 +120,7 @@ class Job(BaseModel):
 
     @property
     def is_final(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has succeeded, failed or been canceled."""
         return self.status not in _RUNNING
 
     def raise_for_status(self) -> Job:
@@ -145,30 +142,30 @@ class Job(BaseModel):
         )
 
     def after(self, event: JobEvent) -> Job:
-        """Return the job as it is once ``event`` has happened; raises pydantic's ValidationError.
+        """Return the job updated by ``event``; raises pydantic's ValidationError.
 
-        What is known already changes nothing: a stream begins with a job's past. An event tells
-        less than the server does when it is asked for the job.
+        Older events, with which a stream starts, change nothing. Events contain only some of the
+        fields of a job.
         """
         job = Job.model_validate({**dict(self), **self._changes(event)})
-        return job if job._how_far() >= self._how_far() else self
+        return job if job._order() >= self._order() else self
 
     def _changes(self, event: JobEvent) -> dict[str, Any]:
-        news = event.data
+        data = event.data
         if event.kind == "progress":
-            return {"progress": {**news}}
+            return {"progress": {**data}}
         if event.kind == "position" and self.status == "queued":
-            return {"queue_position": news.get("queue_position")}
+            return {"queue_position": data.get("queue_position")}
         if event.kind != "status":
             return {}
-        changes = {"status": news.get("status"), "error": news.get("error")}
+        changes = {"status": data.get("status"), "error": data.get("error")}
         if changes["status"] != "queued":
             changes["queue_position"] = None
-        if "attempt" in news:  # each begins from the start
-            changes |= {"attempts": news["attempt"], "progress": Progress("", 0.0)}
+        if "attempt" in data:  # every attempt starts from zero
+            changes |= {"attempts": data["attempt"], "progress": Progress("", 0.0)}
         return changes
 
-    def _how_far(self) -> tuple[bool, int, bool, float, bool]:
+    def _order(self) -> tuple[bool, int, bool, float, bool]:
         now = self.progress
         is_begun = self.status != "queued"
         return self.is_final, self.attempts, is_begun, now.fraction, bool(now.stage)
@@ -176,11 +173,11 @@ class Job(BaseModel):
 
 @dataclass(frozen=True)
 class JobPage:
-    """Some of one's jobs, latest first: ``for job in page``, ``len(page)``.
+    """A page of jobs, newest first. Supports iteration and ``len``.
 
     Attributes:
         jobs: the jobs.
-        next_cursor: give it as ``cursor`` for those that come after; None if there are no more.
+        next_cursor: pass it as ``cursor`` for the next page; None on the last one.
     """
 
     jobs: tuple[Job, ...]
@@ -198,10 +195,10 @@ class Prediction:
     """One finished video.
 
     Attributes:
-        run_id: the server's reference.
-        run_time_ms: milliseconds that the server spent on the run.
+        run_id: id of the run in the server's log.
+        run_time_ms: duration of the run on the server, in milliseconds.
         details: how the video was made.
-        video: the MP4 file's bytes.
+        video: content of the MP4 file.
     """
 
     run_id: str
@@ -210,18 +207,18 @@ class Prediction:
     video: bytes = field(repr=False)
 
     def save(self, path: Path | str) -> Path:
-        """Write the MP4 to ``path``, whole or not at all; missing folders are created."""
+        """Write the MP4 to ``path`` atomically; missing folders are created."""
         return save_whole(self.video, Path(path))
 
 
 def save_whole(content: bytes, target: Path) -> Path:
-    """Write a file, whole or not at all; missing folders are created."""
+    """Write a file atomically; missing folders are created."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".saving-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        Path(partial).chmod(0o644)  # mkstemp makes private files
+        Path(partial).chmod(0o644)  # mkstemp creates private files
         Path(partial).replace(target)
     except BaseException:
         Path(partial).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ PATH = "/v1/predictions/7/output"
 
 
 @pytest.mark.parametrize(
-    ("base", "told", "expected"),
+    ("base", "reported", "expected"),
     [
         ("http://a:8000", PATH, f"http://a:8000{PATH}"),
         ("http://a:8000/lips", PATH, f"http://a:8000/lips{PATH}"),
@@ -28,7 +28,7 @@ PATH = "/v1/predictions/7/output"
         ("http://a", "v1/output", "own"),
     ],
 )
-def test_an_address_that_was_told_is_taken_only_if_it_is_the_servers_own(
-    base: str, told: str | None, expected: str
+def test_an_address_that_was_reported_is_taken_only_if_it_is_the_servers_own(
+    base: str, reported: str | None, expected: str
 ) -> None:
-    assert parse_address(base).own_url(told, otherwise="own") == expected
+    assert parse_address(base).own_url(reported, default="own") == expected
