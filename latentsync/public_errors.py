@@ -30,10 +30,10 @@ def to_database_error(error: BaseException) -> LatentSyncError | None:
     while cause is not None:
         codes = _codes(cause)
         if codes & _FULL:
-            return DiskFull("There is no room left on the disk for the record of jobs.")
+            return DiskFull("The disk of the jobs database is full.")
         if isinstance(cause, _AWAY) or codes & _UNUSABLE:
             return RecordUnavailable(
-                "The record of jobs cannot be reached. Try again soon.",
+                "The jobs database cannot be reached. Try again soon.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         cause = cause.__cause__

@@ -95,7 +95,7 @@ def test_a_database_that_stays_away_is_said_once_and_not_for_every_call(
         holder.execute("BEGIN EXCLUSIVE")
         faults = [log_database_error(failure(engine)) for _ in range(3)]
     assert [type(fault) for fault in faults] == [RecordUnavailable] * 3
-    said = "The record of jobs cannot be reached (database is locked)"
+    said = "The jobs database cannot be reached (database is locked)"
     assert [record.getMessage() for record in caplog.records] == [said]
     assert caplog.records[0].exc_info is None
 

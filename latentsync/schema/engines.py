@@ -68,7 +68,7 @@ _ROWS = (
         name="latentsync-1.5",
         description="Diffusion at 256 x 256 pixels per face; about 8 GB of GPU memory.",
         title="LatentSync 1.5",
-        summary="generated lips, smaller and quicker; needs a GPU",
+        summary="generated lips, smaller and faster; needs a GPU",
         builder=("latentsync.pipelines.lipsync_pipeline", "build_lipsync"),
         packages=_NETWORKS,
         extra="models",
@@ -79,9 +79,9 @@ _ROWS = (
     ),
     EngineSpec(
         name="draft",
-        description="Moves the mouth that is in the picture; runs on every CPU, needs no weights.",
+        description="Warps the mouth in the picture; runs on any CPU, needs no weights.",
         title="Draft",
-        summary="moves the mouth in the picture; quick, runs anywhere",
+        summary="warps the mouth in the picture; fast, runs anywhere",
         builder=("latentsync.pipelines.draft_pipeline", "build_draft"),
         packages=("cv2", "onnxruntime", "pocketsphinx"),
         extra=None,
@@ -158,7 +158,7 @@ class EngineSurvey:
         name = name or self.default
         if name in self.obstacles:
             return self.obstacles[name]
-        return Obstacle(EngineUnavailable.code, "No worker's version of latentsync knows it.")
+        return Obstacle(EngineUnavailable.code, "No running worker supports it.")
 
     @property
     def runnable(self) -> list[str]:

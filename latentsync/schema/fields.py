@@ -23,10 +23,10 @@ class SyncMode(StrEnum):
     """What to do when video and audio have different lengths.
 
     - `bounce`: play the video forwards and backwards until the audio ends.
-    - `loop`: start the video again until the audio ends.
+    - `loop`: repeat the video until the audio ends.
     - `cut_off`: end with the shorter of the two.
-    - `silence`: end with the longer of the two; add silence or hold the last picture.
-    - `remap`: slow the video down or speed it up to the length of the audio.
+    - `silence`: end with the longer of the two; add silence or hold the last frame.
+    - `remap`: change the speed of the video to the length of the audio.
     """
 
     BOUNCE = "bounce"
@@ -69,14 +69,14 @@ Seconds = Annotated[float, Field(strict=True, ge=0, le=SECONDS_MAX)]
 class SpeakerPoint(StrictModel):
     """The face at `point` (x, y in pixels of the upright picture) in `frame` (25 per second)."""
 
-    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    frame: FrameIndex = Field(0, description="Frame number, starting at 0.")
     point: tuple[Coordinate, Coordinate] = Field(description="x and y in pixels.")
 
 
 class SpeakerBox(StrictModel):
     """The face that overlaps `box` (x1, y1, x2, y2 in pixels) most in `frame` (25 per second)."""
 
-    frame: FrameIndex = Field(0, description="Frame of the video, the first is 0.")
+    frame: FrameIndex = Field(0, description="Frame number, starting at 0.")
     box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] = Field(
         description="Left, top, right and bottom in pixels."
     )
@@ -102,8 +102,8 @@ GuidanceScale = Annotated[
         strict=True,
         ge=GUIDANCE_SCALE_MIN,
         le=GUIDANCE_SCALE_MAX,
-        description="Strength of classifier-free guidance; 1.0 turns it off. The draft engine "
-        "ignores it.",
+        description="Strength of classifier-free guidance; 1.0 turns it off. Ignored by the "
+        "draft engine.",
     ),
 ]
 InferenceSteps = Annotated[
@@ -112,7 +112,7 @@ InferenceSteps = Annotated[
         strict=True,
         ge=INFERENCE_STEPS_MIN,
         le=INFERENCE_STEPS_MAX,
-        description="Number of denoising steps. The draft engine ignores it.",
+        description="Number of denoising steps. Ignored by the draft engine.",
     ),
     _AS_WHOLE_NUMBER,
 ]
@@ -122,7 +122,7 @@ Seed = Annotated[
         strict=True,
         ge=SEED_RANDOM,
         le=SEED_MAX,
-        description="Seed of the random numbers. -1 draws one; `details.seed` reports it.",
+        description="Seed of the random numbers. -1 for a random seed, reported in `details.seed`.",
     ),
     _AS_WHOLE_NUMBER,
 ]

@@ -59,11 +59,11 @@ class SegmentFields(StrictModel):
     end_s: Seconds | None = Field(
         None,
         description="End of the segment in the video, in seconds; by default where its recording "
-        "ends. A longer recording is cut, a shorter one followed by silence.",
+        "ends. A longer recording is cut, a shorter one padded with silence.",
     )
     audio_start_s: Seconds = Field(0.0, description="Start in the recording, in seconds.")
     speaker: Speaker | None = Field(
-        None, description="Who speaks; by default the `speaker` of the request."
+        None, description="The speaker; by default the `speaker` of the request."
     )
 
     @model_validator(mode="after")
@@ -96,8 +96,8 @@ class PredictRequest(run.RunOptions, _MediaFields):
     segments: tuple[SegmentFields, ...] = Field(
         (),
         max_length=SEGMENTS_MAX,
-        description="Parts of the video with a recording or a speaker of their own, instead of one "
-        "recording from start to end. They may overlap if different people speak.",
+        description="Parts of the video with their own recording or speaker, instead of one "
+        "recording from start to end. They may overlap if the speakers differ.",
     )
 
 
@@ -155,7 +155,7 @@ def build_segments(request: PredictRequest) -> tuple[run.Segment, ...]:
     """Return the segments, each with its speaker; raises ConflictingFields."""
     if request.segments and request.sync_mode is SyncMode.REMAP:
         raise errors.ConflictingFields(
-            "sync_mode remap stretches the video to one recording; it cannot go with segments.",
+            "sync_mode remap stretches the video to one recording; it does not support segments.",
             field="sync_mode",
         )
     return tuple(
@@ -188,7 +188,8 @@ def check_recordings(audio: run.MediaSource | None, segments: Sequence[run.Segme
         )
     elif not without and audio is not None:
         raise errors.ConflictingFields(
-            f"Every segment has its own recording; {audio.name} is used by none.", field=audio.name
+            f"Every segment has its own recording, so {audio.name} would not be used.",
+            field=audio.name,
         )
 
 

@@ -19,13 +19,13 @@ UPLOADED_AUDIO = "upload://example-audio"
 RESULT_NAME = "3q2-7wZk.mp4"  # stands for the drawn name in the address of a result
 ABOUT_EXAMPLE: dict[str, Example] = {
     "example": {
-        "summary": "The one that the example of PUT creates; taken (409) if another key was first",
+        "summary": "The prediction of the PUT example; 409 if another key has used the id",
         "value": PREDICTION_ID,
     }
 }
 ABOUT_UPLOAD: dict[str, Example] = {
     "example": {
-        "summary": "What follows upload:// in the url of an upload",
+        "summary": "The part of an upload's url after upload://",
         "value": UPLOADED_VIDEO.removeprefix("upload://"),
     }
 }

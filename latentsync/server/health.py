@@ -22,7 +22,7 @@ def workers_state(engines: EngineAvailability) -> State:
     def state() -> dict[str, Any]:
         now = engines.now()
         if not now.workers:
-            raise EngineUnavailable("No worker is alive; jobs are kept.", retry_after_s=5)
+            raise EngineUnavailable("No worker is running; jobs stay queued.", retry_after_s=5)
         now.require(None)  # the default engine
         return {"status": "ready", "workers": now.workers}
 
@@ -39,7 +39,7 @@ def add_health(app: FastAPI, state: State) -> None:
 
     @app.get("/health", tags=["health"], summary="Check that the server runs")
     async def health() -> dict[str, str]:
-        """Answers as long as this process runs, whatever the state of workers and storage."""
+        """Returns 200 while the process runs, whatever the state of workers and storage."""
         return {"status": "ok"}
 
     @app.get(
@@ -49,9 +49,9 @@ def add_health(app: FastAPI, state: State) -> None:
         responses=error_responses(500, 503),
     )
     def ready() -> dict[str, Any]:
-        """Answers 200 if a worker runs that can use the default engine.
+        """Returns 200 if a live worker can run the default engine.
 
-        Without jobs: if the engine of this process is loaded.
+        In a server without jobs: if its engine is loaded.
         """
         return state()
 
@@ -68,5 +68,5 @@ def add_metrics(app: FastAPI, jobs: JobService) -> None:
         responses={200: _METRICS, **error_responses(401, 500, 503)},
     )
     def get_metrics() -> Response:
-        """Queue length, ended jobs, seconds per stage, storage, and the memory of GPUs."""
+        """Queue length, finished jobs, seconds per stage, storage and GPU memory."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)

@@ -48,15 +48,17 @@ class JobMetrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"latentsync_{name}", text, labels, registry=self._registry)
 
-        self._jobs_by_status = gauge("jobs", "Recorded jobs by status", "status")
-        self._depth = gauge("queue_depth", "Jobs that wait for a worker")
-        self._oldest = gauge("queue_oldest_seconds", "How long the first job in line has waited")
-        self._workers = gauge("workers", "Workers heard of lately")
-        self._memory = gauge(
-            "device_memory_bytes", "Memory of each living worker's GPU", "worker", "kind"
+        self._jobs_by_status = gauge("jobs", "Jobs in the database, by status", "status")
+        self._depth = gauge("queue_depth", "Queued jobs")
+        self._oldest = gauge(
+            "queue_oldest_seconds", "Seconds that the oldest queued job has waited"
         )
-        self._stored = gauge("stored_bytes", "Bytes of media, uploads and results")
-        self._free = gauge("disk_free_bytes", "Room left where jobs' files are kept; -1 if unknown")
+        self._workers = gauge("workers", "Workers with a recent heartbeat")
+        self._memory = gauge(
+            "device_memory_bytes", "GPU memory of each live worker", "worker", "kind"
+        )
+        self._stored = gauge("stored_bytes", "Bytes of stored media, uploads and results")
+        self._free = gauge("disk_free_bytes", "Free bytes of the file storage; -1 if unknown")
 
     def _add_counters(self) -> None:
         def histogram(name: str, text: str, *labels: str) -> Histogram:
@@ -66,13 +68,17 @@ class JobMetrics:
 
         self._outcomes = Counter(
             "latentsync_jobs_ended",
-            "Jobs that ended, by status and error code",
+            "Finished jobs, by status and error code",
             ("status", "code"),
             registry=self._registry,
         )
-        self._wait = histogram("job_wait_seconds", "From arrival to the latest attempt's begin")
-        self._run = histogram("job_run_seconds", "Of the attempt that ended the job")
-        self._stage = histogram("job_stage_seconds", "Of each stage of a succeeded run", "stage")
+        self._wait = histogram(
+            "job_wait_seconds", "Seconds from submission to the start of the last attempt"
+        )
+        self._run = histogram("job_run_seconds", "Seconds of the last attempt")
+        self._stage = histogram(
+            "job_stage_seconds", "Seconds of each stage of succeeded runs", "stage"
+        )
 
     def _read_state(self) -> None:
         engine = self._jobs.store.engine

@@ -22,19 +22,19 @@ REFERENCE = "#/components/schemas/{model}"
 Responses = dict[int | str, dict[str, Any]]
 
 MEANINGS = {
-    400: "The body is not what its Content-Type says, or not of the expected form",
+    400: "The body is not valid, or does not match its Content-Type",
     401: "The bearer key is missing or wrong",
-    403: "A media URL that this server must not fetch",
+    403: "A media URL that the server may not fetch",
     404: "Not found, or it belongs to another key",
     408: "The body or a media URL was too slow",
     409: "The id or the Idempotency-Key was used for another request",
-    410: "The video is no longer kept",
+    410: "The video is no longer stored",
     413: "The body or a media file is larger than allowed",
     422: "A field or a media file cannot be used",
     429: "Too much is waiting, arriving or stored; try again later",
-    500: "A defect of the server, or the codec failed",
+    500: "Internal error, or the codec failed",
     503: "The engine, the file storage or the database is not ready; try again later",
-    504: "The run did not end before its deadline",
+    504: "The run did not finish before its deadline",
     507: "The disk of the server is full",
 }
 # What is shown as an example of each; in the shape of the contract that answers it.
@@ -47,61 +47,61 @@ EXAMPLE_ERRORS: dict[int, errors.LatentSyncError] = {
         errors.JobNotFound("There is no such job."),
         errors.FetchTimeout("The request body did not arrive within 300 s."),
         errors.IdempotencyConflict("This Idempotency-Key was used for another request."),
-        errors.OutputGone("The video is no longer kept."),
+        errors.OutputGone("The output is no longer stored."),
         errors.TooManyBytes("The request body is larger than 268435456 bytes."),
         errors.InvalidField(
             "inference_steps is 51: input should be less than or equal to 50 (allowed: 1 to 50).",
             field="inference_steps",
         ),
-        errors.LineFull("8 predictions are waiting already."),
-        errors.InternalError("The server has a defect; its log names this reference."),
-        errors.EngineUnavailable("No worker is alive; jobs are kept."),
-        errors.DeadlineExceeded("The run did not end within 900 s."),
-        errors.DiskFull("The disk has too little room."),
+        errors.LineFull("One prediction is running and 8 are waiting, which is the limit."),
+        errors.InternalError("The run failed unexpectedly. Quote the reference 1b9d6bcd."),
+        errors.EngineUnavailable("No worker is running; jobs stay queued."),
+        errors.DeadlineExceeded("The run did not finish within 900 s."),
+        errors.DiskFull("The disk has too little free space."),
     )
 }
 
 TAGS = {
     "predictions": "**Start here.** A prediction is a job: create it, follow its state, fetch the "
     "video. Jobs survive restarts of the server and of its workers.",
-    "uploads": "Store a media file once, and name it in as many predictions as you like.",
-    "models": "The engines that make the lips.",
-    "predict": "One call that waits for the video and answers it as base64. The field names and "
-    "the answer are those of the Cerebrium deployment.",
-    "tasks": "A queue API by URL, for clients that exist. It makes the same jobs as `/v1`; new "
+    "uploads": "Store a media file once, and use it in as many predictions as you like.",
+    "models": "The available engines.",
+    "predict": "One call that waits for the video and returns it as base64, with the field names "
+    "and the response of the Cerebrium deployment.",
+    "tasks": "A queue API by URL, for existing clients. It creates the same jobs as `/v1`; new "
     "clients should use `/v1/predictions`.",
-    "lipsync": "A submit, status and cancel API with base64 media, for clients that exist. It "
-    "makes the same jobs as `/v1`; new clients should use `/v1/predictions`.",
+    "lipsync": "A submit, status and cancel API with base64 media, for existing clients. It "
+    "creates the same jobs as `/v1`; new clients should use `/v1/predictions`.",
     "health": "State of the server, for load balancers and monitoring.",
 }
 _INTRODUCTION = """\
 Send a video and a speech recording; get the same video with lips that say the speech.
 
-**Key.** Operations with a lock need a key of this server, sent as `Authorization: Bearer <key>`.
-On `/docs`, press **Authorize** and paste the key alone, without the word `Bearer`. Whoever runs
-the server gives you one (`LATENTSYNC_API_KEY`). A server without the button asks for no key.
+**Key.** Operations with a lock require a key of this server, sent as `Authorization: Bearer <key>`.
+On `/docs`, press **Authorize** and paste the key alone, without the word `Bearer`. The
+operator of the server gives you one (`LATENTSYNC_API_KEY`). Without the button, no key is needed.
 """
 _WITH_JOBS = """
 **First video.**
 
-1. Open `PUT /v1/predictions/{job_id}` below and press **Execute**. The example holds a small
-   picture and a second of speech, and asks to wait for the result.
+1. Open `PUT /v1/predictions/{job_id}` below and press **Execute**. The example contains a small
+   picture and a second of speech, and waits for the result.
 2. Open `GET /v1/predictions/{job_id}/output` and press **Execute**, then **Download file**.
 
 **Your own media.** Send files as a form (choose `multipart/form-data` in `POST /v1/predictions`),
-or store them with `POST /v1/uploads` and use the `url` of the answer, or give a URL, or embed
+or store them with `POST /v1/uploads` and use the returned `url`, or give a URL, or embed
 base64.
 
-**State.** Ask `GET /v1/predictions/{job_id}` until `status` is `succeeded`, `failed` or
+**State.** Poll `GET /v1/predictions/{job_id}` until `status` is `succeeded`, `failed` or
 `canceled`, or follow `GET /v1/predictions/{job_id}/events`, or give a `webhook` in the request.
 """
 _WITH_ENGINE = """
-**First video.** Open `POST /predict` below and press **Execute**. The example holds a small picture
-and a second of speech; the answer holds the finished video as base64.
+**First video.** Open `POST /predict` below and press **Execute**. The example contains a small
+picture and a second of speech; the response contains the finished video as base64.
 """
 _ERRORS = """
-**Errors** have a stable `code` and one sentence that names the field, the value and what is
-allowed. 429 and 503 may carry `Retry-After`, in seconds.
+**Errors** have a stable `code` and one sentence that names the field, the value and the
+allowed range. 429 and 503 may carry `Retry-After`, in seconds.
 """
 
 
@@ -179,12 +179,12 @@ _VIDEO = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
 VIDEO_RESPONSES: Responses = {
     200: {"description": "The whole video", "content": _VIDEO},
     206: {
-        "description": "The part asked for",
+        "description": "The requested range",
         "content": _VIDEO,
-        "headers": {"Content-Range": header("Which bytes of how many.")},
+        "headers": {"Content-Range": header("Range of the bytes, and the total size.")},
     },
     304: {"description": "The video has not changed"},
-    416: {"description": "The file has no such part"},
+    416: {"description": "The range is outside the file"},
 }
 VIDEO: dict[str, Any] = {
     "parameters": [
@@ -192,12 +192,13 @@ VIDEO: dict[str, Any] = {
             "Range", "Part of the file: `bytes=first-last`, `bytes=first-` or `bytes=-count`."
         ),
         header_parameter(
-            "If-None-Match", "The `ETag` of the video that you have: then the answer is 304."
+            "If-None-Match",
+            "`ETag` of the video that you have; if it is unchanged, the response is 304.",
         ),
     ]
 }
 
-_RETRY = {"Retry-After": header("Seconds after which the call may succeed, if known.", "integer")}
+_RETRY = {"Retry-After": header("Seconds after which to try again, if known.", "integer")}
 _ERROR_HEADERS = {"401": {"WWW-Authenticate": header("`Bearer`.")}, "429": _RETRY, "503": _RETRY}
 
 

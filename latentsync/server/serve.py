@@ -95,21 +95,21 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def explain(error: OSError, host: str, port: int) -> str:
     """Return one sentence on why an address cannot be listened on, and what to do."""
     if isinstance(error, socket.gaierror):
-        return f"--host {shorten(host)} is no name or address that is known here: {error.strerror}."
+        return f"--host {shorten(host)} cannot be resolved: {error.strerror}."
     if error.errno == errno.EADDRINUSE:
         return (
             f"Port {port} of {host} is in use by another program. "
-            "Stop that one, or choose another port with --port (0 takes a free one)."
+            "Stop it, or choose another port with --port (0 picks a free one)."
         )
     if error.errno == errno.EACCES:
         return (
-            f"Port {port} of {host} needs privileges that this user does not have. "
-            "Choose one from 1024 up with --port."
+            f"Port {port} of {host} requires privileges that this user does not have. "
+            "Choose a port from 1024 up with --port."
         )
     if error.errno in _NOT_HERE:
         return (
-            f"--host {host} is no address of this machine. "
-            "Give one of its own, 127.0.0.1 for calls from here alone, or 0.0.0.0 for all."
+            f"--host {host} is not an address of this machine. "
+            "Use 127.0.0.1 for local calls only, 0.0.0.0 for all interfaces, or one of its own."
         )
     return f"Port {port} of {host} cannot be listened on: {error.strerror}."
 
@@ -177,7 +177,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             url = address_of(listener)
-            logger.info("listening on %s (Ctrl-C stops it); %s/docs describes the API", url, url)
+            logger.info("listening on %s (Ctrl-C to stop); API docs at %s/docs", url, url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End event streams, let requests finish, stop them after the grace time, then end."""

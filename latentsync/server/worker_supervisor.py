@@ -63,7 +63,7 @@ class WorkerProcess:
                 return
             if time.monotonic() - started > _HEALTHY_S:
                 pause_s = _FIRST_PAUSE_S
-            logger.warning("the worker %s; it starts again in %g s", _end(status), pause_s)
+            logger.warning("worker %s; restarting in %g s", _end(status), pause_s)
             self._stopping.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -165,7 +165,7 @@ def test_while_none_is_alive_nothing_is_refused_and_that_is_said(
     office.service.submit([office.ask(GPU)], ME)
     listed = list_models(office.settings, office.service.engines.now()).models
     assert {model.available for model in listed} == {True}
-    assert all("No worker is alive" in (model.reason or "") for model in listed)
+    assert all("No worker is running" in (model.reason or "") for model in listed)
 
 
 def test_a_server_with_its_own_worker_knows_before_that_is_alive(

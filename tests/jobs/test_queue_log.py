@@ -46,7 +46,7 @@ def test_a_database_that_is_away_is_one_line_of_our_own(
     assert said == [
         (
             "latentsync.public_errors",
-            "The record of jobs cannot be reached (database is locked)",
+            "The jobs database cannot be reached (database is locked)",
         )
     ]
 

@@ -173,7 +173,7 @@ def test_a_survey_can_be_written_down_and_read_again(monkeypatch: pytest.MonkeyP
 
 
 def test_an_engine_of_a_later_version_is_refused() -> None:
-    with pytest.raises(EngineUnavailable, match="engine ditto cannot run here. No worker's"):
+    with pytest.raises(EngineUnavailable, match="engine ditto cannot run here. No running"):
         survey_engines(Settings()).require("ditto")
 
 

@@ -177,7 +177,7 @@ OWN = {"audio_url": "http://a.example/1.wav"}
     [
         (segments({}), MissingField, "segments.0.audio_url", "one recording for all segments"),
         (segments(), MissingField, "audio_url", "Give one of audio_url or audio_base64"),
-        (segments(OWN, audio_url="http://a"), ConflictingFields, "audio_url", "used by none"),
+        (segments(OWN, audio_url="http://a"), ConflictingFields, "audio_url", "would not be used"),
         (
             segments({**OWN, "audio_base64": "AAAA"}),
             ConflictingFields,

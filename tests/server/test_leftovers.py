@@ -27,7 +27,7 @@ from tests.server.live import AUTH, KEY, REPOSITORY, answers, small_body, wait_u
 pytestmark = pytest.mark.processes
 
 HANG_UPS = 100
-LOCKED = "The record of jobs cannot be reached (database is locked)"
+LOCKED = "The jobs database cannot be reached (database is locked)"
 FORM = "form-of-the-tests"
 
 

@@ -57,7 +57,7 @@ def test_ipv6() -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (OSError(errno.EACCES, "Permission denied"), "Port 80 of ::1 needs privileges"),
+        (OSError(errno.EACCES, "Permission denied"), "Port 80 of ::1 requires privileges"),
         (OSError(errno.EMFILE, "Too many open files"), "cannot be listened on: Too many open"),
     ],
 )

@@ -152,7 +152,7 @@ def test_tasks_wait_in_order(waiting: Server) -> None:
     assert get(waiting, f"/task/{ids[2]}") == {
         "status": "queued",
         "progress": 0.0,
-        "message": "Waiting in line, 2 ahead.",
+        "message": "Queued, 2 ahead.",
         "output_video_url": None,
         "output_mask_url": None,
     }

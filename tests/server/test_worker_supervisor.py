@@ -45,8 +45,8 @@ def test_a_worker_that_dies_is_started_again_after_longer_and_longer_pauses(
         wait_until(lambda: notes.exists() and len(notes.read_text()) >= 3)
     pauses = [record.getMessage() for record in caplog.records]
     assert pauses[:2] == [
-        f"the worker {told}; it starts again in 0.5 s",
-        f"the worker {told}; it starts again in 1 s",
+        f"worker {told}; restarting in 0.5 s",
+        f"worker {told}; restarting in 1 s",
     ]
 
 

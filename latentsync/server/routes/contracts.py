@@ -31,7 +31,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 ResultName = Annotated[
     str,
     Path(
-        description="Last part of the address that the server gave for the video.",
+        description="Last part of the video's URL.",
         openapi_examples={"name": {"summary": "A result", "value": RESULT_NAME}},
     ),
 ]

@@ -6,20 +6,20 @@ from latentsync.jobs.engine_availability import Availability
 from latentsync.schema.engines import ENGINES
 from latentsync.settings import Settings
 
-_NOT_KNOWN = "No worker is alive, so it is not known yet whether it can run; jobs are kept."
+_NOT_KNOWN = "No worker is running, so it is not known whether it can run; jobs stay queued."
 
 
 class Model(BaseModel):
     """One engine."""
 
     id: str = Field(description="Value for the field `engine`.")
-    description: str = Field(description="What it does and needs.")
+    description: str = Field(description="What it does and what it needs.")
     is_default: bool = Field(description="Whether requests without `engine` use it.")
     available: bool = Field(
-        description="Whether a worker can run it; requests for one that none can run are refused."
+        description="Whether a worker can run it; otherwise requests for it are refused."
     )
     reason: str | None = Field(
-        description="Why it cannot run and what to do about it, or why that is not known."
+        description="Why it cannot run and how to fix that, or why that is not known."
     )
 
 
@@ -27,7 +27,7 @@ class ModelList(BaseModel):
     """The engines, and the default one."""
 
     default: str = Field(
-        description="Engine of requests that name none. `auto` is `latentsync-1.6` on a worker "
+        description="Engine of requests without `engine`. `auto` is `latentsync-1.6` on a worker "
         "with a GPU, else `draft`."
     )
     models: list[Model] = Field(description="The engines.")

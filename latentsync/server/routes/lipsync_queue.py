@@ -49,13 +49,13 @@ class LipsyncRequest(StrictModel):
 class RequestName(StrictModel):
     """The request that a call is about."""
 
-    request_id: Text = Field(description="`request_id` that was answered on submission.")
+    request_id: Text = Field(description="`request_id` returned by `/lipsync/submit`.")
 
 
 class LipsyncAccepted(BaseModel):
     """An accepted request."""
 
-    request_id: str = Field(description="Id to ask about the request.")
+    request_id: str = Field(description="Id of the request.")
 
 
 class RequestStatus(StrEnum):
@@ -71,13 +71,13 @@ class RequestStatus(StrEnum):
 class Video(BaseModel):
     """A finished video."""
 
-    url: str = Field(description="Absolute address; it needs no key.")
+    url: str = Field(description="Absolute URL; no key is needed.")
 
 
 class Timings(BaseModel):
     """Duration of the run."""
 
-    inference: float = Field(description="Seconds in which the frames were made.")
+    inference: float = Field(description="Seconds spent generating the frames.")
 
 
 class Results(BaseModel):
@@ -100,15 +100,15 @@ class LipsyncCanceled(BaseModel):
     """A cancelled request."""
 
     status: Literal["Succeed"] = Field("Succeed", description="Always `Succeed`.")
-    reason: str = Field(description="One sentence, for people.")
+    reason: str = Field(description="A human-readable sentence.")
 
 
 class LipsyncFailure(BaseModel):
     """An error of the submit, status and cancel API."""
 
     status: Literal["Failed"] = Field("Failed", description="Always `Failed`.")
-    reason: str = Field(description="One sentence, for people.")
-    code: str = Field(description="Stable code, for programs.")
+    reason: str = Field(description="A human-readable sentence.")
+    code: str = Field(description="Stable error code.")
 
 
 _STATUS = {
@@ -123,13 +123,13 @@ _STATUS = {
 _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
     400: {
         "model": LipsyncFailure,
-        "description": "The request is not waiting any more",
+        "description": "The request is no longer queued",
         "content": {
             "application/json": {
                 "example": {
                     "status": "Failed",
-                    "reason": "The request is InProgress; only one that is InQueue can be "
-                    "cancelled.",
+                    "reason": "The request is InProgress; only requests that are InQueue can "
+                    "be cancelled.",
                     "code": NotInQueue.code,
                 }
             }
@@ -173,7 +173,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
         openapi_extra=contracts.describe_body(LipsyncRequest, "Embedded media", _example()),
     )
     async def submit_lipsync(request: Request, owner: Owner) -> LipsyncAccepted:
-        """Puts a request into the queue and answers its id at once."""
+        """Queues a request and returns its id at once."""
         job = await contracts.submit(request, jobs, upload_slots, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
 
@@ -184,7 +184,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
         openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
     async def get_lipsync_status(request: Request, owner: Owner) -> LipsyncStatus:
-        """Returns state, queue position and, on success, the address of the video."""
+        """Returns state, queue position and, on success, the URL of the video."""
         job_id = await read_name(request, owner)
         base_url = base_url_of(request, public_url)
 
@@ -200,9 +200,9 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
         openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
     async def cancel_lipsync(request: Request, owner: Owner) -> LipsyncCanceled:
-        """Cancels a request that is still `InQueue`; a running one goes on.
+        """Cancels a request that is still `InQueue`; running requests continue.
 
-        `POST /v1/predictions/{job_id}/cancel` cancels running ones as well.
+        `POST /v1/predictions/{job_id}/cancel` also cancels running ones.
         """
         job_id = await read_name(request, owner)
         return await run_in_threadpool(_cancel, jobs, job_id, owner)
@@ -225,7 +225,7 @@ def _downloads(jobs: JobService) -> APIRouter:
     def lipsync_result(
         request: Request, request_id: RequestId, name: contracts.ResultName
     ) -> Response:
-        """The file behind `results.video[0].url`; without a key, as its random name is secret."""
+        """The file of `results.video[0].url`. No key is needed: its random name is secret."""
         return contracts.send_result(request, jobs, request_id, name)
 
     return router
@@ -271,7 +271,7 @@ def _cancel(jobs: JobService, job_id: str, owner: str) -> LipsyncCanceled:
     if found.status is JobStatus.QUEUED and job.status is JobStatus.CANCELED:
         return LipsyncCanceled(reason="The request was cancelled.")
     raise NotInQueue(
-        f"The request is {_STATUS[job.status]}; only one that is InQueue can be cancelled."
+        f"The request is {_STATUS[job.status]}; only requests that are InQueue can be cancelled."
     )
 
 

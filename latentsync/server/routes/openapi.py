@@ -19,10 +19,11 @@ from latentsync.server.routes.submissions import WebhookField
 
 
 class PredictionRequest(PredictRequest):
-    """A prediction to make."""
+    """A prediction to create."""
 
     webhook: WebhookField | str | None = Field(
-        None, description="Address to call when the prediction has ended, or an object with it."
+        None,
+        description="URL to call when the prediction ends, or an object with `url` and `events`.",
     )
 
 
@@ -46,14 +47,14 @@ def form_schema() -> dict[str, Any]:
     return {
         "type": "object",
         "title": "PredictionForm",
-        "description": "A prediction to make, as a form: the fields of the JSON body, and files. "
-        "A field without a value counts as not given.",
+        "description": "A prediction to create, as a form: the fields of the JSON body, and files. "
+        "Empty fields count as absent.",
         "properties": {
             "video": {**_FILE, "description": "The source video, as a file."},
             "audio": {**_FILE, "description": "The speech recording, as a file."},
             "segments.0.audio": {
                 **_FILE,
-                "description": "The recording of the first segment, as a file. Those of the others "
+                "description": "The recording of the first segment, as a file. The others "
                 "are `segments.1.audio`, `segments.2.audio` and so on.",
             },
             **fields,
@@ -85,7 +86,7 @@ def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     if described.get("type") == "array" or len(kinds) > 1:
         about = {name: described[name] for name in ("title", "description")}
         # No contentMediaType: the page of /docs would ask for a file.
-        text = f"{about['description']} Objects and lists are written as JSON."
+        text = f"{about['description']} Objects and lists are JSON."
         return {**about, "description": text, "type": "string", **_LEFT_EMPTY}
     filled = _LEFT_EMPTY if default is None else {"default": default}
     return {**described, **(kinds[0] if kinds else {}), **filled}
@@ -96,7 +97,7 @@ _LIST = {"type": "array", "items": _ONE, "minItems": 1, "maxItems": 100}
 _WRAPPED = {
     "type": "object",
     "title": "PredictionBatch",
-    "description": "Predictions to make, all or none.",
+    "description": "Predictions to create, all or none.",
     "properties": {"predictions": _LIST},
     "required": ["predictions"],
     "additionalProperties": False,
@@ -150,19 +151,19 @@ _BATCH_EXAMPLE = {
 
 _KEY = openapi.header_parameter(
     "Idempotency-Key",
-    "Your name for this call, 1 to 200 printable characters. A repeated call with the same "
-    "name and body returns the predictions of the first one; another body is answered 409.",
+    "Your key for this request, 1 to 200 printable characters. Repeating a request with the "
+    "same key and body returns the first predictions; another body returns 409.",
     schema={"minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
 )
 _PREFER = openapi.header_parameter(
     "Prefer",
-    "`wait=N` waits up to N seconds (60 at most) and answers 200 if the prediction has ended by "
-    "then, else 202. Without it the answer comes at once.",
+    "`wait=N` waits up to N seconds (at most 60) and returns 200 if the prediction has ended by "
+    "then, else 202. Without it the response is immediate.",
     example="wait=60",
 )
 _LAST_EVENT_ID = openapi.header_parameter(
     "Last-Event-ID",
-    "The `id` of the last event that you have seen: the stream goes on after it.",
+    "`id` of the last event received; the stream continues after it.",
     schema={"pattern": "^[0-9]+$"},
 )
 SUBMIT_PROBLEMS = problems(400, 403, 404, 408, 409, 413, 429, 507)
@@ -190,23 +191,23 @@ BATCH: dict[str, Any] = {
     },
 }
 _LOCATION = {
-    "Location": openapi.header("Path of the prediction, if the call holds one."),
-    "Preference-Applied": openapi.header("`wait=N`, if the call asked to wait."),
+    "Location": openapi.header("Path of the prediction, if the request creates one."),
+    "Preference-Applied": openapi.header("`wait=N`, if the request asked to wait."),
 }
 SUBMIT_ONE_RESPONSES: openapi.Responses = {
-    200: {"model": Prediction, "description": "It has ended", "headers": _LOCATION},
-    202: {"model": Prediction, "description": "It is accepted", "headers": _LOCATION},
+    200: {"model": Prediction, "description": "The prediction has ended", "headers": _LOCATION},
+    202: {"model": Prediction, "description": "Accepted", "headers": _LOCATION},
 }
 SUBMIT_RESPONSES: openapi.Responses = {
     200: SUBMIT_ONE_RESPONSES[200],
     202: {
         "model": Prediction | PredictionList,
-        "description": "Accepted: the prediction, or those of a list",
+        "description": "Accepted: the prediction or predictions",
         "headers": _LOCATION,
     },
 }
 BATCH_RESPONSES: openapi.Responses = {
-    202: {"model": PredictionList, "description": "All are accepted"}
+    202: {"model": PredictionList, "description": "All predictions are accepted"}
 }
 _EVENT_EXAMPLE = """\
 id: 12
@@ -217,17 +218,17 @@ data: {"stage": "generate", "fraction": 0.42, "frames_done": 68, "frames_total":
 EVENTS: dict[str, Any] = {"parameters": [_LAST_EVENT_ID]}
 EVENTS_RESPONSES: openapi.Responses = {
     200: {
-        "description": "The events until the prediction has ended",
+        "description": "Events until the prediction has ended",
         "content": {"text/event-stream": {"example": _EVENT_EXAMPLE}},
     },
-    204: {"description": "It has ended and there is nothing after Last-Event-ID"},
+    204: {"description": "The prediction has ended and has no events after Last-Event-ID"},
 }
 ERASURE: openapi.Responses = {
-    202: {"description": "It is out of reach, and goes as soon as its run or the storage allows"},
-    204: {"description": "It is gone"},
+    202: {"description": "Accepted: no longer accessible, and erased as soon as possible"},
+    204: {"description": "Erased"},
 }
 REMOVED: openapi.Responses = {204: ERASURE[204]}
-_NOT_READY = OutputNotReady("The prediction is processing; there is no video before it has ended.")
+_NOT_READY = OutputNotReady("The prediction is processing: it has no output.")
 NO_VIDEO: openapi.Responses = {
     409: {
         "description": "There is no video: `OUTPUT_NOT_READY` until the prediction has ended, "

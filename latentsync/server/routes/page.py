@@ -73,8 +73,8 @@ input, button {{ width: 100%; padding: .6em; margin: .4em 0; }}
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus
 aria-describedby="about">
 {wrong}<button>Open the page</button></form>
-<p id="about">Whoever runs the server gives you one.
-It stays in this browser until you close it.</p></body></html>"""
+<p id="about">You get one from the operator of the server.
+This browser keeps it until you close it.</p></body></html>"""
 
 
 def add_page(app: FastAPI, api: PredictionsApi, owner_of: OwnerOf | None) -> None:
@@ -234,7 +234,7 @@ def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
     try:
         owner_of(key.encode("utf-8", "replace"))
     except NotAuthorized:
-        return ask_for_key("key", "This server does not know that key. Look for typing mistakes.")
+        return ask_for_key("key", "This server does not accept that key. Check it for typos.")
     secure = request.url.scheme == "https"
     answer.set_cookie(KEY_COOKIE, write_key(key), httponly=True, samesite="strict", secure=secure)
     return answer

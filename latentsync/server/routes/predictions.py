@@ -25,9 +25,7 @@ JobId = Annotated[
         openapi_examples=ABOUT_EXAMPLE,
     ),
 ]
-UploadId = Annotated[
-    str, Path(description="`id` of the answer to the upload.", openapi_examples=ABOUT_UPLOAD)
-]
+UploadId = Annotated[str, Path(description="`id` of the upload.", openapi_examples=ABOUT_UPLOAD)]
 Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="Length of a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before this one.")]
@@ -57,7 +55,7 @@ def _submitting(api: PredictionsApi) -> APIRouter:
         openapi_extra=documented.SUBMIT,
     )
     async def create_prediction(request: Request, owner: Owner) -> Response:
-        """Puts a prediction into the queue and answers it at once, or waits with `Prefer`.
+        """Queues a prediction and returns it at once, or waits with `Prefer`.
 
         Send the fields as JSON, or as a form with the media as files. An object
         `{"predictions": [...]}`, or the list alone, creates several: all or none.
@@ -66,27 +64,27 @@ def _submitting(api: PredictionsApi) -> APIRouter:
 
     @router.post(
         "/predictions/batch",
-        summary="Create several predictions: all or none",
+        summary="Create several predictions, all or none",
         status_code=202,
         responses=documented.BATCH_RESPONSES,
         openapi_extra=documented.BATCH,
     )
     async def create_prediction_batch(request: Request, owner: Owner) -> Response:
-        """Puts up to 100 predictions into the queue. If one of them is refused, none is created."""
+        """Queues up to 100 predictions. If one of them is invalid, none is created."""
         return await api.submit(request, owner, only_lists=True)
 
     @router.put(
         "/predictions/{job_id}",
-        summary="Create a prediction with an id of your own (idempotent)",
+        summary="Create a prediction with a client-chosen id (idempotent)",
         status_code=202,
         responses=documented.SUBMIT_ONE_RESPONSES,
         openapi_extra=documented.SUBMIT_ONE,
     )
     async def put_prediction(request: Request, job_id: JobId, owner: Owner) -> Response:
-        """Like `POST /v1/predictions`, under a UUID that you choose.
+        """Like `POST /v1/predictions`, with a UUID of your choice.
 
-        A repeated call with the same body answers the same prediction and makes no second one. An
-        id that was used for anything else, by any key, is answered 409.
+        Repeating the request with the same body returns the same prediction. An id that was used
+        for another request, by any key, returns 409.
         """
         return await api.submit(request, owner, job_id=check_job_id(job_id))
 
@@ -106,7 +104,7 @@ def _asking(api: PredictionsApi) -> APIRouter:
         limit: Limit = _PAGE,
         cursor: Cursor = None,
     ) -> PredictionPage:
-        """Returns a page of the predictions of your key; `next_cursor` leads to the next page."""
+        """Returns a page of the predictions of your key; `next_cursor` is for the next page."""
         return api.page(request, owner, status, limit, cursor)
 
     @router.head("/predictions/{job_id}", include_in_schema=False)
@@ -117,9 +115,9 @@ def _asking(api: PredictionsApi) -> APIRouter:
         responses=unknown,
     )
     async def get_prediction(request: Request, job_id: JobId, owner: Owner) -> Response:
-        """Returns the state, progress, queue position and, at the end, the address of the video.
+        """Returns the state, progress, queue position and, once it has ended, the URL of the video.
 
-        Cheap to ask: once a second is fine.
+        Polling once a second is fine.
         """
         return await api.status(request, job_id, owner)
 
@@ -129,9 +127,9 @@ def _asking(api: PredictionsApi) -> APIRouter:
         responses=unknown,
     )
     def cancel_prediction(request: Request, job_id: JobId, owner: Owner) -> Prediction:
-        """Cancels it at once while it waits, within two seconds while it runs.
+        """Cancels a queued prediction at once, a running one within two seconds.
 
-        One that has ended stays as it is.
+        A prediction that has ended is unchanged.
         """
         canceled = api.jobs.cancel(api.find(job_id, owner).id, owner)
         return api.show(canceled, api.base_url(request))
@@ -144,10 +142,10 @@ def _asking(api: PredictionsApi) -> APIRouter:
         responses=unknown | documented.ERASURE | documented.problems(507),
     )
     async def delete_prediction(job_id: JobId, owner: Owner) -> Response:
-        """Removes its media, its video and everything that is recorded of it.
+        """Removes its media, its video and its database rows.
 
-        One that waits or runs is canceled first, and no webhook is sent. From then on every address
-        of it answers 404. Its id and its `Idempotency-Key` are free again.
+        A queued or running prediction is canceled first, and no webhook is sent. From then on its
+        URLs return 404. Its id and its `Idempotency-Key` can be used again.
         """
         return await api.erase(job_id, owner)
 
@@ -159,11 +157,11 @@ def _asking(api: PredictionsApi) -> APIRouter:
         openapi_extra=documented.EVENTS,
     )
     def prediction_events(request: Request, job_id: JobId, owner: Owner) -> Response:
-        """Sends what has happened so far, then what happens, until the prediction has ended.
+        """Sends past events, then new ones until the prediction has ended.
 
-        Events: `status`, `progress`, `position` (a new place in the queue), `log` (messages of the
+        Events: `status`, `progress`, `position` (new queue position), `log` (messages of the
         run) and `webhook` (attempts to deliver it). `data` is a JSON object. After a broken
-        connection, `Last-Event-ID` continues the stream; browsers send it by themselves.
+        connection, `Last-Event-ID` continues the stream; browsers send it automatically.
         """
         return api.events(request, job_id, owner)
 
@@ -194,10 +192,10 @@ def _media_and_models(api: PredictionsApi) -> APIRouter:
         openapi_extra=documented.UPLOAD,
     )
     async def create_upload(request: Request, owner: Owner) -> Upload:
-        """Stores the body as a file of your key; the answered `url` goes wherever a media URL does.
+        """Stores the body as a file of your key; use the returned `url` as a media URL.
 
-        The body is the file itself, not a form: `curl --data-binary @video.mp4`. What kind of file
-        it is, its content says.
+        The body is the file itself, not a form: `curl --data-binary @video.mp4`. The
+        file type is detected from the content.
         """
         with api.upload_slots.place(request, owner, is_streamed=True):
             return await receive_upload(request, api.jobs, api.settings, owner)
@@ -211,7 +209,7 @@ def _media_and_models(api: PredictionsApi) -> APIRouter:
         responses=documented.problems(404) | documented.REMOVED,
     )
     def delete_upload(upload_id: UploadId, owner: Owner) -> Response:
-        """Removes the file; predictions that were made with it have copies of their own."""
+        """Removes the file; predictions that use it have their own copies."""
         api.jobs.remove_upload(upload_id, owner)
         return Response(status_code=204)
 

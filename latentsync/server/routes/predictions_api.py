@@ -180,7 +180,7 @@ class PredictionsApi:
         try:
             return stored_video(request, self.jobs.files, job.result_key, name=f"{job.id}.mp4")
         except FileNotFoundError:
-            raise errors.OutputGone("The output is no longer kept.", field="id") from None
+            raise errors.OutputGone("The output is no longer stored.", field="id") from None
 
     async def erase(self, job_id: str, owner: str) -> Response:
         """Erase a prediction and answer when it is gone, or when that takes longer than usual."""
@@ -229,7 +229,7 @@ def _check_query(request: Request, allowed: Collection[str]) -> None:
 def _parse_cursor(cursor: str) -> int:
     if _CURSOR.fullmatch(cursor) is None:
         raise errors.InvalidField(
-            f"cursor is {errors.shorten(cursor)}. Allowed: a next_cursor that was answered before.",
+            f"cursor is {errors.shorten(cursor)}. Allowed: the next_cursor of an earlier page.",
             field="cursor",
         )
     return int(cursor)

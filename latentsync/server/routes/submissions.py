@@ -33,7 +33,7 @@ _ALLOWED = 'an http(s) address, or {"url": …, "events": [succeeded, failed, ca
 
 
 class WebhookField(BaseModel):
-    """The address to call, and for which ends."""
+    """The URL to call, and for which final states."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -147,7 +147,7 @@ def _from_json(body: object, names: _Names) -> tuple[list[Submission], bool]:
         request, webhook = _understand(body)
         return [_named(request, fingerprint({"body": body}), webhook, names)], False
     if names.id is not None:
-        raise MalformedBody("The body must be a JSON object: the address names one prediction.")
+        raise MalformedBody("The body must be a JSON object: the path names one prediction.")
     if not 1 <= len(entries) <= BATCH_MAX:
         raise InvalidField(
             f"predictions has {len(entries)} entries. Allowed: 1 to {BATCH_MAX}.",

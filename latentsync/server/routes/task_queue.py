@@ -49,7 +49,7 @@ class TaskRequest(StrictModel):
     )
     audio_url: Text = Field(description="URL of the speech recording, as for the video.")
     inference_ckpt_path: Text | None = Field(
-        None, description=f"A checkpoint that the server knows: {', '.join(_CHECKPOINTS)}."
+        None, description=f"A known checkpoint: {', '.join(_CHECKPOINTS)}."
     )
     inference_steps: InferenceSteps = 20
     guidance_scale: GuidanceScale = 1.0
@@ -58,8 +58,8 @@ class TaskRequest(StrictModel):
 class TaskAccepted(BaseModel):
     """An accepted task."""
 
-    task_id: str = Field(description="Id to ask about the task.")
-    queue_position: int = Field(description="Tasks ahead in the queue; 0 is next, or running.")
+    task_id: str = Field(description="Id of the task.")
+    queue_position: int = Field(description="Number of tasks ahead; 0 is next or running.")
 
 
 class TaskStatus(StrEnum):
@@ -76,32 +76,34 @@ class Task(BaseModel):
 
     status: TaskStatus
     progress: float = Field(description="Fraction of the run, 0 to 1.")
-    message: str = Field(description="One sentence, for people.")
+    message: str = Field(description="A human-readable sentence.")
     output_video_url: str | None = Field(
         description="Path of the video on this server; null until `completed`."
     )
-    output_mask_url: str | None = Field(description="Always null: masks are not kept.")
+    output_mask_url: str | None = Field(description="Always null: masks are not stored.")
 
 
 class QueuedTask(BaseModel):
     """One of your tasks in the queue."""
 
     task_id: str = Field(description="Id of the task.")
-    position: int = Field(description="Tasks ahead of it, those of other callers included.")
+    position: int = Field(description="Number of tasks ahead, including those of other callers.")
 
 
 class TaskQueue(BaseModel):
     """The queue."""
 
-    queue_length: int = Field(description="Waiting tasks, those of other callers included.")
+    queue_length: int = Field(
+        description="Number of queued tasks, including those of other callers."
+    )
     is_processing: bool = Field(description="Whether a task is running.")
-    queued_tasks: list[QueuedTask] = Field(description="Your own waiting tasks.")
+    queued_tasks: list[QueuedTask] = Field(description="Your own queued tasks.")
 
 
 class TaskErrorResponse(ErrorResponse):
     """An error of the queue API by URL."""
 
-    detail: str = Field(description="The message again, where clients of FastAPI look for it.")
+    detail: str = Field(description="Same as `message`, for clients that expect FastAPI's format.")
 
 
 _STATUS = {
@@ -142,9 +144,9 @@ def _calls(jobs: JobService, upload_slots: UploadSlots) -> APIRouter:
         ),
     )
     async def sync(request: Request, owner: Owner) -> TaskAccepted:
-        """Puts a task into the queue and answers at once, in spite of its name.
+        """Queues a task and returns at once, in spite of its name.
 
-        Media come by URL; ask `GET /task/{task_id}` for the state.
+        Media are given by URL; poll `GET /task/{task_id}` for the state.
         """
         job = await contracts.submit(request, jobs, upload_slots, owner, TaskRequest, _translate)
         position = await run_in_threadpool(jobs.store.position, job)
@@ -152,12 +154,12 @@ def _calls(jobs: JobService, upload_slots: UploadSlots) -> APIRouter:
 
     @router.get("/task/{task_id}", summary="Get a task", responses=_errors(404))
     def get_task(task_id: TaskId, owner: Owner) -> Task:
-        """Returns state, progress and, when it is completed, the path of the video."""
+        """Returns state, progress and, once completed, the path of the video."""
         return _show(*jobs.look(task_id, owner))
 
     @router.get("/queue", summary="Get the queue")
     def get_queue(owner: Owner) -> TaskQueue:
-        """Returns the length of the queue and the positions of your own tasks in it."""
+        """Returns the length of the queue and the positions of your own tasks."""
         counts = jobs.store.count()
         waiting = enumerate(jobs.store.waiting())
         own = [(job.id, position) for position, job in waiting if job.owner == owner]
@@ -183,7 +185,7 @@ def _downloads(jobs: JobService) -> APIRouter:
         openapi_extra=VIDEO,
     )
     def task_output(request: Request, task_id: TaskId, name: contracts.ResultName) -> Response:
-        """The file behind `output_video_url`. No key is needed: its random name is the secret."""
+        """The file of `output_video_url`. No key is needed: its random name is secret."""
         return contracts.send_result(request, jobs, task_id, name)
 
     return router
@@ -223,8 +225,8 @@ def _message(job: Job, position: int | None) -> str:
     if job.error is not None:
         return job.error.message
     return {
-        JobStatus.QUEUED: f"Waiting in line, {position or 0} ahead.",
-        JobStatus.PROCESSING: f"Working: {job.stage or 'starting'}.",
+        JobStatus.QUEUED: f"Queued, {position or 0} ahead.",
+        JobStatus.PROCESSING: f"Processing: {job.stage or 'starting'}.",
         JobStatus.SUCCEEDED: "Done.",
         JobStatus.FAILED: "The task failed.",
         JobStatus.CANCELED: "The task was canceled.",

@@ -192,7 +192,7 @@ def test_many_long_addresses_fit(read: Read) -> None:
         ({"segments.0.video": b"x"}, TWO, UnknownField, "Unknown file"),
         ({"segments": b"[]"}, None, UnknownField, "-F 'segments=<FILE'"),
         ({"segments.0.audio": b"x"}, TWO, MissingField, "segments.1.audio_url or"),
-        ({**BOTH, "audio": b"x"}, TWO, ConflictingFields, "used by none"),
+        ({**BOTH, "audio": b"x"}, TWO, ConflictingFields, "would not be used"),
         (
             {"segments.0.audio": b"x"},
             [{"audio_url": "http://a/b"}],
