@@ -174,7 +174,7 @@ def surviving_database_errors(job: Job) -> Iterator[None]:
     except SQLAlchemyError as error:
         if log_database_error(error) is None:
             raise
-        logger.debug("job %s continues meanwhile", job.id)
+        logger.debug("job %s goes on meanwhile", job.id)
 
 
 def _job_error(error: dict[str, Any]) -> JobError:
