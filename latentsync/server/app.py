@@ -15,7 +15,6 @@ from latentsync.jobs.disk_space import check_folders
 from latentsync.jobs.notifier import JobNotifier
 from latentsync.jobs.schemas import Prediction
 from latentsync.jobs.service import JobService, SurveyEngines
-from latentsync.schema.predict import PredictRequest
 from latentsync.schema.responses import Problem
 from latentsync.server.errors import (
     NATIVE_PATHS,
@@ -38,19 +37,16 @@ from latentsync.server.request_body import UploadSlots
 from latentsync.server.routes.lipsync_queue import (
     LIPSYNC_PATHS,
     RESULTS,
-    LipsyncRequest,
-    RequestName,
     build_lipsync_router,
     lipsync_error,
 )
-from latentsync.server.routes.openapi import SCHEMAS, PredictionRequest
+from latentsync.server.routes.openapi import form_schema
 from latentsync.server.routes.predict import QueuedHandler, WaitingSlots, build_predict_router
 from latentsync.server.routes.predictions import build_v1_router
 from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.server.routes.task_queue import (
     OUTPUTS,
     TASK_PATHS,
-    TaskRequest,
     build_tasks_router,
     task_error,
 )
@@ -59,7 +55,6 @@ from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
 
 _FORM_BYTES = MIB  # of a form, beside its files
-_BODIES = (PredictRequest, PredictionRequest, TaskRequest, LipsyncRequest, RequestName)
 if TYPE_CHECKING:
     from latentsync.pipelines.registry import PipelineCache
 
@@ -138,7 +133,7 @@ def _app_with_engines(
 
     rules = AccessRules(auth, _OPEN_PATHS)
     app = _new_app(settings, lifespan, introduction(with_jobs=False), rules)
-    add_openapi(app, schemas_of(PredictRequest), _ERROR_SHAPES, rules)
+    add_openapi(app, {}, _ERROR_SHAPES, rules)
     app.state.dismiss_listeners = _nobody  # for the process that serves the app
     app.state.stop_runs = line.stop
     add_health(app, engine_state(engine))
@@ -165,7 +160,7 @@ def _app_with_jobs(
     rules = AccessRules(auth, _OPEN_PATHS, keyless_paths, settings.public_url)
     app = _new_app(settings, lifespan, introduction(with_jobs=True), rules)
     answers = schemas_of(Prediction, Problem, mode="serialization")
-    add_openapi(app, answers | schemas_of(*_BODIES) | SCHEMAS, _ERROR_SHAPES, rules)
+    add_openapi(app, answers | {"PredictionForm": form_schema()}, _ERROR_SHAPES, rules)
     app.state.dismiss_listeners = notifier.close
     app.state.stop_runs = waiting_slots.close
     add_health(app, workers_state(jobs.engines))

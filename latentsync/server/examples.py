@@ -5,7 +5,6 @@ about a prediction all name the same id, under which the example of ``PUT`` make
 """
 
 import base64
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -46,16 +45,9 @@ def embedded_request(**options: Any) -> dict[str, Any]:
     return {**options, "video_base64": video, "audio_base64": audio}
 
 
-def named(summary: str, value: Any) -> dict[str, Any]:
-    """Return an OpenAPI example object."""
-    return {"summary": summary, "value": value}
-
-
-def json_content(
-    schema: Mapping[str, Any], examples: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the ``content`` of a JSON body."""
-    return {"application/json": {"schema": dict(schema), "examples": dict(examples)}}
+def example(summary: str, value: Any) -> dict[str, Example]:
+    """Return the only example of a body, as OpenAPI examples."""
+    return {"example": {"summary": summary, "value": value}}
 
 
 def _data_uri(media_type: str, name: str) -> str:

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from latentsync import errors
 from latentsync.schema.responses import ErrorResponse
 from latentsync.server.errors import ErrorShape, shape_at
-from latentsync.server.examples import embedded_request, json_content, named
 from latentsync.server.middleware import AccessRules
 
 REFERENCE = "#/components/schemas/{model}"
@@ -111,15 +110,6 @@ def error_responses(*statuses: int, model: type[BaseModel] = ErrorResponse) -> R
 
 
 ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409, 410}))  # those are of jobs
-
-
-def predict_body() -> dict[str, Any]:
-    """Return what the document says of the body of ``POST /predict``."""
-    content = json_content(
-        reference("PredictRequest"),
-        {"embedded": named("Embedded media", embedded_request(seed=7))},
-    )
-    return {"requestBody": {"required": True, "content": content}}
 
 
 def reference(model: str) -> dict[str, str]:

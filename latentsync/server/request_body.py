@@ -2,13 +2,17 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
+from fastapi.routing import APIRoute
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Message, Scope
 
 from latentsync import errors
@@ -16,6 +20,7 @@ from latentsync.server.middleware import JSON_TYPE_REQUIRED, declared_bytes, is_
 from latentsync.settings import Settings
 
 Meaning = TypeVar("Meaning")
+Model = TypeVar("Model")
 
 _LOOK_EVERY_BYTES = 4 * 1024 * 1024  # of a body on its way to the disk
 _SMALL_BYTES = 64 * 1024  # read faster than a thread is asked to
@@ -197,3 +202,40 @@ class UploadSlots:
             counts[owner] += more
             if not counts[owner]:
                 del counts[owner]  # of callers that once were nothing is kept
+
+
+class UnreadRequest(Request, Generic[Model]):
+    """A request whose JSON body is a ``Model`` in OpenAPI, and is still to be read.
+
+    An endpoint declares it as its body: ``Annotated[UnreadRequest[Fields], Body(...)]``. FastAPI
+    would read the body before the endpoint can limit how many arrive at once, and validate it on
+    the event loop; bodies of hundreds of megabytes need both. Needs :class:`UnreadBodyRoute`.
+    """
+
+    async def body(self) -> Any:
+        """Return the request in place of its body, for FastAPI to pass to the endpoint."""
+        return self
+
+    json = body
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        (model,) = get_args(source)
+        return core_schema.json_or_python_schema(
+            json_schema=handler(model), python_schema=core_schema.is_instance_schema(cls)
+        )
+
+
+class UnreadBodyRoute(APIRoute):
+    """Route whose endpoint may take an :class:`UnreadRequest`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, called with an unread request."""
+        handle = super().get_route_handler()
+
+        async def handle_unread(request: Request) -> Response:
+            return await handle(UnreadRequest(request.scope, request.receive))
+
+        return handle_unread

@@ -7,8 +7,6 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Path
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,9 +18,8 @@ from latentsync.schema.fields import StrictModel
 from latentsync.schema.predict import validate_as
 from latentsync.schema.run import RunRequest
 from latentsync.server.errors import ErrorShape
-from latentsync.server.examples import RESULT_NAME, json_content, named
-from latentsync.server.openapi import reference
-from latentsync.server.request_body import UploadSlots, parse_json_body
+from latentsync.server.examples import RESULT_NAME
+from latentsync.server.request_body import UnreadBodyRoute, UploadSlots, parse_json_body
 from latentsync.server.responses import stored_video
 
 Fields = TypeVar("Fields", bound=StrictModel)
@@ -39,14 +36,14 @@ ResultName = Annotated[
 _NEVER_REPEATED = ""  # fingerprint: these contracts have no name by which to repeat a call
 
 
-def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
+def route_with_errors(shape: ErrorShape) -> type[UnreadBodyRoute]:
     """Return a kind of route whose errors, those of authorization too, are told in one shape.
 
     Args:
         shape: makes the answer of an error and of the reference that a log entry may carry.
     """
 
-    class Route(APIRoute):
+    class Route(UnreadBodyRoute):
         def get_route_handler(self) -> Handler:
             handle = super().get_route_handler()
 
@@ -60,18 +57,6 @@ def route_with_errors(shape: ErrorShape) -> type[APIRoute]:
             return answer
 
     return Route
-
-
-def describe_body(model: type[BaseModel], summary: str, example: dict[str, Any]) -> dict[str, Any]:
-    """Return what OpenAPI says of a body that is read after authorization and under limits.
-
-    Args:
-        model: the fields; the application adds it to the document.
-        summary: what the example shows.
-        example: a body that runs as it stands.
-    """
-    content = json_content(reference(model.__name__), {"example": named(summary, example)})
-    return {"requestBody": {"required": True, "content": content}}
 
 
 async def submit(

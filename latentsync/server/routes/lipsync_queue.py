@@ -8,7 +8,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -20,10 +20,10 @@ from latentsync.schema.fields import GuidanceScale, InferenceSteps, Seed, Strict
 from latentsync.schema.predict import build_options, validate_as
 from latentsync.schema.run import InlineSource, RunRequest
 from latentsync.server.errors import error_headers
-from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media
+from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media, example
 from latentsync.server.middleware import Owner
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
-from latentsync.server.request_body import UploadSlots, read_json
+from latentsync.server.request_body import UnreadRequest, UploadSlots, read_json
 from latentsync.server.responses import base_url_of
 from latentsync.server.routes import contracts
 
@@ -33,7 +33,6 @@ LIPSYNC_PATHS = ("/lipsync", RESULTS)
 RequestId = Annotated[
     str, Path(description="`request_id` of the request.", openapi_examples=ABOUT_EXAMPLE)
 ]
-_EXAMPLE_NAME = {"request_id": PREDICTION_ID}
 
 
 class LipsyncRequest(StrictModel):
@@ -120,6 +119,19 @@ _STATUS = {
 }
 
 
+def _example() -> dict[str, Any]:
+    video, audio = embedded_media()
+    return {"seed": 7, "video_source": video, "audio_source": audio}
+
+
+Submission = Annotated[
+    UnreadRequest[LipsyncRequest], Body(openapi_examples=example("Embedded media", _example()))
+]
+ById = Annotated[
+    UnreadRequest[RequestName],
+    Body(openapi_examples=example("By id", {"request_id": PREDICTION_ID})),
+]
+_errors = partial(error_responses, model=LipsyncFailure)
 _NOT_IN_QUEUE: dict[int | str, dict[str, Any]] = {
     400: {
         "model": LipsyncFailure,
@@ -170,9 +182,8 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
         "/lipsync/submit",
         summary="Submit a request",
         responses=_errors(507),
-        openapi_extra=contracts.describe_body(LipsyncRequest, "Embedded media", _example()),
     )
-    async def submit_lipsync(request: Request, owner: Owner) -> LipsyncAccepted:
+    async def submit_lipsync(request: Submission, owner: Owner) -> LipsyncAccepted:
         """Queues a request and returns its id at once."""
         job = await contracts.submit(request, jobs, upload_slots, owner, LipsyncRequest, _translate)
         return LipsyncAccepted(request_id=job.id)
@@ -181,9 +192,8 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
         "/lipsync/status",
         summary="Get the state of a request",
         responses=_errors(404),
-        openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
-    async def get_lipsync_status(request: Request, owner: Owner) -> LipsyncStatus:
+    async def get_lipsync_status(request: ById, owner: Owner) -> LipsyncStatus:
         """Returns state, queue position and, on success, the URL of the video."""
         job_id = await read_name(request, owner)
         base_url = base_url_of(request, public_url)
@@ -197,9 +207,8 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
         "/lipsync/cancel",
         summary="Cancel a waiting request",
         responses=_errors(404) | _NOT_IN_QUEUE,
-        openapi_extra=contracts.describe_body(RequestName, "By id", _EXAMPLE_NAME),
     )
-    async def cancel_lipsync(request: Request, owner: Owner) -> LipsyncCanceled:
+    async def cancel_lipsync(request: ById, owner: Owner) -> LipsyncCanceled:
         """Cancels a request that is still `InQueue`; running requests continue.
 
         `POST /v1/predictions/{job_id}/cancel` also cancels running ones.
@@ -281,11 +290,3 @@ def lipsync_error(error: LatentSyncError, _reference: str | None) -> JSONRespons
     status = HTTPStatus.UNPROCESSABLE_ENTITY if isinstance(error, InvalidRequest) else error.status
     failure = LipsyncFailure(reason=error.message, code=error.code)
     return JSONResponse(failure.model_dump(), status, error_headers(error))
-
-
-def _example() -> dict[str, Any]:
-    video, audio = embedded_media()
-    return {"seed": 7, "video_source": video, "audio_source": audio}
-
-
-_errors = partial(error_responses, model=LipsyncFailure)

@@ -6,16 +6,19 @@ they are declared here, and added to the document by :mod:`latentsync.server.ope
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from fastapi import Body
+from fastapi.openapi.models import Example
+from pydantic import BaseModel, ConfigDict, Field
 
 from latentsync.errors import OutputNotReady
 from latentsync.jobs.schemas import Prediction, PredictionList
 from latentsync.schema.predict import PredictRequest
 from latentsync.server import examples, openapi
 from latentsync.server.errors import problem_response
-from latentsync.server.routes.submissions import WebhookField
+from latentsync.server.request_body import UnreadRequest
+from latentsync.server.routes.submissions import BATCH_MAX, WebhookField
 
 
 class PredictionRequest(PredictRequest):
@@ -92,19 +95,14 @@ def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {**described, **(kinds[0] if kinds else {}), **filled}
 
 
-_ONE = openapi.reference("PredictionRequest")
-_LIST = {"type": "array", "items": _ONE, "minItems": 1, "maxItems": 100}
-_WRAPPED = {
-    "type": "object",
-    "title": "PredictionBatch",
-    "description": "Predictions to create, all or none.",
-    "properties": {"predictions": _LIST},
-    "required": ["predictions"],
-    "additionalProperties": False,
-}
-_BATCH = openapi.reference("PredictionBatch")
+class PredictionBatch(BaseModel):
+    """Predictions to create, all or none."""
 
-SCHEMAS = {"PredictionForm": form_schema(), "PredictionBatch": _WRAPPED}
+    model_config = ConfigDict(extra="forbid")
+
+    predictions: list[PredictionRequest] = Field(
+        min_length=1, max_length=BATCH_MAX, description="The predictions."
+    )
 
 
 def _segments() -> dict[str, Any]:
@@ -115,39 +113,53 @@ def _segments() -> dict[str, Any]:
     return {**asked, "video_base64": video, "audio_base64": audio}
 
 
-_EMBEDDED = examples.named("Embedded media", examples.embedded_request(seed=7))
-_UPLOADED = examples.named(
-    "Media stored with POST /v1/uploads",
-    {"seed": 7, "video_url": examples.UPLOADED_VIDEO, "audio_url": examples.UPLOADED_AUDIO},
-)
-_EXAMPLES = {
-    "embedded": _EMBEDDED,
-    "uploads": _UPLOADED,
-    "segments": examples.named("Two segments of one recording", _segments()),
-}
 _FORM = {
-    "multipart/form-data": {
-        "schema": openapi.reference("PredictionForm"),
-        "examples": {
-            "files": examples.named(
-                "Two files and an option",
-                {"video": "video.mp4", "audio": "audio.wav", "seed": 7},
-            ),
-            "segments": examples.named(
-                "A segment with a recording of its own",
-                {
-                    "video": "video.mp4",
-                    "segments.0.audio": "audio.wav",
-                    "segments": '[{"start_s": 0.5}]',
-                    "sync_mode": "bounce",
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": openapi.reference("PredictionForm"),
+                "examples": {
+                    "files": {
+                        "summary": "Two files and an option",
+                        "value": {"video": "video.mp4", "audio": "audio.wav", "seed": 7},
+                    },
+                    "segments": {
+                        "summary": "A segment with a recording of its own",
+                        "value": {
+                            "video": "video.mp4",
+                            "segments.0.audio": "audio.wav",
+                            "segments": '[{"start_s": 0.5}]',
+                            "sync_mode": "bounce",
+                        },
+                    },
                 },
-            ),
-        },
+            }
+        }
     }
 }
-_BATCH_EXAMPLE = {
-    "predictions": [examples.embedded_request(seed=1), examples.embedded_request(seed=2)]
+_EMBEDDED: Example = {"summary": "Embedded media", "value": examples.embedded_request(seed=7)}
+_UPLOADED: Example = {
+    "summary": "Media stored with POST /v1/uploads",
+    "value": {
+        "seed": 7,
+        "video_url": examples.UPLOADED_VIDEO,
+        "audio_url": examples.UPLOADED_AUDIO,
+    },
 }
+_SEGMENTS: Example = {"summary": "Two segments of one recording", "value": _segments()}
+_TWO = {"predictions": [examples.embedded_request(seed=seed) for seed in (1, 2)]}
+One = Annotated[UnreadRequest[PredictionRequest], Body(openapi_examples={"embedded": _EMBEDDED})]
+OneOrSeveral = Annotated[
+    UnreadRequest[PredictionRequest | PredictionBatch],
+    Body(openapi_examples={"embedded": _EMBEDDED, "uploads": _UPLOADED, "segments": _SEGMENTS}),
+]
+Several = Annotated[
+    UnreadRequest[
+        Annotated[list[PredictionRequest], Field(min_length=1, max_length=BATCH_MAX)]
+        | PredictionBatch
+    ],
+    Body(openapi_examples=examples.example("Two predictions", _TWO)),
+]
 
 _KEY = openapi.header_parameter(
     "Idempotency-Key",
@@ -167,29 +179,9 @@ _LAST_EVENT_ID = openapi.header_parameter(
     schema={"pattern": "^[0-9]+$"},
 )
 SUBMIT_PROBLEMS = problems(400, 403, 404, 408, 409, 413, 429, 507)
-SUBMIT: dict[str, Any] = {
-    "parameters": [_KEY, _PREFER],
-    "requestBody": {
-        "required": True,
-        "content": {**examples.json_content({"oneOf": [_ONE, _BATCH]}, _EXAMPLES), **_FORM},
-    },
-}
-SUBMIT_ONE: dict[str, Any] = {
-    "parameters": [_PREFER],
-    "requestBody": {
-        "required": True,
-        "content": {**examples.json_content(_ONE, {"embedded": _EMBEDDED}), **_FORM},
-    },
-}
-BATCH: dict[str, Any] = {
-    "parameters": [_KEY],
-    "requestBody": {
-        "required": True,
-        "content": examples.json_content(
-            {"oneOf": [_LIST, _BATCH]}, {"two": examples.named("Two predictions", _BATCH_EXAMPLE)}
-        ),
-    },
-}
+SUBMIT: dict[str, Any] = {"parameters": [_KEY, _PREFER], **_FORM}
+SUBMIT_ONE: dict[str, Any] = {"parameters": [_PREFER], **_FORM}
+BATCH: dict[str, Any] = {"parameters": [_KEY]}
 _LOCATION = {
     "Location": openapi.header("Path of the prediction, if the request creates one."),
     "Preference-Applied": openapi.header("`wait=N`, if the request asked to wait."),

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Annotated, Any, Protocol, TypeVar
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -35,12 +35,13 @@ from latentsync.jobs.models import Job, JobStatus
 from latentsync.jobs.notifier import JobNotifier, wait_for
 from latentsync.jobs.service import JobService, Submission, fingerprint
 from latentsync.public_errors import to_public_error
-from latentsync.schema.predict import parse_request
+from latentsync.schema.predict import PredictRequest, parse_request
 from latentsync.schema.responses import PredictDetails, PredictResponse
 from latentsync.server.errors import error_response
+from latentsync.server.examples import embedded_request, example
 from latentsync.server.middleware import Owner
-from latentsync.server.openapi import ERROR_RESPONSES, error_responses, predict_body
-from latentsync.server.request_body import parse_json_body
+from latentsync.server.openapi import ERROR_RESPONSES, error_responses
+from latentsync.server.request_body import UnreadBodyRoute, UnreadRequest, parse_json_body
 
 T = TypeVar("T")
 
@@ -82,6 +83,12 @@ Name = Annotated[
 ]
 
 
+PredictCall = Annotated[
+    UnreadRequest[PredictRequest],
+    Body(openapi_examples=example("Embedded media", embedded_request(seed=7))),
+]
+
+
 class PredictHandler(Protocol):
     """Answers ``POST /predict``, whichever path it came by."""
 
@@ -97,18 +104,16 @@ def build_predict_router(handler: PredictHandler, *, with_uploads: bool = False)
         handler: answers a request of an owner.
         with_uploads: media may be uploads, which may be missing.
     """
-    router = APIRouter(tags=["predict"])
-    body = predict_body()
+    router = APIRouter(tags=["predict"], route_class=UnreadBodyRoute)
     responses = {**ERROR_RESPONSES, **(error_responses(404) if with_uploads else {})}
 
     @router.post(
         "/predict",
         response_model=PredictResponse,
         responses=responses,
-        openapi_extra=body,
         summary="Make a video and wait for it",
     )
-    async def predict(request: Request, owner: Owner) -> Response:
+    async def predict(request: PredictCall, owner: Owner) -> Response:
         """Waits until the video is made and answers it as base64, with how it was made.
 
         Closing the connection cancels the run.
@@ -119,11 +124,10 @@ def build_predict_router(handler: PredictHandler, *, with_uploads: bool = False)
         "/v4/{project}/{app}/predict",
         response_model=PredictResponse,
         responses=responses,
-        openapi_extra=body,
         summary="Make a video and wait for it (path of Cerebrium)",
     )
     async def predict_on_cerebrium_path(
-        project: Name, app: Name, request: Request, owner: Owner
+        project: Name, app: Name, request: PredictCall, owner: Owner
     ) -> Response:
         """The same as `POST /predict`, at the path under which Cerebrium serves it."""
         return await handler.answer(request, owner)

@@ -10,6 +10,7 @@ from latentsync.jobs.service import check_job_id
 from latentsync.server.examples import ABOUT_EXAMPLE, ABOUT_UPLOAD
 from latentsync.server.middleware import Owner
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
+from latentsync.server.request_body import UnreadBodyRoute
 from latentsync.server.routes import openapi as documented
 from latentsync.server.routes.engines import ModelList, list_models
 from latentsync.server.routes.predictions_api import PredictionsApi
@@ -45,7 +46,11 @@ def build_v1_router(api: PredictionsApi) -> APIRouter:
 
 
 def _submitting(api: PredictionsApi) -> APIRouter:
-    router = APIRouter(tags=["predictions"], responses=documented.SUBMIT_PROBLEMS)
+    router = APIRouter(
+        tags=["predictions"],
+        responses=documented.SUBMIT_PROBLEMS,
+        route_class=UnreadBodyRoute,
+    )
 
     @router.post(
         "/predictions",
@@ -54,7 +59,7 @@ def _submitting(api: PredictionsApi) -> APIRouter:
         responses=documented.SUBMIT_RESPONSES,
         openapi_extra=documented.SUBMIT,
     )
-    async def create_prediction(request: Request, owner: Owner) -> Response:
+    async def create_prediction(request: documented.OneOrSeveral, owner: Owner) -> Response:
         """Queues a prediction and returns it at once, or waits with `Prefer`.
 
         Send the fields as JSON, or as a form with the media as files. An object
@@ -69,7 +74,7 @@ def _submitting(api: PredictionsApi) -> APIRouter:
         responses=documented.BATCH_RESPONSES,
         openapi_extra=documented.BATCH,
     )
-    async def create_prediction_batch(request: Request, owner: Owner) -> Response:
+    async def create_prediction_batch(request: documented.Several, owner: Owner) -> Response:
         """Queues up to 100 predictions. If one of them is invalid, none is created."""
         return await api.submit(request, owner, only_lists=True)
 
@@ -80,7 +85,7 @@ def _submitting(api: PredictionsApi) -> APIRouter:
         responses=documented.SUBMIT_ONE_RESPONSES,
         openapi_extra=documented.SUBMIT_ONE,
     )
-    async def put_prediction(request: Request, job_id: JobId, owner: Owner) -> Response:
+    async def put_prediction(request: documented.One, job_id: JobId, owner: Owner) -> Response:
         """Like `POST /v1/predictions`, with a UUID of your choice.
 
         Repeating the request with the same body returns the same prediction. An id that was used

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -20,10 +20,10 @@ from latentsync.schema.predict import build_options
 from latentsync.schema.responses import ErrorResponse
 from latentsync.schema.run import RunRequest, UrlSource
 from latentsync.server.errors import error_headers
-from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO
+from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO, example
 from latentsync.server.middleware import Owner
 from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
-from latentsync.server.request_body import UploadSlots
+from latentsync.server.request_body import UnreadRequest, UploadSlots
 from latentsync.server.routes import contracts
 
 OUTPUTS = "/outputs"
@@ -53,6 +53,17 @@ class TaskRequest(StrictModel):
     )
     inference_steps: InferenceSteps = 20
     guidance_scale: GuidanceScale = 1.0
+
+
+Submission = Annotated[
+    UnreadRequest[TaskRequest],
+    Body(
+        openapi_examples=example(
+            "Media stored with POST /v1/uploads",
+            {"video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
+        )
+    ),
+]
 
 
 class TaskAccepted(BaseModel):
@@ -137,13 +148,8 @@ def _calls(jobs: JobService, upload_slots: UploadSlots) -> APIRouter:
         "/sync",
         summary="Create a task",
         responses=_errors(400, 403, 404, 408, 413, 422, 429, 507),
-        openapi_extra=contracts.describe_body(
-            TaskRequest,
-            "Media stored with POST /v1/uploads",
-            {"video_url": UPLOADED_VIDEO, "audio_url": UPLOADED_AUDIO},
-        ),
     )
-    async def sync(request: Request, owner: Owner) -> TaskAccepted:
+    async def sync(request: Submission, owner: Owner) -> TaskAccepted:
         """Queues a task and returns at once, in spite of its name.
 
         Media are given by URL; poll `GET /task/{task_id}` for the state.
