@@ -12,12 +12,10 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,15 +26,6 @@ from latentsync.server.errors import ErrorShape, shape_at
 JSON_TYPE_REQUIRED = "latentsync.json_type_required"  # in a scope: JSON must be declared as such
 ANONYMOUS = "anonymous"  # owns every job of a server that asks for no key
 _SCHEME = b"bearer "
-
-
-async def _owner_of(request: Request) -> str:
-    owner: str = request.state.owner
-    return owner
-
-
-Owner = Annotated[str, Depends(_owner_of)]
-"""The owner of the jobs that a request submits or asks for, as :class:`Authentication` found it."""
 
 
 class BearerAuth:

@@ -4,8 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, TypeVar, get_args
 
+from fastapi import Depends
 from fastapi.routing import APIRoute
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
@@ -239,3 +240,12 @@ class UnreadBodyRoute(APIRoute):
             return await handle(UnreadRequest(request.scope, request.receive))
 
         return handle_unread
+
+
+async def _owner_of(request: Request) -> str:
+    owner: str = request.state.owner
+    return owner
+
+
+Owner = Annotated[str, Depends(_owner_of)]
+"""Owner of the jobs that a request submits or asks for; set by the authentication middleware."""

@@ -18,7 +18,7 @@ from latentsync.jobs.service import JobService, Submission, owner_of
 from latentsync.pipelines.registry import survey_engines
 from latentsync.schema.engines import ENGINES, EngineSurvey, Obstacle
 from latentsync.schema.run import PathSource, RunOptions, RunRequest, UrlSource
-from latentsync.server.routes.engines import list_models
+from latentsync.server.routes.predictions import list_models
 from latentsync.settings import Settings
 from latentsync.worker.membership import WorkerRegistry
 from tests.server.clips import write_clip, write_speech

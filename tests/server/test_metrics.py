@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from latentsync.jobs.models import DeviceMemory
 from latentsync.jobs.service import JobService
-from latentsync.server.metrics import JobMetrics
+from latentsync.server.health import JobMetrics
 from latentsync.settings import Settings
 from latentsync.worker.membership import WorkerRegistry
 

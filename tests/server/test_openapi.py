@@ -1,7 +1,7 @@
 """The OpenAPI documents: valid, complete, in plain words, and true of keys.
 
 Whatever is added to the server is held to this, too: a new operation needs a short id, a
-description and an example (see ``latentsync/server/examples.py``).
+description and an example (see ``latentsync/server/openapi.py``).
 """
 
 from __future__ import annotations

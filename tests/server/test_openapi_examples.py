@@ -20,7 +20,7 @@ import pytest
 
 from latentsync.pipelines.registry import PipelineCache
 from latentsync.server.app import build_app
-from latentsync.server.examples import (
+from latentsync.server.openapi import (
     PREDICTION_ID,
     RESULT_NAME,
     UPLOADED_AUDIO,

@@ -18,7 +18,7 @@ from latentsync.schema.fields import StrictModel
 from latentsync.schema.predict import validate_as
 from latentsync.schema.run import RunRequest
 from latentsync.server.errors import ErrorShape
-from latentsync.server.examples import RESULT_NAME
+from latentsync.server.openapi import RESULT_NAME
 from latentsync.server.request_body import UnreadBodyRoute, UploadSlots, parse_json_body
 from latentsync.server.responses import stored_video
 

@@ -20,10 +20,16 @@ from latentsync.schema.fields import GuidanceScale, InferenceSteps, Seed, Strict
 from latentsync.schema.predict import build_options, validate_as
 from latentsync.schema.run import InlineSource, RunRequest
 from latentsync.server.errors import error_headers
-from latentsync.server.examples import ABOUT_EXAMPLE, PREDICTION_ID, embedded_media, example
-from latentsync.server.middleware import Owner
-from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
-from latentsync.server.request_body import UnreadRequest, UploadSlots, read_json
+from latentsync.server.openapi import (
+    ABOUT_EXAMPLE,
+    PREDICTION_ID,
+    VIDEO,
+    VIDEO_RESPONSES,
+    embedded_media,
+    error_responses,
+    example,
+)
+from latentsync.server.request_body import Owner, UnreadRequest, UploadSlots, read_json
 from latentsync.server.responses import base_url_of
 from latentsync.server.routes import contracts
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from latentsync.errors import OutputNotReady
 from latentsync.jobs.schemas import Prediction, PredictionList
 from latentsync.schema.predict import PredictRequest
-from latentsync.server import examples, openapi
+from latentsync.server import openapi
 from latentsync.server.errors import problem_response
 from latentsync.server.request_body import UnreadRequest
 from latentsync.server.routes.submissions import BATCH_MAX, WebhookField
@@ -106,7 +106,7 @@ class PredictionBatch(BaseModel):
 
 
 def _segments() -> dict[str, Any]:
-    video, audio = examples.embedded_media()
+    video, audio = openapi.embedded_media()
     parts = [{"start_s": 0.0, "end_s": 0.4}, {"start_s": 0.6, "audio_start_s": 0.4}]
     # The video is shorter than its segments: what is seen then has to be chosen.
     asked = {"segments": parts, "sync_mode": "bounce"}
@@ -137,17 +137,17 @@ _FORM = {
         }
     }
 }
-_EMBEDDED: Example = {"summary": "Embedded media", "value": examples.embedded_request(seed=7)}
+_EMBEDDED: Example = {"summary": "Embedded media", "value": openapi.embedded_request(seed=7)}
 _UPLOADED: Example = {
     "summary": "Media stored with POST /v1/uploads",
     "value": {
         "seed": 7,
-        "video_url": examples.UPLOADED_VIDEO,
-        "audio_url": examples.UPLOADED_AUDIO,
+        "video_url": openapi.UPLOADED_VIDEO,
+        "audio_url": openapi.UPLOADED_AUDIO,
     },
 }
 _SEGMENTS: Example = {"summary": "Two segments of one recording", "value": _segments()}
-_TWO = {"predictions": [examples.embedded_request(seed=seed) for seed in (1, 2)]}
+_TWO = {"predictions": [openapi.embedded_request(seed=seed) for seed in (1, 2)]}
 One = Annotated[UnreadRequest[PredictionRequest], Body(openapi_examples={"embedded": _EMBEDDED})]
 OneOrSeveral = Annotated[
     UnreadRequest[PredictionRequest | PredictionBatch],
@@ -158,7 +158,7 @@ Several = Annotated[
         Annotated[list[PredictionRequest], Field(min_length=1, max_length=BATCH_MAX)]
         | PredictionBatch
     ],
-    Body(openapi_examples=examples.example("Two predictions", _TWO)),
+    Body(openapi_examples=openapi.example("Two predictions", _TWO)),
 ]
 
 _KEY = openapi.header_parameter(

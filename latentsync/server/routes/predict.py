@@ -38,10 +38,8 @@ from latentsync.public_errors import to_public_error
 from latentsync.schema.predict import PredictRequest, parse_request
 from latentsync.schema.responses import PredictDetails, PredictResponse
 from latentsync.server.errors import error_response
-from latentsync.server.examples import embedded_request, example
-from latentsync.server.middleware import Owner
-from latentsync.server.openapi import ERROR_RESPONSES, error_responses
-from latentsync.server.request_body import UnreadBodyRoute, UnreadRequest, parse_json_body
+from latentsync.server.openapi import ERROR_RESPONSES, embedded_request, error_responses, example
+from latentsync.server.request_body import Owner, UnreadBodyRoute, UnreadRequest, parse_json_body
 
 T = TypeVar("T")
 

@@ -3,18 +3,19 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, Field
 
+from latentsync.jobs.engine_availability import Availability
 from latentsync.jobs.models import JobStatus
 from latentsync.jobs.schemas import Prediction, PredictionPage, Upload
 from latentsync.jobs.service import check_job_id
-from latentsync.server.examples import ABOUT_EXAMPLE, ABOUT_UPLOAD
-from latentsync.server.middleware import Owner
-from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES
-from latentsync.server.request_body import UnreadBodyRoute
+from latentsync.schema.engines import ENGINES
+from latentsync.server.openapi import ABOUT_EXAMPLE, ABOUT_UPLOAD, VIDEO, VIDEO_RESPONSES
+from latentsync.server.request_body import Owner, UnreadBodyRoute
 from latentsync.server.routes import openapi as documented
-from latentsync.server.routes.engines import ModelList, list_models
 from latentsync.server.routes.predictions_api import PredictionsApi
 from latentsync.server.routes.uploads import receive_upload
+from latentsync.settings import Settings
 
 _PAGE, _PAGE_MAX = 20, 100
 
@@ -30,6 +31,54 @@ UploadId = Annotated[str, Path(description="`id` of the upload.", openapi_exampl
 Status = Annotated[JobStatus | None, Query(description="Only predictions in this state.")]
 Limit = Annotated[int, Query(ge=1, le=_PAGE_MAX, description="Length of a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before this one.")]
+
+
+_NOT_KNOWN = "No worker is running, so it is not known whether it can run; jobs stay queued."
+
+
+class Model(BaseModel):
+    """One engine."""
+
+    id: str = Field(description="Value for the field `engine`.")
+    description: str = Field(description="What it does and what it needs.")
+    is_default: bool = Field(description="Whether requests without `engine` use it.")
+    available: bool = Field(
+        description="Whether a worker can run it; otherwise requests for it are refused."
+    )
+    reason: str | None = Field(
+        description="Why it cannot run and how to fix that, or why that is not known."
+    )
+
+
+class ModelList(BaseModel):
+    """The engines, and the default one."""
+
+    default: str = Field(
+        description="Engine of requests without `engine`. `auto` is `latentsync-1.6` on a worker "
+        "with a GPU, else `draft`."
+    )
+    models: list[Model] = Field(description="The engines.")
+
+
+def list_models(settings: Settings, engines: Availability) -> ModelList:
+    """Return the engines, which one is taken by default, and which can run."""
+    models = [
+        Model(
+            id=spec.name,
+            description=spec.description,
+            is_default=spec.name == settings.engine,
+            available=engines.obstacle(spec.name) is None,
+            reason=_reason(engines, spec.name),
+        )
+        for spec in ENGINES.values()
+    ]
+    return ModelList(default=settings.engine, models=models)
+
+
+def _reason(engines: Availability, name: str) -> str | None:
+    if (found := engines.obstacle(name)) is not None:
+        return found.reason
+    return None if engines.surveys else _NOT_KNOWN
 
 
 def build_v1_router(api: PredictionsApi) -> APIRouter:

@@ -20,10 +20,16 @@ from latentsync.schema.predict import build_options
 from latentsync.schema.responses import ErrorResponse
 from latentsync.schema.run import RunRequest, UrlSource
 from latentsync.server.errors import error_headers
-from latentsync.server.examples import ABOUT_EXAMPLE, UPLOADED_AUDIO, UPLOADED_VIDEO, example
-from latentsync.server.middleware import Owner
-from latentsync.server.openapi import VIDEO, VIDEO_RESPONSES, error_responses
-from latentsync.server.request_body import UnreadRequest, UploadSlots
+from latentsync.server.openapi import (
+    ABOUT_EXAMPLE,
+    UPLOADED_AUDIO,
+    UPLOADED_VIDEO,
+    VIDEO,
+    VIDEO_RESPONSES,
+    error_responses,
+    example,
+)
+from latentsync.server.request_body import Owner, UnreadRequest, UploadSlots
 from latentsync.server.routes import contracts
 
 OUTPUTS = "/outputs"
