@@ -91,7 +91,7 @@ class RunMonitor:
 
     @contextmanager
     def span(self, start: float, end: float) -> Iterator[None]:
-        """Make the fractions reported inside the block count as this part of the whole run."""
+        """Map fractions reported inside the block to this part of the run."""
         outer, self._span = self._span, (start, end)
         try:
             yield
@@ -100,7 +100,7 @@ class RunMonitor:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the wall seconds of the block to ``seconds[stage]``."""
+        """Add the wall time of the block to ``seconds[stage]``."""
         start = time.perf_counter()
         try:
             yield
@@ -108,5 +108,5 @@ class RunMonitor:
             self.add_seconds(stage, time.perf_counter() - start)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """Add wall seconds to a stage whose work is interleaved with other stages'."""
+        """Add wall time to a stage whose work is interleaved with other stages."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

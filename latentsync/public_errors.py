@@ -1,4 +1,4 @@
-"""What a failure of the jobs' database means to a caller: it is full, or it is away."""
+"""Translation of internal and database errors into errors for callers."""
 
 import logging
 import sqlite3
@@ -11,27 +11,27 @@ from latentsync.errors import DiskFull, InternalError, LatentSyncError, RecordUn
 
 logger = logging.getLogger(__name__)
 
-_OUTAGE_ENDS_S = 60.0  # after so long without a fault the next one is news
-_REMIND_EVERY_S = 600.0  # of an outage that lasts
+_OUTAGE_ENDS_S = 60.0  # an error after a longer break is logged as a new outage
+_REMIND_EVERY_S = 600.0  # an ongoing outage is logged again
 _RETRY_AFTER_S = 5.0
-_FULL = {sqlite3.SQLITE_FULL, "53100"}  # SQLite's code and Postgres' state
-# A file that is none of SQLite's any more, and a Postgres that has become a copy of another one.
+_FULL = {sqlite3.SQLITE_FULL, "53100"}  # code of SQLite, SQLSTATE of Postgres
+# A damaged SQLite file, and a Postgres that has become a read-only standby.
 _UNUSABLE = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, "25006"}
-_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
+_UNREACHABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 
 def to_database_error(error: BaseException) -> LatentSyncError | None:
-    """Return the error that a caller may see if the database failed; None for any other failure.
+    """Return the public error for a database failure; None for any other failure.
 
-    What the line's library has wrapped is looked for in the causes. The error of the driver names
-    addresses and statements, so nothing of it is in the message.
+    The causes are searched too, since the queue library wraps errors. Driver errors contain
+    addresses and statements, so they are not part of the message.
     """
     cause: BaseException | None = error
     while cause is not None:
         codes = _codes(cause)
         if codes & _FULL:
             return DiskFull("The disk of the jobs database is full.")
-        if isinstance(cause, _AWAY) or codes & _UNUSABLE:
+        if isinstance(cause, _UNREACHABLE) or codes & _UNUSABLE:
             return RecordUnavailable(
                 "The jobs database cannot be reached. Try again soon.",
                 retry_after_s=_RETRY_AFTER_S,
@@ -41,28 +41,27 @@ def to_database_error(error: BaseException) -> LatentSyncError | None:
 
 
 def log_database_error(error: BaseException) -> LatentSyncError | None:
-    """Do what :func:`to_database_error` does, and log the fault in one line, once per outage.
+    """Like :func:`to_database_error`, and log the error in one line, once per outage.
 
-    Everything that uses the database fails at once when it is away, again and again: the log shall
-    say so, and not the same for every call.
+    During an outage every call that uses the database fails; logging each would flood the log.
     """
     fault = to_database_error(error)
-    if fault is not None and _outage.is_news(type(fault)):
-        said = fault.message.split(". ")[0].rstrip(".")
-        logger.warning("%s (%s)", said, shorten(_words_of_driver(error), 200).strip("'\""))
+    if fault is not None and _outage.should_log(type(fault)):
+        summary = fault.message.split(". ")[0].rstrip(".")
+        logger.warning("%s (%s)", summary, shorten(_driver_message(error), 200).strip("'\""))
     return fault
 
 
 class _Outage:
-    """Remembers what was logged; safe to use from many threads."""
+    """Rate limit of log messages about outages. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._seen_at: dict[type[LatentSyncError], float] = {}
         self._logged_at: dict[type[LatentSyncError], float] = {}
 
-    def is_news(self, kind: type[LatentSyncError]) -> bool:
-        """Tell whether a fault of this kind, which happens now, is to be logged."""
+    def should_log(self, kind: type[LatentSyncError]) -> bool:
+        """Record an error of this kind and return whether to log it."""
         now = time.monotonic()
         with self._lock:
             is_new = now - self._seen_at.get(kind, float("-inf")) > _OUTAGE_ENDS_S
@@ -76,8 +75,8 @@ class _Outage:
 _outage = _Outage()
 
 
-def _words_of_driver(error: BaseException) -> str:
-    """Return what the database's driver said, or else what kind of failure it was."""
+def _driver_message(error: BaseException) -> str:
+    """Return the driver's message, or the name of the error class."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, exc.DBAPIError):
@@ -91,18 +90,18 @@ def _words_of_driver(error: BaseException) -> str:
 def _codes(error: BaseException) -> set[object]:
     if not isinstance(error, exc.DBAPIError):
         return set()
-    # SQLite's extended codes tell more in their upper bits.
+    # The lower 8 bits of SQLite's extended codes are the primary code.
     code = getattr(error.orig, "sqlite_errorcode", None)
     plain = code & 0xFF if isinstance(code, int) else None
     return {plain, getattr(error.orig, "sqlstate", None)} - {None}
 
 
 def to_public_error(error: Exception, run_id: str) -> LatentSyncError:
-    """Return the error that a caller may see; a defect's cause goes to the log alone.
+    """Return the error to show to the caller; unexpected errors are logged and hidden.
 
     Args:
-        error: whatever a run raised.
-        run_id: reference that the caller can quote and that the log entry carries.
+        error: any exception of a run.
+        run_id: reference for the caller and the log entry.
     """
     if isinstance(error, LatentSyncError):
         return error

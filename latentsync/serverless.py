@@ -1,14 +1,13 @@
-"""The decorator that makes a cloud platform's entry function answer like every other door.
+"""Entry points for serverless platforms, which call a function and return its value.
 
-A platform calls a plain function and sends back what it returns. The decorated function only says
-how the platform's arguments become one validated request; the decorator runs it, times it, logs it
-and answers errors in the platform's form::
+The decorated function only turns the platform's arguments into a validated request; the decorator
+runs it, logs its duration and returns errors in the platform's form::
 
-    @cloud_door(run)
+    @serverless_handler(run)
     def predict(video_url=None, ..., run_id=None):
         return parse_request({"video_url": video_url, ...})
 
-Later platforms pass their own ``failure`` form; nothing here knows which platform it serves.
+Platforms with another error format pass their own ``failure``.
 """
 
 import base64
@@ -38,32 +37,32 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 Failure = Callable[[LatentSyncError, str], Any]
 
-_SLICE_BYTES = 3 * 256 * 1024  # a multiple of 3, so that slices of base64 join without padding
+_CHUNK_BYTES = 3 * 256 * 1024  # a multiple of 3: base64 chunks join without padding
 
 
 def error_with_status(error: LatentSyncError, run_id: str) -> dict[str, Any]:
-    """Return the error as an object whose ``status_code`` becomes the HTTP status (Cerebrium)."""
+    """Return the error as a dict; Cerebrium uses ``status_code`` as HTTP status."""
     return {**error.to_dict(), "run_id": run_id}
 
 
 def serverless_handler(
     run: Callable[[Request], Answer], *, failure: Failure = error_with_status
 ) -> Callable[[Callable[P, Request]], Callable[P, Answer | Any]]:
-    """Build the decorator for a platform's entry function.
+    """Return a decorator for a platform's entry function.
 
-    The platform sees the function's own name and signature. A parameter called ``run_id``, if the
-    function has one, carries the platform's reference; without one a reference is drawn.
+    The name and signature of the function are kept. Its parameter ``run_id``, if any, is the
+    platform's reference of the run; otherwise one is generated.
 
     Args:
-        run: makes the platform's answer out of the validated request.
-        failure: the platform's form of an error; gets the error and the run's reference.
+        run: turns the validated request into the return value.
+        failure: formats an error; called with the error and the run id.
     """
 
     def decorate(parse: Callable[P, Request]) -> Callable[P, Answer | Any]:
         signature = inspect.signature(parse)
 
         @functools.wraps(parse)
-        def door(*args: P.args, **kwargs: P.kwargs) -> Answer | Any:
+        def handler(*args: P.args, **kwargs: P.kwargs) -> Answer | Any:
             started = time.perf_counter()
             run_id = _run_id(signature, *args, **kwargs)
             code = "OK"
@@ -71,14 +70,14 @@ def serverless_handler(
                 _refuse_unknown_names(signature, kwargs)
                 return run(parse(*args, **kwargs))
             except Exception as error:
-                own = to_public_error(error, run_id)
-                code = own.code
-                return failure(own, run_id)
+                public_error = to_public_error(error, run_id)
+                code = public_error.code
+                return failure(public_error, run_id)
             finally:
                 seconds = time.perf_counter() - started
                 logger.info("%s %s: %s in %.2f s", parse.__name__, run_id, code, seconds)
 
-        return door
+        return handler
 
     return decorate
 
@@ -102,8 +101,8 @@ def run_inline(
 
 def _read_base64(path: Path) -> str:
     with path.open("rb") as file:
-        slices = iter(lambda: file.read(_SLICE_BYTES), b"")
-        return "".join(base64.b64encode(part).decode("ascii") for part in slices)
+        chunks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+        return "".join(base64.b64encode(part).decode("ascii") for part in chunks)
 
 
 def _run_id(signature: inspect.Signature, *args: object, **kwargs: object) -> str:
@@ -113,9 +112,9 @@ def _run_id(signature: inspect.Signature, *args: object, **kwargs: object) -> st
 
 
 def _refuse_unknown_names(signature: inspect.Signature, kwargs: dict[str, Any]) -> None:
-    """Answer a JSON key that is no parameter like every door does, not with a TypeError.
+    """Raise UnknownField for unknown keyword arguments, instead of a TypeError.
 
-    Platforms map the keys of a JSON object to keyword arguments, so a misspelt field arrives here.
+    Platforms map the keys of a JSON object to keyword arguments.
     """
     for name in kwargs:
         if name not in signature.parameters:

@@ -1,1 +1,1 @@
-"""What a caller may ask for, what comes back, and the engines that there are."""
+"""Request and response models, and the table of engines."""

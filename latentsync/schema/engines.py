@@ -1,6 +1,6 @@
-"""Which engines there are: one row each, read by whatever names, describes, checks or builds them.
+"""The table of engines.
 
-A new engine is a row here, beside its pipeline, its configuration and its files of weights.
+A new engine needs a row here, a pipeline, a configuration and entries in the catalog of weights.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class EngineSpec:
     """One engine.
 
     Attributes:
-        name: a value of the field ``engine``.
-        description: what it makes and needs, in one sentence.
-        title: what people are shown in its place.
-        summary: what to choose it for, in a few words after the title.
-        builder: module and function that build it; imported when it is first used.
-        packages: what it imports; the names are those of ``import``.
-        extra: the extra of this package that brings them; None if they come with the core.
-        files: what it reads of this package's own files.
+        name: value of the field ``engine``.
+        description: one sentence for the API.
+        title: display name.
+        summary: a few words for the page, after the title.
+        builder: module and function that build it; imported on first use.
+        packages: import names of the packages it requires.
+        extra: the extra that installs them; None if they are core dependencies.
+        files: files of this package that it reads.
         weights: names of its files in the catalog of weights.
-        face_weights: likewise, where the setting ``face_landmarks`` asks for trained ones.
-        uses_device: it runs on the device and in the numbers that the settings name.
+        face_weights: likewise, if the setting ``face_landmarks`` is ``insightface``.
+        uses_device: whether the settings ``device`` and ``dtype`` apply to it.
     """
 
     name: str
@@ -94,14 +94,14 @@ _ROWS = (
 )
 
 ENGINES: Mapping[str, EngineSpec] = {row.name: row for row in _ROWS}
-NAMES = (AUTO, *ENGINES)  # what a request or a setting may say
+NAMES = (AUTO, *ENGINES)  # values of the field and of the setting
 
 
 def engine_spec(name: str) -> EngineSpec:
-    """Return the engine called ``name``, which is not ``auto``.
+    """Return the engine ``name``; ``auto`` is not one.
 
     Raises:
-        EngineUnavailable: there is none.
+        EngineUnavailable: there is no such engine.
     """
     if name not in ENGINES:
         raise unknown_engine(name)
@@ -109,7 +109,7 @@ def engine_spec(name: str) -> EngineSpec:
 
 
 def unknown_engine(name: str) -> EngineUnavailable:
-    """Return the error for a name that is no engine's."""
+    """Return the error for an unknown engine name."""
     known = ", ".join(sorted(ENGINES))
     return EngineUnavailable(f"There is no engine named {name!r}. Known: {known}.", field="engine")
 
@@ -119,19 +119,19 @@ class Obstacle:
     """Why an engine cannot run.
 
     Attributes:
-        code: of the error that says so.
-        reason: whole sentences: what is missing, and what to do about it.
+        code: code of the error.
+        reason: sentences on what is missing and how to fix it.
     """
 
     code: str
     reason: str
 
     def as_error(self, name: str, runnable: Iterable[str]) -> LatentSyncError:
-        """Return the error for whoever asks for the engine.
+        """Return the error for a request of the engine.
 
         Args:
-            name: of the engine.
-            runnable: names of those that can run in its place.
+            name: name of the engine.
+            runnable: names of the engines that can run.
         """
         others = ", ".join(runnable)
         instead = f"Engines that can run here: {others}." if others else "No engine can run here."
@@ -141,12 +141,12 @@ class Obstacle:
 
 @dataclass(frozen=True)
 class EngineSurvey:
-    """What a process of this machine can run.
+    """Which engines can run on this machine.
 
     Attributes:
-        default: the engine that is taken when a request names none.
-        auto: what ``auto`` stands for; None where only torch knows, or it can be nothing.
-        obstacles: why engines cannot run, by name, ``auto`` among them; None for those that can.
+        default: the engine of requests without ``engine``.
+        auto: the engine that ``auto`` stands for; None if only torch can tell, or if there is none.
+        obstacles: why engines, including ``auto``, cannot run, by name; None for those that can.
     """
 
     default: str
@@ -154,7 +154,7 @@ class EngineSurvey:
     obstacles: Mapping[str, Obstacle | None]
 
     def obstacle(self, name: str | None) -> Obstacle | None:
-        """Return why the engine called ``name``, or the default one, cannot run; None if it can."""
+        """Return why the engine ``name``, or the default one, cannot run; None if it can."""
         name = name or self.default
         if name in self.obstacles:
             return self.obstacles[name]
@@ -166,19 +166,19 @@ class EngineSurvey:
         return [name for name, found in self.obstacles.items() if found is None and name != AUTO]
 
     def require(self, name: str | None) -> None:
-        """Raise EngineUnavailable, or a kind of it, unless the engine can run."""
+        """Raise EngineUnavailable or a subclass unless the engine can run."""
         if (found := self.obstacle(name)) is not None:
             raise found.as_error(name or self.default, self.runnable)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return a JSON-serializable dict."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, recorded: dict[str, Any]) -> EngineSurvey:
-        """Return what :meth:`to_json` was asked of; a later version may have added to it."""
+    def from_json(cls, data: dict[str, Any]) -> EngineSurvey:
+        """Inverse of :meth:`to_json`; keys added by later versions are ignored."""
         obstacles = {
             name: None if found is None else Obstacle(found["code"], found["reason"])
-            for name, found in recorded["obstacles"].items()
+            for name, found in data["obstacles"].items()
         }
-        return cls(recorded["default"], recorded["auto"], obstacles)
+        return cls(data["default"], data["auto"], obstacles)

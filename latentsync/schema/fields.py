@@ -1,4 +1,4 @@
-"""The kinds of values that callers give: ranges, choices, and who speaks."""
+"""Types and ranges of the request fields."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from latentsync.schema.engines import NAMES
 
 GUIDANCE_SCALE_MIN, GUIDANCE_SCALE_MAX = 1.0, 3.0
 INFERENCE_STEPS_MIN, INFERENCE_STEPS_MAX = 1, 50
-SEED_RANDOM = -1  # asks the server to draw a seed and report it
-SEED_MAX = 2**63 - 1  # largest seed that every random generator used here accepts
+SEED_RANDOM = -1  # the server draws a seed and reports it
+SEED_MAX = 2**63 - 1  # the largest seed that all random generators in use accept
 CACHE_INTERVAL_MAX = 10
 SEGMENTS_MAX = 100
-FRAME_INDEX_MAX = 2**31 - 1  # beyond every video; keeps absurd numbers out of the floors below
+FRAME_INDEX_MAX = 2**31 - 1  # more than any video has; avoids overflows later
 SECONDS_MAX = 1e6  # likewise
 
 
@@ -37,13 +37,13 @@ class SyncMode(StrEnum):
 
 
 class StrictModel(BaseModel):
-    """Fields of a call: each checked as it is, none that the contract does not have."""
+    """Base of request models: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _whole_unicode(text: str) -> str:
-    """Refuse halves of surrogate pairs, which JSON can spell but nothing can send or store."""
+    """Refuse lone surrogates, which JSON allows but which cannot be encoded."""
     if not text.isascii():
         try:
             text.encode()
@@ -53,13 +53,13 @@ def _whole_unicode(text: str) -> str:
 
 
 def _whole_number(value: object) -> object:
-    """Return 20 for 20.0: JSON does not tell them apart, and some languages write the latter."""
+    """Convert 20.0 to 20: JSON does not distinguish them, and some languages write 20.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Text = Annotated[str, AfterValidator(_whole_unicode)]
 Coordinate = Annotated[float, Field(strict=True, ge=0)]
-# After a Field in Annotated: behind a validator pydantic leaves its bounds out of the JSON schema.
+# Must follow the Field in Annotated: after a validator, pydantic omits bounds from the JSON schema.
 _AS_WHOLE_NUMBER = BeforeValidator(_whole_number)
 WholeNumber = Annotated[int, _AS_WHOLE_NUMBER]
 FrameIndex = Annotated[int, Field(strict=True, ge=0, le=FRAME_INDEX_MAX), _AS_WHOLE_NUMBER]
@@ -93,7 +93,7 @@ Speaker = Literal["auto"] | SpeakerPoint | SpeakerBox
 if TYPE_CHECKING:
     EngineName = str
 else:
-    EngineName = Literal[NAMES]  # of the table, which no type checker reads
+    EngineName = Literal[NAMES]  # built at runtime from the table
 SchedulerName = Literal["ddim", "dpm-solver++"]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 GuidanceScale = Annotated[

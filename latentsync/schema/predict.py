@@ -105,7 +105,7 @@ def validate_fields(body: object) -> PredictRequest:
     """Validate the fields of a body of ``/predict``, each by itself.
 
     Args:
-        body: the decoded JSON value; anything but an object is refused.
+        body: the decoded JSON value; it must be an object.
 
     Raises:
         MalformedBody, UnknownField, InvalidField
@@ -138,7 +138,7 @@ def parse_request(body: object) -> run.RunRequest:
     """Validate a JSON body of ``/predict`` and return the run that it asks for.
 
     Args:
-        body: the decoded JSON value; anything but an object is refused.
+        body: the decoded JSON value; it must be an object.
 
     Raises:
         MalformedBody, MissingField, ConflictingFields, UnknownField, InvalidField
@@ -152,7 +152,7 @@ def parse_request(body: object) -> run.RunRequest:
 
 
 def build_segments(request: PredictRequest) -> tuple[run.Segment, ...]:
-    """Return the segments, each with its speaker; raises ConflictingFields."""
+    """Build the segments, each with its speaker; raises ConflictingFields."""
     if request.segments and request.sync_mode is SyncMode.REMAP:
         raise errors.ConflictingFields(
             "sync_mode remap stretches the video to one recording; it does not support segments.",

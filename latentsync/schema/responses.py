@@ -1,4 +1,4 @@
-"""What callers get back: a finished run, or an error."""
+"""Response models."""
 
 from pydantic import BaseModel, Field
 

@@ -39,12 +39,12 @@ class InlineSource:
 
 @dataclass(frozen=True)
 class PathSource:
-    """Media that already lies on this machine, inside an allowed root.
+    """Media in a file of this machine, inside an allowed root.
 
     Attributes:
-        path: where it lies.
-        name: field that brought it, for messages.
-        disposable: it was received for this request alone, so it may be moved away.
+        path: path of the file.
+        name: the request field, for messages.
+        disposable: whether it was received for this request only, so that it may be moved.
     """
 
     path: Path

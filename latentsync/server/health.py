@@ -22,7 +22,7 @@ _METRICS = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def workers_state(engines: EngineAvailability) -> State:
-    """Return what tells of the workers that share a database of jobs."""
+    """Return the readiness check of the workers that share a database."""
 
     def state() -> dict[str, Any]:
         now = engines.now()
@@ -39,7 +39,7 @@ def add_health(app: FastAPI, state: State) -> None:
 
     Args:
         app: the application.
-        state: tells what is ready; raises EngineUnavailable while nothing is.
+        state: the readiness check; raises EngineUnavailable if the server is not ready.
     """
 
     @app.get("/health", tags=["health"], summary="Check that the server runs")

@@ -1,7 +1,7 @@
-"""What the OpenAPI document says beyond what FastAPI finds out by itself.
+"""Parts of the OpenAPI document that FastAPI does not generate.
 
 Bodies are parsed by :func:`latentsync.schema.predict.parse_request`, after authorization and under
-limits, so FastAPI never sees their model: it is declared here.
+limits, so FastAPI does not know their models: they are declared here.
 """
 
 import base64
@@ -40,7 +40,7 @@ MEANINGS = {
     504: "The run did not finish before its deadline",
     507: "The disk of the server is full",
 }
-# What is shown as an example of each; in the shape of the contract that answers it.
+# Example of each status; shown in the format of the contract.
 EXAMPLE_ERRORS: dict[int, errors.LatentSyncError] = {
     error.status: error
     for error in (
@@ -109,40 +109,42 @@ allowed range. 429 and 503 may carry `Retry-After`, in seconds.
 
 
 def error_responses(*statuses: int, model: type[BaseModel] = ErrorResponse) -> Responses:
-    """Return the error answers with these statuses, in the shape of a contract, A by default."""
+    """Return the error responses with these statuses, by default in contract A's format."""
     return {status: {"model": model, "description": MEANINGS[status]} for status in statuses}
 
 
-ERROR_RESPONSES = error_responses(*sorted(MEANINGS.keys() - {404, 409, 410}))  # those are of jobs
+ERROR_RESPONSES = error_responses(
+    *sorted(MEANINGS.keys() - {404, 409, 410})
+)  # 404, 409, 410: jobs only
 
 
 def reference(model: str) -> dict[str, str]:
-    """Return the reference to a schema of the document."""
+    """Return a reference to a schema of the document."""
     return {"$ref": REFERENCE.format(model=model)}
 
 
 def introduction(*, with_jobs: bool) -> str:
-    """Return the text above the operations.
+    """Return the introduction of the document.
 
     Args:
-        with_jobs: the server keeps jobs; else it has ``/predict`` only.
+        with_jobs: whether the server has jobs; otherwise it has ``/predict`` only.
     """
     return _INTRODUCTION + (_WITH_JOBS if with_jobs else _WITH_ENGINE) + _ERRORS
 
 
 def operation_id(route: APIRoute) -> str:
-    """Return the id of an operation: the name of its route, which is short and in snake_case."""
+    """Return the operation id: the short snake_case name of the route."""
     return route.name
 
 
 def schemas_of(
     *models: type[BaseModel], mode: Literal["validation", "serialization"] = "validation"
 ) -> dict[str, Any]:
-    """Return the schemas of models that FastAPI does not see, and of what they consist of.
+    """Return the schemas of models that FastAPI does not know, including nested models.
 
     Args:
-        models: of bodies.
-        mode: ``validation`` for those of calls, ``serialization`` for those of answers.
+        models: the models.
+        mode: ``validation`` for requests, ``serialization`` for responses.
     """
     found: dict[str, Any] = {}
     for model in models:
@@ -153,17 +155,17 @@ def schemas_of(
 
 
 def header(description: str, kind: str = "string") -> dict[str, Any]:
-    """Return what the document says of a header of an answer; ``kind`` is its JSON type."""
+    """Return the documentation of a response header; ``kind`` is its JSON type."""
     return {"description": description, "schema": {"type": kind}}
 
 
 def header_parameter(name: str, description: str, **more: Any) -> dict[str, Any]:
-    """Return what the document says of an optional header of a call.
+    """Return the documentation of an optional request header.
 
     Args:
-        name: of the header.
-        description: for callers.
-        more: what else OpenAPI knows of a parameter; ``schema`` is added to that of a text.
+        name: name of the header.
+        description: its description.
+        more: further keys of the OpenAPI parameter; ``schema`` extends that of a string.
     """
     about = {"name": name, "in": "header", "required": False, "description": description}
     return {**about, **more, "schema": {"type": "string", **more.get("schema", {})}}
@@ -260,7 +262,7 @@ def add_openapi(
     generate = app.openapi
 
     def document() -> dict[str, Any]:
-        is_new = app.openapi_schema is None  # FastAPI keeps what it has generated
+        is_new = app.openapi_schema is None  # FastAPI caches the document
         generated = generate()
         if is_new:
             _complete(generated, schemas, shapes, rules)
@@ -278,7 +280,7 @@ def _complete(
     components = document["components"]["schemas"]
     components.update(schemas)
     for name in ("HTTPValidationError", "ValidationError"):
-        components.pop(name, None)  # of FastAPI's own answer, which is never given here
+        components.pop(name, None)  # of FastAPI's own error response, which is not used
     for path, operation in _operations(document):
         responses = operation["responses"]
         if "HTTPValidationError" in str(responses.get("422")):
@@ -298,7 +300,7 @@ def _complete(
 
 
 def _add_error_examples(responses: Mapping[str, Any], shape: ErrorShape) -> None:
-    """Show what the errors among the answers look like; FastAPI would leave null fields out."""
+    """Add examples to error responses. FastAPI itself would omit null fields."""
     for status, response in responses.items():
         error = EXAMPLE_ERRORS.get(int(status))
         if error is not None:

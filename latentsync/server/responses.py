@@ -19,16 +19,16 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def stored_video(request: Request, files: Storage, key: str, *, name: str) -> Response:
-    """Return the answer that sends a finished video; to HEAD, the one that would and no more.
+    """Return the response with a stored video, or only its headers for HEAD.
 
-    One range is served (RFC 9110); a call for several gets the whole file, as the standard allows.
-    Ranges are for GET alone.
+    Supports single ranges (RFC 9110); a request for several ranges gets the whole file, as the
+    standard allows. HEAD ignores ranges.
 
     Args:
-        request: the call; its Range, If-Range and If-None-Match headers count.
-        files: where the file lies.
-        key: of the file. Keys are never used again for other content, so they serve as ETag.
-        name: what a browser saves the file as; plain ASCII.
+        request: the request with Range, If-Range and If-None-Match headers.
+        files: the storage.
+        key: key of the file. Keys are never reused for other content, so they serve as ETag.
+        name: file name for browsers; ASCII.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -41,7 +41,7 @@ def stored_video(request: Request, files: Storage, key: str, *, name: str) -> Re
         "Content-Disposition": f'attachment; filename="{name}"',
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        # Kept by the caller, but asked about before each use: it may have been erased.
+        # Clients may cache it, but must revalidate: it may have been erased.
         "Cache-Control": "private, no-cache",
         "Vary": "Authorization",
     }
@@ -51,22 +51,22 @@ def stored_video(request: Request, files: Storage, key: str, *, name: str) -> Re
     if request.method == "HEAD":
         length = {"Content-Length": str(size_bytes)}
         return Response(headers=headers | length, media_type=_PartOfFile.media_type)
-    wanted = _wanted(request.headers.get("range", ""))
-    if wanted is None or request.headers.get("if-range", etag) != etag:
-        return _answer(files, key, 0, size_bytes, headers, status_code=200)
-    start, end = _borders(*wanted, size_bytes)
+    requested = _parse_range(request.headers.get("range", ""))
+    if requested is None or request.headers.get("if-range", etag) != etag:
+        return _partial_response(files, key, 0, size_bytes, headers, status_code=200)
+    start, end = _range_bounds(*requested, size_bytes)
     if start >= end:
         headers["Content-Range"] = f"bytes */{size_bytes}"
         return Response(status_code=416, headers=headers)
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
-    return _answer(files, key, start, end, headers, status_code=206)
+    return _partial_response(files, key, start, end, headers, status_code=206)
 
 
-def _wanted(header: str) -> tuple[str, str] | None:
-    """Return first and last byte of the one range asked for; None if the header is to be ignored.
+def _parse_range(header: str) -> tuple[str, str] | None:
+    """Return first and last byte of a single range; None if the header must be ignored.
 
-    That is how RFC 9110 (14.1.1 and 14.2) has what is no range treated, such as one whose last byte
-    comes before its first.
+    RFC 9110 (14.1.1 and 14.2) requires that of invalid ranges, such as one whose last byte comes
+    before its first.
     """
     found = _RANGE.fullmatch(header.strip())
     if found is None:
@@ -77,24 +77,24 @@ def _wanted(header: str) -> tuple[str, str] | None:
     return first, last
 
 
-def _borders(first: str, last: str, size_bytes: int) -> tuple[int, int]:
-    """Return the first byte and the one after the last; nothing lies between them if impossible."""
-    if not first:  # the last so many bytes
+def _range_bounds(first: str, last: str, size_bytes: int) -> tuple[int, int]:
+    """Return the half-open byte range; it is empty if it cannot be satisfied."""
+    if not first:  # a suffix range
         return max(0, size_bytes - int(last)), size_bytes
     end = int(last) + 1 if last else size_bytes
     return int(first), min(end, size_bytes)
 
 
-def _answer(
+def _partial_response(
     files: Storage, key: str, start: int, end: int, headers: dict[str, str], *, status_code: int
 ) -> Response:
     headers = {**headers, "Content-Length": str(end - start)}
-    # Opened now: a file that was just removed is an error before the answer has begun.
+    # Open the file before the response starts, so that a missing file is an error.
     return _PartOfFile(files.open(key), start, end, status_code, headers)
 
 
 class _PartOfFile(StreamingResponse):
-    """Sends a part of an open file and closes it, also when the receiver has gone."""
+    """Sends a part of an open file and closes it, also if the client disconnects."""
 
     media_type = "video/mp4"
 
@@ -105,7 +105,7 @@ class _PartOfFile(StreamingResponse):
         super().__init__(_file_chunks(file, start, end), status_code, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
+        """Send the response."""
         with self._file:
             await super().__call__(scope, receive, send)
 
@@ -119,15 +119,15 @@ def _file_chunks(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
 
 
 def base_url_of(request: Request, public_url: str | None) -> str:
-    """Return the server's address without a slash at its end.
+    """Return the external URL of the server, without a trailing slash.
 
     Args:
-        request: the call; what it called counts where nothing else is set.
-        public_url: the setting, which a server behind a proxy with a path prefix needs.
+        request: the request, whose URL is the default.
+        public_url: the setting, required behind a proxy with a path prefix.
     """
     return (public_url or str(request.base_url)).rstrip("/")
 
 
 def path_of(base_url: str) -> str:
-    """Return the path prefix of a server's address, empty if it has none."""
+    """Return the path prefix of a URL, or an empty string."""
     return urlsplit(base_url).path.rstrip("/")

@@ -1,11 +1,7 @@
-"""The server's process: listens until a stop signal, then ends in order.
+"""Runs the application with uvicorn: sockets, access log and graceful shutdown.
 
-uvicorn's log without the secret names of results: to read the log is not to download.
-
-The sockets of a server, opened before anything else of it is started.
-
-They listen at once: an address that is only bound may still be bound, and taken, by another
-process. Callers that come before the server is ready wait in the sockets' backlog.
+Sockets are opened before anything else is started, and listen at once: another process could still
+listen on an address that is only bound. Early connections wait in the backlog.
 """
 
 import asyncio
@@ -29,14 +25,14 @@ from latentsync.server.routes.task_queue import OUTPUTS
 from latentsync.server.worker_supervisor import running_worker
 
 _RESULT = re.compile(rf"((?:{OUTPUTS}|{RESULTS})/[^/?]+/)[^?]+")
-_PATH = 2  # of a line's values: caller, method, path with query, version, status
+_PATH = 2  # index in the arguments: client, method, path with query, version, status
 
 
 class HideResults(logging.Filter):
-    """Leaves of a result's address only whose it is: the name drawn for it is the secret."""
+    """Masks the secret names of results in access logs, so that logs give no access to videos."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Change the line; none is left out."""
+        """Mask the path; all records are kept."""
         if isinstance(record.args, tuple) and len(record.args) > _PATH:
             values = list(record.args)
             values[_PATH] = _RESULT.sub(r"\1***", str(values[_PATH]))
@@ -45,31 +41,31 @@ class HideResults(logging.Filter):
 
 
 def log_config() -> dict[str, Any]:
-    """Return how uvicorn logs by default, with :class:`HideResults` on its line for each call."""
+    """Return uvicorn's default log configuration with :class:`HideResults` on the access log."""
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     config["filters"] = {"hide_results": {"()": HideResults}}
     config["loggers"]["uvicorn.access"]["filters"] = ["hide_results"]
     return config
 
 
-_BACKLOG = 2048  # connections that wait to be accepted; uvicorn's own number
-_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # no such address, or no such protocol
+_BACKLOG = 2048  # uvicorn's default
+_NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class CannotListen(Exception):
-    """The address cannot be listened on; the text is one sentence for whoever named it."""
+    """The address cannot be listened on; the message is one sentence for the user."""
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address that ``host`` stands for, such as both of ``localhost``.
+    """Listen on all addresses of ``host``, such as IPv4 and IPv6 of ``localhost``.
 
     Args:
         host: name or address of this machine.
-        port: 0 takes a free one, the same for every address.
+        port: port number; 0 picks a free one, the same for all addresses.
 
     Raises:
-        CannotListen: the name is unknown, the address is not this machine's, the port is taken or
-            needs privileges.
+        CannotListen: the host is unknown or not this machine, or the port is in use or requires
+            privileges.
     """
     listeners: list[socket.socket] = []
     absent: OSError | None = None
@@ -80,7 +76,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             try:
                 listeners.append(_open(family, protocol, (ip, number, *rest)))
             except OSError as error:
-                if error.errno not in _NOT_HERE:
+                if error.errno not in _NO_SUCH_ADDRESS:
                     raise
                 absent = error  # a machine without IPv6 still has the other address
         if absent is not None and not listeners:
@@ -93,7 +89,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def explain(error: OSError, host: str, port: int) -> str:
-    """Return one sentence on why an address cannot be listened on, and what to do."""
+    """Return one sentence on why an address cannot be listened on, with advice."""
     if isinstance(error, socket.gaierror):
         return f"--host {shorten(host)} cannot be resolved: {error.strerror}."
     if error.errno == errno.EADDRINUSE:
@@ -106,7 +102,7 @@ def explain(error: OSError, host: str, port: int) -> str:
             f"Port {port} of {host} requires privileges that this user does not have. "
             "Choose a port from 1024 up with --port."
         )
-    if error.errno in _NOT_HERE:
+    if error.errno in _NO_SUCH_ADDRESS:
         return (
             f"--host {host} is not an address of this machine. "
             "Use 127.0.0.1 for local calls only, 0.0.0.0 for all interfaces, or one of its own."
@@ -115,7 +111,7 @@ def explain(error: OSError, host: str, port: int) -> str:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Return the http address of a listening socket."""
+    """Return the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return (
         f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
@@ -123,11 +119,11 @@ def address_of(listener: socket.socket) -> str:
 
 
 def _open(family: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
-    # With the protocol spelled out asyncio turns Nagle's algorithm off.
+    # asyncio disables Nagle's algorithm only if the protocol is given explicitly.
     listener = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:  # IPv4 has a socket of its own where it is meant
+        if family == socket.AF_INET6:  # IPv4 has its own socket
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
@@ -138,27 +134,27 @@ def _open(family: int, protocol: int, address: tuple[Any, ...]) -> socket.socket
 
 
 def _addresses_of(host: str, port: int) -> list[tuple[int, int, tuple[Any, ...]]]:
-    """Return family, protocol and address of all that a name stands for, each once."""
+    """Return the distinct families, protocols and addresses of a host name."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except UnicodeError:  # of what cannot be a name: too long, or a dot too many
+    except UnicodeError:  # not a valid name: too long, or empty labels
         raise socket.gaierror(socket.EAI_NONAME, "it is not a name") from None
     return list(dict.fromkeys((family, protocol, at) for family, _, protocol, _, at in found))
 
 
 logger = logging.getLogger(__name__)
 
-# Longer than proxies keep an unused connection (60 s), so that it is they who let go of it: the
-# other way round a call may meet a connection that is just being closed.
+# Longer than the idle timeout of proxies (60 s), so that the proxy closes idle connections;
+# otherwise it may send a request on a connection that is being closed.
 _KEEP_ALIVE_S = 75
-_LAST_ANSWERS_S = 10  # after the stop of the runs, for sending what is left to say
+_LAST_RESPONSES_S = 10  # for sending the last responses after the runs were stopped
 
 
 class _Server(uvicorn.Server):
-    """Stops the application's runs some time after the signal, before connections are cut."""
+    """Stops the application's runs a grace time after the signal, before connections are closed."""
 
     def __init__(self, app: FastAPI, *, grace_s: int) -> None:
-        limit_s = grace_s + _LAST_ANSWERS_S
+        limit_s = grace_s + _LAST_RESPONSES_S
         super().__init__(
             uvicorn.Config(
                 app,
@@ -173,14 +169,14 @@ class _Server(uvicorn.Server):
         self._grace_s = grace_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say where the server listens; uvicorn does not of sockets it is given."""
+        """Start, and log the addresses, which uvicorn does not do for given sockets."""
         await super().startup(sockets)
         for listener in sockets or ():
             url = address_of(listener)
             logger.info("listening on %s (Ctrl-C to stop); API docs at %s/docs", url, url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End event streams, let requests finish, stop them after the grace time, then end."""
+        """Close event streams, let requests finish for the grace time, then stop them."""
         self._dismiss_listeners()
         stop = asyncio.get_running_loop().call_later(self._grace_s, self._stop_runs)
         await super().shutdown(sockets)
@@ -192,18 +188,18 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    After the signal nothing new is accepted; the running prediction and those in line have
-    ``grace_s`` seconds to finish, then they are stopped and answered with 503.
+    After the signal no connections are accepted; running and waiting predictions have ``grace_s``
+    seconds to finish, then they are stopped and return 503.
 
     Args:
-        app: what :func:`latentsync.server.app.build_app` returned.
-        listeners: what :func:`latentsync.server.serve.listen` returned; closed at the end.
+        app: the application of :func:`latentsync.server.app.build_app`.
+        listeners: the sockets of :func:`listen`; closed at the end.
         grace_s: seconds.
-        with_worker: keep a worker running beside the server; it ends after the last answer.
+        with_worker: also run a worker process, which ends after the last response.
     """
     server = _Server(app, grace_s=grace_s)
-    # Until uvicorn listens to signals itself, and when it raises them again at its end: nothing may
-    # be raised here while a worker is started or stopped.
+    # No exception may interrupt starting or stopping the worker, neither before uvicorn installs
+    # its handlers nor when it re-raises signals at its end.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     with running_worker() if with_worker else contextlib.nullcontext():

@@ -1,4 +1,4 @@
-"""The worker beside a server: a process of its own, started again when it dies."""
+"""Runs a worker process next to the server and restarts it when it dies."""
 
 import logging
 import signal
@@ -11,19 +11,19 @@ from threading import Event, Thread
 
 logger = logging.getLogger(__name__)
 
-# Ends when its standard input does: this process holds the other end, and may die in any way.
+# The worker exits when its stdin closes, which happens however this process ends.
 COMMAND = (sys.executable, "-m", "latentsync", "worker", "--with-parent")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
-_HEALTHY_S = 60.0  # after so long a life, the next death counts as the first
-_GOODBYE_S = 10.0  # for handing back the job at work
+_HEALTHY_S = 60.0  # the pauses restart after a run of this length
+_STOP_TIMEOUT_S = 10.0  # for requeuing the running job
 
 
 class WorkerProcess:
-    """Keeps one worker running, with longer and longer pauses if it keeps dying.
+    """Keeps one worker process running, with exponential back-off if it keeps dying.
 
     Args:
-        command: what to run.
+        command: command line of the worker.
     """
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
@@ -33,24 +33,24 @@ class WorkerProcess:
         self._thread = Thread(target=self._keep_running, name="worker process", daemon=True)
 
     def start(self) -> None:
-        """Start it."""
+        """Start the supervising thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; the job at work is begun again after the next start."""
+        """Stop the worker; a running job is requeued."""
         self._stopping.set()
         process = self._process
         if process is not None and process.stdin is not None:
             process.stdin.close()
-            process.terminate()  # heard sooner while it still starts
-        self._thread.join(_GOODBYE_S)
+            process.terminate()  # stdin is not watched yet while it starts
+        self._thread.join(_STOP_TIMEOUT_S)
         if self._thread.is_alive() and self._process is not None:
             self._process.kill()
             self._thread.join()
 
     @property
     def pid(self) -> int | None:
-        """The process's id while there is one."""
+        """Process id of the running worker, or None."""
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
 
@@ -63,24 +63,24 @@ class WorkerProcess:
                 return
             if time.monotonic() - started > _HEALTHY_S:
                 pause_s = _FIRST_PAUSE_S
-            logger.warning("worker %s; restarting in %g s", _end(status), pause_s)
+            logger.warning("worker %s; restarting in %g s", _describe_exit(status), pause_s)
             self._stopping.wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _run_once(self) -> int:
-        # A session of its own: Ctrl-C at the terminal is for the server, which lets runs finish.
+        # A new session, so that Ctrl-C reaches the server only, which lets runs finish.
         with subprocess.Popen(
             self._command, stdin=subprocess.PIPE, start_new_session=True
         ) as process:
             self._process = process
             if self._stopping.is_set() and process.stdin is not None:
-                process.stdin.close()  # stop() came between and saw no process
+                process.stdin.close()  # stop() was called before the process existed
                 process.terminate()
             return process.wait()
 
 
-def _end(status: int) -> str:
-    """Say how a process came to its end."""
+def _describe_exit(status: int) -> str:
+    """Describe an exit status."""
     if status >= 0:
         return f"ended with exit code {status}"
     return f"was killed by {signal.Signals(-status).name}"
@@ -88,7 +88,7 @@ def _end(status: int) -> str:
 
 @contextmanager
 def running_worker(command: Sequence[str] = COMMAND) -> Iterator[WorkerProcess]:
-    """Run a worker for the block."""
+    """Run a worker within the block."""
     worker = WorkerProcess(command)
     worker.start()
     try:

@@ -121,16 +121,16 @@ def able(*names: str, default: str = "auto", auto: str | None = "draft") -> Engi
     [
         (
             [able("draft")],
-            {"server": "Automatic: on this server Draft", "draft": "Draft: moves the mouth"},
+            {"server": "Automatic: on this server Draft", "draft": "Draft: warps the mouth"},
         ),
-        ([able("draft", default="latentsync-1.6")], {"draft": "Draft: moves the mouth"}),
+        ([able("draft", default="latentsync-1.6")], {"draft": "Draft: warps the mouth"}),
         (
             [able("draft"), able(*ENGINES, auto="latentsync-1.6")],
             {
                 "server": "Automatic: on this server Draft or LatentSync 1.6",
                 "latentsync-1.6": "LatentSync 1.6: generated lips, sharpest",
                 "latentsync-1.5": "LatentSync 1.5: generated lips",
-                "draft": "Draft: moves the mouth",
+                "draft": "Draft: warps the mouth",
             },
         ),
         ([able()], {}),

@@ -1,4 +1,4 @@
-"""What the doors of the two published queue contracts share: bodies, errors and result files."""
+"""Shared by the two queue contracts: bodies, errors and result files."""
 
 import asyncio
 import hmac
@@ -33,14 +33,14 @@ ResultName = Annotated[
     ),
 ]
 
-_NEVER_REPEATED = ""  # fingerprint: these contracts have no name by which to repeat a call
+_NO_FINGERPRINT = ""  # these contracts have no idempotency keys
 
 
 def route_with_errors(shape: ErrorShape) -> type[UnreadBodyRoute]:
     """Return a kind of route whose errors, those of authorization too, are told in one shape.
 
     Args:
-        shape: makes the answer of an error and of the reference that a log entry may carry.
+        shape: builds the response from an error and the reference of its log entry.
     """
 
     class Route(UnreadBodyRoute):
@@ -67,33 +67,33 @@ async def submit(
     model: type[Fields],
     translate: Callable[[Fields], RunRequest],
 ) -> Job:
-    """Read a call's body, make a job of it and hand it in.
+    """Parse the body and submit a job.
 
     Args:
-        request: the call, with its body still to come.
-        jobs: takes the job.
-        upload_slots: has places for bodies.
-        owner: who calls.
-        model: the contract's fields.
-        translate: says in the words of all contracts what they ask for.
+        request: the request, with an unread body.
+        jobs: the job service.
+        upload_slots: limits concurrent bodies.
+        owner: the caller.
+        model: the request model of the contract.
+        translate: converts it to a run request.
     """
     with upload_slots.place(request, owner):
         run = await parse_json_body(request, lambda body: translate(validate_as(model, body)))
-        submitting = jobs.begin_submit([Submission(run, _NEVER_REPEATED)], owner)
+        submitting = jobs.begin_submit([Submission(run, _NO_FINGERPRINT)], owner)
         [job] = await asyncio.wrap_future(submitting)
     return job
 
 
 def result_path(job: Job) -> str | None:
-    """Return ``{job id}/{drawn name}.mp4`` once there is a result: nobody can guess it."""
+    """Return the unguessable ``{job id}/{random name}.mp4``; None if there is no result."""
     return None if job.result_key is None else f"{job.id}/{_name(job.result_key)}"
 
 
 def send_result(request: Request, jobs: JobService, job_id: str, name: str) -> Response:
-    """Send a result to whoever knows its name; published clients download without a key.
+    """Send a result; its secret name replaces the key, since existing clients send none.
 
     Raises:
-        JobNotFound: there is no such result, or no longer.
+        JobNotFound: there is no such result, or it was deleted.
     """
     missing = JobNotFound("There is no such result.")
     try:

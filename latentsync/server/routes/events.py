@@ -1,4 +1,4 @@
-"""What happens to a prediction, as server-sent events."""
+"""Server-sent events of a prediction."""
 
 import json
 import time
@@ -14,22 +14,22 @@ from latentsync.jobs.notifier import JobNotifier, wait_for
 from latentsync.jobs.schemas import as_iso_time
 from latentsync.jobs.service import JobService
 
-_LOOK_EVERY_S = 0.5  # at the place in the line, which changes without an event of one's own
-_READ_AT_LEAST_EVERY_S = 5.0  # subscribers can be overtaken, see JobNews.changed
+_POLL_POSITION_EVERY_S = 0.5  # the queue position changes without an event of the job
+_READ_AT_LEAST_EVERY_S = 5.0  # a notification can be missed, see JobNotifier
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _NUMBER_MAX = 2**62
 
 
 def parse_last_event_id(text: str | None, newest: Callable[[], int]) -> int:
-    """Return the number after which to go on.
+    """Return the event number after which to continue.
 
     Args:
-        text: the header, if there is one.
-        newest: tells the number of the newest event. Nobody goes on after a later one: a caller
-            whose number is from elsewhere would hear nothing of what happens, not even the end.
+        text: the header, if any.
+        newest: returns the number of the newest event, which is the maximum: with a larger number,
+            from another database, the stream would miss all events, even the last one.
 
     Raises:
-        InvalidField: it is no number.
+        InvalidField: the header is not a number.
     """
     if not text:
         return 0
@@ -41,11 +41,11 @@ def parse_last_event_id(text: str | None, newest: Callable[[], int]) -> int:
 
 
 class EventStream(StreamingResponse):
-    """Sends a job's events from after ``after`` on, and ends after the one that ends the job.
+    """Streams the events of a job after number ``after``, until the job has ended.
 
-    ``status``, ``progress`` and ``log`` carry an id to go on from; ``position`` tells a new place
-    in the line. A comment is sent when nothing else was for a while, so that dead connections are
-    found out on both sides.
+    ``status``, ``progress`` and ``log`` have an id to continue from; ``position`` is a new queue
+    position and has none. A comment is sent as heartbeat after a silence, so that both sides detect
+    dead connections.
     """
 
     media_type = "text/event-stream"
@@ -58,8 +58,8 @@ class EventStream(StreamingResponse):
         self._job = job
         self._after = after
         self._heartbeat_s = heartbeat_s
-        self._position: int | None = None  # the last that was sent
-        self._sent_at = time.monotonic()  # when anything was
+        self._position: int | None = None  # last position sent
+        self._sent_at = time.monotonic()  # time of the last message
         super().__init__(self._messages(), headers=_HEADERS)
 
     async def _messages(self) -> AsyncIterator[str]:
@@ -71,20 +71,22 @@ class EventStream(StreamingResponse):
                     data = event.data | {"at": as_iso_time(event.at)}
                     yield _message(event.kind, data, event.number)
                 if events:
-                    continue  # until there are no more
+                    continue  # read until there are no more
                 if is_final or self._notifier.is_closed:
                     return
-                read_at, has_rung = time.monotonic(), False
-                while not has_rung and time.monotonic() - read_at < _READ_AT_LEAST_EVERY_S:
+                read_at, was_notified = time.monotonic(), False
+                while not was_notified and time.monotonic() - read_at < _READ_AT_LEAST_EVERY_S:
                     if (message := self._without_event(position)) is not None:
                         self._sent_at = time.monotonic()
                         yield message
-                    has_rung = await wait_for(changed, min(self._heartbeat_s, _LOOK_EVERY_S))
+                    was_notified = await wait_for(
+                        changed, min(self._heartbeat_s, _POLL_POSITION_EVERY_S)
+                    )
                     position = self._notifier.position(self._job)
 
     def _without_event(self, position: int | None) -> str | None:
-        """Return what is to be said though nothing has happened to the job."""
-        # What the news know may be older than what was read of the job: nobody falls back in line.
+        """Return a new queue position or a heartbeat, if one is due."""
+        # The notifier's position may be older than the one read with the job: never go back.
         if position is not None and (self._position is None or position < self._position):
             self._position = position
             return _message("position", {"queue_position": position})
@@ -93,13 +95,13 @@ class EventStream(StreamingResponse):
         return None
 
     def _read(self) -> tuple[list[JobEvent], int | None, bool]:
-        """Return the new events, the place in the line, and whether the job has ended.
+        """Return the new events, the queue position, and whether the job has ended.
 
-        The job is read first: if it has ended by then, its last event is among those read next.
+        The job is read first: if it has ended, the following query includes its last event.
         """
         found = self._jobs.store.look(self._job.id)
         events = self._jobs.store.events(self._job.id, self._after)
-        if found is None:  # forgotten meanwhile
+        if found is None:  # deleted meanwhile
             return events, None, True
         job, position = found
         return events, position, job.status.is_final

@@ -1,6 +1,6 @@
-"""Contract C: submit, status, cancel, with the media in the call.
+"""Contract C: submit, status and cancel, with base64 media.
 
-Only words and numbers are this contract's own; the rules are those of all jobs.
+Only field names and statuses are specific to this contract.
 """
 
 from enum import StrEnum
@@ -226,7 +226,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots, public_url: str | None) 
 
 
 def _downloads(jobs: JobService) -> APIRouter:
-    """Return the route that published clients call without a key."""
+    """Return the download route, which existing clients call without a key."""
     router = APIRouter(route_class=contracts.route_with_errors(lipsync_error))
 
     @router.head(RESULTS + "/{request_id}/{name}", include_in_schema=False)
@@ -275,11 +275,11 @@ def _results(job: Job, base_url: str) -> Results | None:
 
 
 def _cancel(jobs: JobService, job_id: str, owner: str) -> LipsyncCanceled:
-    """Cancel a job unless it has begun; this contract leaves running ones alone.
+    """Cancel a queued job; this contract does not cancel running ones.
 
     Raises:
-        JobNotFound: there is no such job, or it is somebody else's.
-        NotInQueue: it does not wait any more.
+        JobNotFound: there is no such job, or it belongs to another key.
+        NotInQueue: it is no longer queued.
     """
     found = jobs.job(job_id, owner)
     job = jobs.cancel(job_id, owner, running=False)
@@ -291,8 +291,8 @@ def _cancel(jobs: JobService, job_id: str, owner: str) -> LipsyncCanceled:
 
 
 def lipsync_error(error: LatentSyncError, _reference: str | None) -> JSONResponse:
-    """Return an error as this contract tells it."""
-    # Of all that is wrong with a request, published clients know one status.
+    """Return the response of an error in the format of this contract."""
+    # Existing clients know one status for all invalid requests.
     status = HTTPStatus.UNPROCESSABLE_ENTITY if isinstance(error, InvalidRequest) else error.status
     failure = LipsyncFailure(reason=error.message, code=error.code)
     return JSONResponse(failure.model_dump(), status, error_headers(error))

@@ -1,7 +1,7 @@
-"""What the OpenAPI document says of the native API beyond what FastAPI finds out by itself.
+"""OpenAPI documentation of the native API that FastAPI does not generate.
 
-Bodies and some headers are read after authorization and under limits, so FastAPI never sees them:
-they are declared here, and added to the document by :mod:`latentsync.server.openapi`.
+Bodies and some headers are parsed after authorization and under limits, so FastAPI does not know
+them: they are declared here and added by :mod:`latentsync.server.openapi`.
 """
 
 import json
@@ -31,7 +31,7 @@ class PredictionRequest(PredictRequest):
 
 
 def problems(*statuses: int) -> openapi.Responses:
-    """Return the error answers with these statuses."""
+    """Return the error responses with these statuses."""
     content = {"application/problem+json": {"schema": openapi.reference("Problem")}}
     return {
         status: {"description": openapi.MEANINGS[status], "content": content} for status in statuses
@@ -39,11 +39,11 @@ def problems(*statuses: int) -> openapi.Responses:
 
 
 _FILE = {"type": "string", "format": "binary"}
-_LEFT_EMPTY = {"examples": [""]}  # else the page of /docs fills in what it makes up
+_EMPTY_BY_DEFAULT = {"examples": [""]}  # otherwise /docs fills in generated values
 
 
 def form_schema() -> dict[str, Any]:
-    """Return the schema of a prediction as a form: the fields of the JSON body, and files."""
+    """Return the schema of the form: the fields of the JSON body, and files."""
     described = openapi.schemas_of(PredictionRequest)["PredictionRequest"]["properties"]
     fields = {name: _as_form_field(schema) for name, schema in described.items()}
     audio, segments = {"required": ["audio"]}, {"required": ["segments"]}
@@ -79,19 +79,21 @@ def form_schema() -> dict[str, Any]:
 
 
 def _as_form_field(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a field in a form, where everything is text and nothing is null."""
+    """Convert a JSON field to a form field: everything is text and nothing is null."""
     described = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     default = schema.get("default")
-    if described.get("type") == "boolean":  # spelled out, since languages print it differently
+    if (
+        described.get("type") == "boolean"
+    ):  # explicit values, since languages format booleans differently
         spelled = {"enum": ["true", "false"], "default": str(default).lower()}
         return {**described, "type": "string", **spelled}
     if described.get("type") == "array" or len(kinds) > 1:
         about = {name: described[name] for name in ("title", "description")}
-        # No contentMediaType: the page of /docs would ask for a file.
+        # No contentMediaType: /docs would ask for a file.
         text = f"{about['description']} Objects and lists are JSON."
-        return {**about, "description": text, "type": "string", **_LEFT_EMPTY}
-    filled = _LEFT_EMPTY if default is None else {"default": default}
+        return {**about, "description": text, "type": "string", **_EMPTY_BY_DEFAULT}
+    filled = _EMPTY_BY_DEFAULT if default is None else {"default": default}
     return {**described, **(kinds[0] if kinds else {}), **filled}
 
 
@@ -108,9 +110,9 @@ class PredictionBatch(BaseModel):
 def _segments() -> dict[str, Any]:
     video, audio = openapi.embedded_media()
     parts = [{"start_s": 0.0, "end_s": 0.4}, {"start_s": 0.6, "audio_start_s": 0.4}]
-    # The video is shorter than its segments: what is seen then has to be chosen.
-    asked = {"segments": parts, "sync_mode": "bounce"}
-    return {**asked, "video_base64": video, "audio_base64": audio}
+    # The segments exceed the video, so sync_mode must be given.
+    fields = {"segments": parts, "sync_mode": "bounce"}
+    return {**fields, "video_base64": video, "audio_base64": audio}
 
 
 _FORM = {

@@ -1,7 +1,7 @@
-"""The page at ``/``: who may come in, and what of Gradio can be reached from outside.
+"""The page at ``/``: access control in front of Gradio.
 
-Gradio knows nothing of keys, has routes for much that the page does not need, and would let its
-pages load things from other hosts. So everything that goes to it passes a door.
+Gradio does not know our keys, has many routes that the page does not need, and lets pages load
+resources from other hosts. So every request to it passes :class:`PageGate`.
 """
 
 import os
@@ -32,15 +32,15 @@ from latentsync.ui.page import STYLE, build_page, theme
 from latentsync.ui.session import KEY_COOKIE, TELL_ZONE, read_key, write_key
 from latentsync.workspace import working_folder
 
-OwnerOf = Callable[[bytes], str]  # of a key; raises NotAuthorized
+OwnerOf = Callable[[bytes], str]  # owner of a key; raises NotAuthorized
 
-_OF_THE_PAGE = re.compile(
+_PAGE_PATHS = re.compile(
     r"/(|config|theme\.css|favicon\.ico|manifest\.json|(assets|static|svelte)/.*|gradio_api/("
     r"queue/(join|data)|upload|upload_progress|heartbeat/.*|cancel|reset|theme\.css|app_id"
     r"|startup-events|file=.*))/?"
 )
 _HEADERS = {
-    # Gradio's components build parts of themselves from text, so 'unsafe-…' cannot be left out.
+    # Gradio's components evaluate code from strings, so 'unsafe-…' is required.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -50,18 +50,18 @@ _HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-# What a visitor has uploaded is shown as media and never run as a page.
+# Uploaded files are shown as media and never executed as a page.
 _FILE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
 }
-# Gradio lets pages of other origins read along, with the visitor's cookie.
+# Gradio would allow pages of other origins to read responses with the visitor's cookie.
 _CORS_HEADERS = {
     f"access-control-allow-{what}" for what in ("origin", "credentials", "methods", "headers")
 } | {"access-control-max-age"}
 _FILES, _UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 _KEY_FORM_BYTES = 4096
-_ASK_FOR_KEY = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+_LOGIN_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>latentsync</title><style>
 * {{ font: inherit; box-sizing: border-box; }}
 :root {{ color-scheme: light dark; }}
@@ -78,16 +78,16 @@ This browser keeps it until you close it.</p></body></html>"""
 
 
 def add_page(app: FastAPI, api: PredictionsApi, owner_of: OwnerOf | None) -> None:
-    """Show the page at ``/``; add it last, for it takes whatever no other route has taken.
+    """Mount the page at ``/``; call it last, since it matches all remaining paths.
 
     Args:
         app: the application.
         api: sends finished videos.
-        owner_of: says whose a key is; None if the server asks for none.
+        owner_of: returns the owner of a key; None if the server requires none.
     """
     settings = api.settings
     app.include_router(_build_routes(api, owner_of))
-    _keep_gradio_here(app, settings)
+    _configure_gradio(app, settings)
     gr.mount_gradio_app(
         app,
         build_page(settings, api.jobs.engines, asks_for_key=owner_of is not None),
@@ -107,34 +107,34 @@ def add_page(app: FastAPI, api: PredictionsApi, owner_of: OwnerOf | None) -> Non
     assert isinstance(mounted, Mount)
     gradio: Any = mounted.app
     mounted.app = PageGate(gradio, owner_of, api.jobs.reserve, settings)
-    tell_others = app.state.dismiss_listeners
+    dismiss_others = app.state.dismiss_listeners
 
     def dismiss_listeners() -> None:
-        """End the streams that open pages hold, which would keep the server from stopping."""
-        tell_others()
+        """Close the streams of open pages, which would keep the server from stopping."""
+        dismiss_others()
         gradio.stop_event.set()
 
     app.state.dismiss_listeners = dismiss_listeners
 
 
-def _keep_gradio_here(app: FastAPI, settings: Settings) -> None:
-    """Tell Gradio what it only reads from the environment: where uploads go, and to call nobody.
+def _configure_gradio(app: FastAPI, settings: Settings) -> None:
+    """Set Gradio's upload folder and disable its analytics, by environment variables.
 
-    The folder goes with this process, or is swept up by the next one if this one is killed.
+    The folder is removed at the end of this process, or by the next one if this one is killed.
     """
-    app.state.page_folder = held = ExitStack()
-    os.environ["GRADIO_TEMP_DIR"] = str(held.enter_context(working_folder(settings.work_dir)))
+    app.state.page_folder = stack = ExitStack()
+    os.environ["GRADIO_TEMP_DIR"] = str(stack.enter_context(working_folder(settings.work_dir)))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
 class PageGate:
-    """ASGI application: lets visitors with a key through to the page, and to nothing beside it.
+    """ASGI middleware: passes requests with a key to the routes that the page needs.
 
     Args:
         page: Gradio's application.
-        owner_of: says whose a key is; None lets everybody in.
-        reserve: asked for room for an upload, and for the copies that its job will have.
-        settings: how large an upload may be, and under which address the page is reached.
+        owner_of: returns the owner of a key; None if no key is required.
+        reserve: checks the disk space for uploads and their copies.
+        settings: maximum size of an upload, and the external URL.
     """
 
     def __init__(
@@ -147,15 +147,15 @@ class PageGate:
         self._public_url = settings.public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through.
+        """Check and forward one request.
 
         Raises:
-            HTTPException: the page does not need it (404).
-            ForbiddenOrigin: a page of somebody else would change something with the visitor's key.
+            HTTPException: the path is not part of the page (404).
+            ForbiddenOrigin: a page of another origin made the request.
             NotAuthorized, UnsupportedContentType, DiskFull.
         """
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or not _OF_THE_PAGE.fullmatch(path):
+        if scope["type"] != "http" or not _PAGE_PATHS.fullmatch(path):
             raise HTTPException(404)
         require_same_origin(HTTPConnection(scope), self._public_url)
         if self._owner_of is not None:
@@ -173,35 +173,33 @@ class PageGate:
         elif scope["method"] == "POST":
             require_json_type(scope)
         headers = _FILE_HEADERS if path.startswith(_FILES) else _HEADERS
-        await self._page(scope, receive, _adding(headers, send))
+        await self._page(scope, receive, _with_headers(headers, send))
 
 
 def ask_for_key(action: str, wrong: str = "") -> Response:
-    """Return the page that asks for the key.
+    """Return the login page, which asks for the key.
 
     Args:
-        action: where the key goes, seen from the page's address.
-        wrong: what was wrong with the last one.
+        action: URL of the form, relative to the page.
+        wrong: error message of the last attempt.
     """
-    said = f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""
+    message = f'<p class="wrong" role="alert">{escape(wrong)}</p>' if wrong else ""
     headers = {**_HEADERS, "Cache-Control": "no-store"}
-    return HTMLResponse(_ASK_FOR_KEY.format(action=action, wrong=said), 401, headers)
+    return HTMLResponse(_LOGIN_PAGE.format(action=action, wrong=message), 401, headers)
 
 
 def _build_routes(api: PredictionsApi, owner_of: OwnerOf | None) -> APIRouter:
-    def of_this_page(request: Request) -> None:
+    def same_origin(request: Request) -> None:
         require_same_origin(request, api.settings.public_url)
 
-    router = APIRouter(
-        prefix="/page", include_in_schema=False, dependencies=[Depends(of_this_page)]
-    )
+    router = APIRouter(prefix="/page", include_in_schema=False, dependencies=[Depends(same_origin)])
 
     def visitor(request: Request) -> str:
         return ANONYMOUS if owner_of is None else owner_of(read_key(request))
 
     @router.post("/key")
     async def take_key(request: Request) -> Response:
-        return _let_in(await _read_key_field(request), request, owner_of)
+        return _log_in(await _read_key_field(request), request, owner_of)
 
     @router.post("/forget")
     async def forget_key() -> Response:
@@ -217,7 +215,7 @@ def _build_routes(api: PredictionsApi, owner_of: OwnerOf | None) -> APIRouter:
 
 
 async def _read_key_field(request: Request) -> str:
-    """Read the form of :func:`ask_for_key`; anybody may send one, so it is held to a small size."""
+    """Read the login form. It needs no authorization, so its size is limited."""
     body = b""
     async for part in request.stream():
         body += part
@@ -226,8 +224,8 @@ async def _read_key_field(request: Request) -> str:
     return parse_qs(body.decode("utf-8", "replace")).get("key", [""])[0].strip()
 
 
-def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
-    """Set the cookie of a right key; it ends with the browser's session."""
+def _log_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
+    """Set a session cookie if the key is valid."""
     answer = RedirectResponse("../", 303)
     if owner_of is None:
         return answer
@@ -240,13 +238,13 @@ def _let_in(key: str, request: Request, owner_of: OwnerOf | None) -> Response:
     return answer
 
 
-def _adding(headers: Mapping[str, str], send: Send) -> Send:
+def _with_headers(headers: Mapping[str, str], send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            told = MutableHeaders(scope=message)
-            told.update(headers)
-            for name in _CORS_HEADERS & set(told):
-                del told[name]
+            response_headers = MutableHeaders(scope=message)
+            response_headers.update(headers)
+            for name in _CORS_HEADERS & set(response_headers):
+                del response_headers[name]
         await send(message)
 
     return send_with_headers

@@ -1,9 +1,4 @@
-"""The line before a device in this process: one prediction runs, a bounded number waits in order.
-
-The order is that of the turns asked for.
-
-The engines of this server: the default one is built while /health already answers.
-"""
+"""``POST /predict`` without a jobs database: runs predictions in this process, one at a time."""
 
 import asyncio
 import logging
@@ -45,33 +40,35 @@ T = TypeVar("T")
 
 
 class SerialExecutor:
-    """First come, first served, for one device.
+    """Runs work on one device in FIFO order, with a bounded number of waiting calls.
 
     Args:
-        max_waiting: predictions that may wait behind the running one.
+        max_waiting: maximum number of waiting predictions.
     """
 
     def __init__(self, max_waiting: int) -> None:
         self._waiting_slots = WaitingSlots(max_waiting)
         self._turn = asyncio.Lock()  # wakes its waiters in order
-        # One thread: even a run that nobody waits for any more keeps the device to itself.
+        # One thread: a run whose caller has gone still has the device to itself.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._canceled: threading.Event | None = None  # of the run that has the turn
+        self._canceled: threading.Event | None = None  # of the current run
 
     def place(self) -> AbstractContextManager[None]:
-        """Hold a place in the line for the block; raises what :meth:`WaitingSlots.place` raises."""
+        """Hold a waiting slot; raises as :meth:`WaitingSlots.place`."""
         return self._waiting_slots.place()
 
     def prepare(self, work: Callable[[], T]) -> Future[T]:
-        """Start work that every later run has to wait for, such as building the engine."""
+        """Schedule work before all later runs, such as building the engine."""
         return self._thread.submit(work)
 
     async def run(self, work: Callable[[threading.Event], T]) -> T:
-        """Wait for this caller's turn, then run ``work`` in the device's thread.
+        """Wait for the turn of this call, then run ``work`` in the device's thread.
+
+        If the call is cancelled while it waits, it leaves the queue; while it runs, the event is
+        set and the call returns once the work has ended.
 
         Args:
-            work: gets an event that is set when it must stop. A cancelled caller that still waits
-                just leaves the line; one that runs sets the event and lets the work end first.
+            work: called with an event that is set when it must stop.
 
         Raises:
             EngineUnavailable: the server is shutting down.
@@ -94,13 +91,13 @@ class SerialExecutor:
                 self._waiting_slots.note_run(time.monotonic() - started)
 
     def stop(self) -> None:
-        """Stop the running work and turn away everybody in line, without waiting."""
+        """Stop the running work and refuse all waiting calls, without waiting for the end."""
         self._waiting_slots.close()
         if self._canceled is not None:
             self._canceled.set()
 
     def close(self) -> None:
-        """Stop, and wait until the running work has ended and cleaned up after itself."""
+        """Stop, and wait until the running work has ended."""
         self.stop()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
@@ -109,11 +106,11 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Knows whether the default engine is ready, and builds others when a request names them.
+    """The default engine, built at startup, and the others, built on first use.
 
     Args:
-        name: what the default engine is called, for messages.
-        engines: where they come from.
+        name: name of the default engine, for messages.
+        engines: cache that builds the pipelines.
     """
 
     def __init__(self, name: str, engines: PipelineCache) -> None:
@@ -123,7 +120,7 @@ class Engine:
         self._failure: LatentSyncError | None = None
 
     def build(self) -> None:
-        """Build the default pipeline; a failure is logged and answered until a later try."""
+        """Build the default pipeline; a failure is logged and returned until a later attempt."""
         try:
             self._default = self._engines.get()
         except LatentSyncError as error:
@@ -140,24 +137,23 @@ class Engine:
         if self._default is not None:
             return self._default
         if self._failure is not None:
-            # A new one each time: an error raised again and again holds on to all it ever met.
+            # Raise a copy: an exception raised repeatedly accumulates traceback references.
             raise copy(self._failure)
         raise EngineUnavailable(f"The engine {self._name} is being built.", retry_after_s=5)
 
     def require(self, name: str) -> None:
-        """Raise EngineUnavailable where it shows, without building it, that it cannot run here."""
+        """Raise EngineUnavailable if the engine is known not to run here, without building it."""
         self._engines.require(name)
 
     def pipeline(self, name: str | None, check: Callable[[], None] = no_check) -> Pipeline:
-        """Return the pipeline of the engine called ``name``, or the default one.
+        """Return the pipeline of the engine ``name``, or the default one.
 
-        Called by runs, one at a time and off the event loop. The first request for another engine
-        waits for its weights and its building; a default engine that could not be built is tried
-        again, since what was missing may have come.
+        Called by runs, one at a time, outside the event loop. The first request for an engine waits
+        for its download and construction; a default engine that failed to build is built again.
 
         Args:
-            name: as in a request.
-            check: called while weights are fetched; may raise to stop.
+            name: engine of the request, or None.
+            check: called during downloads; may raise to stop.
 
         Raises:
             EngineUnavailable: it cannot run here.
@@ -170,20 +166,20 @@ class Engine:
 
 
 class InlineHandler:
-    """Runs predictions in this process, in a line of their own."""
+    """Handles ``POST /predict`` in this process."""
 
-    def __init__(self, settings: Settings, engine: Engine, line: SerialExecutor) -> None:
+    def __init__(self, settings: Settings, engine: Engine, executor: SerialExecutor) -> None:
         self._settings = settings
         self._engine = engine
-        self._executor = line
+        self._executor = executor
 
     async def answer(self, request: Request, owner: str) -> Response:
-        """Run one request in its turn."""
+        """Run one request and return its response, also for errors."""
         run_id = str(uuid.uuid4())
         try:
             with self._executor.place():
                 job = parse_request(await read_json(request))
-                if job.options.engine is not None:  # the default one's state is known
+                if job.options.engine is not None:  # the state of the default one is known
                     await run_in_threadpool(self._engine.require, job.options.engine)
                 finished = await self._run_until_disconnect(request.receive, job, run_id)
             return PredictResultResponse(finished)
@@ -193,7 +189,7 @@ class InlineHandler:
     async def _run_until_disconnect(
         self, receive: Receive, job: RunRequest, run_id: str
     ) -> FinishedRun:
-        """Run the job; a caller who hangs up gives back the turn, or stops the run."""
+        """Run the job; if the client disconnects, it leaves the queue or the run is stopped."""
 
         def work(canceled: threading.Event) -> FinishedRun:
             return self._run(job, run_id, canceled)
@@ -213,7 +209,7 @@ class InlineHandler:
             )
             _check(canceled)
             video_bytes = result.video_path.stat().st_size
-            video = result.video_path.open("rb")  # outlives its folder, never its answer
+            video = result.video_path.open("rb")  # the open file outlives its folder
         run_time_ms = (time.perf_counter() - started) * 1000
         return FinishedRun(run_id, video, video_bytes, result.details, run_time_ms)
 
@@ -224,7 +220,7 @@ def _check(canceled: threading.Event) -> None:
 
 
 def engine_state(engine: Engine) -> State:
-    """Return what tells of an engine in this process."""
+    """Return the readiness check of an engine in this process."""
 
     def state() -> dict[str, Any]:
         pipeline = engine.default()

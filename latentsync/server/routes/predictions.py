@@ -1,4 +1,4 @@
-"""The routes of the native API: paths, words and numbers."""
+"""The routes of the native API below ``/v1``."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What the native API answers; the desk and the record behind it do the work."""
+"""Implementation of the native API's routes, on top of the job service."""
 
 import asyncio
 import re
@@ -26,12 +26,12 @@ from latentsync.settings import Settings
 
 WAIT_MAX_S = 60
 _HEARTBEAT_S = 15.0
-_LOOK_AT_LEAST_EVERY_S = 1.0
+_POLL_AT_LEAST_EVERY_S = 1.0
 _ERASURE_WAIT_S = 5.0  # a run stops within two seconds
-_ERASURE_LOOK_EVERY_S = 0.1
+_ERASURE_POLL_EVERY_S = 0.1
 _CURSOR = re.compile(r"[0-9]{1,18}")
 _LIST_QUERY = ("status", "limit", "cursor")
-# Without a value, or with a whole number as one; RFC 7240 allows blanks, quotes and capitals.
+# With or without an integer value; RFC 7240 allows blanks, quotes and capitals.
 _WAIT = re.compile(
     r'(?:^|[,;\s])wait(?:\s*=\s*(\d{1,6}|"\d{1,6}")|(?!\s*=))(?=$|[,;\s])', re.IGNORECASE
 )
@@ -39,14 +39,14 @@ _WAIT = re.compile(
 
 @dataclass(frozen=True)
 class PredictionsApi:
-    """What the routes need, and the answers that several of them give.
+    """Shared implementation of the routes.
 
     Attributes:
-        jobs: where jobs are handed in.
-        notifier: tells when something happens to them.
+        jobs: the job service.
+        notifier: notifies of changes of jobs.
         settings: limits.
-        upload_slots: has places for bodies.
-        heartbeat_s: longest silence of an event stream.
+        upload_slots: limits concurrent bodies.
+        heartbeat_s: maximum silence of event streams.
     """
 
     jobs: JobService
@@ -56,27 +56,27 @@ class PredictionsApi:
     heartbeat_s: float = _HEARTBEAT_S
 
     def find(self, job_id: str, owner: str) -> Job:
-        """Return an owner's job; raises JobNotFound, also for an id that cannot be one."""
+        """Return an owner's job; raises JobNotFound, also for malformed ids."""
         try:
             return self.jobs.job(check_job_id(job_id), owner)
         except errors.InvalidField:
             raise errors.JobNotFound(f"There is no job {job_id[:80]!r}.") from None
 
     def base_url(self, request: Request) -> str:
-        """Return the address of this server, as the caller knows it."""
+        """Return the external URL of this server."""
         return base_url_of(request, self.settings.public_url)
 
     def show(self, job: Job, base_url: str) -> Prediction:
-        """Return a job as callers see it."""
+        """Return the response model of a job."""
         return self._to_response(job, self.jobs.store.position(job), base_url)
 
     async def status(self, request: Request, job_id: str, owner: str) -> Response:
-        """Return the answer with how far a prediction is."""
-        # Asked for far more often than anything else: in one thread, and not checked once more.
+        """Return the response with the state of a prediction."""
+        # The most frequent request: one thread hop, and the id is not validated separately.
         base_url = self.base_url(request)
-        return _json(await run_in_threadpool(self._look, job_id, owner, base_url), 200)
+        return _json(await run_in_threadpool(self._get, job_id, owner, base_url), 200)
 
-    def _look(self, job_id: str, owner: str, base_url: str) -> Prediction:
+    def _get(self, job_id: str, owner: str, base_url: str) -> Prediction:
         return self._to_response(*self.jobs.look(job_id, owner), base_url)
 
     def _to_response(self, job: Job, position: int | None, base_url: str) -> Prediction:
@@ -90,13 +90,13 @@ class PredictionsApi:
         job_id: str | None = None,
         only_lists: bool = False,
     ) -> Response:
-        """Take in what a call holds; wait for one prediction as long as the caller likes.
+        """Create the predictions of a request, and wait for a single one if requested.
 
         Args:
-            request: the call, with its body still to come.
-            owner: who calls.
-            job_id: the caller's own id of the one prediction.
-            only_lists: refuse a single one.
+            request: the request, with an unread body.
+            owner: the caller.
+            job_id: client-chosen id of a single prediction.
+            only_lists: refuse a body that is not a list.
         """
         wait_s, base_url = _wait_s(request), self.base_url(request)
         jobs, is_list = await self._admit(request, owner, job_id, only_lists)
@@ -113,7 +113,7 @@ class PredictionsApi:
     async def _admit(
         self, request: Request, owner: str, job_id: str | None, only_lists: bool
     ) -> tuple[list[Job], bool]:
-        """Return the jobs of a call's body, and whether it was a list of them."""
+        """Create the jobs of a body; return them and whether the body was a list."""
         with self.upload_slots.place(request, owner):
             reading = read_submissions(
                 request,
@@ -122,17 +122,17 @@ class PredictionsApi:
                 job_id=job_id,
                 engines=self.jobs.engines,
             )
-            async with reading as (handed_in, is_list):
+            async with reading as (submissions, is_list):
                 if only_lists and not is_list:
                     raise errors.MalformedBody(
                         'The body must be a list, or {"predictions": [...]}.'
                     )
-                handed_in = [_at(self.base_url(request), one) for one in handed_in]
-                submitting = self.jobs.begin_submit(handed_in, owner)
+                submissions = [_with_base_url(self.base_url(request), one) for one in submissions]
+                submitting = self.jobs.begin_submit(submissions, owner)
                 return await asyncio.wrap_future(submitting), is_list
 
     async def _wait(self, job: Job, timeout_s: int) -> Job:
-        """Return the job when it has ended or the time is up, as it is then."""
+        """Wait until the job has ended or the time is up, and return it."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + timeout_s
         with self.notifier.subscribe(job.id) as changed:
@@ -141,7 +141,7 @@ class PredictionsApi:
                 left_s = ends_at - loop.time()
                 if job.status.is_final or left_s <= 0 or self.notifier.is_closed:
                     return job
-                await wait_for(changed, min(left_s, _LOOK_AT_LEAST_EVERY_S))
+                await wait_for(changed, min(left_s, _POLL_AT_LEAST_EVERY_S))
 
     def page(
         self,
@@ -151,9 +151,9 @@ class PredictionsApi:
         limit: int,
         cursor: str | None,
     ) -> PredictionPage:
-        """Return some of an owner's predictions; the cursor is the number of the last one seen.
+        """Return a page of an owner's predictions.
 
-        It leads on from there even if that one has been forgotten since.
+        The cursor is the number of the last job on the page; it stays valid if the job is deleted.
         """
         _check_query(request, _LIST_QUERY)
         before = None if cursor is None else _parse_cursor(cursor)
@@ -165,13 +165,13 @@ class PredictionsApi:
         return PredictionPage(predictions=shown, next_cursor=next_cursor)
 
     def output(self, request: Request, job_id: str, owner: str) -> Response:
-        """Return the answer with a prediction's video.
+        """Return the response with a prediction's video.
 
         Raises:
             JobNotFound: there is no such prediction.
             OutputNotReady: it has not ended.
             NoOutput: it failed or was canceled.
-            OutputGone: its video is no longer kept.
+            OutputGone: its video is no longer stored.
         """
         job = self.find(job_id, owner)
         if not job.status.is_final or job.result_key is None:
@@ -183,40 +183,40 @@ class PredictionsApi:
             raise errors.OutputGone("The output is no longer stored.", field="id") from None
 
     async def erase(self, job_id: str, owner: str) -> Response:
-        """Erase a prediction and answer when it is gone, or when that takes longer than usual."""
+        """Erase a prediction; return 204 once it is gone, or 202 if that takes longer than usual."""
         number = await run_in_threadpool(self.jobs.begin_erasure, job_id, owner)
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + _ERASURE_WAIT_S
         while not await run_in_threadpool(self.jobs.finish_erasure, number):
             if loop.time() > ends_at or self.notifier.is_closed:
                 return Response(status_code=202)
-            await asyncio.sleep(_ERASURE_LOOK_EVERY_S)
+            await asyncio.sleep(_ERASURE_POLL_EVERY_S)
         return Response(status_code=204)
 
     def events(self, request: Request, job_id: str, owner: str) -> Response:
-        """Return the stream of what happens to a prediction, from where the caller was."""
+        """Return the event stream of a prediction, from the caller's last event."""
         job = self.find(job_id, owner)
         after = parse_last_event_id(
             request.headers.get("last-event-id"), partial(newest_event, self.jobs.store.engine)
         )
         if job.status.is_final and not self.jobs.store.events(job.id, after, limit=1):
-            return Response(status_code=204)  # tells an EventSource to stop connecting again
+            return Response(status_code=204)  # stops an EventSource from reconnecting
         return EventStream(self.jobs, self.notifier, job, after=after, heartbeat_s=self.heartbeat_s)
 
 
-def _at(base_url: str, submission: Submission) -> Submission:
-    """Return a submission whose webhook knows the address at which it was handed in."""
+def _with_base_url(base_url: str, submission: Submission) -> Submission:
+    """Add the server's URL to the webhook of a submission."""
     if submission.webhook is None:
         return submission
     return replace(submission, webhook=replace(submission.webhook, base_url=base_url))
 
 
 def _check_query(request: Request, allowed: Collection[str]) -> None:
-    """Refuse a query that would not have the effect that its caller expects.
+    """Check that query parameters are known and unique.
 
     Raises:
-        UnknownField: a name that is none of these.
-        InvalidField: a name that is there twice.
+        UnknownField: a parameter is unknown.
+        InvalidField: a parameter is given twice.
     """
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
@@ -236,9 +236,9 @@ def _parse_cursor(cursor: str) -> int:
 
 
 def _wait_s(request: Request) -> int | None:
-    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most as many as this server waits.
+    """Return the seconds of ``Prefer: wait=N`` (RFC 7240), at most ``WAIT_MAX_S``.
 
-    Without a number it waits that long.
+    ``Prefer: wait`` without a number means ``WAIT_MAX_S``.
     """
     found = _WAIT.search(", ".join(request.headers.getlist("prefer")))
     if found is None:

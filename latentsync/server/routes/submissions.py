@@ -1,7 +1,4 @@
-"""What a call to the native API hands in, as JSON or as a form with files, turned into jobs.
-
-The ``webhook`` field: the address to call when a prediction has ended.
-"""
+"""Parses submissions to the native API: JSON or forms, batches and webhooks."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -29,7 +26,7 @@ from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full, working_folder
 
 _URL_CHARACTERS_MAX = 2000
-_ALLOWED = 'an http(s) address, or {"url": …, "events": [succeeded, failed, canceled]}'
+_ALLOWED = 'an http(s) URL, or {"url": …, "events": [succeeded, failed, canceled]}'
 
 
 class WebhookField(BaseModel):
@@ -52,10 +49,10 @@ class WebhookField(BaseModel):
 
 
 def parse_webhook(value: Any) -> Webhook | None:
-    """Return the webhook of a request's field: an address, an object, or null for none.
+    """Parse the field ``webhook``: a URL, an object, or null.
 
     Raises:
-        InvalidField: anything else.
+        InvalidField: it is anything else.
     """
     if value is None:
         return None
@@ -75,8 +72,8 @@ _FIELDS = (*PredictRequest.model_fields, "webhook")
 
 
 @dataclass(frozen=True)
-class _Names:
-    """How a caller names its submission."""
+class _Ids:
+    """The client's id, idempotency key and batch entry of a submission."""
 
     id: str | None
     idempotency_key: str | None
@@ -84,7 +81,7 @@ class _Names:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Return the caller's name for this submission; raises InvalidField."""
+    """Return the Idempotency-Key header, if any; raises InvalidField."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -105,90 +102,93 @@ async def read_submissions(
     job_id: str | None = None,
     engines: EngineAvailability | None = None,
 ) -> AsyncIterator[tuple[list[Submission], bool]]:
-    """Read a call's body; files of a form exist only inside the block.
+    """Parse a body; files of a form exist only inside the block.
 
     Args:
-        request: the call, with its body still to come.
-        settings: limits and the root of the working folders.
-        reserve: what must stay free on the disk.
-        job_id: the caller's own id of the one prediction.
-        engines: tell which can run; asked before the files of a form are here.
+        request: the request, with an unread body.
+        settings: limits.
+        reserve: checks the free disk space.
+        job_id: client-chosen id of a single prediction.
+        engines: if given, a form is refused before its files if its engine cannot run.
 
     Yields:
-        The submissions, and whether the body was a list of them.
+        The submissions, and whether the body was a list.
 
     Raises:
-        EngineUnavailable: a form asks for an engine that cannot run.
-        DiskFull: there is no room for the files of a form.
-        InvalidRequest: and what :func:`latentsync.server.request_body.parse_json_body` raises.
+        EngineUnavailable: the engine of a form cannot run.
+        DiskFull: there is not enough disk space for the files of a form.
+        InvalidRequest: the body is invalid; see also
+            :func:`latentsync.server.request_body.parse_json_body`.
     """
-    names = _Names(job_id, idempotency_key(request))
+    ids = _Ids(job_id, idempotency_key(request))
     content_type = request.headers.get("content-type", "")
     if content_type.split(";")[0].strip().lower() != "multipart/form-data":
-        yield await parse_json_body(request, lambda body: _from_json(body, names))
+        yield await parse_json_body(request, lambda body: _from_json(body, ids))
         return
     with working_folder(reserve.receiving_dir) as folder, translate_disk_full():
-        # A call that may repeat an earlier one gets its job, whatever can run now.
-        is_named = names.id is not None or names.idempotency_key is not None
+        # A retry returns the existing job, whether or not its engine can run now.
+        may_be_retry = ids.id is not None or ids.idempotency_key is not None
         now = None
-        if engines is not None and not is_named:
+        if engines is not None and not may_be_retry:
             now = await run_in_threadpool(engines.now)
         max_bytes = 2 * settings.max_media_bytes
         async with open_form(request, folder, reserve, max_bytes, now) as form:
-            yield [await run_in_threadpool(_from_form, form, folder, settings, names)], False
+            yield [await run_in_threadpool(_from_form, form, folder, settings, ids)], False
 
 
-def _from_json(body: object, names: _Names) -> tuple[list[Submission], bool]:
-    entries = body["predictions"] if _wraps_list(body) else body
+def _from_json(body: object, ids: _Ids) -> tuple[list[Submission], bool]:
+    entries = body["predictions"] if _is_wrapped_list(body) else body
     if not isinstance(entries, list):
         if entries is not body:
             message = f"predictions is {shorten(entries)}: it must be a list."
             raise InvalidField(message, field="predictions")
-        request, webhook = _understand(body)
-        return [_named(request, fingerprint({"body": body}), webhook, names)], False
-    if names.id is not None:
+        request, webhook = _parse_body(body)
+        return [_submission(request, fingerprint({"body": body}), webhook, ids)], False
+    if ids.id is not None:
         raise MalformedBody("The body must be a JSON object: the path names one prediction.")
     if not 1 <= len(entries) <= BATCH_MAX:
         raise InvalidField(
             f"predictions has {len(entries)} entries. Allowed: 1 to {BATCH_MAX}.",
             field="predictions",
         )
-    return list(_of_batch(entries, names)), True
+    return list(_of_batch(entries, ids)), True
 
 
-def _wraps_list(body: object) -> TypeGuard[dict[str, object]]:
+def _is_wrapped_list(body: object) -> TypeGuard[dict[str, object]]:
     return isinstance(body, dict) and set(body) == {"predictions"}
 
 
-def _of_batch(entries: list[object], names: _Names) -> Iterator[Submission]:
-    """Yield an entry after the other; each is known again only in the same place of the same list.
+def _of_batch(entries: list[object], ids: _Ids) -> Iterator[Submission]:
+    """Yield the submissions of a batch.
 
-    The first one has the caller's own key, so that a key is for a list or for a single prediction.
+    Fingerprint and key depend on the whole list and the index, so that only a retry of the same
+    list matches. The first entry has the plain key, so that a key used for a batch conflicts with
+    a single prediction.
     """
-    understood = [_understand_entry(entry, f"predictions.{n}") for n, entry in enumerate(entries)]
-    asked = fingerprint({"predictions": entries})
-    for number, (request, webhook) in enumerate(understood):
-        key = names.idempotency_key
+    parsed = [_parse_entry(entry, f"predictions.{n}") for n, entry in enumerate(entries)]
+    digest = fingerprint({"predictions": entries})
+    for number, (request, webhook) in enumerate(parsed):
+        key = ids.idempotency_key
         if key is not None and number > 0:
-            key = f"{key}\n{number}"  # which no header can hold
-        own = replace(names, idempotency_key=key, entry=f"predictions.{number}")
-        yield _named(request, asked, webhook, own)
+            key = f"{key}\n{number}"  # cannot collide with a header
+        entry_ids = replace(ids, idempotency_key=key, entry=f"predictions.{number}")
+        yield _submission(request, digest, webhook, entry_ids)
 
 
-def _understand_entry(entry: object, name: str) -> tuple[RunRequest, Webhook | None]:
+def _parse_entry(entry: object, name: str) -> tuple[RunRequest, Webhook | None]:
     if not isinstance(entry, dict):
         raise InvalidField(f"{name} is {shorten(entry)}: it must be an object.", field=name)
     with prefix_errors(name):
-        return _understand(entry)
+        return _parse_body(entry)
 
 
-def _understand(body: object) -> tuple[RunRequest, Webhook | None]:
+def _parse_body(body: object) -> tuple[RunRequest, Webhook | None]:
     webhook, fields = _take_webhook(body) if isinstance(body, dict) else (None, body)
     return parse_request(fields), webhook
 
 
 def _take_webhook(body: dict[str, Any]) -> tuple[Webhook | None, dict[str, Any]]:
-    """Split off the one field that is no option of the run; raises UnknownField, InvalidField."""
+    """Split off the field ``webhook``; raises UnknownField, InvalidField."""
     for name in body:
         if name not in _FIELDS:
             raise unknown_field(name, _FIELDS)
@@ -198,16 +198,16 @@ def _take_webhook(body: dict[str, Any]) -> tuple[Webhook | None, dict[str, Any]]
     return parse_webhook(body["webhook"]), fields
 
 
-def _named(request: RunRequest, asked: str, webhook: Webhook | None, names: _Names) -> Submission:
-    return Submission(request, asked, names.id, names.idempotency_key, webhook, names.entry)
+def _submission(request: RunRequest, digest: str, webhook: Webhook | None, ids: _Ids) -> Submission:
+    return Submission(request, digest, ids.id, ids.idempotency_key, webhook, ids.entry)
 
 
-def _from_form(parts: FormData, folder: Path, settings: Settings, names: _Names) -> Submission:
-    """Turn a form into a submission: options as fields, media as files or as addresses."""
+def _from_form(parts: FormData, folder: Path, settings: Settings, ids: _Ids) -> Submission:
+    """Build a submission from a form: options as fields, media as files or URLs."""
     form = read_form(parts)
     webhook, options = _take_webhook(form.fields)
     validate_fields(options)
     request = parse_request(with_placeholders(options, form.files))
     request, hashes = take_files(request, form.files, settings.max_media_bytes)
-    asked = fingerprint({"fields": form.fields, "files": hashes})
-    return _named(request, asked, webhook, names)
+    digest = fingerprint({"fields": form.fields, "files": hashes})
+    return _submission(request, digest, webhook, ids)

@@ -1,6 +1,6 @@
-"""Contract B: a queue by address. ``/sync`` hands in, ``/task`` and ``/queue`` tell.
+"""Contract B: a queue with media by URL: ``/sync``, ``/task`` and ``/queue``.
 
-Only words and numbers are this contract's own; the rules are those of all jobs.
+Only field names and statuses are specific to this contract.
 """
 
 from enum import StrEnum
@@ -37,8 +37,8 @@ TASK_PATHS = ("/sync", "/task", "/queue", OUTPUTS)
 
 TaskId = Annotated[str, Path(description="`task_id` of the task.", openapi_examples=ABOUT_EXAMPLE)]
 
-# What clients may call the checkpoints: their places in the weights folder, and the name that the
-# latest one has where only one is installed. Looked up here, never opened.
+# Names of checkpoints: their paths in the weights folder, and the name that the latest one has in
+# installations with one checkpoint. They only select the engine and are never opened.
 _CHECKPOINTS: dict[str, EngineName] = {
     "latentsync-1.5/latentsync_unet.pt": "latentsync-1.5",
     "latentsync-1.6/latentsync_unet.pt": "latentsync-1.6",
@@ -185,7 +185,7 @@ def _calls(jobs: JobService, upload_slots: UploadSlots) -> APIRouter:
 
 
 def _downloads(jobs: JobService) -> APIRouter:
-    """Return the route that published clients call without a key."""
+    """Return the download route, which existing clients call without a key."""
     router = APIRouter(route_class=contracts.route_with_errors(task_error))
 
     @router.head(OUTPUTS + "/{task_id}/{name}", include_in_schema=False)
@@ -246,7 +246,7 @@ def _message(job: Job, position: int | None) -> str:
 
 
 def task_error(error: LatentSyncError, reference: str | None) -> JSONResponse:
-    """Return an error as this contract tells it."""
+    """Return the response of an error in the format of this contract."""
     body = TaskErrorResponse(**error.to_dict(), run_id=reference, detail=error.message)
     return JSONResponse(body.model_dump(), error.status, error_headers(error))
 
