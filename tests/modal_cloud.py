@@ -143,7 +143,7 @@ def control_plane(plane: ControlPlane | None = None) -> Iterator[tuple[ControlPl
         async with asyncio.timeout(_GOODBYE_S):
             while len(selector.get_map()) > idle:  # connections end when their clients end them
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0)  # in which closed connections let go of their sockets
+        await asyncio.sleep(0)  # in which closed connections release their sockets
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()

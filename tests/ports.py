@@ -14,7 +14,7 @@ _reservations: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 on which nobody listens and that no other test is given.
+    """Return a TCP port of 127.0.0.1 that is free and given to no other test.
 
     It is reserved, until this process ends, by holding the UDP port of the same number, which no
     server of the tests needs.

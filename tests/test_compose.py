@@ -129,8 +129,8 @@ class Cluster:
         """Tell what the file's check says of the API."""
         kind, program, *arguments = SERVICES["api"]["healthcheck"]["test"]
         assert (kind, program) == ("CMD", "python")
-        asked = [argument.replace(":8000", f":{self.port}") for argument in arguments]
-        check = [sys.executable, *asked]
+        requested = [argument.replace(":8000", f":{self.port}") for argument in arguments]
+        check = [sys.executable, *requested]
         return subprocess.run(check, capture_output=True, check=False).returncode == 0
 
     def workers(self) -> int:
@@ -161,7 +161,7 @@ class Cluster:
     def _has(self, environ: Path) -> bool:
         try:
             return f"TMPDIR={self.folder}/".encode() in environ.read_bytes()
-        except OSError:  # it ended meanwhile, or is somebody else's
+        except OSError:  # it ended meanwhile, or belongs to another user
             return False
 
 

@@ -286,7 +286,7 @@ def test_a_video_that_would_not_play_is_refused(
 def test_a_long_run_is_fetched_from_where_the_platform_says(media: Path, tmp_path: Path) -> None:
     """Modal ends a request after 150 s with a 303 to the address of its result."""
     video = envelope(_both(media, tmp_path))
-    asked: list[str] = []
+    requested: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -294,10 +294,10 @@ def test_a_long_run_is_fetched_from_where_the_platform_says(media: Path, tmp_pat
             self.answer(303, b"")
 
         def do_GET(self) -> None:
-            self.answer(*((200, video) if len(asked) == 2 else (303, b"")))
+            self.answer(*((200, video) if len(requested) == 2 else (303, b"")))
 
         def answer(self, status: int, content: bytes) -> None:
-            asked.append(f"{self.command} {self.headers['Authorization']}")
+            requested.append(f"{self.command} {self.headers['Authorization']}")
             self.send_response(status)
             self.send_header("Location", "/predict?call=fc-1")
             self.send_header("Content-Length", str(len(content)))
@@ -316,7 +316,7 @@ def test_a_long_run_is_fetched_from_where_the_platform_says(media: Path, tmp_pat
         host.shutdown()
         host.server_close()
     assert done.returncode == 0, done.stderr
-    assert asked == [f"{verb} Bearer {KEY}" for verb in ("POST", "GET", "GET")]
+    assert requested == [f"{verb} Bearer {KEY}" for verb in ("POST", "GET", "GET")]
 
 
 def test_the_same_video_with_sound_and_data_passes(

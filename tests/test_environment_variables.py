@@ -17,12 +17,12 @@ from latentsync.settings import Settings, caller_key, describe_unknown_variables
         ("LATENTSYNC_UR", "LATENTSYNC_URL"),
     ],
 )
-def test_a_misspelt_setting_is_told_with_the_nearest_name(name: str, near: str) -> None:
+def test_a_misspelt_setting_is_reported_with_the_nearest_name(name: str, near: str) -> None:
     (said,) = describe_unknown_variables({name: "hunter2"})
     assert said == f"{name} is not a setting of latentsync and has no effect; did you mean {near}?"
 
 
-def test_what_is_like_no_setting_is_told_without_a_name() -> None:
+def test_what_is_like_no_setting_is_reported_without_a_suggestion() -> None:
     (said,) = describe_unknown_variables({"LATENTSYNC_PORT": "9000"})
     assert said == "LATENTSYNC_PORT is not a setting of latentsync and has no effect."
 

@@ -59,7 +59,7 @@ def test_its_parameters_are_the_fields_of_contract_a_with_their_defaults(
     parameters = dict(inspect.signature(main.predict).parameters)
     assert parameters.pop("run_id").default is None
     assert list(parameters) == list(PredictRequest.model_fields)
-    assert parameters.pop("sync_mode").default is None  # the default, and nobody's choice
+    assert parameters.pop("sync_mode").default is None  # the default, not an explicit choice
     for name, parameter in parameters.items():
         assert parameter.default == PredictRequest.model_fields[name].default, name
 
@@ -104,8 +104,8 @@ def test_an_engine_that_is_not_installed_is_an_answer_with_a_code(
     hide(monkeypatch)
     nowhere = {"video_url": "http://127.0.0.1:9/v.mp4", "audio_url": "http://127.0.0.1:9/a.wav"}
     answer = main.predict(**nowhere, engine="latentsync-1.6", run_id="r-9")
-    told = (answer["status_code"], answer["code"], answer["field"])
-    assert told == (503, "ENGINE_UNAVAILABLE", "engine")
+    reported = (answer["status_code"], answer["code"], answer["field"])
+    assert reported == (503, "ENGINE_UNAVAILABLE", "engine")
     assert "pip install -e '.[models]'" in answer["message"]
 
 

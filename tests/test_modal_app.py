@@ -51,7 +51,7 @@ KEY_NAME = "LATENTSYNC_API_KEY"
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[ControlPlane]:
-    """What Modal has been asked for by the documented command."""
+    """What the documented command has requested from Modal."""
     with control_plane() as (plane, url):
         done = run_modal(url, "-m", "modal", "deploy", "modal_app.py")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -59,9 +59,9 @@ def deployed() -> Iterator[ControlPlane]:
 
 
 def run_modal(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python as somebody would who has a token for this control plane."""
+    """Run Python with a token for this control plane."""
     account = {"MODAL_SERVER_URL": url, "MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1"}
-    # Somebody may be editing a file meanwhile.
+    # A file may be edited meanwhile.
     own = {**account, "MODAL_BUILD_VALIDATION": "ignore", **environment}
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
@@ -116,7 +116,9 @@ def test_both_have_the_volume_and_the_secret(deployed: ControlPlane, name: str) 
     assert volume.deployment_name == "latentsync-weights"
     assert volume.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_CREATE_IF_MISSING
     assert volume.version == api_pb2.VOLUME_FS_VERSION_V2
-    (secret,) = [asked for asked in deployed.of("SecretGetOrCreate") if asked.deployment_name]
+    (secret,) = [
+        requested for requested in deployed.of("SecretGetOrCreate") if requested.deployment_name
+    ]
     assert (secret.deployment_name, list(secret.required_keys)) == ("latentsync", [])
     (mounted,) = function(deployed, name).volume_mounts
     assert (mounted.volume_id, mounted.read_only) == ("vo-latentsync-weights", False)
@@ -162,7 +164,9 @@ def test_the_image_has_all_that_the_package_and_its_networks_need(deployed: Cont
 
 def defaults_in(plane: ControlPlane) -> dict[str, str]:
     """Return the environment that every container has, unless the account's secret differs."""
-    (defaults,) = [asked for asked in plane.of("SecretGetOrCreate") if not asked.deployment_name]
+    (defaults,) = [
+        requested for requested in plane.of("SecretGetOrCreate") if not requested.deployment_name
+    ]
     return dict(defaults.env_dict)
 
 

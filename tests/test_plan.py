@@ -169,7 +169,7 @@ def with_sound(video: Path, path: Path, level: float) -> Path:
 
 
 @pytest.mark.parametrize("keep_sound", [True, False])
-def test_the_videos_own_sound_is_heard_where_nobody_speaks(
+def test_the_videos_own_sound_is_heard_outside_the_segments(
     video: Path, tmp_path: Path, settings: Settings, keep_sound: bool
 ) -> None:
     result = make(

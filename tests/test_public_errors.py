@@ -1,4 +1,4 @@
-"""What failures of real databases mean to a caller, and what is not told of them."""
+"""Public errors of real database failures, and what they do not contain."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ def failure(engine: sa.Engine, statement: str = "SELECT * FROM sqlite_master") -
     return failed.value
 
 
-def test_a_server_that_is_gone_is_a_record_that_is_away_and_its_address_is_not_told() -> None:
+def test_an_unreachable_server_is_a_database_error_without_its_address() -> None:
     with engine_of(f"postgresql+psycopg://me:secret@127.0.0.1:{free_port()}/jobs") as engine:
         error = to_public_error(failure(engine), "run")
     assert isinstance(error, RecordUnavailable)
     assert (error.status, error.code, error.retry_after_s) == (503, "RECORD_UNAVAILABLE", 5.0)
-    assert not any(told in error.message for told in ("me:", "secret", "127.0.0.1", "jobs/"))
+    assert not any(
+        reported in error.message for reported in ("me:", "secret", "127.0.0.1", "jobs/")
+    )
 
 
 def test_a_file_that_is_no_database_is_a_record_that_is_away(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_database_without_room_is_a_full_disk(tmp_path: Path) -> None:
 
 def test_what_a_library_has_wrapped_is_found_and_a_defect_stays_one(tmp_path: Path) -> None:
     (tmp_path / "jobs.db").write_bytes(b"garbage!" * 512)
-    wrapped = RuntimeError("the line failed")
+    wrapped = RuntimeError("the queue failed")
     with engine_of(f"sqlite:///{tmp_path / 'jobs.db'}") as engine:
         wrapped.__cause__ = failure(engine)
     assert isinstance(to_public_error(wrapped, "run"), RecordUnavailable)

@@ -203,8 +203,8 @@ def test_options_that_the_engine_did_not_use_are_null(
     class Random(LoudnessPipeline):
         options_used = frozenset({"seed"})
 
-    asked = request(video, audio, seed=7, sync_mode=SyncMode.LOOP)
-    result = run(asked, tmp_path / "result.mp4", settings=settings, pipeline=Random())
+    requested = request(video, audio, seed=7, sync_mode=SyncMode.LOOP)
+    result = run(requested, tmp_path / "result.mp4", settings=settings, pipeline=Random())
     details = result.details.model_dump(mode="json")
     assert [details[name] for name in ENGINE_OPTIONS] == [None, None, 7, None, None, None]
     assert details["sync_mode"] == "loop"

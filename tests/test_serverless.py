@@ -1,4 +1,4 @@
-"""The decorator of every cloud door."""
+"""The decorator of serverless entry points."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_call_is_logged_with_code_and_time(caplog: pytest.LogCaptureFixtur
     assert lines[1].startswith("predict r-5: FIELD_INVALID in ")
 
 
-def test_another_platform_brings_its_own_form_of_an_error() -> None:
+def test_another_platform_has_its_own_error_format() -> None:
     def one_line(error: LatentSyncError, run_id: str) -> dict[str, str]:
         return {"error": f"{error.code}: {error.message} ({run_id})"}
 
@@ -110,7 +110,7 @@ def test_another_platform_brings_its_own_form_of_an_error() -> None:
     assert handler({})["error"].startswith("FIELD_INVALID: The job has no input. (")
 
 
-def test_methods_can_be_doors_too() -> None:
+def test_methods_can_be_handlers_too() -> None:
     class Service:
         @serverless_handler(lambda size: size + 1)
         def predict(self, size: int = 1) -> int:

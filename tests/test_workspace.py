@@ -173,7 +173,7 @@ def test_a_root_of_another_user_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_folder_that_somebody_has_removed_leaves_no_lock_behind(tmp_path: Path) -> None:
+def test_a_folder_removed_meanwhile_leaves_no_lock_behind(tmp_path: Path) -> None:
     with working_folder(tmp_path) as folder:
         first = folder.parent
     shutil.rmtree(first)
@@ -212,7 +212,7 @@ def test_a_block_that_fails_by_itself_fails_with_its_own_error(tmp_path: Path) -
 def test_what_cannot_be_swept_is_said_and_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "p-1-x.lock").mkdir()  # which nobody can open as a file
+    (tmp_path / "p-1-x.lock").mkdir()  # which cannot be opened as a file
     assert sweep(tmp_path) == 0
     assert "Could not remove" in caplog.text
 

@@ -1,4 +1,4 @@
-"""Stand-in weights that anybody can make again: the rule behind the golden arrays.
+"""Reproducible stand-in weights: the rule behind the golden arrays.
 
 Every tensor depends on its name, its shape and a salt alone, so no file of weights is needed.
 """

@@ -152,7 +152,7 @@ def test_a_missing_option_is_a_usage_error() -> None:
 
 @pytest.fixture
 def talk(media: list[str], tmp_path: Path) -> list[str]:
-    """The clip and two segments, one with a file beside the list of them."""
+    """The clip and two segments, one with a file next to the list of them."""
     speech = tmp_path / "talk" / "ann.wav"
     speech.parent.mkdir()
     speech.write_bytes(Path(media[3]).read_bytes())
@@ -230,7 +230,7 @@ def test_an_address_of_another_kind_is_no_missing_file(media: list[str], tmp_pat
     assert "http" in one_line(result)
 
 
-def test_who_has_no_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(_uid: int) -> None:
         raise KeyError
 
@@ -317,7 +317,7 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
         ),
     ],
 )
-def test_a_refused_key_is_told_with_the_variable_to_set(
+def test_a_refused_key_is_reported_with_the_variable_to_set(
     url: str, media: list[str], options: list[str], environment: dict[str, str], said: str
 ) -> None:
     result = run("predict", *media, "--output=o.mp4", "--url", url, *options, **environment)
@@ -336,10 +336,10 @@ def test_a_key_may_have_its_new_and_its_earlier_names(
     assert KEY not in result.output
 
 
-def test_a_server_that_is_not_there_is_told_with_what_to_look_at(media: list[str]) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+def test_an_unreachable_server_is_reported_with_what_to_check(media: list[str]) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         result = run("predict", "--url", url, *media, "--output", "o.mp4")
     assert result.exit_code == 1
     assert one_line(result) == (

@@ -46,7 +46,7 @@ def run(*arguments: str, **environment: str) -> Result:
 
 
 def submit(service: Service, *options: str) -> str:
-    """Hand in a job and return its id, which is all that is on standard output."""
+    """Submit a job and return its id, which is all that is on standard output."""
     media = ("--video", str(service.video), "--audio", str(service.audio))
     result = run("submit", *media, *options)
     assert result.exit_code == 0, result.output

@@ -82,6 +82,6 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         assert refused.value.field == "segments"
 
 
-def test_somebody_must_speak() -> None:
+def test_there_must_be_speech() -> None:
     with pytest.raises(MissingField, match="--audio, or --segments"):
         read_speech(None, None)

@@ -63,7 +63,7 @@ def started(name: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def listens(pid: int) -> bool:
-    """Tell whether a process does with SIGTERM what it has been told to, not the system's way.
+    """Return whether a process has its own SIGTERM handler.
 
     Before that, Python itself is starting, and nothing of this package has run.
     """
@@ -76,7 +76,7 @@ def listens(pid: int) -> bool:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Return the living processes that work with a folder, whoever their parent is."""
+    """Return the live processes that use a folder, whatever their parent."""
     found = []
     for path in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -102,13 +102,13 @@ def test_a_command_that_starts_ends_quietly(name: str, tmp_path: Path) -> None:
             said, _ = child.communicate(timeout=60)
             if f"{OUTPUT}: " in said:
                 break  # its work was done just before the signal
-            told = (moment_s, number, said)
-            assert child.returncode in promised(name, number), told
-            assert "Traceback" not in said, told
-            assert "Exception" not in said, told
+            reported = (moment_s, number, said)
+            assert child.returncode in promised(name, number), reported
+            assert "Traceback" not in said, reported
+            assert "Exception" not in said, reported
             wait_until(lambda home=folder: processes_of(home) == [])
-        assert list(folder.glob("work/p-*")) == [], told
-        assert [path.name for path in folder.iterdir() if path.is_file()] == [], told
+        assert list(folder.glob("work/p-*")) == [], reported
+        assert [path.name for path in folder.iterdir() if path.is_file()] == [], reported
 
 
 def promised(name: str, number: signal.Signals) -> tuple[int, ...]:

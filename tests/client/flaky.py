@@ -28,7 +28,7 @@ class Fault:
 
 
 class FlakyProxy:
-    """Passes connections on; the first ones have the faults that were asked for.
+    """Passes connections on; the first ones have the requested faults.
 
     Attributes:
         faults: of the next connections, one each; connections after them are sound.

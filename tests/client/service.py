@@ -17,7 +17,7 @@ from latentsync.server.app import build_app
 from tests.server.clips import write_clip, write_speech
 from tests.server.live import AUTH, KEY, REPOSITORY, serving, settings_for, wait_until
 
-OTHER_KEY = "key-of-somebody-else"
+OTHER_KEY = "another-key"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Service:
 
 @contextmanager
 def job_service(folder: Path, *, with_worker: bool = True, **changes: Any) -> Iterator[Service]:
-    """Serve the native API, with a worker beside; nothing of it runs afterwards."""
+    """Serve the native API with a worker; nothing of it runs afterwards."""
     settings = settings_for(folder, api_keys=(KEY, OTHER_KEY), **changes)
     media = write_clip(folder / "a folder's 中文" / 'my "clip".mp4'), write_speech(folder / "s.wav")
     with serving(build_app(settings)) as url:

@@ -47,17 +47,19 @@ def test_fields_that_a_newer_server_adds_are_ignored() -> None:
     assert read_page(answer(200, {"predictions": [JOB], "next_cursor": None, "new": 1})).jobs
 
 
-@pytest.mark.parametrize("told", ["2023-11-14T22:13:22.500000Z", 1_700_000_002.5])
-def test_the_time_of_an_event_is_read_in_the_old_form_too(told: str | float) -> None:
+@pytest.mark.parametrize("reported", ["2023-11-14T22:13:22.500000Z", 1_700_000_002.5])
+def test_the_time_of_an_event_is_read_in_the_old_form_too(reported: str | float) -> None:
     moment = datetime(2023, 11, 14, 22, 13, 22, 500_000, UTC)
-    assert JobEvent("log", {"at": told, "line": "x"}).at == moment
+    assert JobEvent("log", {"at": reported, "line": "x"}).at == moment
     for strange in (None, "yesterday", [], 1e300, float("nan")):
         assert JobEvent("log", {"at": strange}).at is None
 
 
 @pytest.mark.parametrize("body", [b"<html></html>", {"code": "NOT_FOUND", "detail": "Not Found."}])
 @pytest.mark.parametrize("status", [404, 405])
-def test_a_server_without_jobs_is_told_from_one_without_this_job(status: int, body: Any) -> None:
+def test_a_server_without_jobs_is_distinguished_from_one_without_this_job(
+    status: int, body: Any
+) -> None:
     assert native_error(answer(status, body)).message == (
         "http://a.example:8000 takes no jobs. Call predict, which waits for the video."
     )

@@ -44,7 +44,7 @@ def client(kind: str, proxy: FlakyProxy) -> Iterator[Any]:
 
 
 def jobs_with(seed: int, service: Service) -> list[str]:
-    """Return the jobs that were handed in with this seed, once they have ended."""
+    """Return the jobs that were submitted with this seed, once they have ended."""
     with client_of("blocking", service.url, KEY) as sound:
         ended = [sound.wait(job) for job in sound.list(limit=100).jobs]
     return [job.id for job in ended if job.details is not None and job.details.seed == seed]
@@ -59,7 +59,7 @@ def jobs_with(seed: int, service: Service) -> list[str]:
         Fault(request_bytes=0),
         Fault(answer=BUSY),
     ],
-    ids=["answer lost", "answer cut", "request cut", "hung up", "503"],
+    ids=["answer lost", "answer cut", "request cut", "disconnected", "503"],
 )
 def test_a_fault_makes_no_second_job(
     client: Any, proxy: FlakyProxy, service: Service, fault: Fault

@@ -34,7 +34,7 @@ def client(request: pytest.FixtureRequest, service: Service) -> Iterator[Any]:
         yield lent
 
 
-def test_a_job_is_handed_in_followed_and_downloaded(
+def test_a_job_is_submitted_followed_and_downloaded(
     client: Any, service: Service, tmp_path: Path
 ) -> None:
     job = client.submit(*service.media, seed=square_runner.SLOW + 300)
@@ -47,10 +47,10 @@ def test_a_job_is_handed_in_followed_and_downloaded(
     assert done.created_at <= done.started_at <= done.finished_at
     assert seen[-1] == done
     target = tmp_path / "new" / "result.mp4"
-    told: list[tuple[int, int | None]] = []
-    assert client.download(job, str(target), lambda here, whole: told.append((here, whole)))
+    reported: list[tuple[int, int | None]] = []
+    assert client.download(job, str(target), lambda here, whole: reported.append((here, whole)))
     size_bytes = target.stat().st_size
-    assert told[-1] == (size_bytes, size_bytes)
+    assert reported[-1] == (size_bytes, size_bytes)
     assert target.read_bytes()[4:8] == b"ftyp"
     assert list(target.parent.iterdir()) == [target]
 
@@ -60,8 +60,8 @@ def test_a_download_never_leads_the_key_to_another_host(
 ) -> None:
     job = client.wait(client.submit(*service.media))
     assert job.output_url == f"{service.url}/v1/predictions/{job.id}/output"
-    told = [f"/v1/predictions/{job.id}/output", "http://127.0.0.1:1/elsewhere", None]
-    for number, url in enumerate(told):
+    reported = [f"/v1/predictions/{job.id}/output", "http://127.0.0.1:1/elsewhere", None]
+    for number, url in enumerate(reported):
         one = job.model_copy(update={"output_url": url})
         path = client.download(one, tmp_path / f"{number}.mp4")
         assert path.read_bytes()[4:8] == b"ftyp"
@@ -216,7 +216,7 @@ def test_the_list_comes_in_pages(client: Any, service: Service) -> None:
     assert {job.status for job in client.list("succeeded").jobs} == {"succeeded"}
 
 
-def test_somebody_elses_job_is_none(client: Any, service: Service, tmp_path: Path) -> None:
+def test_a_job_of_another_key_is_not_found(client: Any, service: Service, tmp_path: Path) -> None:
     job = client.submit(*service.media)
     client.wait(job)
     with client_of("blocking", service.url, OTHER_KEY) as other:

@@ -80,7 +80,7 @@ def square_engine(_name: str, _settings: Settings, _check: object) -> SquareEngi
     return SquareEngine()
 
 
-def test_what_is_deployed_runs_what_is_handed_in(
+def test_what_is_deployed_runs_what_is_submitted(
     plane: RunningPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LATENTSYNC_API_KEY", "my-key")  # without one the container does not start
@@ -111,10 +111,10 @@ def test_a_job_is_found_again_by_its_id(client: ModalClient, tmp_path: Path) -> 
     assert (job.id, job.status) == ("fc-0", "processing")
     later = Client.modal()
     assert later.wait(job.id).status == "succeeded"
-    told: list[tuple[int, int | None]] = []
-    later.download(job.id, tmp_path / "o.mp4", lambda here, whole: told.append((here, whole)))
+    reported: list[tuple[int, int | None]] = []
+    later.download(job.id, tmp_path / "o.mp4", lambda here, whole: reported.append((here, whole)))
     assert (tmp_path / "o.mp4").read_bytes() == VIDEO
-    assert told == [(len(VIDEO), len(VIDEO))]
+    assert reported == [(len(VIDEO), len(VIDEO))]
 
 
 def test_waiting_tells_the_states_and_ends_in_time(
@@ -163,7 +163,7 @@ def result_with(status: str) -> Any:
         ("KERNEL_OOM_KILL", "INTERNAL_ERROR"),
     ],
 )
-def test_what_the_platform_does_to_a_run_is_told(
+def test_what_the_platform_does_to_a_run_is_reported(
     client: ModalClient, plane: RunningPlane, status: str, code: str
 ) -> None:
     plane.predict = lambda **fields: result_with(status)
@@ -173,7 +173,9 @@ def test_what_the_platform_does_to_a_run_is_told(
     assert "/srv" not in failed.error.message
 
 
-def test_a_container_that_does_not_start_is_told(client: ModalClient, plane: RunningPlane) -> None:
+def test_a_container_that_does_not_start_is_reported(
+    client: ModalClient, plane: RunningPlane
+) -> None:
     def predict(**fields: Any) -> None:
         raise RuntimeError("secret detail in /srv/private/engine.py")
 
@@ -210,7 +212,7 @@ def test_what_modal_has_not_is_refused(client: ModalClient, plane: RunningPlane)
     assert plane.of("FunctionMap") == []
 
 
-def test_an_app_that_is_not_deployed_is_told(plane: RunningPlane) -> None:
+def test_an_app_that_is_not_deployed_is_reported(plane: RunningPlane) -> None:
     with pytest.raises(ServerError) as refused:
         Client.modal(app="other").submit(b"v", b"a")
     assert refused.value.server_code == "NOT_FOUND"

@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 LEFT = {"frame": 1, "point": [3, 4]}
 
 
-def asked(
+def predict_args(
     video: Media, audio: Media | None = None, *segments: Segment, **options: Any
 ) -> PredictArgs:
     given: Options = options  # type: ignore[assignment]
@@ -35,19 +35,19 @@ def opened(given: PredictArgs) -> dict[str, Any]:
 
 def test_defaults_are_left_to_the_server() -> None:
     options: Options = {"seed": 1247, "sync_mode": "bounce", "guidance_scale": 2.0, "engine": None}
-    body = inline_body(asked("http://a/v", b"a", keep_sound=True, **options))
+    body = inline_body(predict_args("http://a/v", b"a", keep_sound=True, **options))
     assert body == {"video_url": "http://a/v", "audio_base64": "YQ==", "guidance_scale": 2.0}
 
 
 def test_a_sync_mode_that_was_chosen_is_sent_with_segments() -> None:
     segment = Segment(b"a", start_s=9)
     for mode in ("bounce", "loop"):
-        assert inline_body(asked(b"v", None, segment, sync_mode=mode))["sync_mode"] == mode
-    assert "sync_mode" not in inline_body(asked(b"v", None, segment))
+        assert inline_body(predict_args(b"v", None, segment, sync_mode=mode))["sync_mode"] == mode
+    assert "sync_mode" not in inline_body(predict_args(b"v", None, segment))
 
 
 def test_addresses_alone_are_sent_as_json() -> None:
-    with open_submission(asked("http://a/v", "upload://b", seed=3), "https://hook") as body:
+    with open_submission(predict_args("http://a/v", "upload://b", seed=3), "https://hook") as body:
         sent = {"video_url": "http://a/v", "audio_url": "upload://b", "seed": 3}
         assert body == {"json": {**sent, "webhook": "https://hook"}}
 
@@ -59,7 +59,7 @@ def test_segments_are_sent_with_their_recordings(tmp_path: Path) -> None:
         Segment(str(tmp_path / "b.wav"), start_s=2, end_s=3.5, audio_start_s=0.25),
         Segment("https://a/c"),
     ]
-    body = inline_body(asked(b"v", None, *segments, keep_sound=False))
+    body = inline_body(predict_args(b"v", None, *segments, keep_sound=False))
     assert body == {
         "video_base64": "dg==",
         "segments": [
@@ -73,7 +73,9 @@ def test_segments_are_sent_with_their_recordings(tmp_path: Path) -> None:
 
 
 def test_segments_may_share_a_recording() -> None:
-    body = inline_body(asked("http://a/v", "http://a/a", Segment(end_s=2), Segment(start_s=2)))
+    body = inline_body(
+        predict_args("http://a/v", "http://a/a", Segment(end_s=2), Segment(start_s=2))
+    )
     assert body["segments"] == [{"end_s": 2}, {"start_s": 2}]
     assert body["audio_url"] == "http://a/a"
 
@@ -81,7 +83,7 @@ def test_segments_may_share_a_recording() -> None:
 def test_files_of_segments_are_parts_of_a_form(tmp_path: Path) -> None:
     (tmp_path / "b.wav").write_bytes(b"b")
     segments = [Segment("http://a/a", speaker=LEFT), Segment(tmp_path / "b.wav"), Segment(b"c")]
-    with open_submission(asked("http://a/v", None, *segments)) as body:
+    with open_submission(predict_args("http://a/v", None, *segments)) as body:
         own, given = body["files"], json.loads(body["data"]["segments"])
         assert {name: name_sent for name, (name_sent, _, _) in own.items()} == {
             "segments.1.audio": "segments.1.audio",
@@ -94,7 +96,7 @@ def test_files_of_segments_are_parts_of_a_form(tmp_path: Path) -> None:
 
 
 def test_segments_with_addresses_alone_are_sent_as_json() -> None:
-    with open_submission(asked("http://a/v", None, Segment("upload://b"))) as body:
+    with open_submission(predict_args("http://a/v", None, Segment("upload://b"))) as body:
         sent = {"video_url": "http://a/v", "segments": [{"audio_url": "upload://b"}]}
         assert body == {"json": sent}
 
@@ -135,7 +137,7 @@ def test_a_recording_is_not_in_the_text_of_a_segment() -> None:
 
 def test_a_file_is_sent_without_its_name(tmp_path: Path) -> None:
     (tmp_path / "secret name.mp4").write_bytes(b"v")
-    with open_submission(asked(tmp_path / "secret name.mp4", b"a")) as body:
+    with open_submission(predict_args(tmp_path / "secret name.mp4", b"a")) as body:
         form = httpx.Request("POST", "http://a", **body).read()
     assert b"secret" not in form
     assert form.count(b"octet-stream") == 2
@@ -146,7 +148,7 @@ def test_a_large_file_is_read_while_it_is_sent(tmp_path: Path) -> None:
         file.truncate(64 * MIB)
     tracemalloc.start()
     try:
-        with open_submission(asked(tmp_path / "large.mp4", b"a")) as body:
+        with open_submission(predict_args(tmp_path / "large.mp4", b"a")) as body:
             for _ in range(2):  # a second time, when the first was cut
                 request = httpx.Request("POST", "http://a", **body)
                 assert isinstance(request.stream, httpx.SyncByteStream)
@@ -160,7 +162,7 @@ def test_a_large_file_is_read_while_it_is_sent(tmp_path: Path) -> None:
 
 def test_files_are_closed_afterwards(tmp_path: Path) -> None:
     (tmp_path / "v").write_bytes(b"v")
-    with open_submission(asked(tmp_path / "v", b"a")) as body:
+    with open_submission(predict_args(tmp_path / "v", b"a")) as body:
         file = body["files"]["video"][1]
         assert not file.closed
     assert file.closed

@@ -83,7 +83,7 @@ def test_by_default_the_result_is_at_the_address_at_which_the_job_was_handed_in(
         assert told == f"{beginning}/v1/predictions/7f4c/output"
 
 
-def test_a_failure_is_told_with_its_reason() -> None:
+def test_a_failure_is_reported_with_its_reason() -> None:
     job = a_job(
         status=JobStatus.FAILED,
         error=JobError("NO_FACE", "video_url shows no face.", 422, "video_url"),

@@ -36,7 +36,7 @@ def test_the_names_that_may_be_asked_for_are_those_of_the_table() -> None:
     assert {AUTO_ON_GPU, AUTO_ELSEWHERE} <= set(ENGINES)
 
 
-def test_an_unknown_name_is_told_with_the_known_ones() -> None:
+def test_the_error_of_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(EngineUnavailable, match="named 'magic'. Known: draft, ") as caught:
         engine_spec("magic")
     assert caught.value.field == "engine"
@@ -52,15 +52,15 @@ def test_an_engine_has_what_its_row_says(spec: EngineSpec) -> None:
 
 
 @every_engine
-def test_the_command_that_installs_an_engine_brings_its_packages(spec: EngineSpec) -> None:
+def test_the_command_that_installs_an_engine_installs_its_packages(spec: EngineSpec) -> None:
     with (REPOSITORY / "pyproject.toml").open("rb") as file:
         project: dict[str, Any] = tomllib.load(file)["project"]
-    brought = project["dependencies"]
+    installed = project["dependencies"]
     if spec.extra is not None:
-        brought = project["optional-dependencies"][spec.extra]
+        installed = project["optional-dependencies"][spec.extra]
     distributions = {"cv2": "opencv-python-headless"}
     for package in spec.packages:
-        assert any(one.startswith(distributions.get(package, package)) for one in brought)
+        assert any(one.startswith(distributions.get(package, package)) for one in installed)
 
 
 @every_engine

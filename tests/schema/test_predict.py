@@ -22,7 +22,7 @@ from latentsync.schema.run import InlineSource, RunOptions, UrlSource
 URLS = {"video_url": "https://a.example/v.mp4", "audio_url": "https://a.example/a.wav"}
 
 
-def test_a_sync_mode_that_was_chosen_is_told_from_the_default() -> None:
+def test_a_chosen_sync_mode_is_distinguished_from_the_default() -> None:
     body = {"video_url": "http://a/v", "audio_url": "http://a/a"}
     assert not parse_request(body).options.sync_mode_given
     assert parse_request({**body, "sync_mode": "bounce"}).options.sync_mode_given

@@ -42,7 +42,7 @@ class SquareEngine:
 
 
 class GatedEngine(SquareEngine):
-    """Waits, cancelable, until somebody opens the gate; counts how many runs are inside at once."""
+    """Waits, cancelable, until the gate is opened; counts how many runs are inside at once."""
 
     def __init__(self) -> None:
         self.entered = threading.Semaphore(0)

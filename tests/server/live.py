@@ -79,7 +79,7 @@ def serving_engine(folder: Path, engine: Pipeline, **changes: Any) -> Iterator[s
 
 @contextlib.contextmanager
 def serving_jobs(settings: Settings, *, workers: int = 1) -> Iterator[str]:
-    """Serve everything but engines, with real workers beside whose engine does what a seed says."""
+    """Serve everything but engines, with real workers whose engine does what a seed says."""
     with contextlib.ExitStack() as running:
         for number in range(workers):
             running.enter_context(running_worker(worker_command(settings, f"w{number}")))
@@ -122,7 +122,7 @@ def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[st
 
 
 def calling(url: str, body: dict[str, Any]) -> socket.socket:
-    """Send a whole request over a connection that hangs up when it is closed."""
+    """Send a whole request over a connection, and disconnect when it is closed."""
     content = json.dumps(body).encode()
     host, port = url.removeprefix("http://").split(":")
     head = (
@@ -151,7 +151,7 @@ def answers(url: str) -> bool:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return the request folders that lie in a work folder (not the locks beside them)."""
+    """Return the request folders that lie in a work folder (not their locks)."""
     found = []
     for home, folders, names in os.walk(folder):  # which minds no folder that goes meanwhile
         if Path(home).parent == folder:

@@ -23,7 +23,7 @@ from latentsync.server.app import build_app
 from tests.jobs.farm import Farm, farm
 from tests.server.live import KEY, serving
 
-OTHER_KEY = "key-of-somebody-else"
+OTHER_KEY = "another-key"
 OTHER_AUTH = {"Authorization": f"Bearer {OTHER_KEY}"}
 UNKNOWN_IDS = (str(uuid.UUID(int=0)), "nothing", "..", "%00", "a" * 3000, "%2e%2e%2fetc")
 

@@ -74,7 +74,7 @@ def test_an_engine_that_cannot_be_built_is_said_plainly(
     assert "no_such_name" not in response.text
 
 
-def test_an_engine_that_could_not_be_built_is_tried_again_and_holds_on_to_nobody(
+def test_an_engine_that_could_not_be_built_is_tried_again_and_keeps_no_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there: list[SquareEngine] = []
@@ -108,7 +108,7 @@ def test_an_engine_not_built_yet_is_unavailable() -> None:
         Engine("draft", PipelineCache(Settings(engine="draft"))).default()
 
 
-def test_without_the_key_requirement_nobody_is_asked(tmp_path: Path) -> None:
+def test_without_the_key_requirement_no_key_is_needed(tmp_path: Path) -> None:
     body = small_body(tmp_path)
     app = app_with(SquareEngine(), settings_for(tmp_path, api_keys=()), require_key=False)
     with serving(app) as url:
@@ -116,7 +116,7 @@ def test_without_the_key_requirement_nobody_is_asked(tmp_path: Path) -> None:
         assert "security" not in httpx.get(f"{url}/openapi.json").text
 
 
-def test_without_keys_nobody_passes(tmp_path: Path) -> None:
+def test_without_keys_every_request_is_refused(tmp_path: Path) -> None:
     with serving_engine(tmp_path, SquareEngine(), api_keys=()) as url:
         assert httpx.post(f"{url}/predict", json={}, headers=AUTH).status_code == 401
 
@@ -154,7 +154,7 @@ def url(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("key", ["second", "schlüssel-ключ"])
-def test_each_of_several_keys_opens_the_door(url: str, key: str) -> None:
+def test_each_of_several_keys_is_accepted(url: str, key: str) -> None:
     headers = {b"Authorization": b"Bearer " + key.encode()}
     assert httpx.post(f"{url}/predict", json={}, headers=headers).status_code == 422
 

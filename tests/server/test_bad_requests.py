@@ -157,7 +157,7 @@ def test_a_form_is_refused_by_its_content_type(url: str) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/v4/p-1/latentsync/predict"])
-def test_without_a_known_token_nobody_passes(url: str, headers: Any, path: str) -> None:
+def test_requests_without_a_known_token_are_refused(url: str, headers: Any, path: str) -> None:
     response = httpx.post(url + path, content=b"{", headers={**headers, **JSON})
     error = error_of(response)
     assert (error.status_code, error.code) == (401, "NOT_AUTHORIZED")

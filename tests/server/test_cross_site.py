@@ -1,4 +1,4 @@
-"""A server without a key answers this machine's programs and its own pages, and nobody else's."""
+"""A server without a key answers this machine's programs and its own pages only."""
 
 from __future__ import annotations
 
@@ -250,12 +250,12 @@ def test_every_contract_refuses_in_its_own_shape(
     for path, sentence in CALLS.items():
         for method in ("GET", "POST"):
             answer = browser.request(method, path, headers=headers)
-            told = answer.json()
-            assert (answer.status_code, told["code"]) == (403, code), path
-            assert told[sentence] if sentence != "code" else told["message"]
+            reported = answer.json()
+            assert (answer.status_code, reported["code"]) == (403, code), path
+            assert reported[sentence] if sentence != "code" else reported["message"]
             is_problem = answer.headers["content-type"] == "application/problem+json"
             assert is_problem == path.startswith("/v1")
-            assert (told.get("status") == "Failed") == (sentence == "reason")
+            assert (reported.get("status") == "Failed") == (sentence == "reason")
 
 
 @pytest.mark.parametrize(("headers", "code"), FOREIGN)
@@ -282,8 +282,8 @@ def test_a_foreign_websocket_is_closed_before_it_is_open(server: Server) -> None
     [closed] = asyncio.run(messages_of(app, "websocket", headers))
     assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
     answering = {"extensions": {"websocket.http.response": {}}}
-    told, body = asyncio.run(messages_of(app, "websocket", headers, **answering))
-    assert (told["type"], told["status"]) == ("websocket.http.response.start", 403)
+    reported, body = asyncio.run(messages_of(app, "websocket", headers, **answering))
+    assert (reported["type"], reported["status"]) == ("websocket.http.response.start", 403)
     assert b'"ORIGIN_FORBIDDEN"' in body["body"]
 
 
@@ -301,7 +301,7 @@ def test_a_foreign_websocket_is_closed_before_it_is_open(server: Server) -> None
         {"Host": "[::1]:7000", "Origin": "http://[::1]:7000"},
     ],
 )
-def test_own_pages_and_programs_hand_in_jobs(
+def test_own_pages_and_programs_submit_jobs(
     server: Server, browser: httpx.Client, headers: dict[str, str]
 ) -> None:
     own = {"url": server.url, "host": own_host(server)}
@@ -368,11 +368,11 @@ def test_declared_json_is_read(browser: httpx.Client, declared: str) -> None:
 
 
 def test_no_page_of_another_origin_is_invited(server: Server, browser: httpx.Client) -> None:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "a"}
+    requested = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "a"}
     for origin in (EVIL, server.url):
         for path in ("/v1/predictions", "/predict", "/docs", "/"):
             for method in ("OPTIONS", "GET"):
-                answer = browser.request(method, path, headers={"Origin": origin, **asked})
+                answer = browser.request(method, path, headers={"Origin": origin, **requested})
                 assert not [name for name in answer.headers if name.startswith("access-control")]
 
 

@@ -23,7 +23,7 @@ CALLS = (
 def spoil(data: Path) -> None:
     """Write nonsense over the record, and over what has not been moved into it yet."""
     with closing(sqlite3.connect(data / "jobs.db")) as connection:
-        connection.execute("CREATE TABLE news (a)")  # so that nobody believes what he has read
+        connection.execute("CREATE TABLE other (a)")  # invalidates what others have cached
     for path in (data / "jobs.db", data / "jobs.db-wal"):
         with path.open("r+b") as file:
             file.write(b"garbage!" * (path.stat().st_size // 8))
@@ -35,6 +35,6 @@ def test_a_record_that_is_away_is_a_503_in_every_contract(tmp_path: Path) -> Non
         spoil(tmp_path / "data")
         for method, path, body in CALLS:
             answer = httpx.request(method, url + path, json=body, headers=AUTH, timeout=60)
-            told = (answer.status_code, answer.json()["code"], answer.headers["retry-after"])
-            assert told == (503, "RECORD_UNAVAILABLE", "5"), path
+            reported = (answer.status_code, answer.json()["code"], answer.headers["retry-after"])
+            assert reported == (503, "RECORD_UNAVAILABLE", "5"), path
             assert str(tmp_path) not in answer.text

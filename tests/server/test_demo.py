@@ -86,7 +86,7 @@ def test_a_video_without_a_face_is_refused(client: Client, tmp_path: Path) -> No
     assert (refused.value.server_status, refused.value.server_code) == (422, "NO_FACE")
 
 
-def test_a_point_beside_every_face_is_refused(client: Client, tmp_path: Path) -> None:
+def test_a_point_outside_every_face_is_refused(client: Client, tmp_path: Path) -> None:
     speaker = SpeakerPoint(frame=0, point=(230, 5))
     with pytest.raises(ServerError) as refused:
         client.predict(two_people(tmp_path / "two.mp4"), ASSETS / "demo_audio.wav", speaker=speaker)

@@ -1,4 +1,4 @@
-"""Callers who hang up, and a record that is locked for a while, leave nothing behind."""
+"""Clients that disconnect, and a database locked for a while, leave nothing behind."""
 
 from __future__ import annotations
 
@@ -50,8 +50,10 @@ class Running:
         found: list[dict[str, Any]] = []
         cursor: dict[str, str] = {}
         while True:
-            asked = {"limit": "100", **cursor}
-            page = httpx.get(f"{self.url}/v1/predictions", params=asked, headers=AUTH, timeout=60)
+            requested = {"limit": "100", **cursor}
+            page = httpx.get(
+                f"{self.url}/v1/predictions", params=requested, headers=AUTH, timeout=60
+            )
             found += page.json()["predictions"]
             if page.json()["next_cursor"] is None:
                 return found
@@ -134,7 +136,7 @@ def asking(path: str, *more: str) -> bytes:
 
 
 def some_call(chance: random.Random, folder: Path, finished: str) -> bytes:
-    """Return a call of any kind; the run of one that brings files takes up to half a second."""
+    """Return a call of any kind; the run of one with files takes up to half a second."""
     seed = square_runner.SLOW + chance.randrange(500)
     as_json = json.dumps(small_body(folder / "media", seed=seed)).encode()
     multipart = f"multipart/form-data; boundary={FORM}"
@@ -192,7 +194,7 @@ def test_callers_who_hang_up_at_any_moment_leave_nothing_behind(running: Running
     assert {path.stat().st_size for path in files_below(files / "uploads")} <= {3_000_000}
 
 
-def test_a_record_that_is_locked_for_a_while_costs_nothing_but_time(running: Running) -> None:
+def test_a_database_locked_for_a_while_costs_nothing_but_time(running: Running) -> None:
     folder, url = running.folder, running.url
     body = small_body(folder / "media", seed=square_runner.SLOW + 4000)
     accepted = [httpx.post(f"{url}/v1/predictions", json=body, headers=AUTH) for _ in range(2)]
@@ -201,14 +203,14 @@ def test_a_record_that_is_locked_for_a_while_costs_nothing_but_time(running: Run
         contextlib.closing(sqlite3.connect(folder / "data" / "jobs.db")) as other,
         ThreadPoolExecutor(3) as callers,
     ):
-        other.execute("BEGIN IMMEDIATE")  # as a backup does, or somebody with a shell
+        other.execute("BEGIN IMMEDIATE")  # as a backup does, or a shell
         refused = [
             callers.submit(httpx.post, f"{url}{path}", json=body, headers=AUTH, timeout=60)
             for path in ("/predict", "/v1/predictions", "/v1/predictions")
         ]
         for answer in refused:  # when the server's patience is at its end, so is the worker's
-            told = answer.result()
-            assert (told.status_code, told.json()["code"]) == (503, "RECORD_UNAVAILABLE")
+            reported = answer.result()
+            assert (reported.status_code, reported.json()["code"]) == (503, "RECORD_UNAVAILABLE")
         wait_until(lambda: LOCKED in (folder / "worker.log").read_text())
         other.rollback()
     accepted.append(httpx.post(f"{url}/v1/predictions", json=body, headers=AUTH, timeout=60))

@@ -41,7 +41,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def waiting(idle: Server) -> Iterator[Server]:
-    """The same, with nothing in the line: what is handed in waits."""
+    """The same without a worker: jobs stay queued."""
     yield idle
     idle.empty()
 
@@ -107,13 +107,13 @@ def test_a_published_client_hears_that_its_key_is_wrong(
     assert "bearer token" in run.stderr
 
 
-def test_success_is_told_as_the_contract_says(working: Server, body: dict[str, Any]) -> None:
+def test_success_is_reported_as_the_contract_says(working: Server, body: dict[str, Any]) -> None:
     request_id = submitted(working, body, seed=SLOW + 300)
     working.wait_for_end(request_id)
-    told = status(working, request_id)
-    url = told["results"]["video"][0]["url"]
-    seconds = told["results"]["timings"]["inference"]
-    assert told == {
+    reported = status(working, request_id)
+    url = reported["results"]["video"][0]["url"]
+    seconds = reported["results"]["timings"]["inference"]
+    assert reported == {
         "status": "Succeed",
         "reason": None,
         "queue_position": None,
@@ -162,23 +162,23 @@ def test_a_waiting_request_is_cancelled_once(waiting: Server, body: dict[str, An
     answer = post(waiting, "cancel", {"request_id": request_id})
     assert answer.status_code == 200
     assert answer.json() == {"status": "Succeed", "reason": "The request was cancelled."}
-    told = status(waiting, request_id)
-    assert (told["status"], told["queue_position"]) == ("Cancelled", None)
-    assert told["reason"] == "The request was cancelled."
+    reported = status(waiting, request_id)
+    assert (reported["status"], reported["queue_position"]) == ("Cancelled", None)
+    assert reported["reason"] == "The request was cancelled."
     again = post(waiting, "cancel", {"request_id": request_id})
     assert (again.status_code, again.json()["status"]) == (400, "Failed")
 
 
-def test_a_failure_is_told_with_its_reason(waiting: Server, body: dict[str, Any]) -> None:
+def test_a_failure_is_reported_with_its_reason(waiting: Server, body: dict[str, Any]) -> None:
     request_id = submitted(waiting, body)
     store = waiting.farm.service.store
     job = store.begin(request_id, "w")
     assert job is not None
     error = JobError("NO_FACE", "video_source shows no face.", 422, "video_source")
     store.finish(job, Finished(JobStatus.FAILED, error=error))
-    told = status(waiting, request_id)
-    assert (told["status"], told["reason"]) == ("Failed", "video_source shows no face.")
-    assert told["results"] is None
+    reported = status(waiting, request_id)
+    assert (reported["status"], reported["reason"]) == ("Failed", "video_source shows no face.")
+    assert reported["results"] is None
 
 
 def test_defaults_are_those_of_the_contract(waiting: Server, body: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ def test_another_key_sees_and_cancels_nothing_of_mine(
     assert status(waiting, named["request_id"])["status"] == "InQueue"
 
 
-def test_a_caller_with_too_much_in_line_is_told_to_wait(
+def test_a_caller_with_too_many_queued_requests_gets_429(
     tmp_path: Path, body: dict[str, Any]
 ) -> None:
     with queue_server(tmp_path, max_job_bytes_per_key=1000) as server:

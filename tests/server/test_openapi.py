@@ -210,7 +210,7 @@ def test_a_key_is_asked_for_where_the_document_says_so(kind: str, tmp_path: Path
         has_key = "security" in operation.about
         assert has_key == ("401" in operation.about["responses"]), f"{operation}: 401"
         for call in example_calls(operation):
-            # Without a body: whether a key is asked for is known before it is read.
+            # Without a body: whether a key is required is known before it is read.
             response = client.request(operation.method, call.path, headers=call.headers)
             assert (response.status_code == 401) == has_key, call.name
 

@@ -147,7 +147,7 @@ def test_every_example_of_a_server_of_jobs_succeeds(tmp_path: Path) -> None:
                 deleted.add(PREDICTION_ID)
             made |= set(_ID.findall(response.text)) if "predictions" in call.path else set()
         assert {name: what for name, what in failures.items() if what is not None} == {}
-        # What the examples asked for was also made: the faces were found, the speech was heard.
+        # The examples were really run: the faces were found, the speech was heard.
         for job_id in made - deleted:
             wait_until(lambda job_id=job_id: ended(client, job_id), timeout_s=300)
             job = client.get(f"/v1/predictions/{job_id}").json()

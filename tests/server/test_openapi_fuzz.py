@@ -202,9 +202,9 @@ def _finished(url: str, media: tuple[bytes, bytes]) -> Aim:
     """Have a job made."""
     with httpx.Client(base_url=url, headers=AUTH, timeout=60) as client:
         video, audio = (client.post("/v1/uploads", content=one).json()["url"] for one in media)
-        asked = {"video_url": video, "audio_url": audio, "seed": PLAIN}
+        requested = {"video_url": video, "audio_url": audio, "seed": PLAIN}
         headers = {"Prefer": "wait=60"}
-        job_id = client.post("/v1/predictions", json=asked, headers=headers).json()["id"]
+        job_id = client.post("/v1/predictions", json=requested, headers=headers).json()["id"]
         path = client.get(f"/task/{job_id}").json()["output_video_url"]
     return Aim(*media, (video, audio), job_id, path.rsplit("/", 1)[-1])
 

@@ -48,7 +48,7 @@ def test_a_stranger_is_asked_for_a_key(stranger: httpx.Client) -> None:
     assert "gradio" not in answer.text.lower()
 
 
-def test_a_wrong_key_is_told_and_not_kept(stranger: httpx.Client) -> None:
+def test_a_wrong_key_is_reported_and_not_kept(stranger: httpx.Client) -> None:
     answer = stranger.post("/page/key", data={"key": "guess"})
     assert answer.status_code == 401
     assert "does not know that key" in answer.text
@@ -66,7 +66,7 @@ def test_the_key_is_hidden_from_scripts_and_other_sites_and_ends_with_the_sessio
 
 
 @pytest.mark.parametrize("value", ["", "%%%", "AAAA", "ü", "a" * 9000])
-def test_a_cookie_that_nobody_wrote_opens_nothing(url: str, value: str) -> None:
+def test_a_forged_cookie_gives_no_access(url: str, value: str) -> None:
     headers = {"Cookie": f"latentsync_key={value}".encode()}
     assert httpx.get(f"{url}/", headers=headers).status_code in (400, 401)
     answer = httpx.get(f"{url}/config", headers=headers)
@@ -190,7 +190,7 @@ def test_a_page_of_another_origin_changes_nothing_with_a_visitors_key(
     assert visitor.get("/", headers=headers).status_code == 200  # a link from elsewhere
 
 
-def test_nobody_is_let_in_with_a_key_that_another_page_gives(stranger: httpx.Client) -> None:
+def test_a_key_from_another_page_is_refused(stranger: httpx.Client) -> None:
     answer = stranger.post("/page/key", data={"key": KEY}, headers=EVIL)
     assert (answer.status_code, answer.json()["code"]) == (403, "ORIGIN_FORBIDDEN")
     assert not stranger.cookies
@@ -224,7 +224,7 @@ def open_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def test_without_keys_nobody_is_asked_and_a_full_disk_takes_no_upload(open_url: str) -> None:
+def test_without_keys_none_is_needed_and_a_full_disk_takes_no_upload(open_url: str) -> None:
     answer = httpx.get(f"{open_url}/")
     upload = httpx.post(f"{open_url}{UPLOAD}", files={"files": b"a"})
     assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""Contract A over real HTTP: the envelope, the turn, the line, the hang-up, the stop signal."""
+"""Contract A over real HTTP: the envelope, the order, the queue, disconnects, the stop signal."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def url(work: Path) -> Iterator[str]:
 
 
 class Turns:
-    """What the line has seen of its callers; each step releases a semaphore.
+    """What the executor has seen of its callers; each step releases a semaphore.
 
     Attributes:
-        asked: a caller stands in the line, or runs.
+        requested: a caller is queued, or runs.
         left: a caller has gone, with or without having run.
     """
 
     def __init__(self) -> None:
-        self.asked = Semaphore(0)
+        self.requested = Semaphore(0)
         self.left = Semaphore(0)
 
 
@@ -66,7 +66,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
     turns, run = Turns(), SerialExecutor.run
 
     async def watched(line: SerialExecutor, work: Callable[[Event], Any]) -> Any:
-        turns.asked.release()  # nothing else of the loop comes between this and the line
+        turns.requested.release()  # nothing else of the loop runs between this and the queue
         try:
             return await run(line, work)
         finally:
@@ -139,8 +139,8 @@ def test_two_requests_at_once_run_one_after_the_other(
             pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=60)
             for _ in range(2)
         ]
-        assert turns.asked.acquire(timeout=60)
-        assert turns.asked.acquire(timeout=60)
+        assert turns.requested.acquire(timeout=60)
+        assert turns.requested.acquire(timeout=60)
         assert engine.entered.acquire(timeout=60)
         assert len(engine.order) == 1
         engine.gate.set()
@@ -148,7 +148,7 @@ def test_two_requests_at_once_run_one_after_the_other(
     assert engine.most_inside == 1
 
 
-def test_an_engine_that_is_not_installed_is_refused_without_waiting_in_line(
+def test_an_engine_that_is_not_installed_is_refused_without_queuing(
     tmp_path: Path, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide(monkeypatch)
@@ -156,8 +156,8 @@ def test_an_engine_that_is_not_installed_is_refused_without_waiting_in_line(
     with serving_engine(tmp_path, engine) as url, ThreadPoolExecutor(1) as pool:
         running = pool.submit(httpx.post, f"{url}/predict", json=body, headers=AUTH, timeout=60)
         assert engine.entered.acquire(timeout=60)
-        asked = {**body, "engine": "latentsync-1.6"}
-        refused = httpx.post(f"{url}/predict", json=asked, headers=AUTH)
+        requested = {**body, "engine": "latentsync-1.6"}
+        refused = httpx.post(f"{url}/predict", json=requested, headers=AUTH)
         assert not running.done()
         engine.gate.set()
         assert running.result().status_code == 200
@@ -183,7 +183,7 @@ def test_the_line_is_in_order_and_bounded(
         calls = []
         for seed in (1, 2, 3):
             calls.append(pool.submit(call, seed))
-            assert turns.asked.acquire(timeout=60)  # in line before the next one comes
+            assert turns.requested.acquire(timeout=60)  # queued before the next one comes
         refused = client.post(f"{url}/predict", json=body)
         assert refused.status_code == 429
         assert refused.json()["code"] == "LINE_FULL"
@@ -219,9 +219,9 @@ def test_hanging_up_while_waiting_leaves_the_line(
         first = pool.submit(
             httpx.post, f"{url}/predict", json={**body, "seed": 1}, headers=AUTH, timeout=60
         )
-        assert turns.asked.acquire(timeout=60)
+        assert turns.requested.acquire(timeout=60)
         with calling(url, {**body, "seed": 2}):
-            assert turns.asked.acquire(timeout=60)
+            assert turns.requested.acquire(timeout=60)
         assert turns.left.acquire(timeout=60)
         engine.gate.set()
         assert first.result().status_code == 200

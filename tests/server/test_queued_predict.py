@@ -108,7 +108,7 @@ def test_hanging_up_cancels_the_job(url: str, body: dict[str, Any], call: Any) -
     assert call().status_code == 200
 
 
-def test_a_full_line_is_told_before_the_body_is_read(url: str, call: Any) -> None:
+def test_a_full_queue_is_reported_before_the_body_is_read(url: str, call: Any) -> None:
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(call, FOR_EVER)
         wait_until(lambda: len(jobs(url, "processing")) == 1)
@@ -133,7 +133,7 @@ def test_a_call_that_waits_holds_no_media_in_memory(url: str, call: Any) -> None
     assert held == []
 
 
-def test_a_job_that_somebody_cancels_is_answered_as_such(url: str, call: Any) -> None:
+def test_a_job_that_is_canceled_meanwhile_is_answered_as_such(url: str, call: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(call, FOR_EVER)
         wait_until(lambda: len(jobs(url, "processing")) == 1)

@@ -1,4 +1,4 @@
-"""Finished videos are asked for by HEAD as by GET, at the address of every contract."""
+"""Finished videos are served to HEAD and GET, at the URL of every contract."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def waiting(idle: Server) -> Iterator[Server]:
-    """The same, with nothing in the line: what is handed in waits."""
+    """The same without a worker: jobs stay queued."""
     yield idle
     idle.empty()
 
@@ -126,9 +126,7 @@ def test_a_result_is_a_download_in_whole_or_in_parts(open_server: Server, media:
     assert part.headers["content-range"] == f"bytes 4-7/{len(whole.content)}"
 
 
-def test_a_result_is_sent_only_to_whoever_knows_its_whole_address(
-    open_server: Server, media: str
-) -> None:
+def test_a_result_is_sent_only_for_its_full_url(open_server: Server, media: str) -> None:
     path = finished(open_server, media)["output_video_url"]
     _, _, task_id, name = path.split("/")
     assert len(name) >= 32
@@ -262,7 +260,7 @@ def test_a_setting_opens_these_calls_and_no_others(tmp_path: Path) -> None:
         assert httpx.post(f"{server.url}/lipsync/status", json={}).status_code == 401
 
 
-def test_a_caller_with_too_many_tasks_is_told_to_wait(tmp_path: Path) -> None:
+def test_a_caller_with_too_many_tasks_gets_429(tmp_path: Path) -> None:
     with queue_server(tmp_path, max_jobs_per_key=2) as server:
         assert [sync(server).status_code for _ in range(3)] == [200, 200, 429]
         refused = sync(server)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.processes
 
 
 @contextmanager
-def serving_beside(folder: Path, name: str) -> Iterator[str]:
+def serving_alongside(folder: Path, name: str) -> Iterator[str]:
     """Run ``latentsync serve`` with a data folder of its own and the work folder of all."""
     port = free_port()
     variables = {
@@ -40,7 +40,9 @@ def serving_beside(folder: Path, name: str) -> Iterator[str]:
 
 def test_servers_with_data_folders_of_their_own_have_a_worker_each(tmp_path: Path) -> None:
     with ExitStack() as running:
-        urls = [running.enter_context(serving_beside(tmp_path, name)) for name in ("mine", "yours")]
+        urls = [
+            running.enter_context(serving_alongside(tmp_path, name)) for name in ("mine", "yours")
+        ]
         for url in urls:
             assert httpx.get(f"{url}/ready").json() == {"status": "ready", "workers": 1}
             assert httpx.get(f"{url}/v1/predictions", headers=AUTH).status_code == 200
@@ -49,7 +51,7 @@ def test_servers_with_data_folders_of_their_own_have_a_worker_each(tmp_path: Pat
 
 def test_the_demo_runs_while_a_server_does(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
-    with serving_beside(tmp_path, "mine"):
+    with serving_alongside(tmp_path, "mine"):
         demo = subprocess.run(
             [sys.executable, str(REPOSITORY / "demo" / "demo.py")],
             cwd=tmp_path,

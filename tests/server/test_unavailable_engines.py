@@ -107,13 +107,13 @@ def test_the_models_say_which_can_run(server: httpx.Client) -> None:
 def test_contract_a_refuses_at_once(
     server: httpx.Client, body: dict[str, str], engine: str | None, folder: Path
 ) -> None:
-    asked = body if engine is None else {**body, "engine": engine}
+    requested = body if engine is None else {**body, "engine": engine}
     for path in ("/predict", "/v4/p-1/latentsync/predict"):
-        answer = server.post(path, json=asked)
-        told = answer.json()
-        assert answer.status_code == told["status_code"] == 503
-        assert (told["code"], told["field"]) == ("ENGINE_UNAVAILABLE", "engine")
-        assert told["message"] == f"The engine {engine or GPU} {SAID}"
+        answer = server.post(path, json=requested)
+        reported = answer.json()
+        assert answer.status_code == reported["status_code"] == 503
+        assert (reported["code"], reported["field"]) == ("ENGINE_UNAVAILABLE", "engine")
+        assert reported["message"] == f"The engine {engine or GPU} {SAID}"
     assert_nothing_is_kept(server, folder)
 
 
@@ -132,7 +132,7 @@ def test_the_native_api_refuses_at_once(
 
 
 def _ways(server: httpx.Client, body: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Return the ways to hand in what cannot be made."""
+    """Return the ways to submit what cannot run."""
     two = [{**body, "engine": "draft"}, {**body, "engine": GPU}]
 
     def form(**fields: str) -> httpx.Response:
@@ -155,12 +155,12 @@ def test_contract_b_refuses_in_its_own_shape(
     server: httpx.Client, checkpoint: str | None, folder: Path
 ) -> None:
     media = {name: f"https://example.com/{name}" for name in ("video_url", "audio_url")}
-    asked = media if checkpoint is None else {**media, "inference_ckpt_path": checkpoint}
-    answer = server.post("/sync", json=asked)
+    requested = media if checkpoint is None else {**media, "inference_ckpt_path": checkpoint}
+    answer = server.post("/sync", json=requested)
     assert answer.status_code == 503
-    told = answer.json()
-    assert told["detail"] == told["message"] == f"The engine {GPU} {SAID}"
-    assert told["code"] == "ENGINE_UNAVAILABLE"
+    reported = answer.json()
+    assert reported["detail"] == reported["message"] == f"The engine {GPU} {SAID}"
+    assert reported["code"] == "ENGINE_UNAVAILABLE"
     assert_nothing_is_kept(server, folder)
 
 
@@ -221,7 +221,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     )
 
 
-def test_a_broken_installation_is_told_with_its_cause_and_no_folder(
+def test_a_broken_installation_is_reported_with_its_cause_and_no_folder(
     tmp_path: Path, broken: str
 ) -> None:
     media = ("--video", "no such file.mp4", "--audio", "no such file.wav")
@@ -231,7 +231,7 @@ def test_a_broken_installation_is_told_with_its_cause_and_no_folder(
         taken = lent.submit(engine=GPU)
         lent.start(command=("latentsync", "worker"))
         (ended,) = lent.wait_until_ended([taken])
-        assert "Traceback" in lent.log()  # for whoever runs it
+        assert "Traceback" in lent.log()  # for the operator
     assert ended.error is not None
     assert (ended.error.code, ended.error.message) == ("ENGINE_UNAVAILABLE", broken)
 

@@ -34,7 +34,7 @@ def in_its_place(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """Make a folder read-only for the block, even for root, whoever has files of it open."""
+    """Make a folder read-only for the block, even for root and with open files."""
     mount("--bind", str(folder), str(folder))
     try:
         mount("-o", "remount,bind,ro", str(folder))
@@ -50,7 +50,7 @@ def mount(*arguments: str) -> None:
 
 
 def check_refused(url: str, folder: Path, code: str) -> None:
-    """Check that every door refuses what brings files, and stores nothing."""
+    """Check that every contract refuses requests with files, and stores nothing."""
     body = small_body(folder / "media")
     for path in ("/predict", "/v1/predictions"):
         answer = httpx.post(f"{url}{path}", json=body, headers=AUTH, timeout=60)
@@ -58,16 +58,16 @@ def check_refused(url: str, folder: Path, code: str) -> None:
         assert str(folder) not in answer.text
         assert answer.headers["retry-after"]
     video = (folder / "media" / "clip.mp4").read_bytes()
-    for path, brought in (
+    for path, request in (
         ("/v1/uploads", {"content": video}),
         ("/v1/predictions", {"files": {"video": video, "audio": video}}),
     ):
-        answer = httpx.post(f"{url}{path}", headers=AUTH, timeout=60, **brought)
+        answer = httpx.post(f"{url}{path}", headers=AUTH, timeout=60, **request)
         assert (answer.status_code, answer.json()["code"]) == (503, code), answer.text
     assert httpx.get(f"{url}/v1/predictions", headers=AUTH).json()["predictions"] == []
 
 
-def test_a_work_folder_that_goes_is_said_at_every_door(tmp_path: Path) -> None:
+def test_a_removed_work_folder_is_reported_by_every_contract(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with serving(build_app(settings)) as url:
         with in_its_place(settings.work_dir):
@@ -77,7 +77,7 @@ def test_a_work_folder_that_goes_is_said_at_every_door(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/v1/predictions", json=body, headers=AUTH).status_code == 202
 
 
-def test_a_work_folder_that_becomes_read_only_is_said_at_every_door(
+def test_a_read_only_work_folder_is_reported_by_every_contract(
     tmp_path: Path,
 ) -> None:
     settings = settings_for(tmp_path)
@@ -90,7 +90,7 @@ def test_a_work_folder_that_becomes_read_only_is_said_at_every_door(
         assert httpx.post(f"{url}/v1/predictions", json=body, headers=AUTH).status_code == 202
 
 
-def test_files_that_cannot_be_stored_are_said_at_every_door(tmp_path: Path) -> None:
+def test_files_that_cannot_be_stored_are_reported_by_every_contract(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with serving(build_app(settings)) as url, read_only(tmp_path / "data" / "files"):
         check_refused(url, tmp_path, "STORAGE_UNAVAILABLE")
@@ -115,7 +115,7 @@ def test_a_read_only_folder_keeps_a_server_from_starting(tmp_path: Path) -> None
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may change its user")
 def test_a_folder_without_permission_keeps_a_worker_from_starting(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o555)
     code = (

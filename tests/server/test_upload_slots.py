@@ -118,7 +118,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("path", "body"), CALLS, ids=[path for path, _ in CALLS])
-def test_a_slow_sender_blocks_its_own_large_bodies_and_nobody_elses(
+def test_a_slow_sender_blocks_only_its_own_large_bodies(
     server: Server, path: str, body: dict[str, Any]
 ) -> None:
     def post(headers: dict[str, str], body: object = body) -> httpx.Response:

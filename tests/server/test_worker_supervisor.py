@@ -1,4 +1,4 @@
-"""The worker beside a server is started again when it dies, and never outlives its server."""
+"""A server's worker is restarted when it dies, and never outlives its server."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def stand_in(path: Path, exit_with: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("exit_with", "told"),
+    ("exit_with", "reported"),
     [
         ("7", "ended with exit code 7"),
         ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
     ],
 )
 def test_a_worker_that_dies_is_started_again_after_longer_and_longer_pauses(
-    exit_with: str, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    exit_with: str, reported: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     notes = tmp_path / "notes"
     with running_worker(stand_in(notes, exit_with)):
         wait_until(lambda: notes.exists() and len(notes.read_text()) >= 3)
     pauses = [record.getMessage() for record in caplog.records]
     assert pauses[:2] == [
-        f"worker {told}; restarting in 0.5 s",
-        f"worker {told}; restarting in 1 s",
+        f"worker {reported}; restarting in 0.5 s",
+        f"worker {reported}; restarting in 1 s",
     ]
 
 

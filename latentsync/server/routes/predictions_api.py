@@ -183,7 +183,7 @@ class PredictionsApi:
             raise errors.OutputGone("The output is no longer stored.", field="id") from None
 
     async def erase(self, job_id: str, owner: str) -> Response:
-        """Erase a prediction; return 204 once it is gone, or 202 if that takes longer than usual."""
+        """Erase a prediction; return 204 once it is gone, or 202 if that takes longer."""
         number = await run_in_threadpool(self.jobs.begin_erasure, job_id, owner)
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + _ERASURE_WAIT_S

@@ -68,7 +68,7 @@ Submit = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def submit(client: httpx.Client, body: dict[str, Any]) -> Submit:
-    """Hand in the request, its run going as the seed says, and return the job."""
+    """Submit the request, whose run does what the seed says, and return the job."""
 
     def hand_in(seed: int = 0, *, wait_s: int | None = None, **fields: Any) -> dict[str, Any]:
         headers = {} if wait_s is None else {"Prefer": f"wait={wait_s}"}

@@ -52,8 +52,8 @@ def test_an_erased_prediction_is_nowhere(
     assert_unknown(client, job["id"])
     assert [client.get(address).status_code for address in results] == [404, 404]
     assert client.get(f"{url}/task/{job['id']}").status_code == 404
-    asked = client.post(f"{url}/lipsync/status", json={"request_id": job["id"]})
-    assert asked.status_code == 404
+    requested = client.post(f"{url}/lipsync/status", json={"request_id": job["id"]})
+    assert requested.status_code == 404
     assert stored(data, job["id"]) == []
 
 

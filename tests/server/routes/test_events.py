@@ -70,7 +70,7 @@ def test_after_a_break_nothing_is_missed_and_nothing_comes_twice(
     events = follow(client, job)
     for number, event in enumerate(events[:-1]):
         assert follow(client, job, event["id"]) == events[number + 1 :]
-    # An EventSource stops connecting again when it is told that there is nothing.
+    # An EventSource stops reconnecting after a 204.
     end = {"Last-Event-ID": events[-1]["id"]}
     assert client.get(f"/predictions/{job['id']}/events", headers=end).status_code == 204
 
@@ -90,7 +90,7 @@ def test_the_reason_of_a_failure_is_in_the_last_event(client: httpx.Client, subm
     assert last["data"]["error"]["code"] == "INTERNAL_ERROR"
 
 
-def test_who_waits_hears_of_every_new_place_in_line(client: httpx.Client, submit: Submit) -> None:
+def test_every_new_queue_position_is_an_event(client: httpx.Client, submit: Submit) -> None:
     first, second, third = submit(SLOW + 60_000), submit(SLOW + 60_000), submit()
     with client.stream("GET", f"/predictions/{third['id']}/events") as answer:
         lines = answer.iter_lines()

@@ -140,7 +140,7 @@ def test_the_common_recording_is_for_segments_without_their_own(read: Read) -> N
     assert [segment.audio is None for segment in one.request.segments] == [True, False]
 
 
-def test_a_segment_may_have_an_address_beside_anothers_file(read: Read) -> None:
+def test_a_segment_may_have_a_url_next_to_anothers_file(read: Read) -> None:
     segments = [{"audio_url": "http://a.example/1"}, TWO[1]]
     one, contents = read({"segments.1.audio": b"two"}, video_url="http://a/v", segments=segments)
     assert contents == {"segments.1.audio": ("segments.1.audio", b"two")}

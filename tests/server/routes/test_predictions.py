@@ -255,7 +255,7 @@ def test_a_preference_may_be_written_as_its_standard_says(
     assert answer.headers.get("preference-applied") == applied
 
 
-def test_places_in_line_are_exact_and_a_waiting_job_is_canceled_at_once(
+def test_queue_positions_are_exact_and_a_queued_job_is_canceled_at_once(
     client: httpx.Client, submit: Submit
 ) -> None:
     running = submit(FOR_EVER)
@@ -360,7 +360,7 @@ def test_the_output_is_a_video_in_whole_or_in_part(
     assert client.get(path, headers=changed).status_code == 200
 
 
-def test_why_there_is_no_output_is_told_by_status_and_code(
+def test_why_there_is_no_output_is_reported_by_status_and_code(
     client: httpx.Client, stranger: httpx.Client, submit: Submit, data: Path
 ) -> None:
     def refusal(caller: httpx.Client, job_id: str) -> tuple[int, str]:
@@ -394,9 +394,9 @@ def test_addresses_in_answers_begin_with_the_one_that_is_set(
         path = f"/predictions/{job['id']}"
         assert answer.headers["location"] == f"/lips/v1{path}"
         listed = client.get("/predictions").json()["predictions"]
-        asked, canceled = client.get(path).json(), client.post(f"{path}/cancel").json()
-        told = f"{public_url}/v1{path}/output"
-        assert {one["output_url"] for one in (job, canceled, asked, *listed)} == {told}
+        requested, canceled = client.get(path).json(), client.post(f"{path}/cancel").json()
+        reported = f"{public_url}/v1{path}/output"
+        assert {one["output_url"] for one in (job, canceled, requested, *listed)} == {reported}
 
 
 def test_a_key_has_so_many_jobs_and_no_more(tmp_path: Path, body: dict[str, Any]) -> None:

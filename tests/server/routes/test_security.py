@@ -26,11 +26,11 @@ WAYS = [
     ("GET", "/events"),
     ("GET", "/output"),
 ]
-# PUT is none of them: an id is used once, whoever used it. What it tells is in test_submission.py.
+# Not PUT: an id can be used only once by all keys. Its answers are tested in test_submissions.py.
 
 
 @pytest.mark.parametrize(("method", "rest"), WAYS)
-def test_somebody_elses_job_is_answered_like_one_that_never_was(
+def test_a_job_of_another_key_is_answered_like_an_unknown_one(
     client: httpx.Client, stranger: httpx.Client, submit: Submit, method: str, rest: str
 ) -> None:
     job_id = submit(wait_s=60)["id"]

@@ -20,7 +20,7 @@ from tests.server.live import KEY, OTHER_KEY, serving_jobs, settings_for
 A: dict[str, Any] = {"video_url": "http://a.example/v", "audio_url": "http://a.example/a"}
 B: dict[str, Any] = {**A, "seed": 2}
 C: dict[str, Any] = {**A, "seed": 3}
-GREEDY_KEY = "key-of-somebody-who-uses-up-what-one-may-have"
+GREEDY_KEY = "key-that-uses-up-its-quota"
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +32,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def hand_in(client: httpx.Client, asked: object, key: str) -> tuple[int, list[str]]:
+def submit_all(client: httpx.Client, requested: object, key: str) -> tuple[int, list[str]]:
     """Return the status of the answer and the ids of its jobs."""
-    answer = client.post("/predictions", json=asked, headers={"Idempotency-Key": key})
-    told = answer.json()
+    answer = client.post("/predictions", json=requested, headers={"Idempotency-Key": key})
+    reported = answer.json()
     if not answer.is_success:
-        assert told["code"] == "IDEMPOTENCY_CONFLICT", told
+        assert reported["code"] == "IDEMPOTENCY_CONFLICT", reported
         return answer.status_code, []
-    return answer.status_code, [job["id"] for job in told.get("predictions", [told])]
+    return answer.status_code, [job["id"] for job in reported.get("predictions", [reported])]
 
 
 def recorded(client: httpx.Client) -> list[str]:
@@ -48,27 +48,27 @@ def recorded(client: httpx.Client) -> list[str]:
 
 def test_a_key_is_for_one_list_and_no_other(client: httpx.Client) -> None:
     key = uuid.uuid4().hex
-    status, jobs = hand_in(client, [A, B], key)
+    status, jobs = submit_all(client, [A, B], key)
     assert (status, len(set(jobs))) == (202, 2)
     before = recorded(client)
     for other in ([A], [A, B, C], [B, A], [A, C], [B], A, B, {"predictions": [A]}):
-        assert hand_in(client, other, key) == (409, []), other
+        assert submit_all(client, other, key) == (409, []), other
     assert recorded(client) == before
-    assert hand_in(client, {"predictions": [A, B]}, key) == (202, jobs)
+    assert submit_all(client, {"predictions": [A, B]}, key) == (202, jobs)
 
 
 def test_a_key_of_a_single_prediction_is_for_no_list(client: httpx.Client) -> None:
     key = uuid.uuid4().hex
-    _, [job] = hand_in(client, A, key)
+    _, [job] = submit_all(client, A, key)
     for other in ([A], [A, B], [B, A]):
-        assert hand_in(client, other, key) == (409, []), other
-    assert hand_in(client, A, key) == (202, [job])
+        assert submit_all(client, other, key) == (409, []), other
+    assert submit_all(client, A, key) == (202, [job])
 
 
 @pytest.mark.parametrize("end", ["/0", "/1", "\\n1", "%0A1", " 1", "-1", "\x851", "\xa01"])
 def test_no_other_key_names_an_entry_of_a_list(client: httpx.Client, end: str) -> None:
     key = uuid.uuid4().hex
-    _, jobs = hand_in(client, [A, A], key)
+    _, jobs = submit_all(client, [A, A], key)
     headers = {b"Idempotency-Key": (key + end).encode("latin-1")}
     answer = client.post("/predictions", json=A, headers=headers)
     if end.isprintable():
@@ -81,9 +81,9 @@ def test_the_longest_key_names_the_longest_list(url: str) -> None:
     key = uuid.uuid4().hex.ljust(200, "k")
     headers = {"Authorization": f"Bearer {GREEDY_KEY}"}
     with httpx.Client(base_url=f"{url}/v1", headers=headers, timeout=90) as greedy:
-        status, jobs = hand_in(greedy, [A] * 100, key)
+        status, jobs = submit_all(greedy, [A] * 100, key)
         assert (status, len(set(jobs))) == (202, 100)
-        assert hand_in(greedy, [A] * 100, key) == (202, jobs)
+        assert submit_all(greedy, [A] * 100, key) == (202, jobs)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_what_is_wrong_with_a_list_says_with_which_entry(
 ) -> None:
     before = recorded(client)
     entries = [A, entry]
-    asked = {"predictions": entries} if wrapped else entries
-    answer = client.post("/predictions/batch", json=asked)
+    requested = {"predictions": entries} if wrapped else entries
+    answer = client.post("/predictions/batch", json=requested)
     assert 400 <= answer.status_code < 500
     assert answer.json()["field"] == field, answer.text
     assert said in answer.json()["detail"]
@@ -134,7 +134,7 @@ def test_what_should_be_a_list_and_is_none_is_named(client: httpx.Client, entrie
     assert answer["detail"].startswith(f"predictions is {entries!r}")
 
 
-def test_of_several_wrong_entries_the_first_is_told(client: httpx.Client) -> None:
+def test_of_several_wrong_entries_the_first_is_reported(client: httpx.Client) -> None:
     entries = [{**A, "seed": number} for number in (1, "x", "y")]
     answer = client.post("/predictions", json=entries).json()
     assert answer["field"] == "predictions.1.seed"
@@ -147,7 +147,7 @@ def test_a_single_prediction_is_no_entry(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("way", ["json", "data"])
-def test_an_unknown_field_is_told_all_that_there_are(client: httpx.Client, way: str) -> None:
+def test_the_error_of_an_unknown_field_lists_the_known_ones(client: httpx.Client, way: str) -> None:
     fields: Any = {way: {**A, "colour": "red"}}
     if way == "data":
         fields["files"] = {"audio": b"a"}  # which makes it a form of several parts
@@ -164,7 +164,7 @@ def test_an_unknown_file_is_named_as_it_is(client: httpx.Client) -> None:
         assert (answer["code"], answer["field"]) == ("FIELD_UNKNOWN", name)
 
 
-def test_an_id_that_somebody_else_has_is_refused_like_ones_own_for_another_request(
+def test_an_id_of_another_key_is_refused_like_an_own_one_of_another_request(
     client: httpx.Client, stranger: httpx.Client
 ) -> None:
     path = f"/predictions/{uuid.uuid4()}"
@@ -210,27 +210,27 @@ def test_who_goes_on_after_an_event_that_never_was_hears_all_that_comes(
         ("GET", "/synchronous", 404, "NOT_FOUND"),
     ],
 )
-def test_wrong_paths_and_methods_are_told_as_their_contract_tells_errors(
+def test_wrong_paths_and_methods_are_errors_in_the_format_of_their_contract(
     url: str, method: str, path: str, status: int, code: str
 ) -> None:
     answer = httpx.request(method, url + path)
-    told = answer.json()
-    assert (answer.status_code, told["code"]) == (status, code)
+    reported = answer.json()
+    assert (answer.status_code, reported["code"]) == (status, code)
     assert every_error()[code].status == status
     assert ("allow" in answer.headers) == (status == 405)
     keys = {"status_code", "code", "message", "field", "run_id"}
     first = path.split("/")[1]
     if first == "v1":
         assert answer.headers["content-type"] == "application/problem+json"
-        assert told["status"] == status
+        assert reported["status"] == status
     elif first in ("lipsync", "static"):
-        assert told.keys() == {"status", "reason", "code"}
-        assert told["status"] == "Failed"
+        assert reported.keys() == {"status", "reason", "code"}
+        assert reported["status"] == "Failed"
     elif first in ("sync", "task", "queue", "outputs"):
-        assert told.keys() == keys | {"detail"}
-        assert told["detail"] == told["message"]
+        assert reported.keys() == keys | {"detail"}
+        assert reported["detail"] == reported["message"]
     else:
-        assert told.keys() == keys
+        assert reported.keys() == keys
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_wrong_paths_and_methods_are_told_as_their_contract_tells_errors(
         ("GET", "/predict", "POST"),
     ],
 )
-def test_a_wrong_method_is_told_all_the_right_ones(
+def test_the_error_of_a_wrong_method_lists_the_right_ones(
     url: str, method: str, path: str, allowed: str
 ) -> None:
     assert httpx.request(method, url + path).headers["allow"] == allowed

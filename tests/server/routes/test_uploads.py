@@ -1,4 +1,4 @@
-"""Uploads: streamed to the disk, cut when too large or too slow, and nobody else's."""
+"""Uploads: streamed to the disk, cut when too large or too slow, and private to their key."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_upload_is_used_like_an_address(client: httpx.Client, media: Path) ->
         assert job["status"] == "succeeded", job
 
 
-def test_somebody_elses_upload_is_not_there(
+def test_an_upload_of_another_key_is_not_found(
     client: httpx.Client, stranger: httpx.Client, media: Path
 ) -> None:
     video = client.post("/uploads", content=(media / "clip.mp4").read_bytes()).json()["url"]

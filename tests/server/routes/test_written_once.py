@@ -61,7 +61,7 @@ def test_media_are_written_once(server: tuple[str, Path], tmp_path: Path, way: s
     assert content in [path.read_bytes() for path in stored.rglob("*") if path.is_file()]
 
 
-def test_on_another_disk_media_are_received_beside_the_storage(tmp_path: Path) -> None:
+def test_on_another_disk_media_are_received_next_to_the_storage(tmp_path: Path) -> None:
     """What cannot be renamed into the storage is not received in the work folder."""
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
