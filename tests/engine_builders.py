@@ -1,4 +1,4 @@
-"""Engines of tests in the place of real ones."""
+"""Test engines that replace real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What deploy/compose.yaml says is done here, with processes in the place of containers.
+"""Does what deploy/compose.yaml says, with processes instead of containers.
 
 Images cannot be had: Postgres is the distribution's, the object store is the tests' own, and every
 container's command runs with the file's environment and no other, in a folder of its own.
@@ -126,7 +126,7 @@ class Cluster:
             )
 
     def is_healthy(self) -> bool:
-        """Tell what the file's check says of the API."""
+        """Run the file's health check of the API."""
         kind, program, *arguments = SERVICES["api"]["healthcheck"]["test"]
         assert (kind, program) == ("CMD", "python")
         requested = [argument.replace(":8000", f":{self.port}") for argument in arguments]
@@ -178,7 +178,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def postgres_is_healthy(host: str, port: int) -> bool:
-    """Tell what the file's check says of Postgres."""
+    """Run the file's health check of Postgres."""
     kind, program, *arguments = SERVICES["postgres"]["healthcheck"]["test"]
     assert (kind, program) == ("CMD", "pg_isready")
     assert arguments[arguments.index("-h") + 1] == host

@@ -1,4 +1,4 @@
-"""Requests with segments, through the runner: who speaks when, what is seen and heard."""
+"""Requests with segments through the runner: speakers, pictures and sound."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_the_videos_own_sound_is_heard_outside_the_segments(
     assert (levels[11:29] > 0.2).all()
     assert abs(levels[32:48].mean() - own) < 0.01
     assert (levels[51:74] > 0.2).all()
-    assert seen(result.video_path)[0][50:54] == [48, 47, 46, 45]  # the video goes on, backwards
+    assert seen(result.video_path)[0][50:54] == [48, 47, 46, 45]  # the video continues, backwards
 
 
 def test_a_segment_before_all_speech_of_its_recording_is_refused(

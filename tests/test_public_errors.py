@@ -39,7 +39,7 @@ def test_an_unreachable_server_is_a_database_error_without_its_address() -> None
     )
 
 
-def test_a_file_that_is_no_database_is_a_record_that_is_away(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_an_unreachable_database(tmp_path: Path) -> None:
     (tmp_path / "jobs.db").write_bytes(b"garbage!" * 512)
     with engine_of(f"sqlite:///{tmp_path / 'jobs.db'}") as engine:
         error = to_database_error(failure(engine))
@@ -47,7 +47,7 @@ def test_a_file_that_is_no_database_is_a_record_that_is_away(tmp_path: Path) -> 
     assert str(tmp_path) not in error.message
 
 
-def test_a_database_that_others_hold_is_a_record_that_is_away(tmp_path: Path) -> None:
+def test_a_locked_database_is_an_unreachable_database(tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     holder = sqlite3.connect(path)
     holder.execute("BEGIN EXCLUSIVE")
@@ -56,7 +56,7 @@ def test_a_database_that_others_hold_is_a_record_that_is_away(tmp_path: Path) ->
     holder.close()
 
 
-def test_no_free_connection_is_a_record_that_is_away(tmp_path: Path) -> None:
+def test_no_free_connection_is_an_unreachable_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.01}
     with engine_of(url, poolclass=sa.QueuePool, **options) as engine, engine.connect():

@@ -15,7 +15,7 @@ def whole(waveform: Waveform, num_frames: int, speaker: Speaker = "auto") -> lis
 
 
 def is_loud(one: Utterance, frame: int) -> bool:
-    """Tell whether an utterance covers an output frame and is loud in it."""
+    """Return whether an utterance covers an output frame and is loud in it."""
     if not one.start <= frame < one.stop:
         return False
     step = SAMPLE_RATE // VIDEO_FPS

@@ -64,7 +64,7 @@ def run(*arguments: str, **environment: str) -> Result:
 
 
 def one_line(result: Result) -> str:
-    """Return the single line on stderr, which must be all that was said."""
+    """Return the single line on stderr; there must be no other."""
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.output
     assert lines[0].startswith("Error: ")
@@ -480,7 +480,7 @@ def test_serve_says_what_runs_where_and_without_auth_asks_for_no_key(tmp_path: P
         assert httpx.post(f"{found[1]}/predict", json={}).status_code == 422
 
 
-def test_a_port_in_use_is_said_before_anything_is_started(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = run("serve", "--no-auth", "--port", port)
@@ -506,7 +506,7 @@ def test_a_host_that_is_not_this_machine_is_one_line(host: str, said: str, tmp_p
     assert not (tmp_path / "data").exists()
 
 
-def test_a_name_that_nothing_knows_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_name_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def resolve(*_: object, **__: object) -> None:  # the real one asks for it over the network
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -563,7 +563,7 @@ def test_the_worker_of_a_server_leaves_warning_to_the_server() -> None:
 
 
 @pytest.mark.processes
-def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_run_reports_it_and_leaves_nothing(tmp_path: Path) -> None:
     output = tmp_path / "o.mp4"
     command = [sys.executable, "-m", "latentsync", "run", "--output", str(output)]
     running = subprocess.Popen(

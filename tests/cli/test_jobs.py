@@ -197,7 +197,7 @@ def test_the_key_may_be_in_variables_with_earlier_names(monkeypatch: pytest.Monk
     assert run("list", LATENTSYNC_TOKEN=KEY, CEREBRIUM_API_KEY="wrong").exit_code == 0
 
 
-def test_who_stops_watching_does_not_stop_the_job(service: Service) -> None:
+def test_stopping_to_watch_does_not_stop_the_job(service: Service) -> None:
     job_id = submit(service, "--seed", LONG)
     with subprocess.Popen(
         [sys.executable, "-m", "latentsync", "watch", job_id],

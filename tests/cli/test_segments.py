@@ -74,7 +74,7 @@ def test_a_bad_file_is_refused_in_a_sentence(
     assert "\n" not in refused.value.message
 
 
-def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_invalid_unicode_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"RIFF\x80\xff")
     for path in (tmp_path / "x.json", tmp_path, tmp_path / "none.json", tmp_path / "a\0b"):
         with pytest.raises(InvalidField, match="--segments") as refused:

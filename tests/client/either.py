@@ -40,7 +40,7 @@ async def _next(source: Any) -> Any:
 
 @contextmanager
 def client_of(kind: str, url: str, token: str, patience: Patience = QUICK) -> Iterator[Any]:
-    """Lend one of the two clients."""
+    """Yield one of the two clients."""
     if kind == "blocking":
         with Client(url, token, patience=patience) as client:
             yield client

@@ -126,7 +126,7 @@ def _cut(*connections: socket.socket) -> None:
 
 @contextmanager
 def flaky(upstream: str) -> Iterator[FlakyProxy]:
-    """Lend a proxy before a server."""
+    """Yield a proxy before a server."""
     proxy = FlakyProxy(upstream)
     try:
         yield proxy

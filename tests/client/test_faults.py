@@ -84,7 +84,7 @@ def test_a_job_is_erased_though_the_answer_is_lost(
     assert refused.value.server_code == "JOB_NOT_FOUND"
 
 
-def test_it_says_that_it_tries_again(
+def test_retries_are_logged(
     client: Any, proxy: FlakyProxy, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy.faults = [Fault(answer=BUSY)]
@@ -95,7 +95,7 @@ def test_it_says_that_it_tries_again(
     assert KEY not in line
 
 
-def test_it_gives_up_at_last(client: Any, proxy: FlakyProxy, service: Service) -> None:
+def test_it_fails_after_the_last_retry(client: Any, proxy: FlakyProxy, service: Service) -> None:
     proxy.faults = 10 * [Fault(answer_bytes=0)]
     with pytest.raises(Unreachable, match="127.0.0.1"):
         client.submit(*service.media)
@@ -167,7 +167,7 @@ def whole(service: Service, job: str, folder: Path) -> bytes:
         return client.download(job, folder / "whole.mp4").read_bytes()
 
 
-def test_a_broken_download_goes_on_where_it_was(
+def test_a_broken_download_is_resumed(
     client: Any, proxy: FlakyProxy, service: Service, finished: str, tmp_path: Path
 ) -> None:
     expected = whole(service, finished, tmp_path)
@@ -191,7 +191,7 @@ def test_a_broken_download_goes_on_where_it_was(
     assert {path.name for path in tmp_path.iterdir()} == {"whole.mp4", "o.mp4"}
 
 
-def test_a_later_call_continues_what_broke_off(
+def test_a_later_call_resumes_an_interrupted_download(
     client: Any, proxy: FlakyProxy, service: Service, finished: str, tmp_path: Path
 ) -> None:
     target = tmp_path / "o.mp4"

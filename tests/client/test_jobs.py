@@ -67,7 +67,7 @@ def test_a_download_never_leads_the_key_to_another_host(
         assert path.read_bytes()[4:8] == b"ftyp"
 
 
-def test_progress_never_goes_back_for_who_comes_late(client: Any, service: Service) -> None:
+def test_progress_never_decreases_in_a_late_stream(client: Any, service: Service) -> None:
     job = client.submit(*service.media, seed=square_runner.SLOW + 1200)
     for event in client.events(job):
         if event.kind == "progress":
@@ -110,7 +110,7 @@ def test_media_may_be_names_or_bytes(client: Any, service: Service) -> None:
     assert details.guidance_interval == (0.25, 1.0)
 
 
-def test_a_medium_may_be_an_address_and_the_other_a_file(client: Any, service: Service) -> None:
+def test_a_medium_may_be_a_url_and_the_other_a_file(client: Any, service: Service) -> None:
     job = client.submit("http://127.0.0.1:1/clip.mp4", service.audio)
     failed = client.wait(job)
     assert (failed.status, failed.error.code) == ("failed", "URL_UNREACHABLE")
@@ -157,7 +157,7 @@ def test_a_running_job_is_canceled(client: Any, service: Service, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_waiting_ends_in_time_and_the_job_goes_on(client: Any, service: Service) -> None:
+def test_waiting_ends_in_time_and_the_job_continues(client: Any, service: Service) -> None:
     job = client.submit(*service.media, seed=LONG)
     with pytest.raises(FetchTimeout, match=r"after 0\.3 s") as late:
         client.wait(job, timeout_s=0.3)
@@ -258,7 +258,7 @@ def test_an_error_of_the_server_keeps_its_code_and_field(client: Any, service: S
         ({"idempotency_key": "a\nb"}, "idempotency_key"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_sent(
+def test_invalid_requests_are_refused_before_anything_is_sent(
     client: Any, changed: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidField) as refused:
@@ -277,7 +277,7 @@ def test_an_id_that_cannot_be_one_is_not_asked_for(client: Any, job_id: str) -> 
         client.get(job_id)
 
 
-def test_jobs_are_read_as_the_server_tells_them() -> None:
+def test_jobs_are_parsed_as_the_server_sends_them() -> None:
     assert Job.model_fields.keys() == schemas.Prediction.model_fields.keys()
     assert set(get_args(JobStatus)) == {status.value for status in record.JobStatus}
     for status in record.JobStatus:

@@ -117,7 +117,7 @@ def test_a_job_is_found_again_by_its_id(client: ModalClient, tmp_path: Path) -> 
     assert reported == [(len(VIDEO), len(VIDEO))]
 
 
-def test_waiting_tells_the_states_and_ends_in_time(
+def test_waiting_reports_the_states_and_ends_in_time(
     client: ModalClient, gate: threading.Event, tmp_path: Path
 ) -> None:
     job = client.submit(b"v", b"a")
@@ -200,7 +200,9 @@ def test_an_answer_of_another_kind_is_refused(client: ModalClient, plane: Runnin
         client.wait(client.submit(b"v", b"a"))
 
 
-def test_what_modal_has_not_is_refused(client: ModalClient, plane: RunningPlane) -> None:
+def test_unsupported_arguments_are_refused_on_modal(
+    client: ModalClient, plane: RunningPlane
+) -> None:
     with pytest.raises(InvalidField, match="webhook_url"):
         client.submit(b"v", b"a", webhook_url="https://a.example")
     with pytest.raises(InvalidField, match="idempotency_key"):

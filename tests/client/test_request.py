@@ -118,7 +118,7 @@ def test_segments_with_addresses_alone_are_sent_as_json() -> None:
         (b"a", [], {"keep_sound": 1}, InvalidField, "keep_sound"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_sent(
+def test_invalid_requests_are_refused_before_anything_is_sent(
     send: Any,
     audio: Media | None,
     segments: Sequence[Segment],

@@ -46,7 +46,7 @@ def operations(document: Document) -> list[Operation]:
 
 
 def is_file(media_type: dict[str, Any]) -> bool:
-    """Tell whether a body is a file as it is, which no document can hold."""
+    """Return whether a body is a plain file, for which documents have no example."""
     return media_type.get("schema", {}).get("format") == "binary"
 
 

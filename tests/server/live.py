@@ -143,7 +143,7 @@ def wait_until(condition: Any, *, timeout_s: float = 60.0) -> None:
 
 
 def answers(url: str) -> bool:
-    """Tell whether a server answers /health."""
+    """Return whether a server answers /health."""
     try:
         return httpx.get(f"{url}/health").status_code == 200
     except httpx.HTTPError:

@@ -29,7 +29,7 @@ UNKNOWN_IDS = (str(uuid.UUID(int=0)), "nothing", "..", "%00", "a" * 3000, "%2e%2
 
 
 class Server:
-    """A server and what lies behind it.
+    """A server and its job service.
 
     Attributes:
         url: where it listens.
@@ -109,6 +109,6 @@ def run_script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def plays(path: Path) -> bool:
-    """Tell whether a file is a video with sound."""
+    """Return whether a file is a video with sound."""
     with av.open(path) as container:
         return bool(list(container.decode(video=0))) and bool(container.streams.audio)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.processes
 NAME = "0f1e2d3c4b5a.mp4"
 
 
-def test_who_reads_the_log_cannot_download(tmp_path: Path) -> None:
+def test_the_log_does_not_contain_secret_names(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with farm(tmp_path) as behind:

@@ -60,7 +60,7 @@ def test_health_answers_while_the_engine_is_being_built_and_ready_only_after(
         }
 
 
-def test_an_engine_that_cannot_be_built_is_said_plainly(
+def test_an_engine_that_cannot_be_built_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_builders(monkeypatch, {"draft": ("tests.server.engines", "no_such_name")})

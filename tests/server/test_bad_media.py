@@ -1,4 +1,4 @@
-"""Media of every kind through real HTTP: each gives its own clear error, or a correct video."""
+"""Media of every kind over real HTTP: each gives its own clear error, or a correct video."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_media_come_by_url(
     assert details.frames == 10
 
 
-def test_a_missing_file_at_a_url_is_said_with_its_status(
+def test_a_missing_file_at_a_url_is_reported_with_its_status(
     open_server: Server, body: dict[str, str], file_host: str
 ) -> None:
     audio = {"audio_base64": body["audio_base64"]}

@@ -222,9 +222,7 @@ def test_each_of_several_origins_counts(server: Server) -> None:
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "CROSS-SITE", "", "anything"])
-def test_what_a_browser_calls_foreign_is_refused(
-    server: Server, browser: httpx.Client, site: str
-) -> None:
+def test_cross_site_requests_are_refused(server: Server, browser: httpx.Client, site: str) -> None:
     for more in ({}, {"Sec-Fetch-Mode": "navigate"}, {"Origin": server.url}):
         headers = {"Sec-Fetch-Site": site, **more}
         assert browser.head("/health", headers=headers).status_code == 403
@@ -407,7 +405,7 @@ def test_a_server_with_keys_answers_by_any_name_and_reads_undeclared_json(
         {"Sec-Fetch-Site": "cross-site", "Origin": "https://lips.example"},
     ],
 )
-def test_what_needs_no_key_takes_nothing_from_foreign_pages(
+def test_without_a_key_foreign_pages_have_no_access(
     keyed: httpx.Client, headers: dict[str, str]
 ) -> None:
     answer = keyed.post("/sync", json=BODY, headers=headers)
@@ -425,7 +423,7 @@ def test_what_needs_no_key_takes_nothing_from_foreign_pages(
         {"Host": "10.0.0.1:8000", "Origin": "https://x.example", "Sec-Fetch-Site": "same-origin"},
     ],
 )
-def test_what_needs_no_key_is_open_to_programs_and_own_pages(
+def test_without_a_key_programs_and_own_pages_have_access(
     keyed: httpx.Client, headers: dict[str, str]
 ) -> None:
     task = {"video_url": "no address", "audio_url": "no address"}

@@ -21,7 +21,7 @@ CALLS = (
 
 
 def spoil(data: Path) -> None:
-    """Write nonsense over the record, and over what has not been moved into it yet."""
+    """Overwrite the database and its write-ahead log with garbage."""
     with closing(sqlite3.connect(data / "jobs.db")) as connection:
         connection.execute("CREATE TABLE other (a)")  # invalidates what others have cached
     for path in (data / "jobs.db", data / "jobs.db-wal"):
@@ -29,7 +29,7 @@ def spoil(data: Path) -> None:
             file.write(b"garbage!" * (path.stat().st_size // 8))
 
 
-def test_a_record_that_is_away_is_a_503_in_every_contract(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_a_503_in_every_contract(tmp_path: Path) -> None:
     with serving(build_app(settings_for(tmp_path))) as url:
         assert httpx.get(f"{url}/v1/predictions", headers=AUTH).status_code == 200
         spoil(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Readiness and figures of a server that hands its work to workers."""
+"""Readiness and metrics of a server whose workers run the jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Figures = dict[tuple[str, ...], float]
 
 
 def scrape(url: str) -> Figures:
-    """Return the figures by name and values of their labels, empty ones last."""
+    """Return the metrics by name and label values, empty ones last."""
     answer = httpx.get(f"{url}/metrics", headers=AUTH)
     assert answer.status_code == 200
     return {
@@ -27,7 +27,7 @@ def scrape(url: str) -> Figures:
     }
 
 
-def test_without_a_worker_jobs_are_kept_but_nothing_is_ready(tmp_path: Path) -> None:
+def test_without_a_worker_jobs_are_queued_but_the_server_is_not_ready(tmp_path: Path) -> None:
     body = small_body(tmp_path)
     with serving_jobs(settings_for(tmp_path), workers=0) as url:
         assert httpx.get(f"{url}/health").json() == {"status": "ok"}
@@ -42,7 +42,7 @@ def test_without_a_worker_jobs_are_kept_but_nothing_is_ready(tmp_path: Path) -> 
     assert figures["latentsync_workers",] == 0
 
 
-def test_figures_count_what_has_ended(tmp_path: Path) -> None:
+def test_metrics_count_finished_jobs(tmp_path: Path) -> None:
     body, wait = small_body(tmp_path), {"Prefer": "wait=60"}
     settings = settings_for(tmp_path)
     with serving_jobs(settings) as url:

@@ -169,7 +169,7 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_callers_who_hang_up_at_any_moment_leave_nothing_behind(running: Running) -> None:
+def test_clients_that_disconnect_at_any_moment_leave_nothing_behind(running: Running) -> None:
     chance = random.Random(20)
     folder = running.folder
     (folder / "media").mkdir()

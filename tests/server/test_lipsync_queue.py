@@ -92,7 +92,7 @@ def test_a_published_client_gets_its_video(working: Server, media: Path, tmp_pat
     assert plays(output)
 
 
-def test_a_published_client_hears_that_its_key_is_wrong(
+def test_an_existing_client_understands_a_wrong_key(
     working: Server, media: Path, tmp_path: Path
 ) -> None:
     run = run_script(
@@ -243,9 +243,7 @@ def test_an_unknown_request_is_not_found(waiting: Server, verb: str, request_id:
     assert "There is no job" in answer.json()["reason"]
 
 
-def test_another_key_sees_and_cancels_nothing_of_mine(
-    waiting: Server, body: dict[str, Any]
-) -> None:
+def test_another_key_cannot_see_or_cancel_requests(waiting: Server, body: dict[str, Any]) -> None:
     named = {"request_id": submitted(waiting, body)}
     assert post(waiting, "status", named, OTHER_AUTH).status_code == 404
     assert post(waiting, "cancel", named, OTHER_AUTH).status_code == 404
@@ -264,7 +262,7 @@ def test_a_caller_with_too_many_queued_requests_gets_429(
         assert post(server, "submit", body, OTHER_AUTH).status_code == 200
 
 
-def test_a_full_disk_takes_no_work(tmp_path: Path, body: dict[str, Any]) -> None:
+def test_with_a_full_disk_no_job_is_accepted(tmp_path: Path, body: dict[str, Any]) -> None:
     with queue_server(tmp_path, min_free_bytes=2**60) as server:
         answer = post(server, "submit", body)
         assert (answer.status_code, answer.json()["status"]) == (507, "Failed")

@@ -1,4 +1,4 @@
-"""The sockets of a server: every address of a name, taken at once, or one sentence."""
+"""The sockets of a server: all addresses of a name at once, or a one-sentence error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures that need no worker at work."""
+"""Metrics that need no running worker."""
 
 from __future__ import annotations
 

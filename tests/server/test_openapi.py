@@ -31,7 +31,7 @@ from tests.server.live import app_with, settings_for
 
 _ID = re.compile(r"[a-z]+(_[a-z0-9]+)*")
 _ID_CHARACTERS_MAX = 30
-# Words of this code base that say nothing to a stranger.
+# Words that mean nothing to API users.
 _PRIVATE = re.compile(
     r"\b(beside|desk|door|hand(ed)? in|line|nobody|one's|somebody|taken in|told|whom)\b", re.I
 )
@@ -203,7 +203,7 @@ def test_the_form_has_every_field_of_the_json_body_and_the_files(document: Docum
 
 
 @pytest.mark.parametrize("kind", ["engines", "jobs", "jobs with open tasks", "jobs without keys"])
-def test_a_key_is_asked_for_where_the_document_says_so(kind: str, tmp_path: Path) -> None:
+def test_a_key_is_required_where_the_document_says_so(kind: str, tmp_path: Path) -> None:
     app = _build(kind, tmp_path)
     client = TestClient(app, raise_server_exceptions=False)
     for operation in operations(app.openapi()):

@@ -104,7 +104,7 @@ def test_nothing_works_without_a_key(stranger: httpx.Client, method: str, path: 
         "/nothing",
     ],
 )
-def test_what_the_page_does_not_need_is_not_there(visitor: httpx.Client, path: str) -> None:
+def test_routes_that_the_page_does_not_need_are_404(visitor: httpx.Client, path: str) -> None:
     for answer in (visitor.get(path), visitor.post(path)):
         assert answer.status_code == 404
         assert answer.json()["code"] == "NOT_FOUND"
@@ -181,7 +181,7 @@ def test_a_video_is_for_its_owner_alone(url: str, body: dict[str, str]) -> None:
     "headers",
     [EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}],
 )
-def test_a_page_of_another_origin_changes_nothing_with_a_visitors_key(
+def test_a_page_of_another_origin_cannot_use_a_visitors_key(
     visitor: httpx.Client, headers: dict[str, str]
 ) -> None:
     for path in (JOIN, UPLOAD, "/gradio_api/cancel", "/gradio_api/reset", "/page/forget"):
@@ -201,7 +201,7 @@ def test_the_page_itself_may_post(stranger: httpx.Client, url: str) -> None:
     assert stranger.post("/page/key", data={"key": KEY}, headers=own).status_code == 303
     files = {"files": ("a.wav", b"sound")}
     assert stranger.post(UPLOAD, files=files, headers={"Origin": url}).status_code == 200
-    assert stranger.post(JOIN, json={}, headers=own).status_code == 422  # it came to Gradio
+    assert stranger.post(JOIN, json={}, headers=own).status_code == 422  # it reached Gradio
 
 
 def test_no_page_of_another_origin_reads_along(visitor: httpx.Client, url: str) -> None:

@@ -116,9 +116,7 @@ def test_a_data_uri_is_accepted(url: str, body: dict[str, Any]) -> None:
     assert response.status_code == 200, response.text
 
 
-def test_a_defect_answers_with_a_reference_and_says_nothing_else(
-    tmp_path: Path, body: dict[str, Any]
-) -> None:
+def test_an_unexpected_error_returns_only_a_reference(tmp_path: Path, body: dict[str, Any]) -> None:
     with serving_engine(tmp_path, BrokenEngine()) as url:
         response = httpx.post(f"{url}/predict", json=body, headers=AUTH)
     assert response.status_code == 500
@@ -165,7 +163,7 @@ def test_an_engine_that_is_not_installed_is_refused_without_queuing(
     assert "pip install -e '.[models]'" in refused.json()["message"]
 
 
-def test_the_line_is_in_order_and_bounded(
+def test_the_queue_is_in_order_and_bounded(
     tmp_path: Path, body: dict[str, Any], turns: Turns
 ) -> None:
     engine = GatedEngine()
@@ -270,7 +268,7 @@ def test_a_stop_signal_ends_the_run_and_removes_its_folder(
 
 
 @pytest.mark.processes
-def test_what_a_killed_server_left_is_gone_after_the_next_start(
+def test_leftovers_of_a_killed_server_are_gone_after_the_next_start(
     tmp_path: Path, body: dict[str, Any]
 ) -> None:
     port = free_port()

@@ -107,7 +107,7 @@ def test_a_dripping_body_is_cut_by_total_time() -> None:
     assert error.status == 408
 
 
-def test_a_caller_who_hangs_up_is_no_defect() -> None:
+def test_a_client_disconnect_is_not_logged_as_an_error() -> None:
     async def hang_up() -> Message:
         return {"type": "http.disconnect"}
 
@@ -133,7 +133,7 @@ def test_other_content_types_are_refused_by_name(content_type: str) -> None:
     assert "application/json" in error.message
 
 
-def test_a_body_that_is_no_json_may_be_larger_because_it_goes_to_the_disk() -> None:
+def test_a_streamed_body_may_be_larger_than_json() -> None:
     sizes: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,7 +12,7 @@ from latentsync.server.routes.predict_inline import SerialExecutor
 
 
 def test_runs_one_at_a_time_in_the_order_of_asking() -> None:
-    line = SerialExecutor(max_waiting=8)
+    executor = SerialExecutor(max_waiting=8)
     inside = threading.Semaphore(1)
     order: list[int] = []
 
@@ -22,50 +22,50 @@ def test_runs_one_at_a_time_in_the_order_of_asking() -> None:
         inside.release()
 
     async def all_at_once() -> None:
-        await asyncio.gather(*(line.run(lambda _, n=n: work(n)) for n in range(6)))
+        await asyncio.gather(*(executor.run(lambda _, n=n: work(n)) for n in range(6)))
 
     asyncio.run(all_at_once())
-    line.close()
+    executor.close()
     assert order == list(range(6))
 
 
-def test_a_full_line_refuses_and_says_when_to_come_back() -> None:
-    line = SerialExecutor(max_waiting=1)
-    with line.place(), line.place():
-        with pytest.raises(LineFull) as refused, line.place():
+def test_a_full_queue_refuses_with_retry_after() -> None:
+    executor = SerialExecutor(max_waiting=1)
+    with executor.place(), executor.place():
+        with pytest.raises(LineFull) as refused, executor.place():
             pass
         assert refused.value.retry_after_s == 30
-    with line.place():
+    with executor.place():
         pass
-    line.close()
+    executor.close()
 
 
 def test_the_estimate_follows_recent_runs() -> None:
-    line = SerialExecutor(max_waiting=0)
-    asyncio.run(line.run(lambda _: None))
-    with line.place(), pytest.raises(LineFull) as refused, line.place():
+    executor = SerialExecutor(max_waiting=0)
+    asyncio.run(executor.run(lambda _: None))
+    with executor.place(), pytest.raises(LineFull) as refused, executor.place():
         pass
-    line.close()
+    executor.close()
     assert refused.value.retry_after_s == 1
 
 
 def test_a_failed_run_frees_the_device() -> None:
-    line = SerialExecutor(max_waiting=0)
+    executor = SerialExecutor(max_waiting=0)
 
     def fail(_: threading.Event) -> None:
         raise ValueError("defect")
 
     async def fail_then_run() -> str:
         with pytest.raises(ValueError, match="defect"):
-            await line.run(fail)
-        return await line.run(lambda _: "done")
+            await executor.run(fail)
+        return await executor.run(lambda _: "done")
 
     assert asyncio.run(fail_then_run()) == "done"
-    line.close()
+    executor.close()
 
 
 def test_a_cancelled_run_is_stopped_and_waited_for_before_the_next_begins() -> None:
-    line = SerialExecutor(max_waiting=2)
+    executor = SerialExecutor(max_waiting=2)
     events: list[str] = []
     started = threading.Event()
 
@@ -75,20 +75,20 @@ def test_a_cancelled_run_is_stopped_and_waited_for_before_the_next_begins() -> N
         events.append("stopped")
 
     async def cancel_first() -> None:
-        first = asyncio.create_task(line.run(until_stopped))
+        first = asyncio.create_task(executor.run(until_stopped))
         await asyncio.to_thread(started.wait)
-        second = asyncio.create_task(line.run(lambda _: events.append("second")))
+        second = asyncio.create_task(executor.run(lambda _: events.append("second")))
         first.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
         assert first.cancelled()
 
     asyncio.run(cancel_first())
-    line.close()
+    executor.close()
     assert events == ["stopped", "second"]
 
 
-def test_a_cancelled_waiter_leaves_the_line_without_running() -> None:
-    line = SerialExecutor(max_waiting=2)
+def test_a_cancelled_waiter_leaves_the_queue_without_running() -> None:
+    executor = SerialExecutor(max_waiting=2)
     started, release = threading.Event(), threading.Event()
     ran: list[str] = []
 
@@ -97,9 +97,9 @@ def test_a_cancelled_waiter_leaves_the_line_without_running() -> None:
         assert release.wait(60)
 
     async def leave() -> None:
-        running = asyncio.create_task(line.run(block))
+        running = asyncio.create_task(executor.run(block))
         await asyncio.to_thread(started.wait)
-        waiting = asyncio.create_task(line.run(lambda _: ran.append("waiting")))
+        waiting = asyncio.create_task(executor.run(lambda _: ran.append("waiting")))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
@@ -107,12 +107,12 @@ def test_a_cancelled_waiter_leaves_the_line_without_running() -> None:
         await running
 
     asyncio.run(leave())
-    line.close()
+    executor.close()
     assert ran == []
 
 
 def test_runs_wait_for_the_preparation() -> None:
-    line = SerialExecutor(max_waiting=0)
+    executor = SerialExecutor(max_waiting=0)
     release = threading.Event()
     events: list[str] = []
 
@@ -121,20 +121,20 @@ def test_runs_wait_for_the_preparation() -> None:
         events.append("prepared")
 
     async def run() -> None:
-        prepared = line.prepare(prepare)
-        run = asyncio.create_task(line.run(lambda _: events.append("ran")))
+        prepared = executor.prepare(prepare)
+        run = asyncio.create_task(executor.run(lambda _: events.append("ran")))
         await asyncio.sleep(0.02)
         release.set()
         await run
         prepared.result()
 
     asyncio.run(run())
-    line.close()
+    executor.close()
     assert events == ["prepared", "ran"]
 
 
 def test_closing_stops_the_running_work_and_waits_for_it() -> None:
-    line = SerialExecutor(max_waiting=0)
+    executor = SerialExecutor(max_waiting=0)
     started = threading.Event()
     ended: list[bool] = []
 
@@ -143,9 +143,9 @@ def test_closing_stops_the_running_work_and_waits_for_it() -> None:
         ended.append(canceled.wait(10))
 
     async def close() -> None:
-        run = asyncio.create_task(line.run(until_stopped))
+        run = asyncio.create_task(executor.run(until_stopped))
         await asyncio.to_thread(started.wait)
-        await asyncio.to_thread(line.close)
+        await asyncio.to_thread(executor.close)
         assert ended == [True]
         await run
 

@@ -53,7 +53,7 @@ def test_head_answers_like_get_without_the_video(urls: dict[str, str], contract:
 
 
 @pytest.mark.parametrize("contract", ["v1", "tasks", "lipsync"])
-def test_head_of_what_is_not_there_is_answered_so(urls: dict[str, str], contract: str) -> None:
+def test_head_of_a_missing_result_is_404(urls: dict[str, str], contract: str) -> None:
     url = urls[contract].replace("-", "0")
     assert (httpx.get(url).status_code, httpx.head(url).status_code) == (404, 404)
 
@@ -62,7 +62,7 @@ def test_head_of_what_is_not_there_is_answered_so(urls: dict[str, str], contract
 @pytest.mark.parametrize(
     "given", ["bytes=5-2", "bytes=1-0", "bytes=-", "bytes=a-b", "bytes=0-1,4-5"]
 )
-def test_what_is_no_range_is_ignored(urls: dict[str, str], contract: str, given: str) -> None:
+def test_an_invalid_range_is_ignored(urls: dict[str, str], contract: str, given: str) -> None:
     answer = httpx.get(urls[contract], headers={"Range": given})
     assert (answer.status_code, answer.content) == (200, CONTENT)
     assert "content-range" not in answer.headers
@@ -78,6 +78,6 @@ def test_a_range_is_sent_alone(urls: dict[str, str], given: str, start: int, sto
 
 
 @pytest.mark.parametrize("given", ["bytes=1024-", "bytes=1024-1024", "bytes=-0"])
-def test_a_range_with_nothing_in_it_is_refused(urls: dict[str, str], given: str) -> None:
+def test_an_empty_range_is_refused(urls: dict[str, str], given: str) -> None:
     answer = httpx.get(urls["v1"], headers={"Range": given})
     assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */1024")

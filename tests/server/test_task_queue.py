@@ -86,7 +86,7 @@ def test_a_published_client_gets_its_video(open_server: Server, media: str, tmp_
     assert plays(output)
 
 
-def test_a_published_client_hears_why_a_task_failed(
+def test_an_existing_client_understands_a_failure(
     open_server: Server, media: str, tmp_path: Path
 ) -> None:
     run = run_script(
@@ -232,7 +232,7 @@ def test_both_media_are_needed(waiting: Server) -> None:
     assert answer.json()["message"] == "Give audio_url."
 
 
-def test_another_key_sees_nothing_of_my_tasks(waiting: Server) -> None:
+def test_another_key_cannot_see_tasks(waiting: Server) -> None:
     task_id = sync(waiting).json()["task_id"]
     assert httpx.get(f"{waiting.url}/task/{task_id}", headers=OTHER_AUTH).status_code == 404
     theirs = get(waiting, "/queue", OTHER_AUTH)

@@ -64,11 +64,11 @@ def test_the_demo_runs_while_a_server_does(tmp_path: Path) -> None:
     assert "The draft engine" in demo.stdout
 
 
-def test_two_workers_of_one_name_and_record_exclude_each_other(tmp_path: Path) -> None:
+def test_two_workers_of_one_name_and_database_exclude_each_other(tmp_path: Path) -> None:
     with farm(tmp_path / "a") as jobs:
         first = jobs.start()
         jobs.wait_until_ended([jobs.submit()])
-        # Another work folder does not let it in: what they share is the record.
+        # Another work folder does not help: they share the database.
         second = jobs.start(work_dir=tmp_path / "elsewhere")
         assert second.wait(timeout=60) != 0
         assert "A worker named 'w' runs here already" in jobs.log()

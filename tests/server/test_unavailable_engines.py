@@ -79,7 +79,7 @@ def body(folder: Path) -> dict[str, str]:
     return {"video_base64": as_base64(video), "audio_base64": as_base64(audio)}
 
 
-def test_a_default_engine_that_cannot_run_is_not_ready_and_says_why(
+def test_a_default_engine_that_cannot_run_is_not_ready_with_a_reason(
     server: httpx.Client, folder: Path
 ) -> None:
     ready = server.get("/ready")
@@ -185,7 +185,7 @@ def assert_nothing_is_kept(server: httpx.Client, folder: Path) -> None:
     assert [path for path in kept if path.is_file()] == []
 
 
-def test_what_can_run_is_run(server: httpx.Client, body: dict[str, str]) -> None:
+def test_a_runnable_engine_runs(server: httpx.Client, body: dict[str, str]) -> None:
     wait = {"Prefer": "wait=60"}
     answer = server.post("/v1/predictions", json={**body, "engine": "draft"}, headers=wait)
     assert answer.status_code == 200, answer.text
@@ -196,7 +196,7 @@ def test_a_job_that_was_taken_before_fails_with_the_same_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with farm(tmp_path, engine="draft") as lent:
-        taken = lent.submit(engine=GPU)  # no worker is alive that could say that it cannot
+        taken = lent.submit(engine=GPU)  # no worker is running that could report that it cannot
         children_without(tmp_path / "site", monkeypatch)
         lent.start(command=("latentsync", "worker"))
         (ended,) = lent.wait_until_ended([taken])
@@ -247,7 +247,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_line_says_it_in_one_line_before_it_looks_at_the_media(
+def test_the_command_line_reports_it_in_one_line_before_it_reads_the_media(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children_without(tmp_path / "site", monkeypatch)
@@ -257,7 +257,7 @@ def test_the_command_line_says_it_in_one_line_before_it_looks_at_the_media(
 
 
 @pytest.mark.parametrize("name", ["serve", "worker"])
-def test_where_nothing_at_all_can_run_a_worker_does_not_start(
+def test_a_worker_without_any_runnable_engine_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     children_without(tmp_path / "site", monkeypatch, (*NETWORKS, "pocketsphinx"))

@@ -27,7 +27,7 @@ def start_sending(url: str) -> socket.socket:
     return connection
 
 
-def test_a_stranger_who_never_stops_sending_is_cut_off(
+def test_an_endless_body_without_a_key_is_cut_off(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentsync.server.middleware._LINGER_S", 0.2)
@@ -44,14 +44,14 @@ def send_for(connection: socket.socket, seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_who_ends_its_body_in_time_is_not_kept_waiting(
+def test_a_body_that_ends_in_time_is_answered_at_once(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("latentsync.server.middleware._LINGER_S", 60.0)
     with start_sending(url) as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 401")
         connection.sendall(b"1\r\nx\r\n0\r\n\r\n")
-        while connection.recv(65536):  # fails after ten seconds without a word
+        while connection.recv(65536):  # fails after ten seconds of silence
             pass
 
 

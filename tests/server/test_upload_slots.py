@@ -35,69 +35,69 @@ def upload_slots(**limits: int) -> UploadSlots:
 
 
 @contextmanager
-def taken(room: UploadSlots, *bodies: tuple[Request, str]) -> Iterator[None]:
+def taken(slots: UploadSlots, *bodies: tuple[Request, str]) -> Iterator[None]:
     with ExitStack() as held:
         for request, owner in bodies:
-            held.enter_context(room.place(request, owner))
+            held.enter_context(slots.place(request, owner))
         yield
 
 
 def test_large_bodies_are_bounded_in_number_and_places_are_given_back() -> None:
-    room = upload_slots(max_arriving_bodies=4)
+    slots = upload_slots(max_arriving_bodies=4)
     four = [(a_request(LARGE), owner) for owner in ("a", "a", "b", "b")]
     for _ in range(2):
         with (
-            taken(room, *four),
+            taken(slots, *four),
             pytest.raises(LineFull) as refused,
-            taken(room, (a_request(LARGE), "c")),
+            taken(slots, (a_request(LARGE), "c")),
         ):
             pass
         assert refused.value.retry_after_s == 5
-    with taken(room, *four[:3], (a_request(LARGE), "c")):
+    with taken(slots, *four[:3], (a_request(LARGE), "c")):
         pass
 
 
-def test_one_caller_takes_half_of_the_places() -> None:
-    room = upload_slots(max_arriving_bodies=4)
-    with taken(room, (a_request(LARGE), "slow"), (a_request(LARGE), "slow")):
+def test_one_caller_can_use_half_of_the_slots() -> None:
+    slots = upload_slots(max_arriving_bodies=4)
+    with taken(slots, (a_request(LARGE), "slow"), (a_request(LARGE), "slow")):
         with (
             pytest.raises(LineFull, match="from this key"),
-            taken(room, (a_request(LARGE), "slow")),
+            taken(slots, (a_request(LARGE), "slow")),
         ):
             pass
-        with taken(room, (a_request(LARGE), "other")):
+        with taken(slots, (a_request(LARGE), "other")):
             pass
 
 
 def test_memory_is_bounded_by_what_is_declared_or_by_the_largest_body() -> None:
-    room = upload_slots(max_arriving_bytes=40 * MB)
+    slots = upload_slots(max_arriving_bytes=40 * MB)
     half = [(a_request(10 * MB), "a"), (a_request(), "a")]
-    with taken(room, *half), pytest.raises(LineFull), taken(room, (a_request(KB), "a")):
+    with taken(slots, *half), pytest.raises(LineFull), taken(slots, (a_request(KB), "a")):
         pass
     whole = [*half, (a_request(), "b"), (a_request(10 * MB), "b")]
-    with taken(room, *whole), pytest.raises(LineFull), taken(room, (a_request(KB), "c")):
+    with taken(slots, *whole), pytest.raises(LineFull), taken(slots, (a_request(KB), "c")):
         pass
 
 
-def test_a_body_that_goes_to_the_disk_takes_little_memory() -> None:
-    room = upload_slots(max_arriving_bytes=40 * MB)
+def test_a_streamed_body_needs_little_memory() -> None:
+    slots = upload_slots(max_arriving_bytes=40 * MB)
     upload, form = a_request(500 * MB, "video/mp4"), a_request(None, "multipart/form-data")
     with (
-        taken(room, *[(upload, "a"), (form, "a")] * 5),
-        room.place(a_request(500 * MB), "b", is_streamed=True),
+        taken(slots, *[(upload, "a"), (form, "a")] * 5),
+        slots.place(a_request(500 * MB), "b", is_streamed=True),
     ):
         pass
 
 
-def test_one_body_alone_is_let_in_whatever_its_size() -> None:
-    room = upload_slots(max_arriving_bytes=MB, max_arriving_bodies=1)
-    with taken(room, (a_request(9 * MB), "a")):
+def test_a_single_body_is_accepted_whatever_its_size() -> None:
+    slots = upload_slots(max_arriving_bytes=MB, max_arriving_bodies=1)
+    with taken(slots, (a_request(9 * MB), "a")):
         pass
 
 
 def test_small_bodies_need_no_place() -> None:
-    room = upload_slots(max_arriving_bodies=1)
-    with taken(room, (a_request(LARGE), "a"), *[(a_request(KB), "a")] * 100):
+    slots = upload_slots(max_arriving_bodies=1)
+    with taken(slots, (a_request(LARGE), "a"), *[(a_request(KB), "a")] * 100):
         pass
 
 
@@ -152,10 +152,10 @@ def sending(url: str, path: str) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_the_place_of_a_sender_that_is_too_slow_is_free_again(tmp_path: Path) -> None:
+def test_the_slot_of_a_sender_that_is_too_slow_is_released(tmp_path: Path) -> None:
     with queue_server(tmp_path, max_arriving_bodies=2, body_timeout_s=0.3) as server:
         path, body = CALLS[0]
         with sending(server.url, path) as connection:
             assert b" 408 " in connection.recv(65536)
             answer = httpx.post(server.url + path, json=body, headers=AUTH, timeout=60)
-            assert answer.status_code in (422, 408)  # it had a place; a busy machine may be slow
+            assert answer.status_code in (422, 408)  # it had a slot; a busy machine may be slow

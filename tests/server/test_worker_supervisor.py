@@ -64,7 +64,7 @@ def test_stopping_ends_the_worker_and_starts_no_other(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
-def test_a_killed_worker_of_a_real_server_comes_back_and_ends_with_the_server(
+def test_a_killed_worker_of_a_real_server_is_restarted_and_ends_with_the_server(
     tmp_path: Path,
 ) -> None:
     port = free_port()

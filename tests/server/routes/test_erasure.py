@@ -71,7 +71,7 @@ def test_a_running_prediction_is_stopped_and_leaves_no_working_folder(
     assert submit(wait_s=60)["status"] == "succeeded"
 
 
-def test_who_waits_for_a_prediction_hears_that_it_is_gone(
+def test_a_waiting_client_learns_that_a_prediction_was_erased(
     client: httpx.Client, body: dict[str, Any]
 ) -> None:
     path = f"/predictions/{uuid.uuid4()}"
@@ -86,7 +86,7 @@ def test_who_waits_for_a_prediction_hears_that_it_is_gone(
         assert following.result().status_code in (200, 404)
 
 
-def test_who_waits_with_predict_hears_that_it_was_canceled(
+def test_predict_reports_that_the_job_was_canceled(
     client: httpx.Client, body: dict[str, Any], url: str
 ) -> None:
     seed = FOR_EVER + 7
@@ -126,7 +126,7 @@ def test_an_upload_is_removed(client: httpx.Client, stranger: httpx.Client, medi
         assert client.delete(f"/uploads/{strange}").status_code == 404
 
 
-def test_what_a_killed_server_left_is_erased_by_any_worker(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_server_are_erased_by_any_worker(tmp_path: Path) -> None:
     with farm(tmp_path) as lent:
         worker = lent.start()
         running, waiting = lent.submit(FOR_EVER), lent.submit()

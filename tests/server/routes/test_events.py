@@ -1,4 +1,4 @@
-"""Server-sent events: order, going on after a break, heartbeats, many listeners at once."""
+"""Server-sent events: order, resuming, heartbeats, many listeners at once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def follow(client: httpx.Client, job: Event, after: str | None = None) -> list[E
     return parse(answer.text)
 
 
-def test_a_listener_hears_everything_until_the_end(client: httpx.Client, submit: Submit) -> None:
+def test_a_stream_has_all_events_until_the_end(client: httpx.Client, submit: Submit) -> None:
     events = follow(client, submit(SLOW + 500))
     statuses = [event["data"]["status"] for event in events if event["event"] == "status"]
     assert statuses == ["queued", "processing", "succeeded"]
@@ -63,9 +63,7 @@ def test_times_are_written_as_in_the_prediction(client: httpx.Client, submit: Su
     assert [end["at"] for end in ends] == [job["finished_at"]]
 
 
-def test_after_a_break_nothing_is_missed_and_nothing_comes_twice(
-    client: httpx.Client, submit: Submit
-) -> None:
+def test_a_resumed_stream_has_no_gaps_or_repetitions(client: httpx.Client, submit: Submit) -> None:
     job = submit(wait_s=60)
     events = follow(client, job)
     for number, event in enumerate(events[:-1]):
@@ -76,7 +74,7 @@ def test_after_a_break_nothing_is_missed_and_nothing_comes_twice(
 
 
 @pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 40, "٣"])
-def test_a_last_event_id_that_is_none_is_refused(
+def test_an_invalid_last_event_id_is_refused(
     client: httpx.Client, submit: Submit, last: str
 ) -> None:
     path = f"/predictions/{submit(wait_s=60)['id']}/events"

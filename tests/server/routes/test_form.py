@@ -68,7 +68,7 @@ def read(tmp_path: Path) -> Read:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def take() -> tuple[Submission, Contents]:
-            # Inside an application Starlette tells of a bad form as an HTTP error.
+            # Inside an application Starlette raises an HTTP error for a bad form.
             request = Request({"type": "http", "headers": head, "app": None}, receive)
             async with read_submissions(request, settings, reserve) as ((one,), is_list):
                 assert not is_list
@@ -233,7 +233,7 @@ def test_more_files_than_there_can_be_are_refused(read: Read) -> None:
         read(files, segments=TWO)
 
 
-def test_what_a_browser_sends_of_an_empty_form_field_counts_as_not_given(tmp_path: Path) -> None:
+def test_an_empty_form_field_of_a_browser_counts_as_absent(tmp_path: Path) -> None:
     boundary = b"----part"
     parts = [
         (b'name="video"; filename="v.mp4"', b"video"),

@@ -52,7 +52,7 @@ def test_a_prediction_is_answered_at_once_and_ends_later(
     assert all(datetime.fromisoformat(moment).tzinfo is not None for moment in times)
 
 
-def test_who_prefers_to_wait_gets_the_finished_prediction(
+def test_prefer_wait_returns_the_finished_prediction(
     client: httpx.Client, body: dict[str, Any]
 ) -> None:
     answer = client.post("/predictions", json=body, headers={"Prefer": "respond-async, wait=60"})
@@ -60,7 +60,7 @@ def test_who_prefers_to_wait_gets_the_finished_prediction(
     assert answer.headers["preference-applied"] == "wait=60"
 
 
-def test_who_waits_too_short_gets_the_job_as_it_is(
+def test_a_wait_that_is_too_short_returns_the_unfinished_job(
     client: httpx.Client, body: dict[str, Any]
 ) -> None:
     started = time.monotonic()
@@ -138,7 +138,7 @@ def test_an_idempotency_key_that_cannot_be_kept_is_refused(
     assert (answer.status_code, answer.json()["field"]) == (422, "Idempotency-Key")
 
 
-def test_an_id_of_ones_own_can_be_put_again_and_again(
+def test_put_with_a_client_chosen_id_is_idempotent(
     client: httpx.Client, stranger: httpx.Client, body: dict[str, Any]
 ) -> None:
     path = f"/predictions/{uuid.uuid4()}"
@@ -147,7 +147,7 @@ def test_an_id_of_ones_own_can_be_put_again_and_again(
     assert client.put(path, json={**body, "seed": 8}).status_code == 409
     taken = stranger.put(path, json=body)
     assert taken.status_code == 409
-    assert 'status":"' not in taken.text.replace(" ", "")  # nothing of the other's job
+    assert 'status":"' not in taken.text.replace(" ", "")  # nothing of the other job
     assert client.put(path, json=[body]).status_code == 400
 
 
@@ -159,7 +159,7 @@ def test_an_id_that_is_no_uuid_is_refused(
     assert answer.status_code in (404, 422), answer.text
 
 
-def test_several_predictions_are_taken_in_their_order_or_none_at_all(
+def test_several_predictions_are_created_in_order_or_none(
     client: httpx.Client, body: dict[str, Any]
 ) -> None:
     before = len(client.get("/predictions?limit=100").json()["predictions"])
@@ -278,7 +278,7 @@ def test_a_running_job_is_canceled(client: httpx.Client, submit: Submit) -> None
     assert (again.status_code, again.json()["status"]) == (200, "canceled")
 
 
-def test_a_failed_prediction_says_why(submit: Submit) -> None:
+def test_a_failed_prediction_has_an_error(submit: Submit) -> None:
     broken = submit(BROKEN, wait_s=60)
     assert (broken["status"], broken["error"]["code"]) == ("failed", "INTERNAL_ERROR")
     assert "/" not in broken["error"]["message"]

@@ -41,7 +41,7 @@ def test_a_job_of_another_key_is_answered_like_an_unknown_one(
     assert client.get(f"/predictions/{job_id}").json()["status"] == "succeeded"
 
 
-def test_the_list_and_its_cursor_know_only_ones_own_jobs(
+def test_the_list_and_its_cursor_include_only_own_jobs(
     client: httpx.Client, stranger: httpx.Client, submit: Submit
 ) -> None:
     job_id = submit(wait_s=60)["id"]
@@ -67,7 +67,7 @@ def test_the_list_and_its_cursor_know_only_ones_own_jobs(
         ("POST", "/predict"),
     ],
 )
-def test_nothing_is_done_without_a_key(url: str, method_and_path: tuple[str, str]) -> None:
+def test_every_route_requires_a_key(url: str, method_and_path: tuple[str, str]) -> None:
     method, path = method_and_path
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic eDp5"}):
         answer = httpx.request(method, url + path, headers=headers)

@@ -25,7 +25,7 @@ GREEDY_KEY = "key-that-uses-up-its-quota"
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server without a worker; in place of the one that has one."""
+    """URL of a server without a worker, replacing the one with a worker."""
     folder: Path = tmp_path_factory.mktemp("server")
     keys = (KEY, OTHER_KEY, GREEDY_KEY)
     with serving_jobs(settings_for(folder, api_keys=keys), workers=0) as url:
@@ -66,7 +66,7 @@ def test_a_key_of_a_single_prediction_is_for_no_list(client: httpx.Client) -> No
 
 
 @pytest.mark.parametrize("end", ["/0", "/1", "\\n1", "%0A1", " 1", "-1", "\x851", "\xa01"])
-def test_no_other_key_names_an_entry_of_a_list(client: httpx.Client, end: str) -> None:
+def test_no_other_key_matches_an_entry_of_a_list(client: httpx.Client, end: str) -> None:
     key = uuid.uuid4().hex
     _, jobs = submit_all(client, [A, A], key)
     headers = {b"Idempotency-Key": (key + end).encode("latin-1")}
@@ -114,7 +114,7 @@ def test_the_longest_key_names_the_longest_list(url: str) -> None:
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_what_is_wrong_with_a_list_says_with_which_entry(
+def test_the_error_of_a_list_names_the_entry(
     client: httpx.Client, entry: object, field: str, said: str, wrapped: bool
 ) -> None:
     before = recorded(client)
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_a_list_says_with_which_entry(
 
 
 @pytest.mark.parametrize("entries", [None, {}, "x"])
-def test_what_should_be_a_list_and_is_none_is_named(client: httpx.Client, entries: object) -> None:
+def test_predictions_that_are_not_a_list_are_refused(client: httpx.Client, entries: object) -> None:
     answer = client.post("/predictions", json={"predictions": entries}).json()
     assert (answer["code"], answer["field"]) == ("FIELD_INVALID", "predictions")
     assert answer["detail"].startswith(f"predictions is {entries!r}")
@@ -174,7 +174,7 @@ def test_an_id_of_another_key_is_refused_like_an_own_one_of_another_request(
     assert own.json()["code"] == "IDEMPOTENCY_CONFLICT"
 
 
-def test_who_goes_on_after_an_event_that_never_was_hears_all_that_comes(
+def test_a_stream_after_a_future_event_has_all_new_events(
     client: httpx.Client,
 ) -> None:
     job = client.post("/predictions", json=A).json()["id"]

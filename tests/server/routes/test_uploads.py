@@ -171,7 +171,7 @@ def test_an_upload_that_never_ends_is_cut(strict: tuple[str, Path]) -> None:
     wait_until(lambda: is_clean(folder))
 
 
-def test_a_caller_who_goes_away_leaves_nothing(strict: tuple[str, Path]) -> None:
+def test_a_disconnected_client_leaves_nothing(strict: tuple[str, Path]) -> None:
     url, folder = strict
     with connected(url) as connection:
         connection.sendall(head("Content-Length: 1000000") + b"x" * 5000)
@@ -201,7 +201,7 @@ def drip(connection: socket.socket, seconds: float) -> None:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Tell whether the other side has said all and goes."""
+    """Return whether the other side has closed the connection."""
     while connection.recv(65536):
         pass
     return True
