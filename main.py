@@ -71,7 +71,7 @@ def predict(
         video_base64: the source video as base64 or data: URI.
         audio_url: http(s) address of the speech; or give audio_base64.
         audio_base64: the speech as base64 or data: URI.
-        guidance_scale: 1.0 to 3.0; 1.0 means none.
+        guidance_scale: 1.0 to 3.0; 1.0 turns guidance off.
         inference_steps: 1 to 50.
         seed: -1 draws a random one and reports it.
         sync_mode: bounce (the default), loop, cut_off, silence or remap.

@@ -140,7 +140,7 @@ class LatentSync:
             video_base64: the source video as base64 or data: URI.
             audio_url: http(s) address of the speech; or give audio_base64.
             audio_base64: the speech as base64 or data: URI.
-            guidance_scale: 1.0 to 3.0; 1.0 means none.
+            guidance_scale: 1.0 to 3.0; 1.0 turns guidance off.
             inference_steps: 1 to 50.
             seed: -1 draws a random one and reports it.
             sync_mode: bounce (the default), loop, cut_off, silence or remap.
@@ -153,7 +153,7 @@ class LatentSync:
             guidance_interval: start and end, in 0..1, of the steps with guidance.
             segments: objects with audio_url or audio_base64, start_s, end_s, audio_start_s and
                 speaker: parts with a recording or a speaker of their own.
-            keep_sound: with segments, the video's own sound is heard where nobody speaks.
+            keep_sound: with segments, keep the video's own sound outside them.
             unknown: refused by name, as every door does.
 
         Returns:
@@ -184,7 +184,7 @@ class LatentSync:
 
     @modal.asgi_app(label="latentsync")
     def web(self) -> Any:
-        """Serve ``POST /predict`` to whoever has a key of LATENTSYNC_API_KEY."""
+        """Serve ``POST /predict`` to callers with a key of LATENTSYNC_API_KEY."""
         return self._app
 
 

@@ -62,7 +62,7 @@ class Turns:
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
-    """What the lines of this process see."""
+    """What the executors of this process see."""
     turns, run = Turns(), SerialExecutor.run
 
     async def watched(line: SerialExecutor, work: Callable[[Event], Any]) -> Any:
