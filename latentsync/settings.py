@@ -34,14 +34,14 @@ KEY_VARIABLE = "LATENTSYNC_API_KEY"  # of servers and of callers
 KEYS_VARIABLE = "LATENTSYNC_API_KEYS"  # its earlier name for servers, still read
 
 Wait = Annotated[float, Field(ge=0)]
-_SECRETS = {"api_keys", "database_url", "webhook_secret"}  # or contain one
+_SECRETS = {"api_keys", "database_url", "webhook_secret"}  # or they hold one
 
 
 class _Environment(EnvSettingsSource):
-    """The environment; API keys are read from two variables, of which both may be set."""
+    """The environment, in which a server's keys may be in either of two variables, or in both."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return value, variable name and whether the value is complex."""
+        """Return the value of a field as the environment has it, its variable, and its kind."""
         value, key, is_complex = super().get_field_value(field, field_name)
         if field_name == "api_keys":
             variables = (KEY_VARIABLE.lower(), KEYS_VARIABLE.lower())
@@ -50,7 +50,7 @@ class _Environment(EnvSettingsSource):
 
 
 def _base_folder(variable: str, *usual: str) -> Path:
-    """Return an XDG base directory; the specification says to ignore relative paths."""
+    """Return a folder of the XDG Base Directory Specification, which ignores relative paths."""
     given = Path(os.environ.get(variable, ""))
     return given if given.is_absolute() else Path.home().joinpath(*usual)
 
@@ -206,7 +206,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only arguments and the environment, in this order."""
+        """Return what is asked for values: the caller's arguments, then the environment."""
         return init_settings, _Environment(settings_cls)
 
     @property
@@ -216,7 +216,7 @@ class Settings(BaseSettings):
 
     @property
     def storage(self) -> str:
-        """URL or folder of the file storage."""
+        """Address of the jobs' files."""
         return self.storage_url or str(self.data_dir / "files")
 
     @field_validator("webhook_secret")
@@ -236,7 +236,7 @@ class Settings(BaseSettings):
     @field_validator("work_dir", "weights_dir", "data_dir")
     @classmethod
     def _expand_home(cls, path: Path) -> Path:
-        return path.expanduser()  # values may not have passed through a shell
+        return path.expanduser()  # no shell has, where values come from secrets
 
     @field_validator("api_keys", "allowed_roots", "webhook_retry_delays_s", mode="before")
     @classmethod
@@ -259,37 +259,37 @@ def variable_of(field: str) -> str:
     return KEY_VARIABLE if field == "api_keys" else f"{PREFIX}{field.upper()}"
 
 
-URL_VARIABLE = "LATENTSYNC_URL"  # of the server to call
-# Variables of the caller's key; the first that is set counts.
+URL_VARIABLE = "LATENTSYNC_URL"  # of the server that a caller means
+# Where callers may have put their key; the first that is set counts.
 CALLER_KEY_VARIABLES = (KEY_VARIABLE, "LATENTSYNC_TOKEN", "CEREBRIUM_API_KEY")
 
 _SETTINGS = frozenset(map(variable_of, Settings.model_fields))
 _READ_BY_TESTS = {"LATENTSYNC_REFERENCE", "LATENTSYNC_FUZZ_CASES"}
 _KNOWN = _SETTINGS | {URL_VARIABLE, KEYS_VARIABLE, *CALLER_KEY_VARIABLES} | _READ_BY_TESTS
-_NEAR = 0.6  # cutoff of suggestions, difflib's default
+_NEAR = 0.6  # least likeness of a name that is suggested: difflib's own default
 
 # Kubernetes and container links set these in every container for a service named latentsync….
 _OF_A_SERVICE = re.compile(
     r"LATENTSYNC(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+_ADDRESS_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://")
 
 
 def describe_unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each unknown ``LATENTSYNC_`` variable."""
+    """Return a sentence for each variable that looks like a setting and is none."""
     return [
         _describe(name)
         for name, value in sorted(environment.items())
         if name.upper().startswith(PREFIX)
         and name.upper() not in _KNOWN
-        and not _is_service_variable(name.upper(), value)
+        and not _is_of_a_service(name.upper(), value)
     ]
 
 
 def caller_key(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the caller's key and its variable; two empty strings if there is none.
+    """Return a caller's key and the variable that it is in; two empty texts if there is none.
 
-    Of a server's variable with several keys, the first one is used.
+    Where a server's variable with several keys is at hand, its first one will do.
     """
     for name in CALLER_KEY_VARIABLES:
         given = environment.get(name, "").strip()
@@ -307,7 +307,7 @@ def _describe(name: str) -> str:
     return f"{name} is not a setting of latentsync and has no effect{advice}"
 
 
-def _is_service_variable(name: str, value: str) -> bool:
-    if _SERVICE_VARIABLE.fullmatch(name):
+def _is_of_a_service(name: str, value: str) -> bool:
+    if _OF_A_SERVICE.fullmatch(name):
         return True
-    return name.endswith("_PORT") and _SERVICE_ADDRESS.match(value) is not None
+    return name.endswith("_PORT") and _ADDRESS_OF_A_SERVICE.match(value) is not None
