@@ -38,7 +38,7 @@ from latentsync.media.ssrf import parse_address
 from latentsync.monitor import RunMonitor
 from latentsync.public_errors import to_database_error
 from latentsync.schema.engines import EngineSurvey
-from latentsync.schema.run import MediaSource, PathSource, RunRequest, UrlSource
+from latentsync.schema.run import InlineSource, MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
 
@@ -303,6 +303,8 @@ class JobService:
             _check_address(source)
             return dump_source(source, None), 0
         key = f"{folder_key}/{medium}"
+        if isinstance(source, InlineSource):
+            self.reserve.require_for_body(len(source.base64) * 3 // 4, 0)
         with (
             working_folder(self.reserve.receiving_dir) as folder,
             self._as_file(source, folder, owner) as (path, keep),

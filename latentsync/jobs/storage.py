@@ -192,13 +192,18 @@ class Storage:
             self.remove(key)
 
     def below(self, key: str) -> dict[str, float]:
-        """Return the names directly below a folder and when anything in each was last changed."""
+        """Return the names directly below a folder, each with the time of its latest change."""
         path = self._path(key)
         newest: dict[str, float] = {}
         with self._answering(missing_is_failure=True):
             for found, entry in self._files.find(path, detail=True).items():
                 name = found[len(path) :].lstrip("/").split("/", 1)[0]
                 newest[name] = max(newest.get(name, 0.0), self._changed_at(found, entry))
+        if self._is_local:
+            # A linked or moved file keeps its age; the folder is as young as its newest entry.
+            for name in newest:
+                with suppress(FileNotFoundError):
+                    newest[name] = max(newest[name], Path(path, name).stat().st_mtime)
         return newest
 
     def size_below(self, key: str, *, name: str | None = None) -> int:

@@ -6,8 +6,11 @@ decoded. The result can be stored with a job, so that the worker does not scan t
 
 from __future__ import annotations  # the generics of av exist for type checkers only
 
+import logging
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as default
 from fractions import Fraction
@@ -31,6 +34,8 @@ from latentsync.media.colour import Colour, Orientation, read_colour, read_orien
 from latentsync.media.container import BrokenOff, describe, open_media, read_packets
 from latentsync.media.timeline import Timeline, Timestamps, build_timeline
 from latentsync.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
 _ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may lie this much too high
@@ -332,7 +337,7 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoVideo, MediaTooLong, PictureTooLarge,
         PictureTooSmall, TooManyFrames
     """
-    with open_media(path, field, settings.max_pixels) as container:
+    with _scanned(path, settings, field) as container:
         stream = _video_stream(container, field)
         check_picture(stream.width, stream.height, settings, field)
         first_frame = _FirstFrame()
@@ -348,7 +353,7 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
     Raises:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoAudio, AudioTooShort, MediaTooLong
     """
-    with open_media(path, field, settings.max_pixels) as container:
+    with _scanned(path, settings, field) as container:
         stream = _audio_stream(container, field)
         name_layout(stream)
         first_frame = _FirstFrame()
@@ -368,6 +373,14 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
         )
 
 
+@contextmanager
+def _scanned(path: Path, settings: Settings, field: str) -> Iterator[InputContainer]:
+    started = time.perf_counter()
+    with open_media(path, field, settings.max_pixels) as container:
+        yield container
+    logger.info("scanned %s in %.2f s", field, time.perf_counter() - started)
+
+
 def dump_info(info: VideoInfo | AudioInfo) -> dict[str, Any]:
     """Return what a probe found as plain JSON, to be stored with a job."""
     adapter: TypeAdapter[Any] = _VIDEO_INFO if isinstance(info, VideoInfo) else _AUDIO_INFO
@@ -384,7 +397,9 @@ def load_video_info(dumped: Mapping[str, Any], settings: Settings) -> VideoInfo:
     """
     info = _VIDEO_INFO.validate_python(dumped)
     check_picture(info.width, info.height, settings, info.field)
-    check_length(info.duration_s, settings.max_duration_s, info.field)
+    # No limit applies to the duration of the last frame, which may be an estimate.
+    known_s = info.duration_s - 1 / info.timeline.fps
+    check_length(known_s, settings.max_duration_s, info.field)
     check_frame_rate(info.timeline.fps, settings, info.field)
     return replace(info, max_pixels=settings.max_pixels)
 

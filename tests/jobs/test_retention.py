@@ -43,7 +43,9 @@ class House:
         source = self.folder / "source"
         source.write_bytes(b"x" * size_bytes)
         self.files.put(source, key)
-        os.utime(self.folder / "files" / key, (self.clock.now, self.clock.now))
+        path = self.folder / "files" / key
+        for part in (path, path.parent):
+            os.utime(part, (self.clock.now, self.clock.now))
         return key
 
     def submit(self, size_bytes: int = 10) -> Job:

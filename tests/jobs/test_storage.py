@@ -64,6 +64,18 @@ def test_what_lies_below_a_folder_is_dated_and_counted(files: Storage, source: P
     assert (files.below("none"), files.size_below("none")) == ({}, 0)
 
 
+def test_a_copy_is_as_young_as_the_copying_and_leaves_the_original_as_old_as_it_is(
+    tmp_path: Path, source: Path
+) -> None:
+    files = Storage(str(tmp_path / "store"))
+    files.put(source, "uploads/one/owner")
+    for path in (tmp_path / "store" / "uploads" / "one" / "owner", tmp_path / "store/uploads/one"):
+        os.utime(path, (1000, 1000))
+    files.copy("uploads/one/owner", "inputs/one/video")
+    assert files.below("inputs")["one"] > time.time() - 60
+    assert files.below("uploads") == {"one": 1000}
+
+
 def test_removing_takes_files_and_folders_and_minds_nothing(files: Storage, source: Path) -> None:
     for key in ("a/one/file", "a/two/file", "b"):
         files.put(source, key)

@@ -9,16 +9,19 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from latentsync.errors import MediaTooLong
 from latentsync.jobs.serialization import load_probes
 from latentsync.jobs.service import JobService, Submission
 from latentsync.media import probe
+from latentsync.media.timeline import build_timeline
 from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.run import InlineSource, MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
@@ -122,6 +125,21 @@ def test_a_workers_own_limits_hold_for_what_a_server_has_probed(tmp_path: Path) 
     strict = settings.model_copy(update={"max_duration_s": 0.1})
     with pytest.raises(MediaTooLong):
         load_probes(job.request, strict)
+
+
+def test_an_estimated_end_of_a_video_breaks_no_limit_of_a_worker(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    stamps = np.arange(0, 1000, 40)
+    timeline = build_timeline(stamps, stamps[:1], 0, Fraction(1, 1000))
+    assert timeline.duration_s == 1.0
+    clip = write_clip(tmp_path / "face.mp4")
+    found = replace(probe.probe_video(clip, settings, "video"), timeline=timeline)
+    exact = settings.model_copy(update={"max_duration_s": 0.97})  # of which 0.96 s are certain
+    assert probe.load_video_info(probe.dump_info(found), exact).duration_s == 1.0
+    with pytest.raises(MediaTooLong):
+        probe.load_video_info(
+            probe.dump_info(found), settings.model_copy(update={"max_duration_s": 0.95})
+        )
 
 
 def test_what_a_probe_finds_survives_being_stored(tmp_path: Path) -> None:
