@@ -147,7 +147,7 @@ def test_the_list_is_a_table_or_json(service: Service) -> None:
         assert run("watch", job_id).exit_code == 0
     result = run("list", "--limit", "2")
     head, *rows = result.stdout.splitlines()
-    assert head.split() == ["job", "handed", "in", "done", "state"]
+    assert head.split() == ["job", "submitted", "done", "status"]
     assert [row.split()[0] for row in rows] == jobs[::-1]
     assert rows[0].split()[-2:] == ["100%", "succeeded"]
     as_json = run("list", "--status", "succeeded", "--limit", "2", "--json").stdout.splitlines()
