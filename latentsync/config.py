@@ -1,7 +1,4 @@
-"""Reads a model version's values from ``configs/`` into a frozen dataclass.
-
-Finds the files that come with the package: embedded networks and model configurations.
-"""
+"""Reads model configurations into frozen dataclasses, and finds packaged files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +37,8 @@ def read_config(name: str, form: type[Form]) -> Form:
 
     Args:
         name: the model version, for example ``"draft"``.
-        form: a frozen dataclass; keys that it does not have and wrong types are refused, values
-            that the file leaves out keep the dataclass's defaults.
+        form: a frozen dataclass; unknown keys and wrong types are refused, missing values
+            take the defaults of the dataclass.
 
     Raises:
         EngineUnavailable: the file is missing or does not fit; the message names the key.
@@ -60,7 +57,7 @@ def to_config(values: Mapping[str, Any], form: type[Form], name: str) -> Form:
     Args:
         values: names and values.
         form: a frozen dataclass.
-        name: what the values are called in messages.
+        name: name of the values, for messages.
 
     Raises:
         EngineUnavailable: they do not fit; the message names the key.

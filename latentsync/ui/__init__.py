@@ -1,4 +1,4 @@
-"""The page for people who would rather look than read; it works through the client.
+"""The page of ``latentsync serve --ui``, a Gradio application on top of the client.
 
-:mod:`latentsync.server.routes.page` lets browsers in. Needs the extra ``ui``.
+:mod:`latentsync.server.routes.page` mounts and protects it. Requires the extra ``ui``.
 """

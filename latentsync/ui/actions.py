@@ -1,4 +1,4 @@
-"""What happens when somebody does something on the page, or a second passes."""
+"""The event handlers of the page: clicks, changes and the timer."""
 
 import json
 from collections.abc import AsyncIterator
@@ -23,23 +23,23 @@ from latentsync.ui.player import build_player, draw_curve
 from latentsync.ui.session import client_of, zone_of
 from latentsync.workspace import working_folder
 
-NO_ENGINE = "No engine can run on this server now; ask whoever runs it."
+NO_ENGINE = "No engine can run on this server at the moment. Contact its administrator."
 AUTO_FACE = ("Automatic: the largest and steadiest face", "auto")
 _JOBS_SHOWN = 50
-_DELETED = "Deleted. The server has kept nothing of it."
-_BEING_DELETED = "Out of reach now. The server removes the rest as soon as it can."
+_DELETED = "Deleted from the server."
+_BEING_DELETED = "Deleted. The server removes the remaining files as soon as it can."
 
-# What the page remembers of the jobs that were handed in on it: the source and the sync mode.
+# Source path and sync mode of each job that was submitted from this page, by job id.
 Sources = dict[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Actions:
-    """The page's actions; each returns new values for the components that ``page.py`` names.
+    """The page's event handlers; each returns new values for the components that ``page.py`` lists.
 
     Attributes:
-        settings: its ``work_dir`` is where media are looked at.
-        engines: tell which can run.
+        settings: its ``work_dir`` is used to analyse media.
+        engines: which engines can run.
     """
 
     settings: Settings
@@ -56,16 +56,16 @@ class Actions:
         guidance: float,
         seed: float,
         sources: Sources,
-        visit: gr.Request,
+        request: gr.Request,
     ) -> tuple[Any, Any, Sources]:
-        """Hand in a job; return status, list of jobs, sources."""
+        """Submit a job; return status, list of jobs, sources."""
         if not video or not audio:
             missing = "the speech" if video else "a video"
             return texts.hint(f"Choose or record {missing} first."), gr.skip(), sources
         if engine is None:
             return texts.hint(f"{NO_ENGINE} Reload the page later."), gr.skip(), sources
         try:
-            async with client_of(visit) as client:
+            async with client_of(request) as client:
                 job = await client.submit(
                     Path(video),
                     Path(audio),
@@ -76,15 +76,15 @@ class Actions:
                     guidance_scale=float(guidance),
                     seed=round(seed),
                 )
-                jobs = await _list(client, job.id, zone_of(visit.request))
+                jobs = await _list(client, job.id, zone_of(request.request))
         except LatentSyncError as error:
             return texts.alert_of(error), gr.skip(), sources
         return texts.describe(job), jobs, {**sources, job.id: (video, sync_mode)}
 
     async def watch(
-        self, job_id: str | None, seen: str, visit: gr.Request
+        self, job_id: str | None, seen: str, request: gr.Request
     ) -> tuple[Any, Any, Any, Any, Any, str, str, Any]:
-        """Look at the chosen job.
+        """Poll the chosen job.
 
         Returns:
             Status, cancel button, download button, delete button, timer, id of the job if it is
@@ -94,13 +94,15 @@ class Actions:
             hidden = gr.Button(visible=False)
             return gr.skip(), hidden, hidden, hidden, gr.Timer(active=False), "", "", gr.skip()
         try:
-            async with client_of(visit) as client:
+            async with client_of(request) as client:
                 job = await client.get(job_id)
                 changed = f"{job.id} {job.status}" != seen
-                jobs = await _list(client, job.id, zone_of(visit.request)) if changed else gr.skip()
+                jobs = (
+                    await _list(client, job.id, zone_of(request.request)) if changed else gr.skip()
+                )
         except LatentSyncError as error:
             status = error.server_status if isinstance(error, ServerError) else 500
-            # It may have been deleted after this look at it had begun.
+            # It may have been deleted while this call was on its way.
             said = texts.note(_DELETED, "status") if status == 404 else texts.alert_of(error)
             return said, *(gr.skip(),) * 3, gr.Timer(active=status >= 500), "", "", gr.skip()
         ready = job.id if job.status == "succeeded" else ""
@@ -115,83 +117,82 @@ class Actions:
             jobs,
         )
 
-    async def cancel(self, job_id: str | None, visit: gr.Request) -> Any:
+    async def cancel(self, job_id: str | None, request: gr.Request) -> Any:
         """Cancel the chosen job; return the status."""
         if not job_id:
             return gr.skip()
         try:
-            async with client_of(visit) as client:
+            async with client_of(request) as client:
                 return texts.describe(await client.cancel(job_id))
         except LatentSyncError as error:
             return texts.alert_of(error)
 
-    async def delete(self, job_id: str | None, visit: gr.Request) -> tuple[Any, Any]:
-        """Erase the chosen job, unless the visitor thought better of it; return status and list."""
+    async def delete(self, job_id: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """Delete the chosen job; return status and list. No job: the user did not confirm."""
         if not job_id:
             return gr.skip(), gr.skip()
         try:
-            async with client_of(visit) as client:
+            async with client_of(request) as client:
                 is_gone = await client.delete(job_id)
-                jobs = await _list(client, None, zone_of(visit.request))
+                jobs = await _list(client, None, zone_of(request.request))
         except LatentSyncError as error:
             return texts.alert_of(error), gr.skip()
         return texts.note(_DELETED if is_gone else _BEING_DELETED, "status"), jobs
 
-    async def tell(self, job_id: str | None, visit: gr.Request) -> AsyncIterator[tuple[Any, str]]:
-        """Yield what the chosen job has said of itself, more and more until it has ended.
-
-        With it the frame around it, which is there when a job is chosen.
-        """
+    async def stream_log(
+        self, job_id: str | None, request: gr.Request
+    ) -> AsyncIterator[tuple[Any, str]]:
+        """Yield the visibility of the log and the log of the chosen job, until the job ends."""
         lines: list[str] = []
-        yield gr.Accordion(visible=bool(job_id)), texts.story(lines)
+        yield gr.Accordion(visible=bool(job_id)), texts.run_log(lines)
         if not job_id:
             return
         try:
-            async with client_of(visit) as client, aclosing(client.events(job_id)) as events:
+            async with client_of(request) as client, aclosing(client.events(job_id)) as events:
                 async for event in events:
                     if event.kind == "log":
                         lines.append(event.data["line"])
-                        yield gr.skip(), texts.story(lines)
+                        yield gr.skip(), texts.run_log(lines)
                 job = await client.get(job_id)
-                yield gr.skip(), texts.story(lines, job.details)
+                yield gr.skip(), texts.run_log(lines, job.details)
         except LatentSyncError as error:
             yield gr.skip(), texts.alert_of(error)
 
-    async def open_page(self, visit: gr.Request) -> tuple[Any, Any]:
-        """Return status and list of jobs; one that still goes on is chosen."""
+    async def open_page(self, request: gr.Request) -> tuple[Any, Any]:
+        """Return status and list of jobs; a job that is not finished is chosen."""
         try:
-            async with client_of(visit) as client:
-                return gr.skip(), await _list(client, None, zone_of(visit.request))
+            async with client_of(request) as client:
+                return gr.skip(), await _list(client, None, zone_of(request.request))
         except LatentSyncError as error:
             return texts.alert_of(error), gr.skip()
 
     def offer_engines(self) -> Any:
-        """Return the engines to choose from: those that can run now."""
+        """Return the choice of engines: those that can run now."""
         choices = texts.engine_choices(self.engines.now())
         chosen = choices[0][1] if choices else None
         return gr.Radio(choices=choices, value=chosen, info=None if choices else NO_ENGINE)
 
     async def show_result(
-        self, ready: str, sources: Sources, visit: gr.Request
+        self, ready: str, sources: Sources, request: gr.Request
     ) -> AsyncIterator[tuple[str, str]]:
-        """Yield player and curve of a finished job; the curve takes a few seconds more."""
+        """Yield player and curves of a finished job; the curves take a few seconds longer."""
         if not ready:
             yield "", ""
             return
         source, sync_mode = sources.get(ready, (None, SyncMode.BOUNCE))
         player = build_player(video_url(ready), source, SyncMode(sync_mode))
-        yield player, texts.note("Measuring the sound and the mouth …", "status")
+        yield player, texts.note("Measuring sound and mouth opening …", "status")
         try:
             with working_folder(self.settings.work_dir) as folder:
-                async with client_of(visit) as client:
+                async with client_of(request) as client:
                     video = await client.download(ready, folder / "result.mp4")
                 curve = draw_curve(await measure_curve(video))
         except LatentSyncError as error:
-            curve = texts.note(f"The curve could not be drawn: {error.message}")
+            curve = texts.note(f"The curves could not be drawn: {error.message}")
         yield player, curve
 
     async def show_faces(self, video: str | None, percent: float) -> tuple[Any, Any, Any, Any]:
-        """Return a picture of the video, the faces to choose from, the still, and a message."""
+        """Return the picture with numbered faces, their choice, the preview and a message."""
         if not video:
             return gr.skip(), gr.skip(), None, texts.hint("Choose or record a video first.")
         try:
@@ -224,7 +225,7 @@ class Actions:
 
 
 def video_url(job_id: str) -> str:
-    """Return where a browser finds a finished video, seen from the page."""
+    """Return the URL of a finished video, relative to the page."""
     return f"page/videos/{job_id}"
 
 
@@ -236,13 +237,13 @@ def _face_choices(still: Still) -> list[tuple[str, str]]:
 
 
 async def _list(client: AsyncClient, chosen: str | None, zone: tzinfo) -> Any:
-    """Return the list of jobs, with one chosen: the given one, or the latest that goes on."""
+    """Return the list of jobs; chosen is the given one, or the latest that is not finished."""
     shown: list[Job] = list((await client.list(limit=_JOBS_SHOWN)).jobs)
     if chosen is None:
         chosen = next((job.id for job in shown if not job.is_final), None)
     elif chosen not in {job.id for job in shown}:
         shown.append(await client.get(chosen))
-    info = None if shown else "None yet. They appear here and stay for a while."
+    info = None if shown else "No videos yet. They are listed here and kept for a limited time."
     return gr.Radio(
         choices=[(texts.label(job, zone), job.id) for job in shown], value=chosen, info=info
     )

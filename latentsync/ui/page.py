@@ -1,4 +1,4 @@
-"""The page's layout, and which action belongs to what."""
+"""The layout of the page and its event handlers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from latentsync.ui.player import SCRIPT
 STYLE = Path(__file__).with_name("page.css").read_text("utf-8")
 
 _LOOK_EVERY_S = 1.0
-_CLEAN_EVERY_S, _UPLOADS_KEPT_S = 600, 7200  # the jobs have their own copies
+_CLEAN_EVERY_S, _UPLOADS_KEPT_S = 600, 7200  # jobs have their own copies of the files
 _FORGET_KEY = (
     '<form method="post" action="page/forget"><button type="submit">Forget my key</button></form>'
 )
-# The button may be far below what it sets going, or just above it at the end of a small screen.
+# On a small screen the status may be far from the button that changes it.
 _LOOK_AT_STATUS = """() => {
   const status = document.querySelector("#status");
   const { top, bottom } = status.getBoundingClientRect();
   if (top < 0 || bottom > window.innerHeight * 0.7) status.scrollIntoView();
 }"""
 _CONFIRM = """(job) =>
-  job && confirm("Delete this video from the server? There is no way back.") ? job : null"""
-# Events run side by side, are not an API, and do not veil what they change.
+  job && confirm("Delete this video from the server? This cannot be undone.") ? job : null"""
+# Events run concurrently, are not part of an API, and do not grey out their outputs.
 _QUIET: dict[str, Any] = {
     "api_visibility": "private",
     "concurrency_limit": None,
@@ -76,12 +76,12 @@ class _Outcome:
 
 
 def theme() -> gr.themes.Base:
-    """Return the look, with the fonts that every system has: none is fetched from anywhere."""
+    """Return the theme, with system fonts only: none is loaded from another host."""
     return gr.themes.Default(
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
         text_size="lg",
-    ).set(  # Gradio's own are too pale to be read by everybody
+    ).set(  # Gradio's own colours have too little contrast
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_label_text_color="*neutral_700",
@@ -100,8 +100,8 @@ def build_page(settings: Settings, engines: EngineAvailability, *, asks_for_key:
     """Return the page.
 
     Args:
-        settings: its ``work_dir`` is where media are looked at.
-        engines: tell which can run.
+        settings: its ``work_dir`` is used to analyse media.
+        engines: which engines can run.
         asks_for_key: whether there is a key that the browser could forget.
     """
     with gr.Blocks(
@@ -130,7 +130,7 @@ def _draw_inputs() -> _Inputs:
         elem_id="video",
     )
     audio = gr.Audio(
-        label="Speech for them to say",
+        label="Speech",
         sources=["upload", "microphone"],
         type="filepath",
         buttons=[],
@@ -140,9 +140,9 @@ def _draw_inputs() -> _Inputs:
     default = PredictRequest.model_fields
     with gr.Accordion("Options", open=False, elem_id="options"):
         engine = gr.Radio(
-            [(texts.AUTOMATIC, texts.SERVERS_ENGINE)],  # until the page has asked
+            [(texts.AUTOMATIC, texts.SERVERS_ENGINE)],  # until the page is loaded
             value=texts.SERVERS_ENGINE,
-            label="What makes the lips",
+            label="Engine",
             elem_id="engine",
         )
         sync_mode = gr.Radio(
@@ -155,7 +155,7 @@ def _draw_inputs() -> _Inputs:
             value=default["inference_steps"].default,
             step=1,
             label="Steps",
-            info="LatentSync only. More is finer and slower.",
+            info="LatentSync only. More steps are slower and give finer results.",
             buttons=[],
         )
         guidance = gr.Slider(
@@ -163,25 +163,25 @@ def _draw_inputs() -> _Inputs:
             value=default["guidance_scale"].default,
             step=0.1,
             label="Guidance",
-            info="LatentSync only. More makes the lips follow the speech closer, but may flicker.",
+            info="LatentSync only. Higher values follow the speech more closely, but may flicker.",
             buttons=[],
         )
         seed = gr.Number(
             value=default["seed"].default,
             precision=0,
             label="Seed",
-            info="LatentSync only. The same number makes the same video; -1 picks one by chance.",
+            info="LatentSync only. The same seed gives the same video; -1 picks a random one.",
         )
     make = gr.Button("Make the video", variant="primary", size="lg", elem_id="make")
     return _Inputs(video, audio, faces, engine, sync_mode, steps, guidance, seed, make)
 
 
 def _draw_faces() -> _Faces:
-    with gr.Accordion("Several people? Choose whose lips", open=False, elem_id="faces"):
+    with gr.Accordion("Several people? Choose the speaker", open=False, elem_id="faces"):
         percent = gr.Slider(
-            0, 100, value=0, step=1, label="Where in the video to look, in percent", buttons=[]
+            0, 100, value=0, step=1, label="Position in the video, in percent", buttons=[]
         )
-        show = gr.Button("Show the faces there", size="md")
+        show = gr.Button("Show faces", size="md")
         message = gr.HTML()
         picture = gr.Image(
             label="Click a face",
@@ -191,13 +191,14 @@ def _draw_faces() -> _Faces:
             format="jpeg",
             elem_id="still",
         )
-        choice = gr.Radio([AUTO_FACE], value="auto", label="Who speaks")
+        choice = gr.Radio([AUTO_FACE], value="auto", label="Speaker")
     return _Faces(show, percent, picture, choice, message)
 
 
 def _draw_outcome() -> _Outcome:
     status = gr.HTML(
-        texts.note("Choose a video and a speech, then press “Make the video”."), elem_id="status"
+        texts.note("Choose a video and a speech recording, then press “Make the video”."),
+        elem_id="status",
     )
     with gr.Row():
         cancel = gr.Button("Cancel", visible=False, elem_id="cancel")
@@ -205,9 +206,8 @@ def _draw_outcome() -> _Outcome:
         delete = gr.Button("Delete", visible=False, elem_id="delete")
     player = gr.HTML(js_on_load=SCRIPT, elem_id="player")
     curve = gr.HTML(elem_id="curve")
-    detail = "What happens in detail"
-    with gr.Accordion(detail, open=False, visible=False, elem_id="story") as frame:
-        story = gr.HTML(texts.story([]))
+    with gr.Accordion("Log and timings", open=False, visible=False, elem_id="story") as frame:
+        story = gr.HTML(texts.run_log([]))
     jobs = gr.Radio(
         choices=[], label="Your videos: choose one to watch, download or delete it", elem_id="jobs"
     )
@@ -234,17 +234,17 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
     ]
     for watch in (outcome.jobs.change, timer.tick):
         watch(actions.watch, [outcome.jobs, seen], watched, **_QUIET)
-    telling = outcome.jobs.change(
-        actions.tell, [outcome.jobs], [outcome.frame, outcome.story], **_QUIET
+    log_stream = outcome.jobs.change(
+        actions.stream_log, [outcome.jobs], [outcome.frame, outcome.story], **_QUIET
     )
-    outcome.jobs.change(cancels=[telling])
+    outcome.jobs.change(cancels=[log_stream])
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
     outcome.delete.click(
         actions.delete,
         [outcome.jobs],
         [outcome.status, outcome.jobs],
         js=_CONFIRM,
-        trigger_mode="multiple",  # by itself a click is lost while the one before is dealt with
+        trigger_mode="multiple",  # the default drops clicks while the previous one is handled
         **_QUIET,
     )
     ready.change(actions.show_result, [ready, sources], [outcome.player, outcome.curve], **_QUIET)
@@ -272,5 +272,5 @@ def _wire_faces(actions: Actions, inputs: _Inputs) -> None:
 
 
 def _forget_faces() -> tuple[Any, Any, None, str]:
-    """Faces of one video say nothing about the next."""
+    """Clear the faces of the previous video."""
     return gr.Image(None, visible=False), gr.Radio(choices=[AUTO_FACE], value="auto"), None, ""

@@ -1,9 +1,9 @@
-// Runs once for the component that holds the player; its content comes and goes.
+// Runs once for the component; its content is replaced for every result.
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
-const NUDGE_S = 0.2; // of drift, from which the source is moved
-const BACKWARDS_S = 0.08; // between two pictures while the source goes backwards, which none plays
+const NUDGE_S = 0.2; // drift beyond which the source is moved
+const BACKWARDS_S = 0.08; // step while the source runs backwards: browsers cannot play backwards
 
-// Where the source is at a moment of the result, and whether it goes forwards there.
+// Position of the source at a time of the result, and whether it runs forwards there.
 function sourceAt(time, length, whole, mode) {
   if (mode === "loop") return [time % length, true];
   if (mode === "remap") return [(time * length) / whole, true];
@@ -22,7 +22,7 @@ function follow(source, result) {
   const plays = forwards && !result.paused && !result.ended;
   const drift = Math.abs(source.currentTime - wanted);
   if (drift > (plays ? NUDGE_S : BACKWARDS_S) && !source.seeking) source.currentTime = wanted;
-  if (plays && source.paused) source.play().catch(() => undefined); // it follows by seeking then
+  if (plays && source.paused) source.play().catch(() => undefined); // then it follows by seeking
   if (!plays && !source.paused) source.pause();
 }
 
@@ -56,7 +56,7 @@ element.addEventListener("input", (event) => {
   if (!event.target.matches('[data-part="seek"]') || !result.duration) return;
   result.currentTime = event.target.value * result.duration;
 });
-// Events of media do not bubble, so they are caught on their way down.
+// Media events do not bubble, so they are captured.
 for (const name of ["play", "pause", "ended", "seeked", "loadedmetadata"]) {
   element.addEventListener(name, (event) => {
     if (event.target === part("result") || name === "loadedmetadata") tick();

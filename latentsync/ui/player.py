@@ -1,4 +1,4 @@
-"""Source and result side by side, and the curve below them, as HTML; ``player.js`` moves them."""
+"""HTML of the player, source and result side by side, and of the curves; see ``player.js``."""
 
 import html
 from pathlib import Path
@@ -19,8 +19,8 @@ def build_player(result_url: str, source_path: str | None, sync_mode: SyncMode) 
 
     Args:
         result_url: of the finished video.
-        source_path: of the uploaded video; None if it is not here any more.
-        sync_mode: how the source was brought to the speech's length; both play that way.
+        source_path: of the uploaded video; None if it is no longer known.
+        sync_mode: how the source was fitted to the speech; the player repeats it the same way.
     """
     videos = _video("result", "Result", result_url)
     name = "Play"
@@ -38,14 +38,14 @@ def build_player(result_url: str, source_path: str | None, sync_mode: SyncMode) 
 
 
 def draw_curve(curve: Curve) -> str:
-    """Return the sound of the result and, below it, how far the lips are open."""
+    """Return the waveform of the result and, below it, the mouth opening."""
     measured = [gap for gap in curve.gaps if gap is not None]
     drawings = _labelled("Sound", _svg(_wave(curve.peaks), 2 * _HALF, "loudness of the speech"))
     if measured:
-        gaps = _svg(_line(curve.gaps, max(measured)), _GAPS_HEIGHT, "how far the lips are open")
+        gaps = _svg(_line(curve.gaps, max(measured)), _GAPS_HEIGHT, "mouth opening")
         drawings += _labelled("Mouth opening, measured in the result", gaps)
     else:
-        drawings += note("The mouth was not measured: no face, or longer than half a minute.")
+        drawings += note("The mouth opening was not measured: no face, or longer than 30 s.")
     return f'<div class="ls-curve" data-duration-s="{curve.duration_s:.3f}">{drawings}</div>'
 
 
@@ -70,7 +70,7 @@ def _svg(path: str, height: int, meaning: str) -> str:
 
 
 def _wave(peaks: list[float]) -> str:
-    """Return a line up and down for each part of the sound."""
+    """Return an SVG path with a vertical stroke for each peak."""
     step = _WIDTH / max(len(peaks), 1)
     strokes = []
     for number, peak in enumerate(peaks):
@@ -80,7 +80,7 @@ def _wave(peaks: list[float]) -> str:
 
 
 def _line(gaps: list[float | None], largest: float) -> str:
-    """Return the curve, broken where no face is seen."""
+    """Return an SVG path that is interrupted where no face is found."""
     step = _WIDTH / max(len(gaps), 1)
     points, pen = [], "M"
     for number, gap in enumerate(gaps):

@@ -1,4 +1,4 @@
-"""Who may see the page, and what of Gradio can be reached through it."""
+"""Access to the page and to the routes of Gradio behind it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def page_server(
 ) -> Iterator[str]:
     """Serve the page for two keys, with the draft engine; yields the address.
 
-    It is up when ``needed`` answers 200: with a worker, by itself, when that is alive.
+    It is up when ``needed`` answers 200; by default that includes a live worker, if it has one.
     """
     if find_spec("gradio") is None:
         pytest.skip("the page needs the extra 'ui'")

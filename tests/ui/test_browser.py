@@ -19,15 +19,15 @@ from tests.server.queues import offering
 from tests.ui.service import page_server
 from tests.without_packages import children_without
 
-# A browser, a server and a worker share what machine there is, so nothing here is in a hurry.
+# A browser, a server and a worker share the machine, so the limits are generous.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 VIDEO, AUDIO = ASSETS / "demo_video.mp4", ASSETS / "demo_audio.wav"
 _DESKTOP, _PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 _TIMEOUT_MS = 120_000
-_MAKING = re.compile(r"Step 5 of 6: making the lips, picture \d+ of 161")
-# Done in the page itself, which may be ahead of whoever drives it.
+_MAKING = re.compile(r"Step 5 of 6: generating the frames, frame \d+ of 161")
+# Evaluated in the page itself, which may be ahead of the test.
 _PAUSED_AFTER_A_SECOND = """() => {
   if (document.querySelector("#player [data-part=result]").currentTime <= 1) return false;
   document.querySelector("#player [data-part=play]").click();
@@ -38,7 +38,7 @@ _BOTH_REST_AT_THE_SAME_PICTURE = """() => {
   const stand = source.paused && result.paused && !source.seeking && result.currentTime > 1;
   return stand && Math.abs(source.currentTime - result.currentTime) < 0.1;
 }"""
-# What a page may try with a server whose answers it must not get: read, and hand in as a form does.
+# What a foreign page may try: read responses, and submit as a form does.
 _TRY_ALL = """async (server) => {
   const body = JSON.stringify({ video_url: "https://e.com/v", audio_url: "https://e.com/a" });
   const form = new FormData();
@@ -82,7 +82,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         pytest.skip("chromium is not installed: apt-get install chromium")
     seen = _write_camera(tmp_path_factory.mktemp("camera") / "face.mjpeg")
     arguments = [
-        "--no-sandbox",  # a container's root has none to offer; the pages are our own
+        "--no-sandbox",  # containers run as root, without a sandbox
         "--use-fake-device-for-media-stream",
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={seen}",
@@ -198,7 +198,7 @@ def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
     page = visit.page
     visit.choose(VIDEO)
     page.get_by_text("Several people?").click()
-    page.get_by_role("button", name="Show the faces there").click()
+    page.get_by_role("button", name="Show faces").click()
     visit.wait_for("1 face found here")
     picture = page.locator("#still img")
     page.wait_for_function("document.querySelector('#still img')?.naturalWidth > 0")
@@ -234,7 +234,7 @@ def test_video_and_speech_may_be_recorded(visit: Visit) -> None:
 
 @pytest.fixture
 def long_speech(tmp_path: Path) -> Path:
-    """Speech that is said long after the page was told to do something else meanwhile."""
+    """Speech so long that a test can act while the job runs."""
     target = tmp_path / "long.wav"
     with wave.open(str(AUDIO)) as speech, wave.open(str(target), "wb") as written:
         written.setparams(speech.getparams())
@@ -247,7 +247,7 @@ def test_a_running_video_is_canceled(visit: Visit, long_speech: Path) -> None:
     visit.page.click("#make")
     visit.wait_for("Step \\d of 6")
     visit.page.click("#cancel")
-    visit.wait_for("Canceled. Nothing more happens")
+    visit.wait_for("Canceled. This video will not be made")
     visit.page.locator("#jobs label.selected", has_text=": canceled").wait_for()
     visit.page.locator("#cancel").wait_for(state="hidden")
 
@@ -264,12 +264,12 @@ def test_a_video_is_deleted_once_it_is_confirmed(visit: Visit, long_speech: Path
     assert listed.count() == number
     visit.page.once("dialog", lambda dialog: dialog.accept())
     visit.page.click("#delete")
-    visit.wait_for("Deleted. The server has kept nothing of it")
+    visit.wait_for("Deleted from the server")
     visit.page.locator("#delete").wait_for(state="hidden")
     assert listed.count() == number - 1
 
 
-def test_what_is_wrong_is_said_in_plain_words(visit: Visit, tmp_path: Path) -> None:
+def test_invalid_input_is_explained(visit: Visit, tmp_path: Path) -> None:
     visit.page.click("#make")
     visit.wait_for("Choose or record a video first")
     text = tmp_path / "letter.mp4"
@@ -306,7 +306,7 @@ def test_where_the_servers_engine_cannot_run_another_is_chosen_and_makes_the_vid
         visit.page.click("#make")
         visit.wait_for("Step \\d of 6")
         visit.page.click("#cancel")
-        visit.wait_for("Canceled. Nothing more happens")
+        visit.wait_for("Canceled. This video will not be made")
         context.close()
         assert visit.faults == []
 
@@ -316,13 +316,13 @@ def test_jobs_are_found_again_after_a_reload(visit: Visit, long_speech: Path) ->
     visit.page.click("#make")
     visit.wait_for("Step \\d of 6")
     visit.page.reload()
-    visit.wait_for("Step \\d of 6")  # it is chosen, for it goes on
-    visit.page.get_by_text("What happens in detail").click()
+    visit.wait_for("Step \\d of 6")  # chosen again because it still runs
+    visit.page.get_by_text("Log and timings").click()
     visit.page.locator("#story li", has_text="probe: video 512x512").wait_for()
     visit.wait_for("Ready")
     visit.page.wait_for_selector(_READY)
     visit.page.locator("#player").get_by_role("button", name="Play", exact=True).wait_for()
-    visit.page.locator("#story tr", has_text="making the lips").wait_for()
+    visit.page.locator("#story tr", has_text="generating the frames").wait_for()
 
 
 def test_everything_is_reached_with_the_keyboard(visit: Visit) -> None:
@@ -396,7 +396,7 @@ def test_a_page_from_elsewhere_gets_nothing_of_a_server_without_a_key(
             page.evaluate("server => { location = server; }", open_url)
         assert "ORIGIN_FORBIDDEN" in page.inner_text("body")
     context.close()
-    assert len(statuses) >= 6  # browsers tell nothing of answers that they keep from the page
+    assert len(statuses) >= 6  # browsers do not report responses that they withhold from the page
     assert set(statuses) == {403}
     assert httpx.get(f"{open_url}v1/predictions").json()["predictions"] == []
 
@@ -419,9 +419,9 @@ def test_the_page_of_a_server_without_a_key_works(chromium: Any, open_url: str) 
         visit = Visit(context.new_page(), open_url.replace("127.0.0.1", name))
         visit.choose(VIDEO)
         visit.page.click("#make")
-        visit.wait_for("Waiting")
+        visit.wait_for("Queued: ")
         visit.page.click("#cancel")
-        visit.wait_for("Canceled. Nothing more happens")
+        visit.wait_for("Canceled. This video will not be made")
         context.close()
         assert (visit.outside, visit.faults) == ([], [])
     jobs = httpx.get(f"{open_url}v1/predictions").json()["predictions"]

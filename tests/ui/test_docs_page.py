@@ -1,4 +1,4 @@
-"""The page of the API's document in a real browser, as a stranger uses it: ``make browser``."""
+"""The page `/docs` in a real browser: ``make browser``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def docs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def execute(page: Any, operation: str) -> Any:
-    """Press Execute of an opened operation; returns what its answer is shown in."""
+    """Press Execute of an opened operation; return the element that shows the response."""
     page.click(f"{operation} .btn.execute")
     page.wait_for_selector(f"{operation} .live-responses-table .response")
     return page.locator(f"{operation} .live-responses-table .response")

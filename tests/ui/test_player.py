@@ -1,4 +1,4 @@
-"""Player and curve as HTML."""
+"""HTML of the player and the curves."""
 
 from __future__ import annotations
 

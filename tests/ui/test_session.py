@@ -1,4 +1,4 @@
-"""What the page knows of a visitor."""
+"""What the page reads from cookies."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def test_the_browsers_clock_is_taken_from_its_cookie() -> None:
 @pytest.mark.parametrize(
     "cookie", ["", "latentsync_zone=", "latentsync_zone=1e3", "latentsync_zone=99999", "a=1"]
 )
-def test_a_browser_that_does_not_tell_has_utc(cookie: str) -> None:
+def test_without_a_valid_cookie_the_zone_is_utc(cookie: str) -> None:
     assert zone_of(browser(cookie)) == UTC

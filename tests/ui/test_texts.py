@@ -1,4 +1,4 @@
-"""What the page says."""
+"""The texts of the page."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def job(**changes: object) -> Job:
 
 
 @pytest.mark.parametrize(("position", "said"), [(0, "you are next"), (3, "3 ahead of you")])
-def test_the_place_in_line_is_told(position: int, said: str) -> None:
+def test_the_queue_position_is_shown(position: int, said: str) -> None:
     assert said in texts.describe(job(status="queued", queue_position=position))
 
 
-def test_progress_names_stage_and_pictures_and_fills_the_bar() -> None:
+def test_progress_names_stage_and_frames_and_fills_the_bar() -> None:
     said = texts.describe(job(progress=Progress("generate", 0.5, 80, 161)))
-    assert "making the lips, picture 80 of 161" in said
+    assert "generating the frames, frame 80 of 161" in said
     assert 'value="50"' in said
 
 
-def test_a_stage_of_another_engine_is_told_by_its_name() -> None:
+def test_a_stage_of_another_engine_is_shown_by_its_name() -> None:
     assert "warm up" in texts.describe(job(progress=Progress("warm_up", 0.1)))
 
 
@@ -54,42 +54,42 @@ MADE = PredictDetails(
 )
 
 
-def test_a_finished_video_is_told_in_one_sentence() -> None:
+def test_a_finished_video_is_summarized_in_one_sentence() -> None:
     said = texts.describe(job(status="succeeded", details=MADE))
-    assert "Ready. 6.4 s, 512 x 288, made with LatentSync 1.6. 3 pictures show no face." in said
+    assert "Ready. 6.4 s, 512 x 288, made with LatentSync 1.6. 3 frames show no face." in said
 
 
-def test_the_story_has_what_was_said_and_how_long_each_step_took() -> None:
-    page = ElementTree.fromstring(f"<div>{texts.story(['probe: <b>', 'done'], MADE)}</div>")
+def test_the_log_has_the_messages_and_the_time_of_each_step() -> None:
+    page = ElementTree.fromstring(f"<div>{texts.run_log(['probe: <b>', 'done'], MADE)}</div>")
     assert [line.text for line in page.iter("li")] == ["probe: <b>", "done"]
     rows = [tuple(cell.text for cell in row) for row in page.iter("tr")]
-    assert ("Made with", "LatentSync 1.6, version 1.6") in rows
+    assert ("Engine", "LatentSync 1.6, version 1.6") in rows
     assert rows[-5:] == [
-        ("Time it took", "40.5 s"),
-        ("bringing the video and the speech", "0.5 s"),
-        ("making the lips", "40.0 s"),
-        ("of it drawing the lips with the network", "30.2 s"),
-        ("of it cool down", "1.0 s"),
+        ("Processing time", "40.5 s"),
+        ("loading the video and the speech", "0.5 s"),
+        ("generating the frames", "40.0 s"),
+        ("denoising", "30.2 s"),
+        ("cool down", "1.0 s"),
     ]
 
 
-def test_a_job_that_has_not_begun_has_no_story() -> None:
-    assert "Nothing yet" in texts.story([])
+def test_a_job_that_has_not_begun_has_no_messages() -> None:
+    assert "No messages yet" in texts.run_log([])
 
 
-def test_the_list_tells_the_time_of_the_readers_clock() -> None:
+def test_the_list_shows_the_time_of_the_browsers_clock() -> None:
     there = timezone(timedelta(hours=5, minutes=30))
     said = texts.label(job(created_at="2026-01-31T20:00:05Z", details=MADE), there)
-    assert said == "01 Feb 01:30:05: being made, 6.4 s"
+    assert said == "01 Feb 01:30:05: processing, 6.4 s"
 
 
-def test_faces_are_counted_and_none_is_no_dead_end() -> None:
+def test_faces_are_counted() -> None:
     assert texts.found_faces(1).startswith("1 face found")
     assert texts.found_faces(2).startswith("2 faces found")
-    assert "Look somewhere else" in texts.found_faces(0)
+    assert "Try another position" in texts.found_faces(0)
 
 
-def test_a_failure_is_told_with_advice_and_code() -> None:
+def test_a_failure_is_shown_with_advice_and_code() -> None:
     said = texts.describe(
         job(status="failed", error=JobError(code="NO_FACE", message="No usable face."))
     )
@@ -105,12 +105,12 @@ def test_what_a_server_says_is_text_and_never_markup() -> None:
     assert "<b>" not in said
 
 
-def test_errors_of_the_page_itself_are_told_by_their_own_code() -> None:
+def test_errors_of_the_page_itself_are_shown_with_their_own_code() -> None:
     assert "FIELD_MISSING" in texts.alert_of(MissingField("Choose a video.", field="video"))
 
 
 def able(*names: str, default: str = "auto", auto: str | None = "draft") -> EngineSurvey:
-    """Return what a worker says that can run these engines."""
+    """Return the survey of a worker that can run these engines."""
     lacking = Obstacle("ENGINE_UNAVAILABLE", "It needs torch.")
     found = {name: None if name in names else lacking for name in ENGINES}
     return EngineSurvey(default, auto, {"auto": found.get(auto or ""), **found})
@@ -155,5 +155,5 @@ def test_the_choices_are_those_of_the_schema() -> None:
     assert {value for _, value in texts.SYNC_MODES} == {mode.value for mode in SyncMode}
 
 
-def test_advice_is_for_errors_that_there_are() -> None:
+def test_advice_is_for_existing_errors() -> None:
     assert set(texts.ADVICE) <= set(every_error())
