@@ -17,9 +17,8 @@ from latentsync.jobs.engine_availability import EngineAvailability
 from latentsync.schema.fields import SyncMode
 from latentsync.settings import Settings
 from latentsync.ui import texts
-from latentsync.ui.analysis import measure_curve
-from latentsync.ui.face_preview import Still, take_still
-from latentsync.ui.player import build_player, draw_curve
+from latentsync.ui.analysis import FacePreview, measure_curves, preview_faces
+from latentsync.ui.player import build_player, draw_curves
 from latentsync.ui.session import client_of, zone_of
 from latentsync.workspace import working_folder
 
@@ -186,10 +185,10 @@ class Actions:
             with working_folder(self.settings.work_dir) as folder:
                 async with client_of(request) as client:
                     video = await client.download(ready, folder / "result.mp4")
-                curve = draw_curve(await measure_curve(video))
+                curves = draw_curves(await measure_curves(video))
         except LatentSyncError as error:
-            curve = texts.note(f"The curves could not be drawn: {error.message}")
-        yield player, curve
+            curves = texts.note(f"The curves could not be drawn: {error.message}")
+        yield player, curves
 
     async def show_faces(self, video: str | None, percent: float) -> tuple[Any, Any, Any, Any]:
         """Return the picture with numbered faces, their choice, the preview and a message."""
@@ -197,29 +196,29 @@ class Actions:
             return gr.skip(), gr.skip(), None, texts.hint("Choose or record a video first.")
         try:
             with working_folder(self.settings.work_dir) as folder:
-                target = folder / "still.jpg"
-                still = await take_still(Path(video), percent / 100, target)
+                target = folder / "preview.jpg"
+                preview = await preview_faces(Path(video), percent / 100, target)
                 with Image.open(target) as picture:
                     picture.load()
         except LatentSyncError as error:
             return gr.skip(), gr.skip(), None, texts.alert_of(error)
         return (
             gr.Image(picture, visible=True),
-            gr.Radio(choices=[AUTO_FACE, *_face_choices(still)], value="auto"),
-            still,
-            texts.note(texts.found_faces(len(still.faces)), "status"),
+            gr.Radio(choices=[AUTO_FACE, *_face_choices(preview)], value="auto"),
+            preview,
+            texts.note(texts.found_faces(len(preview.faces)), "status"),
         )
 
-    def choose_face(self, still: Still | None, click: gr.SelectData) -> Any:
+    def choose_face(self, preview: FacePreview | None, click: gr.SelectData) -> Any:
         """Return the list of faces with the clicked one chosen."""
-        if still is None:
+        if preview is None:
             return gr.skip()
-        x, y = (value / still.scale for value in click.index)
-        number = still.face_at(x, y)
-        faces = _face_choices(still)
+        x, y = (value / preview.scale for value in click.index)
+        number = preview.face_at(x, y)
+        faces = _face_choices(preview)
         if number is not None:
             return gr.Radio(choices=[AUTO_FACE, *faces], value=faces[number][1])
-        point = json.dumps({"frame": still.frame, "point": [x, y]})
+        point = json.dumps({"frame": preview.frame, "point": [x, y]})
         clicked = (f"The face at the clicked point ({x:.0f}, {y:.0f})", point)
         return gr.Radio(choices=[AUTO_FACE, *faces, clicked], value=point)
 
@@ -229,10 +228,10 @@ def video_url(job_id: str) -> str:
     return f"page/videos/{job_id}"
 
 
-def _face_choices(still: Still) -> list[tuple[str, str]]:
+def _face_choices(preview: FacePreview) -> list[tuple[str, str]]:
     return [
-        (f"Face {number}", json.dumps({"frame": still.frame, "box": list(box)}))
-        for number, box in enumerate(still.faces, start=1)
+        (f"Face {number}", json.dumps({"frame": preview.frame, "box": list(box)}))
+        for number, box in enumerate(preview.faces, start=1)
     ]
 
 

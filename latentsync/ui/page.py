@@ -70,7 +70,7 @@ class _Outcome:
     player: gr.HTML
     curve: gr.HTML
     frame: gr.Accordion
-    story: gr.HTML
+    log: gr.HTML
     jobs: gr.Radio
     refresh: gr.Button
 
@@ -189,7 +189,7 @@ def _draw_faces() -> _Faces:
             visible=False,
             buttons=[],
             format="jpeg",
-            elem_id="still",
+            elem_id="preview",
         )
         choice = gr.Radio([AUTO_FACE], value="auto", label="Speaker")
     return _Faces(show, percent, picture, choice, message)
@@ -206,13 +206,13 @@ def _draw_outcome() -> _Outcome:
         delete = gr.Button("Delete", visible=False, elem_id="delete")
     player = gr.HTML(js_on_load=SCRIPT, elem_id="player")
     curve = gr.HTML(elem_id="curve")
-    with gr.Accordion("Log and timings", open=False, visible=False, elem_id="story") as frame:
-        story = gr.HTML(texts.run_log([]))
+    with gr.Accordion("Log and timings", open=False, visible=False, elem_id="log") as frame:
+        log = gr.HTML(texts.run_log([]))
     jobs = gr.Radio(
         choices=[], label="Your videos: choose one to watch, download or delete it", elem_id="jobs"
     )
     refresh = gr.Button("Refresh the list", size="md")
-    return _Outcome(status, cancel, download, delete, player, curve, frame, story, jobs, refresh)
+    return _Outcome(status, cancel, download, delete, player, curve, frame, log, jobs, refresh)
 
 
 def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome) -> None:
@@ -235,7 +235,7 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
     for watch in (outcome.jobs.change, timer.tick):
         watch(actions.watch, [outcome.jobs, seen], watched, **_QUIET)
     log_stream = outcome.jobs.change(
-        actions.stream_log, [outcome.jobs], [outcome.frame, outcome.story], **_QUIET
+        actions.stream_log, [outcome.jobs], [outcome.frame, outcome.log], **_QUIET
     )
     outcome.jobs.change(cancels=[log_stream])
     outcome.cancel.click(actions.cancel, [outcome.jobs], [outcome.status], **_QUIET)
@@ -254,19 +254,19 @@ def _wire(page: gr.Blocks, actions: Actions, inputs: _Inputs, outcome: _Outcome)
 
 
 def _wire_faces(actions: Actions, inputs: _Inputs) -> None:
-    faces, still = inputs.faces, gr.State(None)
+    faces, preview = inputs.faces, gr.State(None)
     for look in (faces.show.click, faces.percent.release):
         look(
             actions.show_faces,
             [inputs.video, faces.percent],
-            [faces.picture, faces.choice, still, faces.message],
+            [faces.picture, faces.choice, preview, faces.message],
             **_QUIET,
         )
-    faces.picture.select(actions.choose_face, [still], [faces.choice], **_QUIET)
+    faces.picture.select(actions.choose_face, [preview], [faces.choice], **_QUIET)
     inputs.video.change(
         _forget_faces,
         None,
-        [faces.picture, faces.choice, still, faces.message],
+        [faces.picture, faces.choice, preview, faces.message],
         **_QUIET,
     )
 

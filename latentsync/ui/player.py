@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from latentsync.schema.fields import SyncMode
-from latentsync.ui.analysis import Curve
+from latentsync.ui.analysis import Curves
 from latentsync.ui.texts import note
 
 SCRIPT = Path(__file__).with_name("player.js").read_text("utf-8")
@@ -37,16 +37,16 @@ def build_player(result_url: str, source_path: str | None, sync_mode: SyncMode) 
     )
 
 
-def draw_curve(curve: Curve) -> str:
+def draw_curves(curves: Curves) -> str:
     """Return the waveform of the result and, below it, the mouth opening."""
-    measured = [gap for gap in curve.gaps if gap is not None]
-    drawings = _labelled("Sound", _svg(_wave(curve.peaks), 2 * _HALF, "loudness of the speech"))
+    measured = [gap for gap in curves.gaps if gap is not None]
+    drawings = _labelled("Sound", _svg(_wave(curves.peaks), 2 * _HALF, "loudness of the speech"))
     if measured:
-        gaps = _svg(_line(curve.gaps, max(measured)), _GAPS_HEIGHT, "mouth opening")
+        gaps = _svg(_line(curves.gaps, max(measured)), _GAPS_HEIGHT, "mouth opening")
         drawings += _labelled("Mouth opening, measured in the result", gaps)
     else:
         drawings += note("The mouth opening was not measured: no face, or longer than 30 s.")
-    return f'<div class="ls-curve" data-duration-s="{curve.duration_s:.3f}">{drawings}</div>'
+    return f'<div class="ls-curve" data-duration-s="{curves.duration_s:.3f}">{drawings}</div>'
 
 
 def _video(part: str, name: str, url: str, *flags: str) -> str:

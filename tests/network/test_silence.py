@@ -155,8 +155,8 @@ def test_no_process_reaches_beyond_loopback(watch: Watch, speech: Path, tmp_path
         media = (f"--video={DEMO_VIDEO}", f"--audio={speech}", "--sync-mode=cut_off")
         run_here = ("-m", "latentsync", "run", *media, f"--output={tmp_path / 'here.mp4'}")
         watch.start("run", *run_here)
-        still = ("latentsync.ui.face_preview", str(DEMO_VIDEO), "0.5", str(tmp_path / "still.jpg"))
-        watch.start("still", "-m", *still)
+        preview = ("preview", str(DEMO_VIDEO), "0.5", str(tmp_path / "preview.jpg"))
+        watch.start("preview", "-m", "latentsync.ui.analysis", *preview)
         for name, address in (("serve", url), ("serve --ui", page_url)):
             watch.wait_until_ready(name, address)
             result = str(tmp_path / f"{name}.mp4")

@@ -200,8 +200,8 @@ def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
     page.get_by_text("Several people?").click()
     page.get_by_role("button", name="Show faces").click()
     visit.wait_for("1 face found here")
-    picture = page.locator("#still img")
-    page.wait_for_function("document.querySelector('#still img')?.naturalWidth > 0")
+    picture = page.locator("#preview img")
+    page.wait_for_function("document.querySelector('#preview img')?.naturalWidth > 0")
     box = picture.bounding_box()
     assert box is not None
     picture.click(position={"x": box["width"] / 2, "y": box["height"] * 0.55})
@@ -318,11 +318,11 @@ def test_jobs_are_found_again_after_a_reload(visit: Visit, long_speech: Path) ->
     visit.page.reload()
     visit.wait_for("Step \\d of 6")  # chosen again because it still runs
     visit.page.get_by_text("Log and timings").click()
-    visit.page.locator("#story li", has_text="probe: video 512x512").wait_for()
+    visit.page.locator("#log li", has_text="probe: video 512x512").wait_for()
     visit.wait_for("Ready")
     visit.page.wait_for_selector(_READY)
     visit.page.locator("#player").get_by_role("button", name="Play", exact=True).wait_for()
-    visit.page.locator("#story tr", has_text="generating the frames").wait_for()
+    visit.page.locator("#log tr", has_text="generating the frames").wait_for()
 
 
 def test_everything_is_reached_with_the_keyboard(visit: Visit) -> None:
