@@ -1,6 +1,6 @@
 """The face detector: BlazeFace, short range, at several scales of the picture.
 
-Facts of the network (MediaPipe's graph of the same name): 128x128 RGB in -1..1; two grids of
+The network (MediaPipe's graph of the same name): 128x128 RGB in -1..1; two grids of
 anchors, 16x16 with two and 8x8 with six per cell, all of size one; per anchor a centre, a size
 and six keypoints in pixels of the input, relative to the anchor's centre, and one logit.
 """
@@ -24,10 +24,10 @@ NUM_KEYPOINTS = 6  # eyes, nose tip, mouth, ears; the person's right side first
 RIGHT_EYE, LEFT_EYE = 0, 1
 
 _ANCHORS_PER_CELL = ((16, 2), (8, 6))  # (cells per side, anchors in each)
-_MERGE_OVERLAP = 0.3  # hits that overlap more than this are one face
-_OBLONG = 1.25  # a picture longer than this is also looked at in squares
-_DIVISORS = (1.5, 2.5)  # shorter side of the picture over the side of the smaller tiles
-_SMALLEST_TILE = 224  # pixels of the frame; a face in it that is too small to find is unusable
+_MERGE_OVERLAP = 0.3  # detections that overlap more are merged
+_OBLONG = 1.25  # pictures with a larger aspect ratio are also searched in squares
+_DIVISORS = (1.5, 2.5)  # shorter side of the picture divided by the side of the tiles
+_SMALLEST_TILE = 224  # pixels of the frame; faces too small to find in it are not usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class FaceDetector:
     """Finds faces in a single frame.
 
     Args:
-        min_score: hits below this are dropped, 0..1.
+        min_score: detections below this are dropped, 0..1.
     """
 
     def __init__(self, min_score: float = 0.5) -> None:
@@ -56,7 +56,7 @@ class FaceDetector:
         return _merge(self._hits(_whole_picture(frame)))
 
     def search(self, frame: Frame) -> list[Detection]:
-        """Find small faces too, by looking at overlapping parts of the frame one by one.
+        """Find small faces as well, in overlapping tiles of the frame.
 
         Finds faces of a twelfth of the frame's shorter side; costs about ten times ``detect``.
         """
@@ -66,11 +66,11 @@ class FaceDetector:
         return _merge(hits)
 
     def detect_near(self, frame: Frame, box: Box) -> list[Detection]:
-        """Find faces around a place where one was seen, however small it is."""
+        """Find faces of any size around the last position of one."""
         return _merge(self._hits(_surroundings(frame, box)))
 
     def _hits(self, tiles: Iterator[_Tile]) -> list[NDArray[np.float64]]:
-        """Return every hit as a row: score, box (4), keypoints (12), in pixels of the frame."""
+        """Return each detection as a row: score, box (4), keypoints (12), in frame pixels."""
         hits: list[NDArray[np.float64]] = []
         for tile in tiles:
             regressors, logits = self._session.run(None, {"input": _network_input(tile.pixels)})
@@ -103,7 +103,7 @@ class _Tile:
 
 
 def _build_anchors() -> NDArray[np.float64]:
-    """Return the anchors' centres, (896,2) in pixels of the input, x and y."""
+    """Return the anchors' centres, (896,2), x and y in pixels of the input."""
     grids = []
     for cells, per_cell in _ANCHORS_PER_CELL:
         ticks = (np.arange(cells) + 0.5) * (INPUT_SIDE / cells)
@@ -118,7 +118,7 @@ def _network_input(pixels: Frame) -> Floats:
 
 
 def _whole_picture(frame: Frame) -> Iterator[_Tile]:
-    """Yield the whole frame in the middle of one tile, black around it."""
+    """Yield the whole frame as one tile, with black borders."""
     height, width = frame.shape[:2]
     scale = INPUT_SIDE / max(height, width)
     small = _resize(frame, scale)
@@ -129,7 +129,7 @@ def _whole_picture(frame: Frame) -> Iterator[_Tile]:
 
 
 def _surroundings(frame: Frame, box: Box) -> Iterator[_Tile]:
-    """Yield a square tile three times as large as ``box`` around it, black beyond the frame."""
+    """Yield a square tile around ``box``, three times as large, black outside of the frame."""
     side = max(3 * math.sqrt(area(box)), 1.0)
     scale = INPUT_SIDE / side
     x, y = (middle - side / 2 for middle in center(box))
@@ -158,7 +158,7 @@ def _tiles(frame: Frame, side: float) -> Iterator[_Tile]:
 
 
 def _tile_starts(length: int) -> list[int]:
-    """Return where tiles start so that neighbours share at least three tenths."""
+    """Return starts of tiles that overlap by at least 0.3."""
     count = 1 + math.ceil((length - INPUT_SIDE) / (0.7 * INPUT_SIDE))
     return [round(start) for start in np.linspace(0, length - INPUT_SIDE, count)]
 
@@ -171,13 +171,13 @@ def _resize(frame: Frame, scale: float) -> Frame:
 
 
 def _merge(hits: list[NDArray[np.float64]]) -> list[Detection]:
-    """Join hits of one face to their mean weighted by score; best score first."""
+    """Merge detections of one face to their mean weighted by score; best score first."""
     remaining = sorted(hits, key=lambda hit: -hit[0])
     faces = []
     while remaining:
         best = _box_of(remaining[0])
         same = [hit for hit in remaining if overlap(best, _box_of(hit)) > _MERGE_OVERLAP]
-        # A hit whose own box is broken overlaps nothing, not even itself.
+        # A degenerate box does not even overlap itself.
         same = same or remaining[:1]
         joined = np.average(same, axis=0, weights=[hit[0] for hit in same])
         keypoints = joined[5:].reshape(NUM_KEYPOINTS, 2).astype(np.float32)

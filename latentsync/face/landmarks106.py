@@ -1,7 +1,7 @@
 """The 106 landmarks that LatentSync was trained with: file ``2d106det.onnx``.
 
-As in ``scrfd``, every step is public and computes the same bits as the library that made the
-training data. The crop needs OpenCV 4: version 5 warps otherwise.
+As in ``scrfd``, every step is public and computes the same bits as the library that produced the
+training data. The crop requires OpenCV 4: version 5 changed ``warpAffine``.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from latentsync.formats import Frame
 
 INPUT_SIDE = 192  # pixels
 NUM_LANDMARKS = 106
-_MARGIN = 1.5  # side of the crop over the longer side of the face's box
+_MARGIN = 1.5  # side of the crop divided by the longer side of the face's box
 
 Matrices = NDArray[np.float64]  # (n,2,3)
 
 
 class Landmarks106:
-    """Finds 106 points on faces whose boxes are known.
+    """Finds 106 landmarks of faces whose boxes are known.
 
     Args:
         session: the network.
-        true_colors: show the network colours as they are, see ``ScrfdDetector``.
+        true_colors: pass colours unchanged, see ``ScrfdDetector``.
     """
 
     def __init__(self, session: InferenceSession, *, true_colors: bool = False) -> None:
@@ -50,12 +50,12 @@ class Landmarks106:
         return cls(open_model(path, device=device), true_colors=true_colors)
 
     def landmarks(self, frames: Sequence[Frame], boxes: Floats) -> Floats:
-        """Return the landmarks of one face per frame, all in one call of the network.
+        """Return the landmarks of one face per frame, in one call of the network.
 
         Args:
-            frames: n frames H,W,3 uint8 RGB, of any sizes; for several faces of one frame give it
-                several times.
-            boxes: float32 (n,4), the faces; they may reach beyond the frames.
+            frames: n frames H,W,3 uint8 RGB, of any sizes; for several faces of a frame, repeat
+                the frame.
+            boxes: float32 (n,4), the faces; they may exceed the frames.
 
         Returns:
             float32 (n,106,2) in pixels of the frames.
@@ -76,7 +76,7 @@ class Landmarks106:
             float32 (n,212): x and y of every point, -1..1 across the crop.
         """
         shown = crops if self._true_colors else crops[..., ::-1]
-        # Values 0..255: the network itself subtracts and divides.
+        # Values 0..255: the network normalizes them itself.
         blob = shown.transpose(0, 3, 1, 2).astype(np.float32, order="C")
         return np.asarray(self._session.run(None, {self._input: blob})[0], np.float32)
 
@@ -84,7 +84,7 @@ class Landmarks106:
 def crop_matrices(boxes: Floats) -> Matrices:
     """Return the maps from the frame to each face's crop, float64 (n,2,3); boxes float32 (n,4).
 
-    Sides and corner sums are taken in float32, all that follows in float64.
+    Sides and corner sums are computed in float32, the rest in float64.
     """
     boxes = np.asarray(boxes, np.float32)
     sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
@@ -97,17 +97,17 @@ def crop_matrices(boxes: Floats) -> Matrices:
 
 
 def cut_crop(frame: Frame, matrix: NDArray[np.float64]) -> Frame:
-    """Return the face's crop, 192,192,3 uint8, black beyond the frame."""
+    """Return the face's crop, 192,192,3 uint8, black outside of the frame."""
     crop = cv2.warpAffine(frame, matrix, (INPUT_SIDE, INPUT_SIDE), flags=cv2.INTER_LINEAR)
     return np.asarray(crop, np.uint8)
 
 
 def place_landmarks(raw: Floats, matrices: Matrices) -> Floats:
-    """Move landmarks from the crops into the frames.
+    """Map landmarks from the crops to the frames.
 
     Args:
-        raw: float32 (n,212), what the network said.
-        matrices: float64 (n,2,3), from the frames to the crops: a scale and a shift each.
+        raw: float32 (n,212), output of the network.
+        matrices: float64 (n,2,3), from the frames to the crops: scale and translation.
 
     Returns:
         float32 (n,106,2) in pixels of the frames.

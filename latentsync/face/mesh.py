@@ -1,8 +1,8 @@
 """The face mesh: 468 points in space from an upright square crop around one face.
 
-Facts of the network (MediaPipe's graph of the same name): 192x192 RGB in 0..1; 468 points x, y, z
+The network (MediaPipe's graph of the same name): 192x192 RGB in 0..1; 468 points x, y, z
 in pixels of the crop, z towards the viewer negative; one logit for "there is a face". The crop is
-half as large again as the face and turned so that the eyes are level.
+1.5 times as large as the face and rotated so that the eyes are level.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from latentsync.face.topology import LEFT_EYE_OUTER, NUM_LANDMARKS, RIGHT_EYE_OU
 from latentsync.formats import Frame
 
 INPUT_SIDE = 192  # pixels
-_MARGIN = 1.5  # side of the crop over the longer side of the face
+_MARGIN = 1.5  # side of the crop divided by the longer side of the face
 
 
 @dataclass(frozen=True)
 class FaceRegion:
-    """A square around one face, turned with it.
+    """A square around one face, rotated with it.
 
     Args:
-        x, y: middle, in pixels of the frame.
+        x, y: centre, in pixels of the frame.
         side: length of a side in pixels of the frame.
-        angle: radians by which the face is rolled clockwise in the picture.
+        angle: roll of the face, clockwise in the picture, in radians.
     """
 
     x: float
@@ -49,9 +49,9 @@ class FaceRegion:
 
     @classmethod
     def from_landmarks(cls, points: Floats) -> FaceRegion:
-        """Return the region around the landmarks (468,2 or 468,3) of the frame before."""
+        """Return the region around the landmarks (468,2 or 468,3) of the previous frame."""
         angle = _angle(points[RIGHT_EYE_OUTER], points[LEFT_EYE_OUTER])
-        # Measured along the face's own axes, so that a rolled face gets no larger crop.
+        # Measured along the axes of the face, so that roll does not enlarge the crop.
         axes = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
         upright = points[:, :2].astype(np.float64) @ axes
         low, high = upright.min(axis=0), upright.max(axis=0)
@@ -62,7 +62,7 @@ class FaceRegion:
         """Return the 2x3 matrix from a crop of ``side`` pixels to pixels of the frame."""
         scale = self.side / side
         cos, sin = math.cos(self.angle) * scale, math.sin(self.angle) * scale
-        half = (side - 1) / 2  # pixels are counted by their middles
+        half = (side - 1) / 2  # pixel centres are at integers
         return np.array(
             [
                 [cos, -sin, self.x - half * (cos - sin)],
@@ -72,22 +72,22 @@ class FaceRegion:
 
 
 class FaceMesh:
-    """Finds 468 points on a face whose place is roughly known."""
+    """Finds 468 landmarks of a face whose position is roughly known."""
 
     def __init__(self) -> None:
         self._session = open_network(MESH_FILE)
         self._input = self._session.get_inputs()[0].name
 
     def landmarks(self, frame: Frame, region: FaceRegion) -> tuple[Floats, float]:
-        """Return the landmarks of the face in ``region`` and how surely there is one.
+        """Return the landmarks and the presence of the face in ``region``.
 
         Args:
             frame: H,W,3 uint8 RGB.
-            region: where the face is; it may reach beyond the edges of the frame.
+            region: around the face; it may exceed the frame.
 
         Returns:
             float32 (468,3): x and y in pixels of the frame, z in the same unit, negative towards
-            the viewer; and the presence 0..1. Without a face the points mean nothing.
+            the viewer; and the presence 0..1. Without a face the points are meaningless.
         """
         to_frame = region.to_frame()
         crop = cv2.warpAffine(
@@ -101,7 +101,7 @@ class FaceMesh:
 
 
 def _place(points: Floats, to_frame: NDArray[np.float64]) -> Floats:
-    """Move points from the crop into the frame."""
+    """Map points from the crop to the frame."""
     placed = points.astype(np.float64)
     placed[:, :2] = placed[:, :2] @ to_frame[:, :2].T + to_frame[:, 2]
     placed[:, 2] *= math.hypot(to_frame[0, 0], to_frame[1, 0])

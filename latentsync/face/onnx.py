@@ -1,12 +1,8 @@
-"""The only module that imports onnxruntime, so that its usage telemetry is off in every process.
+"""Opens ONNX networks, embedded or downloaded; the only module that imports onnxruntime.
 
-Since 1.29 the official builds for Linux and macOS start a thread with the import itself, which
-reports to Microsoft and keeps an identifier of the machine in the home folder. Its
-``disable_telemetry_events()`` comes too late: only the environment is read before that.
-
-Opens a downloaded ONNX file on the processor or a CUDA device, or says what is wrong with it.
-
-Where the two embedded networks lie and how they are opened.
+It disables onnxruntime's telemetry first. Since 1.29 the official builds for Linux and macOS start
+a thread on import that reports to Microsoft and stores an identifier of the machine in the home
+folder. ``disable_telemetry_events()`` is too late; only the environment is read before that.
 """
 
 import os
@@ -19,7 +15,7 @@ from typing import Any
 from latentsync.config import find_packaged
 from latentsync.errors import EngineUnavailable
 
-# Set whatever stood there: anything but 1, true, yes and on, such as "2" or "", leaves it running.
+# Overrides other values: everything but 1, true, yes and on leaves telemetry enabled.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 from onnxruntime import (  # noqa: TID251  (it reads the environment set above)
@@ -44,15 +40,15 @@ def open_session(
 
     Args:
         path: the ONNX file.
-        providers: where it may run, in order of preference, as onnxruntime names them.
-        num_threads: threads of the processor for one call.
-        log_severity: the least that is logged; by default onnxruntime's own (warnings).
+        providers: onnxruntime's execution providers, in order of preference.
+        num_threads: CPU threads of one call.
+        log_severity: lowest severity that is logged; by default warnings.
 
     Returns:
-        A session that may be run from several threads at the same time.
+        A session that several threads may run at the same time.
 
     Raises:
-        Exception: onnxruntime's own, which share no narrower base: the file is not a network.
+        Exception: the file is not a network; onnxruntime's errors have no common base class.
     """
     options = SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -71,24 +67,24 @@ def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> Infe
 
     Args:
         path: the ONNX file.
-        device: ``"cpu"``, ``"cuda"`` or a certain one like ``"cuda:1"``. CUDA needs the
-            package ``onnxruntime-gpu`` in place of ``onnxruntime``; it is never replaced silently
-            by the processor.
-        num_threads: threads of the processor for one call.
+        device: ``"cpu"``, ``"cuda"`` or for example ``"cuda:1"``. CUDA requires the package
+            ``onnxruntime-gpu`` instead of ``onnxruntime``; there is no silent fallback to the
+            CPU.
+        num_threads: CPU threads of one call.
 
     Returns:
-        A session that may be run from several threads at the same time.
+        A session that several threads may run at the same time.
 
     Raises:
-        EngineUnavailable: the device is unknown or not to be had, or the file is missing, a web
-            page, cut off or otherwise not a network; the message names the file and the remedy.
+        EngineUnavailable: the device is unknown or not available, or the file is missing,
+            truncated, a web page or otherwise not a network; the message names the remedy.
     """
     providers = _providers(device)
     _check_content(path)
     try:
-        # The sizes noted in the published files are wrong, on purpose, and would be warned about.
+        # The published files state wrong sizes, about which onnxruntime would warn.
         session = open_session(path, providers, num_threads=num_threads, log_severity=ERRORS_ONLY)
-    except Exception as error:  # onnxruntime's errors share no narrower base
+    except Exception as error:  # onnxruntime's errors have no common base class
         raise EngineUnavailable(
             f"{path.name} ({path.stat().st_size} bytes) is not a complete ONNX network. "
             f"{_FETCH_AGAIN}"
@@ -98,9 +94,9 @@ def open_model(path: Path, *, device: str = "cpu", num_threads: int = 1) -> Infe
 
 
 def best_device(networks_on: str) -> str:
-    """Return where ONNX networks run best beside torch's: on the same CUDA device, or the CPU.
+    """Return the best device for ONNX networks: torch's CUDA device if possible, else the CPU.
 
-    The package ``onnxruntime`` has no CUDA; only ``onnxruntime-gpu`` does.
+    Only the package ``onnxruntime-gpu`` supports CUDA.
 
     Args:
         networks_on: torch's name of its device, such as ``"cuda:1"``, ``"mps"`` or ``"cpu"``.
@@ -111,13 +107,13 @@ def best_device(networks_on: str) -> str:
 def check_signature(
     session: InferenceSession, name: str, *, input_shape: tuple[int | None, ...], outputs: int
 ) -> str:
-    """Return the name of the network's only input after checking that it is the network meant.
+    """Return the name of the only input, after checking that the network is the expected one.
 
     Args:
         session: the network.
-        name: of the file, for the message.
-        input_shape: what its input must be; None stands for any number.
-        outputs: how many outputs it must have.
+        name: of the network, for the message.
+        input_shape: expected shape of the input; None matches any size.
+        outputs: expected number of outputs.
 
     Raises:
         EngineUnavailable: it is another network.
@@ -138,14 +134,14 @@ def _providers(device: str) -> list[Any]:
     known = _DEVICE.fullmatch(device)
     if known is None:
         raise EngineUnavailable(
-            f"{device!r} is no device for ONNX networks; allowed: cpu, cuda, cuda:<number>."
+            f"{device!r} is not a device for ONNX networks; allowed: cpu, cuda, cuda:<number>."
         )
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if not _has_cuda():
         raise EngineUnavailable(
-            "The installed onnxruntime has no CUDA provider. Install onnxruntime-gpu in its "
-            "place, or run the face networks on the cpu."
+            "The installed onnxruntime has no CUDA provider. Install onnxruntime-gpu "
+            "instead, or run the face networks on the cpu."
         )
     # TF32 keeps ten bits of the mantissa: boxes would move by pixels.
     chosen = {"device_id": known["number"] or "0", "use_tf32": "0"}
@@ -157,7 +153,7 @@ def _has_cuda() -> bool:
 
 
 def _check_content(path: Path) -> None:
-    """Raise if the file is missing or plainly something else."""
+    """Raise if the file is missing or obviously something else."""
     try:
         with path.open("rb") as file:
             beginning = file.read(64).lstrip().lower()
@@ -179,16 +175,16 @@ def _check_content(path: Path) -> None:
 
 
 def _check_provider(session: InferenceSession, device: str) -> None:
-    """Raise if onnxruntime went to the processor by itself because CUDA did not start."""
+    """Raise if onnxruntime fell back to the CPU because CUDA did not start."""
     if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
         raise EngineUnavailable(
             "onnxruntime could not start CUDA; its log says why (most often a missing cuDNN). "
-            "Mend that, or run the face networks on the cpu."
+            "Fix that, or run the face networks on the cpu."
         )
 
 
 def _fits(shape: list[int | str | None], wanted: tuple[int | None, ...]) -> bool:
-    """Compare fixed sizes; sizes that the network leaves open are names or None."""
+    """Compare fixed sizes; dynamic sizes of a network are names or None."""
     return len(shape) == len(wanted) and all(
         want is None or not isinstance(side, int) or side == want
         for side, want in zip(shape, wanted, strict=True)
@@ -205,9 +201,9 @@ MESH_FILE = "face_landmark.onnx"
 
 @cache
 def open_network(file_name: str) -> InferenceSession:
-    """Open an embedded network, once per process, for one thread of the CPU.
+    """Open an embedded network, once per process, with one CPU thread per call.
 
-    The session may be run from several threads at the same time.
+    Several threads may run the session at the same time.
 
     Raises:
         EngineUnavailable: the file is missing.

@@ -1,8 +1,8 @@
 """The face detector that LatentSync was trained with: SCRFD, file ``det_10g.onnx``.
 
-Every step is public and computes the same bits as the library that made the training data, so
-each can be checked alone. All arithmetic names its precision: the results do not depend on
-numpy's rules of promotion.
+Every step is public, so that each can be tested, and computes the same bits as the library that
+produced the training data. All arithmetic has an explicit precision, independent of numpy's
+promotion rules.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ INPUT_SIDE = 512  # pixels
 STRIDES = (8, 16, 32)  # pixels between the cells of the three grids
 ANCHORS_PER_CELL = 2
 NUM_KEYPOINTS = 5
-COLUMNS = 1 + 4 + 2 * NUM_KEYPOINTS  # of the table of raw values: score, distances, key points
+COLUMNS = 1 + 4 + 2 * NUM_KEYPOINTS  # of the table of raw values: score, distances, keypoints
 MIN_SCORE = 0.5
-MAX_OVERLAP = 0.4  # of two faces; more is one face
+MAX_OVERLAP = 0.4  # faces that overlap more are merged
 
 Indices = NDArray[np.int64]
 
@@ -34,7 +34,7 @@ class DetectedFaces:
     """The faces of one frame, best score first.
 
     Args:
-        boxes: float32 (k,4), x1, y1, x2, y2 in pixels of the frame; they may reach beyond it.
+        boxes: float32 (k,4), x1, y1, x2, y2 in pixels of the frame; they may exceed it.
         scores: float32 (k,), 0.5..1.
         keypoints: float32 (k,5,2) in pixels: eyes, nose tip, corners of the mouth.
     """
@@ -49,8 +49,8 @@ class ScrfdDetector:
 
     Args:
         session: the network.
-        true_colors: show the network colours as they are. LatentSync's training data came from
-            frames with red and blue exchanged, so the default does that too.
+        true_colors: pass colours unchanged. LatentSync's training data came from frames with red
+            and blue exchanged, which is the default here as well.
     """
 
     def __init__(self, session: InferenceSession, *, true_colors: bool = False) -> None:
@@ -81,18 +81,18 @@ class ScrfdDetector:
 
         Returns:
             float32 (10752,15), a row per anchor: score, distances to left, top, right, bottom and
-            five key points in strides. Grids of stride 8, 16, 32 follow each other.
+            five keypoints in strides, for the grids of stride 8, 16 and 32.
         """
         outputs = self._session.run(None, {self._input: blob})
-        # By position, names differ from pack to pack: scores of three grids, boxes, key points.
+        # By position, since names differ between packs: scores of three grids, boxes, keypoints.
         levels = [np.hstack(outputs[level::3]) for level in range(3)]
         return np.asarray(np.vstack(levels), np.float32)
 
 
 def fit_size(height: int, width: int) -> tuple[int, int]:
-    """Return the (height, width) of a frame shrunk or enlarged to the network's square.
+    """Return the (height, width) of a frame scaled to the network's square.
 
-    Both are cut, not rounded; at least one pixel.
+    Both are truncated; at least one pixel.
     """
     ratio = height / width
     if ratio > 1:
@@ -101,7 +101,7 @@ def fit_size(height: int, width: int) -> tuple[int, int]:
 
 
 def fit_scale(height: int, width: int) -> float:
-    """Return pixels of the square per pixel of a frame of this size, taken from the heights."""
+    """Return pixels of the square per pixel of a frame of this size, from the heights."""
     return fit_size(height, width)[0] / height
 
 
@@ -134,7 +134,7 @@ def decode_faces(rows: Indices, raw: Floats, *, scale: float) -> DetectedFaces:
     """Turn raw values into faces, one per person.
 
     Args:
-        rows: int64 (n,), rows of the raw table, rising.
+        rows: int64 (n,), rows of the raw table, in ascending order.
         raw: float32 (n,15), the values in those rows.
         scale: pixels of the network's square per pixel of the frame.
     """
@@ -151,13 +151,13 @@ def decode_faces(rows: Indices, raw: Floats, *, scale: float) -> DetectedFaces:
 
 
 def suppress_overlaps(boxes: Floats) -> Indices:
-    """Return which boxes to keep: each that overlaps no better kept one by more than 0.4.
+    """Return the boxes to keep: those that overlap no better kept box by more than 0.4.
 
     Args:
         boxes: float32 (n,4), best first. A box from 2 to 4 is three pixels wide.
 
     Returns:
-        int64 (k,), rising.
+        int64 (k,), ascending.
     """
     one = np.float32(1)
     areas = (boxes[:, 2] - boxes[:, 0] + one) * (boxes[:, 3] - boxes[:, 1] + one)

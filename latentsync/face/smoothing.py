@@ -1,11 +1,10 @@
-"""Takes the jitter out of a track without making it late.
+"""Removes jitter from a track without delay.
 
-The whole track is known, so every filter looks as far ahead as back: zero phase, no lag. The pose
-of the head (a similarity transform) and the shape of the face in its own frame are smoothed
-apart, because a turning head must not loosen the shape. Each is smoothed over as many frames as
-it moves evenly: wherever a longer mean departs from the shortest one by more than the track's
-own noise, the shorter one is kept, so plosives and nods stay sharp. Nothing crosses a gap or a
-cut.
+The whole track is known, so all filters are symmetric in time (zero phase). The pose of the head, a
+similarity transform, and the shape of the face in the head's frame are smoothed separately, so that
+rotation of the head does not affect the shape. The width of the filter adapts to the motion: where
+a longer mean differs from the shortest one by more than the noise of the track, the shorter one is
+used, which keeps plosives and nods sharp. Filters do not extend over gaps and cuts.
 """
 
 import math
@@ -23,19 +22,18 @@ from latentsync.face.track import FaceTrack
 Reals = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
-_SIGMAS = (0.7, 1.2, 2.2, 4.0, 8.0)  # frames; widths of the means, shortest first
-_TOLERANCE = 1.5  # departure of a longer mean from the shortest one, in units of the noise
+_SIGMAS = (0.7, 1.2, 2.2, 4.0, 8.0)  # of the means in frames, shortest first
+_TOLERANCE = 1.5  # difference of a longer mean from the shortest one, in units of the noise
 _NOISE_LIMITS = (0.001, 0.004)  # of the face's radius
 _JUMP = 0.5  # of the face's radius; a larger step between two frames is a cut
 _REFERENCE_PASSES = 3
-_POINTS_AT_ONCE = 26  # bounds the memory of long tracks
+_POINTS_AT_ONCE = 26  # limits the memory of long tracks
 
 
 def smooth_track(track: FaceTrack) -> FaceTrack:
-    """Return the same track with smooth landmarks.
+    """Return the track with smoothed landmarks, computed in float64.
 
-    The result is computed in float64 and depends on nothing but the track. Runs of fewer than
-    three frames stay as they are.
+    Runs of fewer than three frames do not change.
     """
     points = track.points.copy()
     for run in _runs(track):
@@ -53,7 +51,7 @@ def _runs(track: FaceTrack) -> Iterator[slice]:
 
 
 def _jumps(track: FaceTrack) -> NDArray[np.bool_]:
-    """Return bool (K-1,): where the face leaps between two rows."""
+    """Return bool (K-1,): whether the face jumps between two rows."""
     rigid = track.points[:, list(RIGID)].astype(np.float64)
     middles = rigid.mean(axis=1)
     radii = np.sqrt(((rigid - middles[:, None]) ** 2).sum(axis=2).mean(axis=1))
@@ -84,8 +82,8 @@ def _pose(rigid: Complex) -> tuple[Complex, Complex]:
     """Fit a similarity transform to the rigid points (n,m) of every row, by least squares.
 
     Returns:
-        place, complex (n,1) in pixels, and turn, complex (n,1): scale and rotation; its size is
-        the root mean square distance of the rigid points from their middle, in pixels.
+        place, complex (n,1) in pixels, and turn, complex (n,1): scale and rotation; its absolute
+        value is the RMS distance of the rigid points from their mean, in pixels.
     """
     place = rigid.mean(axis=1, keepdims=True)
     reference = rigid[len(rigid) // 2]
@@ -98,11 +96,11 @@ def _pose(rigid: Complex) -> tuple[Complex, Complex]:
 
 
 def _smooth(signals: Complex, together: bool) -> Complex:
-    """Smooth each column (n frames, m signals), each frame over as long as it moves evenly.
+    """Smooth each column (n frames, m signals), with a width that adapts to the motion.
 
     Args:
         signals: complex128 (n,m), in units of the face's radius.
-        together: measure the departure over all columns, so that they stay in step.
+        together: measure the difference over all columns, so that they share the widths.
     """
     noise = np.clip(_noise(signals), *_NOISE_LIMITS)
     shortest = _mean_over_time(signals, _SIGMAS[0])
@@ -120,15 +118,15 @@ def _smooth(signals: Complex, together: bool) -> Complex:
 def _noise(signals: Complex) -> Reals:
     """Estimate each column's noise per axis from the median of its second differences."""
     bend = np.abs(signals[2:] - 2 * signals[1:-1] + signals[:-2])
-    # White noise of size s bends by s * sqrt(6) per axis; the median of the length of such a
-    # vector is sqrt(2 ln 2) of that.
+    # White noise of deviation s has second differences of s * sqrt(6) per axis; the median length
+    # of such a vector is sqrt(2 ln 2) of that.
     return np.asarray(np.median(bend, axis=0) / np.sqrt(6 * 2 * np.log(2)))
 
 
 def _mean_over_time(signals: Complex, sigma: float) -> Complex:
     axes = np.ascontiguousarray(signals).view(np.float64)
     reach = min(math.ceil(3 * sigma), len(axes) - 1)
-    # Turned about the end point, so that a straight line stays one up to its ends.
+    # Point reflection at the ends, which preserves straight lines.
     before = 2 * axes[:1] - axes[reach:0:-1]
     after = 2 * axes[-1:] - axes[-2 : -reach - 2 : -1]
     longer = np.concatenate([before, axes, after])
@@ -137,7 +135,7 @@ def _mean_over_time(signals: Complex, sigma: float) -> Complex:
 
 
 def _kernel(sigma: float, reach: int) -> Reals:
-    """Return a Gaussian bell times a parabola: a mean that leaves curves of second order alone."""
+    """Return a Gaussian times a parabola: a mean that preserves curves of second order."""
     steps = np.arange(-reach, reach + 1, dtype=np.float64)
     bell = np.exp(-0.5 * (steps / sigma) ** 2)
     moments = [float((bell * steps**power).sum()) for power in (0, 2, 4)]

@@ -1,4 +1,4 @@
-"""Whose lips move: the caller's choice, or the largest and steadiest face of the clip."""
+"""Chooses the speaker: by the request, or the largest and steadiest face of the clip."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from latentsync.face.boxes import Box, center, contains, overlap
 from latentsync.face.track import FaceTrack
 from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint
 
-_NEAREST = 0.5  # of the face's longer side: how far outside a face a point may lie
+_NEAREST = 0.5  # of the face's longer side: largest distance of a point from the face
 _LEAST_OVERLAP = 0.1  # of a caller's box with a face
 _FACES_NAMED = 4  # in a message
 
@@ -25,7 +25,7 @@ class Choice:
 
 
 def check_frame(choice: Choice, num_frames: int) -> None:
-    """Raise InvalidField if the speaker is asked for in a frame that the clip does not have."""
+    """Raise InvalidField if the clip does not have the frame of the choice."""
     speaker, field = choice.speaker, choice.field
     if not isinstance(speaker, str) and speaker.frame >= num_frames:
         raise InvalidField(
@@ -36,7 +36,7 @@ def check_frame(choice: Choice, num_frames: int) -> None:
 
 
 def choose_speaker(tracks: Sequence[FaceTrack], choice: Choice, num_frames: int) -> int:
-    """Return the number of the track of the face that shall speak.
+    """Return the index of the speaker's track.
 
     Args:
         tracks: every usable face of the clip.
@@ -45,7 +45,7 @@ def choose_speaker(tracks: Sequence[FaceTrack], choice: Choice, num_frames: int)
 
     Raises:
         NoFace: there are no tracks.
-        InvalidField: the frame lies beyond the clip, or no face is at that place in it.
+        InvalidField: the clip does not have the frame, or there is no face at the position.
     """
     check_frame(choice, num_frames)
     if not tracks:
@@ -63,7 +63,7 @@ def _choose(tracks: Sequence[FaceTrack], choice: Choice) -> FaceTrack:
         _at_point(faces, speaker) if isinstance(speaker, SpeakerPoint) else _in_box(faces, speaker)
     )
     if chosen is None:
-        raise InvalidField(_nobody_there(faces, speaker, field), field=field)
+        raise InvalidField(_no_face_there(faces, speaker, field), field=field)
     return chosen
 
 
@@ -80,7 +80,7 @@ def _prominence(track: FaceTrack) -> float:
 
 
 def _calm(track: FaceTrack) -> float:
-    """Return 1 for a face at rest, 1/2 for one that moves a tenth of its size per frame."""
+    """Return the steadiness: 1 at rest, 1/2 for motion of 0.1 face sizes per frame."""
     middles = track.points.mean(axis=1, dtype=np.float64)
     size = float((track.points.max(axis=1) - track.points.min(axis=1)).mean())
     together = (np.diff(track.frames) == 1) & (np.diff(track.shots) == 0)
@@ -94,7 +94,7 @@ def _faces_in(tracks: Sequence[FaceTrack], frame: int) -> list[tuple[FaceTrack, 
 
 
 def _at_point(faces: list[tuple[FaceTrack, Box]], speaker: SpeakerPoint) -> FaceTrack | None:
-    """Return the face around the point, else the nearest one if it is near."""
+    """Return the face that contains the point, else the nearest one within reach."""
     inside = [face for face in faces if contains(face[1], *speaker.point)]
     near = inside or [
         face for face in faces if math.dist(center(face[1]), speaker.point) <= _reach(face[1])
@@ -110,24 +110,24 @@ def _reach(box: Box) -> float:
 
 
 def _in_box(faces: list[tuple[FaceTrack, Box]], speaker: SpeakerBox) -> FaceTrack | None:
-    """Return the face that overlaps the caller's box most."""
+    """Return the face with the largest overlap with the given box."""
     best = max(faces, key=lambda face: overlap(face[1], speaker.box), default=None)
     if best is None or overlap(best[1], speaker.box) < _LEAST_OVERLAP:
         return None
     return best[0]
 
 
-def _nobody_there(
+def _no_face_there(
     faces: list[tuple[FaceTrack, Box]], speaker: SpeakerPoint | SpeakerBox, field: str
 ) -> str:
     what, where = (
         ("point", speaker.point) if isinstance(speaker, SpeakerPoint) else ("box", speaker.box)
     )
-    place = f"{field}.{what} {_numbers(where)} meets no usable face in frame {speaker.frame}"
+    place = f"{field}.{what} {_numbers(where)} matches no usable face in frame {speaker.frame}"
     if not faces:
-        return f"{place}: that frame shows none."
+        return f"{place}: there is none."
     boxes = ", ".join(_numbers(box) for _, box in faces[:_FACES_NAMED])
-    return f"{place}. Faces there (x1, y1, x2, y2): {boxes}."
+    return f"{place}. Faces in it (x1, y1, x2, y2): {boxes}."
 
 
 def _numbers(values: Sequence[float]) -> str:

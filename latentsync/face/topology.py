@@ -1,7 +1,7 @@
-"""Numbers of the 468 landmarks, by part of the face.
+"""Indices of the 468 landmarks, by part of the face.
 
 Source: the canonical face model of MediaPipe (Apache-2.0), checked by drawing the points on
-faces. "Right" and "left" are the person's own; the right side lies on the left of the picture.
+faces. "Right" and "left" are the person's own; the right side is on the left of the picture.
 Rings start at the person's right (rings of lips) or at the forehead (oval) and run clockwise as
 seen in the picture.
 """
@@ -9,7 +9,7 @@ seen in the picture.
 NUM_LANDMARKS = 468
 
 # Lips: corner, along the upper lip to the other corner, back along the lower lip. Entry i of the
-# outer ring lies opposite entry i of the inner ring.
+# outer ring is opposite to entry i of the inner ring.
 LIPS_OUTER = (
     61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146,
 )  # fmt: skip
@@ -41,13 +41,13 @@ FACE_SIDES = (234, 454)  # right, left: in front of the ears
 BROW_RIGHT = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107)
 BROW_LEFT = (276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
 
-# Sets whose means stand in for the three points that the diffusion models align a face by.
-# "Left" and "right" follow the picture there, as in those models.
+# Sets whose means replace the three alignment points of the diffusion models. Here "left" and
+# "right" are those of the picture, as in those models.
 ALIGNMENT_LEFT_BROW = BROW_RIGHT
 ALIGNMENT_RIGHT_BROW = BROW_LEFT
 ALIGNMENT_NOSE = (4, 5, 48, 278)
 
-# Points that hardly move with speech or blinking: they carry the pose of the head.
+# Points that hardly move with speech or blinking; they determine the pose of the head.
 RIGID = (
     6, 168, 197, 195, 5, 4, 1, 98, 327, 33, 133, 362, 263, 127, 356, 162, 389, 21, 251, 10, 151,
     9, 8, 54, 284, 67, 297, 109, 338, 50, 280,

@@ -16,10 +16,10 @@ class FaceTrack:
 
     Args:
         num_frames: frames of the clip, T.
-        frames: int64 (K,), the frames in which the face is usable, rising.
+        frames: int64 (K,), the frames in which the face is usable, ascending.
         points: float32 (K,468,2), landmarks in pixels of the frame.
-        presence: float32 (K,), how surely there is a face, 0..1.
-        shots: int32 (K,), number of the camera shot; it rises at every hard cut.
+        presence: float32 (K,), probability of a face, 0..1.
+        shots: int32 (K,), number of the camera shot, increased at every hard cut.
     """
 
     num_frames: int
@@ -66,7 +66,7 @@ class FaceTrack:
 
     @cached_property
     def lip_gaps(self) -> NDArray[np.float64]:
-        """float64 (T,), lip gap in shares of the distance of the outer eye corners, or NaN."""
+        """float64 (T,), lip gap relative to the distance of the outer eye corners, or NaN."""
         points = self.points.astype(np.float64)
         gap = np.linalg.norm(
             points[:, topology.UPPER_LIP_INNER] - points[:, topology.LOWER_LIP_INNER], axis=1

@@ -1,11 +1,7 @@
-"""A face while it is followed: where it was last, how it looks, and the rows of its track.
+"""A face while it is tracked: its last position, its appearance, and the rows of its track.
 
-Which faces lips can be drawn on: large enough, turned to us, mouth inside the picture.
-
-Whether two sightings show one person: a coarse portrait, compared by correlation.
-
-This is no face recognition. It tells people of one clip apart by colours, hair and light, well
-enough to take up a face again after a cut.
+People in one clip are distinguished by coarse portraits, compared by correlation. That is not face
+recognition: it uses colours, hair and light, which is enough to find a face again after a cut.
 """
 
 import math
@@ -23,19 +19,19 @@ from latentsync.face.track import FaceTrack
 from latentsync.formats import Frame
 
 MIN_SIZE = 32  # pixels; of the face, as ``face_size`` measures it
-MAX_YAW = math.radians(58)  # beyond this the far corner of the mouth is hidden
-MAX_OUTSIDE = 0.1  # share of the lips' points that may lie outside the picture
-_SLACK = 1.08  # factor on every limit for a face that was usable just before, against flicker
+MAX_YAW = math.radians(58)  # beyond it, a corner of the mouth is hidden
+MAX_OUTSIDE = 0.1  # largest share of the lip landmarks outside of the picture
+_SLACK = 1.08  # factor on the limits for a face that was usable in the previous frame
 
 
 def is_usable(points: Floats, width: int, height: int, *, was_usable: bool = False) -> bool:
-    """Tell whether lips can be drawn on the face.
+    """Return whether lips can be drawn on the face: large, frontal, mouth inside the picture.
 
     Args:
         points: float32 (468,3) landmarks in pixels, z in the same unit.
         width: of the picture in pixels.
         height: of the picture in pixels.
-        was_usable: in the frame before; the limits are a little wider then.
+        was_usable: in the previous frame, which relaxes the limits.
     """
     slack = _SLACK if was_usable else 1.0
     return (
@@ -52,7 +48,7 @@ def face_size(points: Floats) -> float:
 
 
 def yaw(points: Floats) -> float:
-    """Return how far the head is turned aside, in radians; 0 looks straight at the camera."""
+    """Return the yaw of the head in radians; 0 faces the camera."""
     right, left = (points[side].astype(np.float64) for side in topology.FACE_SIDES)
     across = left - right
     return math.atan2(float(across[2]), math.hypot(float(across[0]), float(across[1])))
@@ -84,26 +80,26 @@ def portrait(frame: Frame, points: Floats) -> Floats:
 
 
 def likeness(one: Floats, other: Floats) -> float:
-    """Return how alike two portraits are, -1..1."""
+    """Return the correlation of two portraits, -1..1."""
     return float(one @ other)
 
 
 _FIRST_ROWS = 64  # 240 KB
-_PORTRAITS = 8  # latest ones kept
-_ALIKE = 0.8  # likeness that is enough wherever the face comes back
-_NOT_UNLIKE = 0.55  # likeness that is enough near the last place
-_BRIEFLY = 25  # frames; a face that comes back at its place so soon is the same however it looks
-_REACH = 0.75  # of the face's size: how far "near" is
-_SIZE_RATIO = 1.6  # largest change of size for "near"
+_PORTRAITS = 8  # of a face, the latest ones
+_ALIKE = 0.8  # likeness that identifies a face anywhere
+_NOT_UNLIKE = 0.55  # likeness that identifies a face near its last position
+_BRIEFLY = 25  # frames within which a face near the last position is the same
+_REACH = 0.75  # of the face's size: largest distance that is near
+_SIZE_RATIO = 1.6  # largest change of size that is near
 
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """What the mesh says about one face in one frame.
+    """The output of the mesh for one face in one frame.
 
     Args:
         points: float32 (468,3), landmarks in pixels.
-        presence: how surely there is a face, 0..1.
+        presence: probability of a face, 0..1.
     """
 
     points: Floats
@@ -114,8 +110,8 @@ class Sighting:
         return box_around(self.points)
 
 
-class FollowedFace:
-    """One person's face, followed or lost."""
+class TrackedFace:
+    """One person's face, tracked or lost."""
 
     def __init__(self, sighting: Sighting, frame: int, shot: int) -> None:
         self.points = sighting.points
@@ -123,14 +119,14 @@ class FollowedFace:
         self.last_shot = shot
         self.portraits: deque[Floats] = deque(maxlen=_PORTRAITS)
         self._frames: list[int] = []
-        # One block: thousands of small rows among other small things would keep their pages.
+        # One block: thousands of small arrays would fragment the heap.
         self._rows = np.empty((_FIRST_ROWS, NUM_LANDMARKS, 2), np.float32)
         self._presence: list[float] = []
         self._shots: list[int] = []
 
     @property
     def box(self) -> Box:
-        """Where the face was last."""
+        """The last box of the face."""
         return box_around(self.points)
 
     @property
@@ -139,11 +135,11 @@ class FollowedFace:
         return len(self._frames)
 
     def was_usable(self, frame: int) -> bool:
-        """Tell whether ``frame`` is the last one with a usable face."""
+        """Return whether ``frame`` is the last one with a usable face."""
         return bool(self._frames) and self._frames[-1] == frame
 
     def see(self, sighting: Sighting, frame: int, shot: int, *, usable: bool) -> None:
-        """Take down where the face is in ``frame``; only usable sightings become rows."""
+        """Record the face in ``frame``; only usable sightings become rows."""
         self.points, self.last_frame, self.last_shot = sighting.points, frame, shot
         if usable:
             self._add_row(sighting.points[:, :2])
@@ -152,7 +148,7 @@ class FollowedFace:
             self._shots.append(shot)
 
     def resemblance(self, sighting: Sighting, portrait: Floats, frame: int, shot: int) -> float:
-        """Return how well a face found in ``frame`` may be this one come back; 0 if it is not."""
+        """Return how well a face found in ``frame`` matches this one; 0 if it does not."""
         like = max((likeness(portrait, known) for known in self.portraits), default=-1.0)
         if like >= _ALIKE:
             return 1 + like
@@ -162,7 +158,7 @@ class FollowedFace:
         return 1.0 if briefly or like >= _NOT_UNLIKE else 0.0
 
     def track(self, num_frames: int) -> FaceTrack:
-        """Return the rows so far as the track of a clip of ``num_frames``."""
+        """Return the rows as the track of a clip of ``num_frames``."""
         return FaceTrack(
             num_frames=num_frames,
             frames=np.array(self._frames, np.int64),

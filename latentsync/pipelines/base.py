@@ -1,7 +1,7 @@
-"""What every engine is: frames and a waveform in, finished full frames out.
+"""The interface of the engines: frames and a waveform in, finished frames out.
 
-A pipeline never opens a file, parses JSON or knows a job. It may read the source's frames as
-often as it needs, in any order, through :class:`FrameSource`; it must not keep them.
+A pipeline opens no files, parses no JSON and knows nothing of jobs. It may read the source's frames
+as often as it needs, in any order, through :class:`FrameSource`, but must not keep them.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class FrameSource(Protocol):
-    """The source video at a constant 25 fps, upright, readable again and again."""
+    """The source video at a constant 25 fps, upright, readable any number of times."""
 
     @property
     def num_frames(self) -> int: ...
@@ -33,14 +33,14 @@ class FrameSource(Protocol):
     def read(self, indices: Iterable[int]) -> Iterator[Frame]:
         """Yield the frames with these numbers, in this order, each H,W,3 uint8 RGB.
 
-        Runs of rising or falling numbers are cheap. Memory stays bounded whatever the order.
+        Reading forwards or backwards is cheap. Memory is bounded for every order.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Utterance:
-    """What one speaker says in one stretch of the output.
+    """The speech of one speaker in one interval of the output.
 
     Attributes:
         waveform: float32 mono 16 kHz; frame ``start + i`` shows the sound at ``i / 25`` seconds;
@@ -61,22 +61,22 @@ class Utterance:
 class GenerationReport:
     """Counts that a pipeline fills while it works; complete when its frames are exhausted."""
 
-    frames_without_face: int = 0  # output frames in which a speaker's face was not to be found
+    frames_without_face: int = 0  # output frames in which a speaker's face was not found
     faces_found: int = 0  # different people seen in the source
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The running work of a pipeline: take ``frames`` to the end, then read ``report``.
+    """The output of a pipeline: consume ``frames``, then read ``report``.
 
-    Whoever stops before the end closes ``frames``, which ends what still works for them.
+    A caller that stops early must close ``frames``, which ends the threads behind them.
     """
 
     frames: Generator[Frame, None, None]
     report: GenerationReport
 
 
-# Options of a run that are an engine's own; the others are used whichever engine it is.
+# Options that not every engine uses; all engines use the others.
 ENGINE_OPTIONS = (
     "guidance_scale",
     "inference_steps",
@@ -91,7 +91,7 @@ class Pipeline(Protocol):
     """One engine, built once per process and called once per run.
 
     Attributes:
-        options_used: those of :data:`ENGINE_OPTIONS` that change what it makes.
+        options_used: those of :data:`ENGINE_OPTIONS` that affect its output.
     """
 
     name: str
@@ -107,12 +107,12 @@ class Pipeline(Protocol):
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
-        """Make the lips of ``source`` say ``utterances``.
+        """Generate the frames of ``source`` with lips that match ``utterances``.
 
         Args:
             source: the source video.
-            utterances: what is said where and by whom, at least one. Frames that none covers pass
-                through unchanged; those of different people may overlap.
+            utterances: at least one. Frames that none covers are not changed. Utterances of
+                different people may overlap.
             frame_indices: int64 (num_output_frames,): the source frame shown by each output frame.
             options: the run's options.
             monitor: progress, stage seconds, cancellation.
@@ -121,8 +121,8 @@ class Pipeline(Protocol):
             Generation with exactly ``len(frame_indices)`` frames of the source's size.
 
         Raises:
-            NoFace: a speaker has no usable face where it speaks.
-            InvalidField: nobody is where a speaker was said to be, or two utterances at once move
-                the same lips.
+            NoFace: a speaker has no usable face in any frame of an utterance.
+            InvalidField: there is no face at the given position, or overlapping utterances have the
+                same speaker.
         """
         ...

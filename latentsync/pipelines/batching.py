@@ -1,7 +1,4 @@
-"""Work in portions that become smaller when the device's memory is short.
-
-Keeps the process's memory flat over long videos, where the C library would not.
-"""
+"""Batches that shrink when the device runs out of memory, and a heap that does not grow."""
 
 import ctypes
 import logging
@@ -17,16 +14,16 @@ from latentsync.errors import OutOfDeviceMemory
 
 logger = logging.getLogger(__name__)
 
-# Apple's device says it in words; so do the libraries of products and convolutions on CUDA.
+# Messages of MPS, cuBLAS and cuDNN, which raise a plain RuntimeError.
 _OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
 
 
 class AdaptiveBatch:
-    """Runs a network over many things, a few at a time; results never depend on how many.
+    """Runs a network over many items in batches; results do not depend on the batch size.
 
     Args:
-        what: the work, for messages.
-        size: things at a time; halved for good whenever they do not fit.
+        what: name of the work, for messages.
+        size: items per batch; halved permanently when a batch does not fit.
     """
 
     def __init__(self, what: str, size: int) -> None:
@@ -34,14 +31,14 @@ class AdaptiveBatch:
         self._size = size
 
     def run(self, work: Callable[[slice], Tensor], count: int) -> Tensor:
-        """Return the results of ``work`` for things 0 to ``count``, joined.
+        """Return the concatenated results of ``work`` for the items 0 to ``count``.
 
         Args:
-            work: does some of the things; may be called again for the same ones.
-            count: number of things, at least one.
+            work: processes a slice of the items; may be called again for the same slice.
+            count: number of items, at least one.
 
         Raises:
-            OutOfDeviceMemory: not even one fits.
+            OutOfDeviceMemory: a single item does not fit.
         """
         results: list[Tensor] = []
         done = 0
@@ -54,7 +51,7 @@ class AdaptiveBatch:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            # Behind the block: within it the traceback still holds what did not fit.
+            # After the except block, in which the traceback still references the tensors.
             self._shrink()
         return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -65,15 +62,15 @@ class AdaptiveBatch:
         torch.cuda.empty_cache()
         if torch.backends.mps.is_available():
             torch.mps.empty_cache()
-        logger.warning("out of device memory: from now on %s %d at a time", self._what, self._size)
+        logger.warning("out of device memory: %s %d at a time from now on", self._what, self._size)
 
 
 @contextmanager
 def translate_oom(what: str) -> Iterator[None]:
-    """Turn a device's lack of memory inside the block into OutOfDeviceMemory.
+    """Raise OutOfDeviceMemory where the device runs out of memory in the block.
 
     Args:
-        what: the work that does not fit, for the message.
+        what: name of the work, for the message.
     """
     try:
         yield
@@ -81,11 +78,11 @@ def translate_oom(what: str) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-    raise _too_small(what)  # behind the block, as above
+    raise _too_small(what)  # after the except block, as above
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a device ran out of memory."""
+    """Return whether the error means that a device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in str(error) for words in _OUT_OF_MEMORY
     )
@@ -98,19 +95,18 @@ def _too_small(what: str) -> OutOfDeviceMemory:
     )
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's numbers for them, from malloc.h
-_BLOCK_BYTES = 2**20  # from here on a block is mapped by itself: frames and their planes are
-_KEPT_BYTES = 2**24  # of the heap's end: giving it back and taking it again costs more than work
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
+_BLOCK_BYTES = 2**20  # larger blocks, such as frames and planes, are mapped separately
+_KEPT_BYTES = 2**24  # kept free at the end of the heap: returning memory often is slow
 
 
 @cache
 def give_large_blocks_back() -> None:
-    """Make the C library map every large block by itself and return it when it is freed.
+    """Make glibc map large blocks separately, so that freed memory returns to the system.
 
-    glibc does so at first, but learns from every large block freed to take the next ones of up to
-    32 MB from its heap, which only shrinks at its end. Frames then leave holes, and the heap grows
-    with the length of the video. A fixed limit ends the learning. It also ends the growth of what
-    glibc keeps free at the heap's end for smaller blocks, so that is set, too.
+    By default glibc raises its mmap threshold up to 32 MB with every large block that is freed.
+    Frames then come from the heap, which fragments and grows with the length of the video. A fixed
+    threshold prevents that. It also fixes the trim threshold, which is therefore set as well.
     """
     if sys.platform == "linux":
         library = ctypes.CDLL(None)

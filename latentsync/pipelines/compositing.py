@@ -1,7 +1,7 @@
-"""Several utterances in one video: each moves the lips of its speaker, in its stretch of frames.
+"""Combines several utterances in one video, each of which changes its speaker's lips.
 
-An engine only says what one utterance does to one frame; here the frames of all of them are put
-together, however the utterances lie beside or over each other.
+An engine yields one edit per frame of an utterance. Here the edits of all utterances, which may
+overlap, are applied to the output frames.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -16,28 +16,32 @@ from latentsync.face.speaker import Choice, check_frame
 from latentsync.formats import VIDEO_FPS, Frame
 from latentsync.pipelines.base import FrameSource, GenerationReport, Utterance
 
-_FADE_FRAMES = 3  # from the source's own lips to the spoken ones and back: 0.12 s
+_FADE_FRAMES = 3  # between unchanged and generated lips: 0.12 s
 
 
 @dataclass(frozen=True, eq=False)
 class FrameEdit:
-    """What an utterance does to one output frame.
+    """The edit of one output frame by one utterance.
 
     Attributes:
         frame: the source frame, H,W,3 uint8 RGB.
-        speak: returns a copy of a frame of the same size with the speaker's lips changed; None
-            where the speaker's face is not to be found.
+        speak: returns a copy of a frame with the speaker's lips changed; None where the speaker's
+            face is not found.
     """
 
     frame: Frame
     speak: Callable[[Frame], Frame] | None
 
 
-Touches = Generator[FrameEdit, None, None]
+FrameEdits = Generator[FrameEdit, None, None]
 
 
 def choices_of(utterances: Sequence[Utterance], num_source_frames: int) -> list[Choice]:
-    """Return who speaks; raises InvalidField for a frame that the source does not have."""
+    """Return the speaker of each utterance.
+
+    Raises:
+        InvalidField: the source does not have the speaker's frame.
+    """
     choices = [Choice(one.speaker, one.field) for one in utterances]
     for choice in choices:
         check_frame(choice, num_source_frames)
@@ -47,7 +51,7 @@ def choices_of(utterances: Sequence[Utterance], num_source_frames: int) -> list[
 def num_frames_searched(
     frame_indices: NDArray[np.int64], utterances: Sequence[Utterance], num_source_frames: int
 ) -> int:
-    """Return how many of the source's first frames must be searched for the speakers."""
+    """Return how many frames from the start of the source must be searched for the speakers."""
     last = max(int(frame_indices[one.start : one.stop].max()) for one in utterances)
     asked = [one.speaker.frame for one in utterances if not isinstance(one.speaker, str)]
     return min(max([last, *asked]) + 1, num_source_frames)
@@ -58,7 +62,7 @@ def check_seen(
     frame_indices: NDArray[np.int64],
     present: Sequence[NDArray[np.bool_]],
 ) -> None:
-    """Raise NoFace if a speaker's face is usable in none of the frames in which it speaks.
+    """Raise NoFace if a speaker has no usable face in any frame of an utterance.
 
     Args:
         utterances: at least one.
@@ -68,14 +72,14 @@ def check_seen(
     for one, where in zip(utterances, present, strict=True):
         if not where[frame_indices[one.start : one.stop]].any():
             raise NoFace(
-                f"{one.field}: no usable face of the speaker in any frame that is shown from "
+                f"{one.field}: the speaker has no usable face in any frame from "
                 f"{one.start / VIDEO_FPS:g} to {one.stop / VIDEO_FPS:g} s.",
                 field=one.field,
             )
 
 
 def check_mouths(utterances: Sequence[Utterance], faces: Sequence[int]) -> None:
-    """Raise InvalidField if two utterances at once move the same lips.
+    """Raise InvalidField if overlapping utterances have the same speaker.
 
     Args:
         utterances: at least one.
@@ -88,7 +92,7 @@ def check_mouths(utterances: Sequence[Utterance], faces: Sequence[int]) -> None:
             if faces[earlier] == faces[later] and at < min(one.stop, other.stop):
                 raise InvalidField(
                     f"{other.field} is the same person as {one.field}, and both speak at "
-                    f"{at / VIDEO_FPS:g} s. Name different people, or one after the other.",
+                    f"{at / VIDEO_FPS:g} s. Name different people, or separate them in time.",
                     field=other.field,
                 )
 
@@ -98,23 +102,23 @@ def composite(
     frame_indices: NDArray[np.int64],
     utterances: Sequence[Utterance],
     faces: Sequence[int],
-    begin: Callable[[int], Touches],
+    begin: Callable[[int], FrameEdits],
     report: GenerationReport,
 ) -> Generator[Frame, None, None]:
-    """Yield the frames of the output.
+    """Yield the output frames.
 
     Args:
         source: the source video.
         frame_indices: int64 (frames,), the source frame of every output frame.
-        utterances: what is said.
+        utterances: at least one.
         faces: number of the face of each.
-        begin: begins the work on an utterance, by its number: one touch for each of its frames.
+        begin: starts an utterance, given its number; yields one edit for each of its frames.
         report: counts the frames in which a face is missing.
     """
     fades = [_fades(n, utterances, faces, len(frame_indices)) for n in range(len(utterances))]
     with ExitStack() as begun:
-        edits: dict[int, Touches] = {}
-        for start, stop in _stretches(utterances, len(frame_indices)):
+        edits: dict[int, FrameEdits] = {}
+        for start, stop in _intervals(utterances, len(frame_indices)):
             inside = [n for n, one in enumerate(utterances) if one.start <= start < one.stop]
             if not inside:
                 yield from source.read(frame_indices[start:stop])
@@ -125,11 +129,11 @@ def composite(
             for index in range(start, stop):
                 together = [next(edits[number]) for number in inside]
                 report.frames_without_face += any(edit.speak is None for edit in together)
-                yield _touched(together, [fades[number].weight(index) for number in inside])
+                yield _apply_edits(together, [fades[number].weight(index) for number in inside])
 
 
-def _stretches(utterances: Sequence[Utterance], num_frames: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of the output in which the same utterances are heard, in order."""
+def _intervals(utterances: Sequence[Utterance], num_frames: int) -> Iterator[tuple[int, int]]:
+    """Yield the intervals of the output with the same set of utterances, in order."""
     edges = {0, num_frames}
     for one in utterances:
         edges |= {one.start, one.stop}
@@ -137,19 +141,19 @@ def _stretches(utterances: Sequence[Utterance], num_frames: int) -> Iterator[tup
     yield from zip(ordered, ordered[1:], strict=False)
 
 
-def _touched(edits: Sequence[FrameEdit], weights: Sequence[float]) -> Frame:
-    """Return the frame with everybody's lips."""
+def _apply_edits(edits: Sequence[FrameEdit], weights: Sequence[float]) -> Frame:
+    """Return the frame with the edits of all speakers."""
     frame = edits[0].frame
     for edit, weight in zip(edits, weights, strict=True):
         if edit.speak is not None:
             spoken = edit.speak(frame)
-            frame = spoken if weight == 1 else _mixed(frame, spoken, weight)
+            frame = spoken if weight == 1 else _blend(frame, spoken, weight)
     return frame
 
 
 @dataclass(frozen=True)
 class _Fades:
-    """How an utterance comes and goes: with the source's own lips before and behind it, or not."""
+    """Where an utterance fades from and to the unchanged lips of the source."""
 
     first: int
     last: int
@@ -157,7 +161,7 @@ class _Fades:
     fades_out: bool
 
     def weight(self, index: int) -> float:
-        """Return how much of the lips is the utterance's in an output frame, 0..1."""
+        """Return the opacity of the generated lips in an output frame, 0..1."""
         steps = [_FADE_FRAMES + 1]
         if self.fades_in:
             steps.append(index - self.first + 1)
@@ -169,7 +173,7 @@ class _Fades:
 def _fades(
     number: int, utterances: Sequence[Utterance], faces: Sequence[int], num_frames: int
 ) -> _Fades:
-    """Return an utterance's fades; there is none where the same face goes on speaking."""
+    """Return the fades of an utterance; none where the same face continues to speak."""
     one = utterances[number]
     same = [other for other, face in zip(utterances, faces, strict=True) if face == faces[number]]
     return _Fades(
@@ -180,7 +184,7 @@ def _fades(
     )
 
 
-def _mixed(before: Frame, after: Frame, weight: float) -> Frame:
-    """Return ``after`` with this weight over ``before``, rounded; equal pixels stay equal."""
+def _blend(before: Frame, after: Frame, weight: float) -> Frame:
+    """Blend ``after`` over ``before`` with this weight, rounded; equal pixels stay equal."""
     mixed = before + (after.astype(np.float32) - before) * np.float32(weight)
     return np.rint(mixed).astype(np.uint8)

@@ -1,9 +1,8 @@
 """The draft engine: lips drawn from the sounds of speech, without weights, GPU or network.
 
-It hears phones, plans a mouth shape per frame, finds the speaker's face and moves the lower face
-to those shapes. It is a stand-in for the diffusion engines and says so in every answer: lips open,
-close and round with the words, but teeth and tongue are painted and the rest of the expression
-stays the source's own.
+It recognizes phones, plans a mouth shape per frame, finds the speaker's face and warps the lower
+face to those shapes. It is a preview of what the diffusion engines do: lips open, close and round
+with the words, but teeth and tongue are painted and the rest of the face does not change.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -36,10 +35,10 @@ from latentsync.settings import Settings
 
 
 class DraftPipeline:
-    """The embedded default engine. Built once; safe to call from several threads."""
+    """The engine that is part of the package. Safe to call from several threads."""
 
     name = "draft"
-    options_used: Collection[str] = frozenset()  # it has no network, and draws nothing by chance
+    options_used: Collection[str] = frozenset()  # it has no sampler
 
     def __init__(self) -> None:
         self._config = read_config("draft", DraftConfig)
@@ -55,26 +54,26 @@ class DraftPipeline:
         options: RunOptions,
         monitor: RunMonitor,
     ) -> Generation:
-        """Make the lips say ``utterances``; see :class:`latentsync.pipelines.base.Pipeline`."""
-        # 1. Listen
+        """Generate the output; see :class:`latentsync.pipelines.base.Pipeline`."""
+        # 1. Analyse the speech
         monitor.report("listen", 0.0)
         with monitor.timed("generate.listen"):
             motions = [
                 self.plan_mouth(one.waveform, one.stop - one.start, monitor) for one in utterances
             ]
-        # 2. Find the speakers in every source frame that is needed
+        # 2. Find the speakers in the source frames that are shown
         report = GenerationReport()
         with monitor.timed("generate.find_face"):
             tracks, faces = find_speakers(source, frame_indices, utterances, monitor, report)
         compositing.check_mouths(utterances, faces)
-        # 3. Draw the mouths, frame by frame as they are taken
+        # 3. Draw the mouths, frame by frame on demand
         writers = {
             face: FaceWriter(Mouth(track.points), self._config.mouth)
             for face, track in zip(faces, tracks, strict=True)
         }
 
-        def begin(number: int) -> compositing.Touches:
-            """Begin an utterance; see :func:`latentsync.pipelines.compositing.composite`."""
+        def begin(number: int) -> compositing.FrameEdits:
+            """Start an utterance; see :func:`latentsync.pipelines.compositing.composite`."""
             one = utterances[number]
             indices = frame_indices[one.start : one.stop]
             return _draw(source, indices, tracks[number], writers[faces[number]], motions[number])
@@ -83,7 +82,7 @@ class DraftPipeline:
         return Generation(frames, report)
 
     def plan_mouth(self, waveform: Waveform, num_frames: int, monitor: RunMonitor) -> MouthMotion:
-        """Return the mouth's motion for the speech: what the lips are meant to do in each frame."""
+        """Return the planned motion of the mouth for the speech."""
         loudness_db = measure_loudness_db(waveform)
         voiced = detect_voice(waveform, loudness_db)
         phones = self._recognizer.recognize(waveform, voiced, monitor.check)
@@ -92,7 +91,7 @@ class DraftPipeline:
 
 
 def build_draft(_name: str, _settings: Settings, _check: Callable[[], None]) -> DraftPipeline:
-    """Build the engine; it has nothing to set and nothing to fetch."""
+    """Build the engine; it has no settings and no weights."""
     return DraftPipeline()
 
 
@@ -106,8 +105,8 @@ def find_speakers(
     """Return the smoothed face of each utterance's speaker, and that face's number.
 
     Raises:
-        NoFace: there is no face, or a speaker's is to be seen nowhere in its stretch.
-        InvalidField: nobody is where a speaker was said to be.
+        NoFace: there is no face, or a speaker has no usable face in any frame of an utterance.
+        InvalidField: there is no face at the given position.
     """
     choices = compositing.choices_of(utterances, source.num_frames)
     num_frames = compositing.num_frames_searched(frame_indices, utterances, source.num_frames)
@@ -120,7 +119,7 @@ def find_speakers(
 
 
 def _reported(frames: Iterator[Frame], num_frames: int, monitor: RunMonitor) -> Iterator[Frame]:
-    """Pass the frames on, telling the listener how many have been searched."""
+    """Yield the frames and report progress."""
     for index, frame in enumerate(frames):
         monitor.report("find_face", (index + 1) / num_frames, index + 1, num_frames)
         yield frame
@@ -132,8 +131,8 @@ def _draw(
     track: FaceTrack,
     writer: FaceWriter,
     motion: MouthMotion,
-) -> compositing.Touches:
-    """Yield what one utterance does to each of its frames."""
+) -> compositing.FrameEdits:
+    """Yield the edit of each frame of one utterance."""
     for number, frame in enumerate(source.read(frame_indices)):
         source_index = int(frame_indices[number])
         points = track.at(source_index)

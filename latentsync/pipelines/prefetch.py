@@ -1,4 +1,4 @@
-"""Lets one stage of a stream work beside the next one."""
+"""Runs one stage of a stream concurrently with the next one."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -9,29 +9,28 @@ from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 
-_WAIT_S = 0.1  # between two looks at what else is going on
+_WAIT_S = 0.1  # between two checks whether to stop
 
 
 class _End:
-    """The last thing in a queue: the stream is over, or why it broke off."""
+    """The last item in the queue: the end of the stream, or its error."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
 class Prefetcher(Generic[Item]):
-    """Takes the items of a stream in a thread of its own, one ahead of whoever iterates here.
+    """Iterates over a stream in a thread, one item ahead of the consumer.
 
-    Use it as a context manager: the thread begins with the block and has ended behind it, whatever
-    happened. The order is kept. An error of the stream is raised where its next item would have
-    come.
+    Use it as a context manager: the thread runs within the block. The order is kept. An error of
+    the stream is raised in place of its next item.
 
     Args:
-        items: the stream; begun, taken and closed in the thread.
+        items: the stream; iterated over and closed in the thread.
         name: of the thread.
-        left: set when nobody will take another item, by the end of the block or by anybody else who
-            shares it; long work may look at it and stop early.
-        while_waiting: called every tenth of a second while the next item is not ready; may raise.
+        left: set at the end of the block, when no further item is needed. Stages may share it, and
+            long work may check it to stop early.
+        while_waiting: called every 0.1 s while the next item is not ready; may raise.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Prefetcher(Generic[Item]):
         self._while_waiting = while_waiting
         self._queue: Queue[Item | _End] = Queue(maxsize=1)
         self._left = left or Event()
-        self._over = False  # this stream; ``left`` may be shared with later stages, still at work
+        self._over = False  # only this stream; ``left`` may be shared with stages that still run
         self._thread = Thread(target=self._work, name=name, daemon=True)
 
     def __enter__(self) -> Self:
@@ -60,20 +59,20 @@ class Prefetcher(Generic[Item]):
         traceback: TracebackType | None,
     ) -> None:
         self._left.set()
-        if current_thread() is not self._thread:  # which a garbage collection may run in
+        if current_thread() is not self._thread:  # garbage collection may run in it
             self._thread.join()
 
     def __iter__(self) -> Iterator[Item]:
         return self
 
     def __next__(self) -> Item:
-        """Return the next item; none come any more once somebody has left.
+        """Return the next item; the iteration ends once ``left`` is set.
 
         Raises:
-            RuntimeError: outside the block.
+            RuntimeError: outside of the block.
         """
         if self._thread.ident is None:
-            raise RuntimeError("Nothing works beside yet: iterate inside the with block.")
+            raise RuntimeError("The thread does not run: iterate inside the with block.")
         while not (self._over or self._left.is_set()):
             try:
                 taken = self._queue.get(timeout=_WAIT_S)
@@ -88,13 +87,13 @@ class Prefetcher(Generic[Item]):
             try:
                 raise taken.error
             finally:
-                del taken  # or the error would keep itself, and all that its frames hold
+                del taken  # breaks the reference cycle of the error and its traceback
         raise StopIteration
 
     def _work(self) -> None:
         try:
             self._pass_on()
-        except BaseException as error:  # whatever it is, it belongs to whoever takes the items
+        except BaseException as error:  # raised again in the consumer
             self._put(_End(error))
         else:
             self._put(_End())
@@ -111,7 +110,7 @@ class Prefetcher(Generic[Item]):
                 close()
 
     def _put(self, item: Item | _End) -> bool:
-        """Hand an item over; False if nobody takes items any more."""
+        """Put an item into the queue; return False if the consumer has stopped."""
         while not self._left.is_set():
             with suppress(Full):
                 self._queue.put(item, timeout=_WAIT_S)

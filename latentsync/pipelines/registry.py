@@ -1,8 +1,7 @@
 """Which engines can run on this machine, and the pipelines built so far.
 
-Availability is found without importing what an engine is made of. What shows only when an engine is
-built, such as a driver that is too old for the installed torch, is not found here; building raises
-the same error then.
+Availability is determined without importing an engine. Problems that only show when an engine is
+built, such as a driver that is too old for the installed torch, raise the same error then.
 """
 
 import logging
@@ -34,14 +33,14 @@ from latentsync.weights.ensure import find_missing_offline
 
 
 def survey_engines(settings: Settings) -> EngineSurvey:
-    """Return what this machine can run with these settings; takes a few milliseconds."""
+    """Return which engines this machine can run with these settings; takes a few milliseconds."""
     obstacles = {name: find_obstacle(name, settings) for name in ENGINES}
     auto, auto_obstacle = _survey_auto(obstacles)
     return EngineSurvey(settings.engine, auto, {AUTO: auto_obstacle, **obstacles})
 
 
 def find_obstacle(name: str, settings: Settings) -> Obstacle | None:
-    """Return why the engine called ``name``, not ``auto``, cannot run here; None if it can.
+    """Return why an engine cannot run here; None if it can. ``name`` must not be ``auto``.
 
     Raises:
         EngineUnavailable: there is no such engine.
@@ -59,7 +58,7 @@ def find_obstacle(name: str, settings: Settings) -> Obstacle | None:
 
 
 def require_packages(name: str, settings: Settings) -> None:
-    """Raise EngineUnavailable unless the packages of the engine called ``name`` are installed."""
+    """Raise EngineUnavailable unless the packages of an engine are installed."""
     spec = engine_spec(name)
     if missing := requirements.missing_packages(spec.packages):
         found = Obstacle(EngineUnavailable.code, requirements.explain_missing(missing, spec.extra))
@@ -67,15 +66,15 @@ def require_packages(name: str, settings: Settings) -> None:
 
 
 def refused_import(name: str, error: Exception, settings: Settings) -> LatentSyncError | None:
-    """Return the error for an engine one of whose packages cannot be imported.
+    """Return the error for an engine that fails because a package cannot be imported.
 
     Args:
         name: of the engine.
-        error: raised by its import, or while it was built.
-        settings: by which the engines are named that can run in its place.
+        error: raised when the engine was imported or built.
+        settings: determine which other engines the message names.
 
     Returns:
-        None if no package is at fault: that is a defect of the engine's own.
+        None if the error does not come from another package.
     """
     extra = engine_spec(name).extra
     if (reason := requirements.explain_import_failure(error, extra)) is None:
@@ -85,7 +84,7 @@ def refused_import(name: str, error: Exception, settings: Settings) -> LatentSyn
 
 
 def require_any_engine(settings: Settings) -> None:
-    """Raise EngineUnavailable if none of all engines can run here."""
+    """Raise EngineUnavailable if no engine can run here."""
     found = survey_engines(settings)
     if not found.runnable:
         found.require(found.default)
@@ -94,7 +93,7 @@ def require_any_engine(settings: Settings) -> None:
 def _survey_auto(
     obstacles: Mapping[str, Obstacle | None],
 ) -> tuple[str | None, Obstacle | None]:
-    """Return what ``auto`` stands for, and why that cannot run."""
+    """Return the engine that ``auto`` selects, and why that cannot run."""
     if (reason := requirements.find_gpu_obstacle()) is not None:
         return None, Obstacle(EngineUnavailable.code, reason)
     on_gpu = requirements.may_have_cuda()
@@ -115,16 +114,16 @@ def _missing_file(spec: EngineSpec) -> str | None:
 
 logger = logging.getLogger(__name__)
 
-_ASK_EVERY_S = 0.1  # whether to go on waiting for whoever builds
+_POLL_S = 0.1  # while another thread builds an engine
 
 
 BuildEngine = Callable[[str, Settings, Callable[[], None]], Pipeline]
 
 
 def resolve_engine(name: str) -> str:
-    """Return the engine that ``auto`` stands for here: LatentSync on a GPU machine, else draft.
+    """Return the engine that ``auto`` selects: LatentSync on a machine with a GPU, else draft.
 
-    Any other name is returned as it is.
+    Other names are returned unchanged.
 
     Raises:
         EngineUnavailable: there is a GPU that cannot be used.
@@ -135,11 +134,11 @@ def resolve_engine(name: str) -> str:
 
 
 def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = no_check) -> Pipeline:
-    """Build the engine called ``name``.
+    """Build an engine.
 
     Args:
         name: a name of :data:`latentsync.schema.fields.EngineName`.
-        settings: device, type of numbers, weights.
+        settings: device, dtype, weights.
         check: called while weights are fetched; may raise to stop.
 
     Raises:
@@ -152,13 +151,13 @@ def build_pipeline(name: str, settings: Settings, check: Callable[[], None] = no
 
 
 def import_engine(name: str, settings: Settings | None = None) -> BuildEngine:
-    """Import what an engine is made of, and return the function that builds it.
+    """Import the modules of an engine and return the function that builds it.
 
-    Building asks for the device, importing does not.
+    Building uses the device, importing does not.
 
     Args:
         name: as for :func:`build_pipeline`, but not ``auto``, which depends on the device.
-        settings: by which an error names the engines that can run; by default the environment's.
+        settings: determine which other engines an error names; by default from the environment.
 
     Raises:
         EngineUnavailable: the name is unknown, or a package is missing or cannot be imported.
@@ -178,7 +177,7 @@ def import_engine(name: str, settings: Settings | None = None) -> BuildEngine:
 def _import_failures_explained(
     name: str, settings: Settings, kind: type[Exception]
 ) -> Iterator[None]:
-    """Turn the failure of another package's import into EngineUnavailable; the log has it whole."""
+    """Raise EngineUnavailable if another package cannot be imported, and log the traceback."""
     try:
         yield
     except LatentSyncError:
@@ -186,17 +185,17 @@ def _import_failures_explained(
     except kind as error:
         if (refusal := refused_import(name, error, settings)) is None:
             raise
-        # No louder than that: the error itself is told, and the command line tells one line.
+        # At level info, because the command line prints one line per error.
         logger.info("engine %s cannot be imported", name, exc_info=error)
         raise refusal from error
 
 
 class PipelineCache:
-    """Hands out pipelines by name.
+    """Builds each pipeline once.
 
     Args:
-        settings: names the default engine and says how engines are built.
-        default: a pipeline that is built already and takes the default engine's place.
+        settings: the default engine, and how engines are built.
+        default: a pipeline that replaces the default engine.
     """
 
     def __init__(self, settings: Settings, default: Pipeline | None = None) -> None:
@@ -206,15 +205,14 @@ class PipelineCache:
         self._building = Lock()
 
     def get(self, name: str | None = None, check: Callable[[], None] = no_check) -> Pipeline:
-        """Return the engine called ``name``, or the default one; the first call builds it.
+        """Return an engine, by default the default one; the first call builds it.
 
-        Engines are built one at a time: networks without memory are made by a switch that all
-        threads share. ``check`` is called while weights are fetched, here or by another thread that
-        this one waits for, and may raise to stop. A failure is not kept: the next call tries again,
-        since a missing file of weights may have come meanwhile.
+        Engines are built one at a time, because accelerate's ``init_empty_weights`` patches torch
+        for all threads. ``check`` is called while this thread fetches weights or waits for another
+        thread, and may raise to stop. Errors are not cached: the next call tries again.
 
         Raises:
-            EngineUnavailable: it cannot run here.
+            EngineUnavailable: the engine cannot run here.
         """
         if name is None and self._default is not None:
             return self._default
@@ -226,9 +224,9 @@ class PipelineCache:
         return self._built[name]
 
     def require(self, name: str | None = None) -> None:
-        """Raise EngineUnavailable where it shows, without building it, that it cannot run here.
+        """Raise EngineUnavailable if an engine cannot run here, without building it.
 
-        May take long on a machine with a GPU, of which torch is asked.
+        May take long on a machine with a GPU, where it imports torch.
         """
         if name is None and self._default is not None:
             return
@@ -238,7 +236,7 @@ class PipelineCache:
 
     @contextmanager
     def _turn_to_build(self, check: Callable[[], None]) -> Iterator[None]:
-        while not self._building.acquire(timeout=_ASK_EVERY_S):
+        while not self._building.acquire(timeout=_POLL_S):
             check()
         try:
             yield

@@ -1,4 +1,4 @@
-"""What engines need of this machine: installed packages, and a device to run on."""
+"""Requirements of the engines on this machine: installed packages and a device."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CAUSE_CHARACTERS = 200
 
 
 def is_installed(package: str) -> bool:
-    """Tell whether a package can be found, without importing it."""
+    """Return whether a package can be found, without importing it."""
     try:
         return find_spec(package) is not None
-    except (ImportError, ValueError):  # whoever stands in the way of the import system
+    except (ImportError, ValueError):  # raised by import hooks or damaged packages
         return False
 
 
@@ -33,7 +33,7 @@ def missing_packages(packages: Iterable[str]) -> list[str]:
 
 
 def is_cpu_build(package: str) -> bool:
-    """Tell whether the installed version is one that was built for CPUs only, as torch's says."""
+    """Return whether the installed version of torch or its like is a build for CPUs only."""
     try:
         return version(package).endswith("+cpu")
     except PackageNotFoundError:
@@ -41,7 +41,7 @@ def is_cpu_build(package: str) -> bool:
 
 
 def explain_missing(packages: Iterable[str], extra: str | None) -> str:
-    """Return the sentence about packages that are not installed, and how they are."""
+    """Return which packages are not installed and the command that installs them."""
     *others, last = packages
     names = f"{', '.join(others)} and {last}" if others else last
     verb = "are" if others else "is"
@@ -49,15 +49,14 @@ def explain_missing(packages: Iterable[str], extra: str | None) -> str:
 
 
 def explain_import_failure(error: Exception, extra: str | None) -> str | None:
-    """Return the sentence about what kept a package from being imported.
+    """Return why a package cannot be imported.
 
     Args:
         error: raised while this package's own modules were imported.
-        extra: the extra that brings what they need.
+        extra: the extra that installs their dependencies.
 
     Returns:
-        The package and the cause, without folders; None if no other package is at fault, but this
-        one: that is a defect.
+        The package and the cause, without folders; None if the error is one of this package.
     """
     if isinstance(error, ModuleNotFoundError) and error.name and not _is_own(error.name):
         return explain_missing([error.name.partition(".")[0]], extra)
@@ -67,12 +66,12 @@ def explain_import_failure(error: Exception, extra: str | None) -> str | None:
     said = " ".join(_FOLDERS.sub("", str(error)).split())[:_CAUSE_CHARACTERS]
     return (
         f"It needs {package}, which is installed but cannot be imported "
-        f"({type(error).__name__}: {said}). Install it again, or what it needs."
+        f"({type(error).__name__}: {said}). Reinstall it or its dependencies."
     )
 
 
 def _failed_package(error: Exception) -> str | None:
-    """Return the first package beside this one on the way to where the error was raised."""
+    """Return the first other package in the traceback of the error."""
     if isinstance(error, ImportError) and error.name:
         return None if _is_own(error.name) else error.name.partition(".")[0]
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -90,18 +89,18 @@ if TYPE_CHECKING:
     import torch
 
 _NVIDIA_FILES = "/dev/nvidia[0-9]*"
-_OTHER_GPU_FILES = ("/dev/kfd", "/dev/dxg")  # AMD; Windows' Linux: torch knows whether it can
-_BOARD_FILES = ("/dev/nvmap", "/dev/nvhost-gpu")  # NVIDIA's small boards, which auto leaves alone
+_OTHER_GPU_FILES = ("/dev/kfd", "/dev/dxg")  # AMD; WSL: only torch knows whether they can be used
+_BOARD_FILES = ("/dev/nvmap", "/dev/nvhost-gpu")  # Jetson boards, which auto does not use
 _UNUSABLE = "the installed torch cannot use it (driver or CPU build)"
 _HALF_PRECISION_SINCE = 7  # CUDA compute capability with fast float16: V100, T4 and later
 
 
 def has_cuda() -> bool:
-    """Tell whether this is a GPU machine.
+    """Return whether this machine has a GPU that torch can use.
 
     Raises:
-        EngineUnavailable: there is an NVIDIA GPU, but torch is missing or cannot use it. It is not
-            taken for a machine without one: nobody rents a GPU to run without it.
+        EngineUnavailable: there is an NVIDIA GPU, but torch is missing or cannot use it. There is
+            no silent fallback to the CPU.
     """
     nvidia = _is_there(_NVIDIA_FILES)
     if not nvidia and not _is_there(*_OTHER_GPU_FILES):
@@ -110,7 +109,7 @@ def has_cuda() -> bool:
         return _refuse_if(nvidia, _not_installed())
     try:
         import torch
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation raises anything
         if (fault := explain_import_failure(error, engine_spec(AUTO_ON_GPU).extra)) is None:
             raise
         if nvidia:
@@ -122,7 +121,7 @@ def has_cuda() -> bool:
 
 
 def find_gpu_obstacle() -> str | None:
-    """Return why :func:`has_cuda` refuses, as far as it shows without importing torch."""
+    """Return why :func:`has_cuda` raises, as far as known without importing torch."""
     if not _is_there(_NVIDIA_FILES):
         return None
     if not is_installed("torch"):
@@ -131,18 +130,18 @@ def find_gpu_obstacle() -> str | None:
 
 
 def may_have_cuda() -> bool | None:
-    """Tell what :func:`has_cuda` says; None where only torch knows, which is not asked."""
+    """Return the result of :func:`has_cuda` without importing torch; None if torch is needed."""
     if _is_there(_NVIDIA_FILES):
         return True
     return None if _is_there(*_OTHER_GPU_FILES) and is_installed("torch") else False
 
 
 def find_device_obstacle(device: str, dtype: str) -> str | None:
-    """Return why networks cannot run as the settings say, as far as it shows without torch.
+    """Return why the networks cannot run with these settings, as far as known without torch.
 
     Args:
-        device: the setting of that name.
-        dtype: likewise.
+        device: the setting ``device``.
+        dtype: the setting ``dtype``.
     """
     if device == "auto":
         return find_gpu_obstacle()
@@ -151,18 +150,18 @@ def find_device_obstacle(device: str, dtype: str) -> str | None:
     if device == "mps":
         return None if sys.platform == "darwin" else "There is no device mps here."
     if not _is_there(_NVIDIA_FILES, *_OTHER_GPU_FILES, *_BOARD_FILES):
-        return f"There is no device {device} here: this machine shows no GPU."
+        return f"There is no device {device} here: this machine has no GPU."
     if is_cpu_build("torch"):
         return f"There is no device {device} here: the installed torch is built for CPUs only."
     return None
 
 
 def choose_device(setting: str) -> torch.device:
-    """Return the device named by the setting; ``auto`` takes CUDA, else Apple's, else the CPU.
+    """Return the device of the setting; ``auto`` is CUDA, else MPS, else the CPU.
 
     Raises:
-        EngineUnavailable: it is not there, or ``auto`` on a machine whose NVIDIA GPU torch cannot
-            use.
+        EngineUnavailable: there is no such device, or torch cannot use the NVIDIA GPU of the
+            machine.
     """
     import torch
 
@@ -172,7 +171,7 @@ def choose_device(setting: str) -> torch.device:
         "cpu": True,
     }
     if setting == "auto":
-        has_cuda()  # refuses a GPU that cannot be used, rather than to take the CPU
+        has_cuda()  # raises for a GPU that torch cannot use
         return torch.device(next(kind for kind, there in available.items() if there))
     device = torch.device(setting)
     numbers = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -183,7 +182,7 @@ def choose_device(setting: str) -> torch.device:
 
 
 def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """Return the type of weights and values; ``auto`` is float16 on GPUs that are fast in it.
+    """Return the dtype of the networks; ``auto`` is float16 on GPUs that are fast with it.
 
     Raises:
         EngineUnavailable: half precision on the CPU, where it is slower than float32.
@@ -212,7 +211,7 @@ def _is_there(*patterns: str) -> bool:
 def _cpu_obstacle(dtype: str) -> str | None:
     if dtype in ("auto", "float32"):
         return None
-    return f"The CPU computes in float32 only, not in {dtype}."
+    return f"The networks run in float32 on the CPU, not in {dtype}."
 
 
 def _not_installed() -> str:
@@ -221,7 +220,7 @@ def _not_installed() -> str:
 
 def _refusal(reason: str) -> str:
     return (
-        f"This machine has an NVIDIA GPU, but {reason}. Mend that, or ask for the engine draft "
+        f"This machine has an NVIDIA GPU, but {reason}. Fix that, or use the engine draft "
         "(LATENTSYNC_ENGINE=draft)."
     )
 

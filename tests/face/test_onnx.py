@@ -61,7 +61,7 @@ def test_another_network_is_refused(network, path, reason):
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:one", "cpu:0", ""])
 def test_an_unknown_device_is_refused(device):
-    with pytest.raises(EngineUnavailable, match=f"'{device}' is no device.*allowed: cpu, cuda"):
+    with pytest.raises(EngineUnavailable, match=f"'{device}' is not a device.*allowed: cpu, cuda"):
         open_model(DETECTOR, device=device)
 
 

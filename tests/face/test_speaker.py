@@ -53,17 +53,17 @@ def test_a_point_far_from_every_face_is_refused_with_the_faces_there():
     with pytest.raises(InvalidField) as caught:
         _choose(SpeakerPoint(frame=3, point=(900, 20)))
     assert caught.value.field == "speaker"
-    assert "speaker.point [900, 20] meets no usable face in frame 3" in caught.value.message
+    assert "speaker.point [900, 20] matches no usable face in frame 3" in caught.value.message
     assert caught.value.message.count("[") == 3  # the point and the two faces of that frame
 
 
 def test_a_box_beside_every_face_is_refused():
-    with pytest.raises(InvalidField, match=r"speaker\.box \[600, 0, 700, 90\] meets no usable"):
+    with pytest.raises(InvalidField, match=r"speaker\.box \[600, 0, 700, 90\] matches no usable"):
         _choose(SpeakerBox(frame=3, box=(600, 0, 700, 90)))
 
 
-def test_a_frame_without_faces_is_said_to_have_none():
-    with pytest.raises(InvalidField, match="in frame 2: that frame shows none"):
+def test_the_message_for_a_frame_without_faces():
+    with pytest.raises(InvalidField, match="in frame 2: there is none"):
         _choose(SpeakerPoint(frame=2, point=(100, 400)), [LATE])
 
 

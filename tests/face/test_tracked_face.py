@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from latentsync.face.tracked_face import FollowedFace, Sighting
+from latentsync.face.tracked_face import Sighting, TrackedFace
 from tests.face.tracks import face_points
 
 LOOKS = np.eye(3, 192, dtype=np.float32)  # three portraits that have nothing in common
@@ -13,8 +13,8 @@ def _sighting(x=0.0, scale=1.0):
 
 
 @pytest.fixture
-def face() -> FollowedFace:
-    face = FollowedFace(_sighting(), frame=10, shot=0)
+def face() -> TrackedFace:
+    face = TrackedFace(_sighting(), frame=10, shot=0)
     face.see(_sighting(), 10, 0, usable=True)
     face.portraits.append(LOOKS[0])
     return face

@@ -148,10 +148,10 @@ def test_a_torch_for_cpus_does_not_drive_a_gpu(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("cuda_build")
 def test_a_device_that_cannot_be_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reason(GPU, device="cuda") == "There is no device cuda here: this machine shows no GPU."
+    assert reason(GPU, device="cuda") == "There is no device cuda here: this machine has no GPU."
     monkeypatch.setattr(sys, "platform", "linux")
     assert reason(GPU, device="mps") == "There is no device mps here."
-    assert "float32 only, not in float16" in reason(GPU, device="cpu", dtype="float16")
+    assert "float32 on the CPU, not in float16" in reason(GPU, device="cpu", dtype="float16")
     monkeypatch.setattr(requirements, "_BOARD_FILES", ("/dev/null",))
     assert find_obstacle(GPU, Settings(device="cuda")) is None
     assert find_obstacle("draft", Settings(device="mps")) is None  # it asks for none
@@ -190,8 +190,8 @@ def test_an_engine_whose_packages_are_broken_is_unavailable_with_the_cause(
         build_pipeline(GPU, Settings())
     assert caught.value.message == (
         f"The engine {GPU} cannot run here. It needs brokennet, which is installed but cannot be "
-        "imported (OSError: libcudart.so.12: cannot open shared object file). Install it again, or "
-        "what it needs. Engines that can run here: draft."
+        "imported (OSError: libcudart.so.12: cannot open shared object file). Reinstall it or its "
+        "dependencies. Engines that can run here: draft."
     )
     assert "/opt/lib/libcudart.so.12" in caplog.text
     with pytest.raises(AttributeError):  # a defect of the engine's own stays one

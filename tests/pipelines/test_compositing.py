@@ -12,7 +12,7 @@ from latentsync.formats import Frame
 from latentsync.pipelines.base import GenerationReport, Utterance
 from latentsync.pipelines.compositing import (
     FrameEdit,
-    Touches,
+    FrameEdits,
     check_mouths,
     check_seen,
     composite,
@@ -37,7 +37,7 @@ class Choir:
         self.utterances, self.faces, self.missing = utterances, faces, missing
         self.events: list[str] = []
 
-    def begin(self, number: int) -> Touches:
+    def begin(self, number: int) -> FrameEdits:
         self.events.append(f"begin {number}")
         one, face = self.utterances[number], self.faces[number]
 

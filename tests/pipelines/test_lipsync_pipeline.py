@@ -263,7 +263,7 @@ def test_progress_goes_on_within_every_window(networks: LipsyncNetworks) -> None
 
 def test_a_face_that_is_in_no_frame_shown_is_no_face(networks: LipsyncNetworks) -> None:
     elsewhere = SpeakerPoint(frame=5, point=(1, 1))
-    with pytest.raises(NoFace, match="in any frame that is shown"):
+    with pytest.raises(NoFace, match="has no usable face in any frame"):
         run(
             LipsyncPipeline(networks, KnownPlace(0, 1, 2)),
             frames(6),
@@ -299,7 +299,7 @@ def test_a_full_disk_while_writing_stops_the_networks(
 def test_values_that_are_not_numbers_are_an_error_and_no_picture(tmp_path: Path) -> None:
     networks = tiny_networks(tmp_path, SHORT_WINDOWS)
     networks.vae.decoder.conv_out.bias[0] = float("nan")
-    with pytest.raises(NumericalFailure, match="autoencoder gave values that are not numbers"):
+    with pytest.raises(NumericalFailure, match="autoencoder returned values that are not finite"):
         run(LipsyncPipeline(networks, KnownPlace()), frames(2))
     networks.unet.conv_out.bias[0] = float("nan")
     with pytest.raises(NumericalFailure, match="float32"):

@@ -217,7 +217,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return (
         f"The engine {GPU} cannot run here. It needs torch, which is installed but cannot be "
         "imported (OSError: libcudart.so.12: cannot open shared object file: No such file or "
-        "directory). Install it again, or what it needs. Engines that can run here: draft."
+        "directory). Reinstall it or its dependencies. Engines that can run here: draft."
     )
 
 

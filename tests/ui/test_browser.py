@@ -210,7 +210,7 @@ def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
     page.locator("#faces label.selected", has_text="clicked point").wait_for()
     page.click("#make")
     said = visit.wait_for("That did not work")
-    assert "meets no usable face in frame 0" in said
+    assert "matches no usable face in frame 0" in said
 
 
 def test_video_and_speech_may_be_recorded(visit: Visit) -> None:

@@ -1,9 +1,7 @@
-"""Paints what an open mouth shows: a dark cavity, the upper teeth, the tongue.
+"""Draws a mouth shape on a frame: warps the lips and paints cavity, upper teeth and tongue.
 
-The teeth are fixed to the skull: they hang from the resting line of the lips, and the upper lip,
-when it rises, uncovers them. All colours follow the light on the face.
-
-Puts one mouth shape on one frame: the parts of this package in their order.
+The teeth are fixed to the skull: they start at the resting line of the lips, and a rising upper lip
+uncovers them. All colours follow the light on the face.
 """
 
 from typing import Any
@@ -22,24 +20,24 @@ Colour = NDArray[np.floating[Any]]  # (3,) RGB, 0..255
 _SKIN = np.array([205, 155, 130], np.float32)
 _CAVITY_FRONT = np.array([112, 50, 46], np.float32)
 _CAVITY_BACK = np.array([44, 16, 16], np.float32)
-_SHADOW = np.array([84, 36, 33], np.float32)  # under the lips and beside the row of teeth
+_SHADOW = np.array([84, 36, 33], np.float32)  # under the lips and at the ends of the row of teeth
 _TONGUE = np.array([158, 84, 82], np.float32)
 _TEETH = np.array([222, 203, 180], np.float32)
 _SEAM = np.array([96, 46, 44], np.float32)
 
 # Sizes as shares of the distance between the outer corners of the eyes.
-_TEETH_BELOW_REST = 0.012  # edge of the incisors under the line where the lips meet
+_TEETH_BELOW_REST = 0.012  # edge of the incisors below the resting line of the lips
 _TEETH_ARC = 0.028  # by how much the row of teeth rises from its middle to its ends
 _TEETH_HALF_ROW = 0.205
-_TEETH_FROM_GAP = 0.025  # no teeth are seen at a smaller gap
+_TEETH_FROM_GAP = 0.025  # smaller gaps show no teeth
 _TOOTH_WIDTHS = (0.072, 0.056, 0.052, 0.05)  # incisor, lateral, canine, premolar
 _TONGUE_FROM_GAP = 0.045
 
 
 def measure_light(frame: Frame, view: MouthView) -> Colour:
-    """Return the light on the skin beside the mouth, (3,) RGB relative to the palette's own skin.
+    """Return the light on the skin next to the mouth, (3,) RGB relative to ``_SKIN``.
 
-    The hue counts half: part of it is the skin's, not the light's.
+    The hue has half weight, because a part of it comes from the skin.
     """
     down = np.array([-view.axis[1], view.axis[0]])
     skin = [
@@ -95,7 +93,7 @@ def _teeth(grid: Grid, view: MouthView, motion: Motion, gap_share: float) -> tup
     rest = np.interp(grid.u, view.rest.upper_inner[:, 0], view.rest.upper_inner[:, 1])
     middle = np.interp(0.0, view.rest.upper_inner[:, 0], view.rest.upper_inner[:, 1])
     along = np.clip(np.abs(grid.u) / (_TEETH_HALF_ROW * unit), 0, 1)
-    # The row follows the lips' line half way: less bent than lips, which may droop or smile.
+    # The row is half as curved as the line of the lips, which may droop or smile.
     edge = (rest + middle) / 2 + (_TEETH_BELOW_REST - _TEETH_ARC * along**2) * unit
     soft = max(0.014 * unit, 0.8 * grid.step)
     cover = _ramp(edge - rows, -soft, soft) * (1 - _ramp(along, 0.72, 1.0))
@@ -114,7 +112,7 @@ def _gaps(u: Field) -> Field:
 
 
 def _near_edges(rows: Field, motion: Motion, unit: float) -> Field:
-    """Return 1 right under the lips, falling inwards: lips throw a soft shadow into the mouth."""
+    """Return the soft shadow of the lips: 1 at their edges, falling inwards."""
     above, below = rows - motion.upper, motion.lower - rows
     return np.asarray(
         np.maximum(
@@ -159,11 +157,11 @@ def _mean_around(frame: Frame, point: NDArray[np.float64]) -> Colour:
     return np.asarray(frame[y - 3 : y + 4, x - 3 : x + 4].mean(axis=(0, 1)), np.float32)
 
 
-_LIGHT_MEMORY = 0.9  # share of the light of the frames before: a flickering palette would show
+_LIGHT_MEMORY = 0.9  # weight of the previous frames' light; avoids flicker
 
 
 class FaceWriter:
-    """Gives one speaker new mouth shapes, frame by frame in the order of the output.
+    """Draws the mouth shapes of one speaker, frame by frame in the order of the output.
 
     Args:
         mouth: the speaker's mouth through the clip.
@@ -184,8 +182,8 @@ class FaceWriter:
         Args:
             frame: the source frame; it is not changed.
             points: float32 (468,2), the speaker's smoothed landmarks in it.
-            shape: the wanted mouth.
-            shot: number of the camera shot; the light is measured afresh in each.
+            shape: the mouth to draw.
+            shot: number of the camera shot; the light is measured anew in each.
         """
         view = self._mouth.view(points)
         grid = Grid.around(view)

@@ -19,17 +19,17 @@ from latentsync.pipelines.draft.phones import HOP_S, SILENCE, Phone
 
 Curve = NDArray[np.float64]
 
-_REST_WEIGHT = 0.02  # pull towards the closed mouth where no sound is near
-_BLENDING_S = 0.04  # at most so much at each end of a sound already belongs to its neighbours
+_REST_WEIGHT = 0.02  # weight of the closed mouth where no sound is near
+_BLENDING_S = 0.04  # largest part of a sound at each end that blends with its neighbours
 _PAUSE_RAMP_S = 0.06  # standard deviation of the ramp into and out of pauses
-_LONGEST_PHONE_S = 0.6  # nobody holds a sound for longer in speech: the recognizer lost its way
+_LONGEST_PHONE_S = 0.6  # longer sounds are errors of the recognizer
 _SHORTEST_PAUSE_S = 0.16  # shorter gaps of voice activity (stops within words) are bridged
 _MIDDLE_OF_FRAME_S = 0.5 / VIDEO_FPS
 _WIDEST_PERCENTILE = 97.0
 _CLOSURE_REACH = 2  # frames around a bilabial in which the faster slope is allowed
 _CLOSURE_NEIGHBOURHOOD_S = 0.08  # before and after a bilabial, where its loudness is compared
-_FULL_CLOSURE_DIP = 0.08  # of the loudness scale; with a smaller dip it was probably misheard,
-_DOUBTFUL_CLOSURE = 0.6  # and the lips close by this share only
+_FULL_CLOSURE_DIP = 0.08  # of the loudness scale; sounds with a smaller dip are doubtful,
+_DOUBTFUL_CLOSURE = 0.6  # and close the lips only by this share
 _CORNERS_SMOOTHING_S = 0.04  # standard deviation; corners move more slowly than lips part
 
 
@@ -46,7 +46,7 @@ class MouthMotion:
     plosive: NDArray[np.bool_]
 
     def shape_at(self, frame: int) -> visemes.MouthShape:
-        """Return the mouth wanted in output frame ``frame``."""
+        """Return the mouth shape of an output frame."""
         return visemes.MouthShape(
             float(self.opening[frame]), float(self.spread[frame]), float(self.rounding[frame])
         )
@@ -65,8 +65,8 @@ def plan_motion(
         phones: sounds in order of time.
         loudness: 0..1 per 10 ms.
         voiced: voice activity per 10 ms, same length.
-        num_frames: frames wanted; the mouth is closed after the end of the sound.
-        config: how lively the mouth moves.
+        num_frames: number of frames; the mouth is closed after the end of the sound.
+        config: how the mouth moves.
     """
     hops = max(len(loudness), int(np.ceil(num_frames / VIDEO_FPS / HOP_S - ROUNDING)) + 1)
     loudness = _extend(loudness, hops)
@@ -102,7 +102,7 @@ def blend_visemes(phones: Sequence[Phone], hops: int) -> tuple[Curve, Curve, Cur
 
 
 def _articulate(opening: Curve, config: visemes.MotionConfig) -> Curve:
-    """Scale the curve so that the widest openings of a mumbler and of an actor look alike."""
+    """Scale the curve so that mumbled speech opens the mouth as wide as clear speech."""
     widest = float(np.percentile(opening, _WIDEST_PERCENTILE)) if len(opening) else 0.0
     if widest <= 0:
         return opening
@@ -141,13 +141,13 @@ def speech_envelope(voiced: NDArray[np.bool_]) -> Curve:
 
 
 def limit_slope(values: Curve, limits: Curve) -> Curve:
-    """Return the curve in the middle between the tightest bounds that obey the slope limits.
+    """Return the mean of the tightest upper and lower bounds that obey the slope limits.
 
     Args:
-        values: (n,) wanted values.
+        values: (n,) target values.
         limits: (n,) largest allowed change from frame ``i - 1`` to ``i``.
 
-    The result has no lag: it anticipates a movement as much as it follows it.
+    The result has no lag: it precedes a movement as much as it follows it.
     """
     upper, lower = values.copy(), values.copy()
     for i in range(1, len(values)):
@@ -196,7 +196,7 @@ def _close_bilabials(
 
 
 def _hop_at(moment_s: float) -> int:
-    """Return the step of 10 ms that a moment lies in; one that begins then, if any does."""
+    """Return the 10 ms hop that contains a time; on a boundary, the later one."""
     return math.floor(moment_s / HOP_S + ROUNDING)
 
 

@@ -1,7 +1,7 @@
-"""The speaker's own mouth at rest, and where every mouth shape puts its contours in a frame.
+"""The speaker's mouth at rest, and the contours of a mouth shape in a frame.
 
-The rest mouth is learnt once per clip in a head frame that follows the rigid part of the face, so
-the wanted lips are absolute: the source's own mouth motion does not shine through.
+The rest mouth is estimated once per clip in a head frame that follows the rigid part of the face.
+The contours therefore do not depend on the motion of the mouth in the source.
 
 Contours are curves over ``u``, the position along the line between the mouth's corners, and give
 ``v``, the position across it (downwards), both in pixels of the frame from the middle of the mouth.
@@ -18,14 +18,14 @@ from latentsync.pipelines.draft.visemes import MouthConfig, MouthShape
 Points = NDArray[np.float64]  # (n,2) x, y
 
 # Sizes as shares of the distance between the outer corners of the eyes.
-_WIDEST_REST = 0.585  # a wider mouth is smiling, and a smile opened wide is a grin
-_STRONGEST_NARROWING = 0.88  # but pulling corners further in than this pinches the cheeks
-_MEETING = 0.62  # where open lips meet, between the upper (0) and the lower (1): teeth get covered
+_WIDEST_REST = 0.585  # wider mouths are smiles, which would open to a grin
+_STRONGEST_NARROWING = 0.88  # stronger narrowing distorts the cheeks
+_MEETING = 0.62  # where open lips meet, from upper (0) to lower (1): covers teeth
 
 _CORNER_SHARE = 0.12  # share of the gap by which the corners drop
-_THIN_BY_OPENING = 0.12  # lips stretch and get thinner
-_THICK_BY_ROUNDING = 0.18  # and pushed forward they get thicker
-_QUIET_QUANTILE = 0.25  # the frames with the smallest gap show the mouth at rest
+_THIN_BY_OPENING = 0.12  # open lips are thinner
+_THICK_BY_ROUNDING = 0.18  # rounded lips are thicker
+_QUIET_QUANTILE = 0.25  # of the frames by lip gap, from which the rest mouth is estimated
 
 
 def _halves(ring: tuple[int, ...]) -> tuple[list[int], list[int]]:
@@ -62,15 +62,15 @@ class Contours:
 
 @dataclass(frozen=True)
 class MouthView:
-    """The mouth in one frame: what is there and what rest would look like.
+    """The mouth in one frame, as it is and at rest.
 
     Attributes:
         origin: (2,) pixel x, y of the middle of the resting mouth.
         axis: (2,) unit vector along the mouth, towards the picture's right.
         unit: distance of the outer corners of the eyes, facing the camera, in pixels.
         nose_v: v of the base of the nose.
-        source: contours as they are.
-        rest: contours of the mouth at rest; both inner curves are the line where the lips meet.
+        source: contours in the frame.
+        rest: contours at rest; both inner curves are the line where the lips meet.
     """
 
     origin: Points
@@ -117,7 +117,7 @@ class Mouth:
 
 
 def shape_contours(view: MouthView, shape: MouthShape, config: MouthConfig) -> Contours:
-    """Return where the contours of ``shape`` lie in the frame of ``view``."""
+    """Return the contours of ``shape`` in the frame of ``view``."""
     gap = shape.opening * config.full_gap * view.unit
     width = (
         1
@@ -157,7 +157,7 @@ def _profile(position: NDArray[np.float64], rounding: float) -> NDArray[np.float
 
 
 def _mean_head(points: NDArray[np.float32]) -> Points:
-    """Return the mean face (468,2), every frame laid over the middle one by its rigid points."""
+    """Return the mean face (468,2), with frames aligned to the middle one by rigid points."""
     reference = points[len(points) // 2].astype(np.float64)
     total = np.zeros_like(reference)
     for frame in points:
@@ -178,7 +178,7 @@ def _learn_rest(points: NDArray[np.float32], rigid: Points, unit: float) -> Poin
 
 
 def _close_lips(face: Points, unit: float) -> Points:
-    """Bring the inner contours of the lips together, the lips keeping their thickness."""
+    """Close the lips without changing their thickness."""
     closed = face.copy()
     meeting = face[_UPPER_INNER] * (1 - _MEETING) + face[_LOWER_INNER] * _MEETING
     for outer, inner in ((_UPPER_OUTER, _UPPER_INNER), (_LOWER_OUTER, _LOWER_INNER)):
@@ -193,19 +193,19 @@ def _close_lips(face: Points, unit: float) -> Points:
 
 
 def _mouth_offset(rest: Points, here: Points) -> Points:
-    """Return how far the mouth lies from where the pose puts it: a turned head is not flat."""
+    """Return the offset of the mouth from its place by the affine pose: heads are not flat."""
     base = [topology.NOSE_BOTTOM, *topology.NOSE_WINGS]
     nose = (here[base] - rest[base]).mean(axis=0)
     lips = (here[_LIP_MIDDLES] - rest[_LIP_MIDDLES]).mean(axis=0)
     corners = (here[_CORNERS] - rest[_CORNERS]).mean(axis=0)
     across = here[_CORNERS[1]] - here[_CORNERS[0]]
     across /= np.linalg.norm(across)
-    # Along the mouth the lips themselves tell; across it they move with speech, so the nose tells.
+    # Along the mouth the lips are used; across it they move with speech, so the nose is used.
     return np.asarray(nose + across * float(((lips + corners) / 2 - nose) @ across))
 
 
 def _read_contours(local: Points) -> Contours:
-    """Collect the curves from landmarks in (u, v); inner lips that cross meet on their middle."""
+    """Return the contours of landmarks in (u, v); inner lips that cross meet in the middle."""
     upper, lower = local[_UPPER_INNER], local[_LOWER_INNER]
     middle = (upper[:, 1] + lower[:, 1]) / 2
     upper[:, 1], lower[:, 1] = np.minimum(upper[:, 1], middle), np.maximum(lower[:, 1], middle)
@@ -219,7 +219,7 @@ def _read_contours(local: Points) -> Contours:
 
 
 def _rising(curve: Points) -> Points:
-    """Sort a curve by u, as interpolation needs it; folds of a turned face are flattened."""
+    """Sort a curve by u, as ``np.interp`` requires."""
     return curve[np.argsort(curve[:, 0], kind="stable")]
 
 

@@ -1,9 +1,8 @@
-"""Speech to phones with the acoustic model inside pocketsphinx (American English, 16 kHz).
+"""Phones, loudness and voice activity of speech, in steps of 10 ms.
 
-The phone loop has no dictionary: foreign words and names become the nearest English sounds, which
-is what a mouth shape needs.
-
-Loudness and voice activity on one time grid of 10 ms.
+Phones are recognized with the acoustic model of pocketsphinx (American English, 16 kHz). The phone
+loop has no dictionary: foreign words and names become the nearest English sounds, which is enough
+for mouth shapes.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,18 +16,18 @@ from pocketsphinx import Decoder, Vad, get_model_path
 
 from latentsync.formats import SAMPLE_RATE, Waveform
 
-HOP_S = 0.01  # seconds between two values of every curve in this package
+HOP_S = 0.01  # seconds between two values of all curves in this package
 HOP_SAMPLES = int(SAMPLE_RATE * HOP_S)
-_WINDOW_HOPS = 3  # loudness is measured over 30 ms, the length of a glottal pulse or two
+_WINDOW_HOPS = 3  # loudness is measured over 30 ms
 _VAD_FRAME_S = 0.03
-_VAD_STRICTNESS = 2  # 0 (lets much through) to 3 (strict)
+_VAD_STRICTNESS = 2  # 0 (permissive) to 3 (strict)
 _QUIETEST_DB = -90.0  # loudness of digital silence
-_ACTIVE_RANGE_DB = 35.0  # speech lives within this distance of its own loud level
-_NOISE_GATE_DB = -60.0  # nothing quieter than this is speech, whatever the detector says
+_ACTIVE_RANGE_DB = 35.0  # speech is at most this far below its loud level
+_NOISE_GATE_DB = -60.0  # quieter sound is never speech
 
 
 def to_pcm16(waveform: Waveform) -> NDArray[np.int16]:
-    """Return the waveform as int16, quiet recordings lifted to a peak of half scale."""
+    """Return the waveform as int16; quiet recordings are amplified to a peak of half scale."""
     peak = float(max(waveform.max(initial=0.0), -waveform.min(initial=0.0)))
     gain = 0.5 / peak if 1e-4 < peak < 0.5 else 1.0
     scaled = waveform * np.float32(gain * 32767)
@@ -50,10 +49,10 @@ def measure_loudness_db(waveform: Waveform) -> NDArray[np.float64]:
 
 
 def detect_voice(waveform: Waveform, loudness_db: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return for every 10 ms whether somebody speaks.
+    """Return whether there is speech in each 10 ms.
 
-    The detector (WebRTC's, inside pocketsphinx) hears the timbre; the loudness relative to the
-    recording's own loud level removes breath and room noise that it lets through.
+    The detector of WebRTC in pocketsphinx passes some breath and room noise, which is removed by
+    its loudness relative to the loud level of the recording.
     """
     voiced = _run_detector(to_pcm16(waveform), len(loudness_db))
     if not voiced.any():
@@ -79,7 +78,7 @@ def _run_detector(pcm: NDArray[np.int16], hops: int) -> NDArray[np.bool_]:
 def loudness_gain(
     loudness_db: NDArray[np.float64], voiced: NDArray[np.bool_], *, range_db: float = 25.0
 ) -> NDArray[np.float64]:
-    """Return how loud each 10 ms is on a scale of 0 (``range_db`` below) to 1 (the loud level)."""
+    """Return the loudness of each 10 ms, from 0 (``range_db`` below) to 1 (the loud level)."""
     if not voiced.any():
         return np.zeros_like(loudness_db)
     loud_level = float(np.percentile(loudness_db[voiced], 90))
@@ -88,8 +87,8 @@ def loudness_gain(
 
 SILENCE = "SIL"
 _NOISE_NAMES = frozenset({"SIL", "+SPN+", "+NSN+", "<s>", "</s>", "(NULL)"})
-_LANGUAGE_WEIGHT = 2.0  # how much the phone trigram counts against the sound
-_BEAM = 1e-20  # wide: narrower beams lose the path in unclear speech
+_LANGUAGE_WEIGHT = 2.0  # weight of the phone trigram relative to the sound
+_BEAM = 1e-20  # narrower beams lose the path in unclear speech
 _LONGEST_UTTERANCE_S = 15.0
 _SHORTEST_UTTERANCE_S = 6.0  # cut no earlier, so that the decoder's level estimate settles
 
@@ -104,7 +103,7 @@ class Phone:
 
 
 class PhoneRecognizer:
-    """Holds the acoustic model; load once, recognize many."""
+    """The acoustic model, which is loaded once."""
 
     def __init__(self) -> None:
         self._lock = Lock()  # the decoder keeps the state of one utterance
@@ -115,7 +114,7 @@ class PhoneRecognizer:
             lw=_LANGUAGE_WEIGHT,
             beam=_BEAM,
             pbeam=_BEAM,
-            cmn="batch",  # levels from the utterance itself, nothing kept from the one before
+            cmn="batch",  # levels of each utterance by itself
             loglevel="FATAL",
         )
 
@@ -125,7 +124,7 @@ class PhoneRecognizer:
         voiced: NDArray[np.bool_],
         check: Callable[[], None] = lambda: None,
     ) -> list[Phone]:
-        """Return the phones of ``waveform`` in order of time, gaps left out.
+        """Return the phones of ``waveform`` in temporal order, without pauses.
 
         Args:
             waveform: float32 mono 16 kHz.
@@ -142,13 +141,13 @@ class PhoneRecognizer:
         return phones
 
     def _decode(self, pcm: NDArray[np.int16], start: int, stop: int) -> Iterator[Phone]:
-        self._decoder.reinit_feat()  # forget the noise level of the utterance before
+        self._decoder.reinit_feat()  # reset the noise level of the previous utterance
         self._decoder.start_utt()
         self._decoder.process_raw(
             pcm[start * HOP_SAMPLES : stop * HOP_SAMPLES].tobytes(), full_utt=True
         )
         self._decoder.end_utt()
-        # Frames of the decoder are 10 ms, the same as the hops of the activity curves.
+        # Frames of the decoder are hops of 10 ms.
         for segment in self._decoder.seg() or ():
             name = SILENCE if segment.word in _NOISE_NAMES else segment.word
             yield Phone(
@@ -159,7 +158,7 @@ class PhoneRecognizer:
 
 
 def split_at_pauses(voiced: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """Cut the recording into utterances of 6 to 15 s, each cut in the longest pause there.
+    """Split the recording into utterances of 6 to 15 s, at the longest pause in that range.
 
     Yields:
         (first hop, hop after the last); together they cover the recording without overlap.

@@ -1,9 +1,7 @@
-"""The visible shape of each sound of speech.
+"""The mouth shape of each phone, and the configuration of the draft engine.
 
 The groups are the usual viseme classes of American English (bilabials close the lips, W and UW
-round them, IY spreads them, AA opens them most); the numbers are this project's own, set by eye.
-
-The values of the draft engine that decide how its speakers speak; see ``configs/draft.yaml``.
+round them, IY spreads them, AA opens them most); the values were tuned by eye.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class MouthShape:
-    """One frame's wanted mouth, each value 0..1 as in :class:`Viseme`."""
+    """The mouth shape of one frame, each value 0..1 as in :class:`Viseme`."""
 
     opening: float
     spread: float
@@ -20,14 +18,14 @@ class MouthShape:
 
 @dataclass(frozen=True)
 class Viseme:
-    """A mouth shape and how strongly the sound insists on it.
+    """A mouth shape and its weight relative to neighbouring sounds.
 
     Attributes:
         opening: distance of the lips, 0 (closed) to 1 (the widest opening of lively speech).
         spread: corners pulled apart, 0 to 1.
         rounding: lips pushed forward and corners drawn in, 0 to 1.
-        dominance: how much it wins over its neighbours' shapes, 0 to 1.
-        reach_s: time over which it is felt before and after its middle, in seconds.
+        dominance: weight against the neighbours' shapes, 0 to 1.
+        reach_s: time before and after its middle over which it has an effect, in seconds.
     """
 
     opening: float
@@ -38,7 +36,9 @@ class Viseme:
 
 
 REST = Viseme(0.0, dominance=0.9, reach_s=0.10)
-UNCLEAR = Viseme(0.6, dominance=0.5, reach_s=0.05)  # some sound: loudness alone shapes the mouth
+UNCLEAR = Viseme(
+    0.6, dominance=0.5, reach_s=0.05
+)  # an unknown sound: only loudness determines the mouth
 _VOWEL = {"dominance": 0.85, "reach_s": 0.10}
 _LOOSE = {"dominance": 0.35, "reach_s": 0.07}  # the tongue works, the lips follow the neighbours
 _CLOSED = Viseme(0.0, dominance=1.0, reach_s=0.06)

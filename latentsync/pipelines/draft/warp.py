@@ -1,9 +1,9 @@
-"""Moves the lower face: a smooth displacement of pixels, different above and below the lips.
+"""Warps the lower face by a smooth displacement of pixels.
 
-Along every column of the mouth's own grid the contours of the source are knots that move to the
-wanted contours; between knots the displacement is linear, beyond nose base and neck it is zero.
-Columns outside the corners fade out over the cheeks. What lies between the inner lips is painted,
-not moved.
+In every column of a grid aligned with the mouth, the contours of the source are knots that move to
+the target contours. The displacement is linear between knots and zero beyond the base of the nose
+and the neck; outside the corners of the mouth it fades out over the cheeks. The region between the
+inner lips is painted, not moved.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from latentsync.pipelines.draft.mouth import Contours, MouthView
 Field = NDArray[np.floating[Any]]  # (rows, columns) over the grid
 
 # Sizes as shares of the distance between the outer corners of the eyes.
-_REACH_U = 0.62  # the motion has died away at this distance from the middle of the mouth
+_REACH_U = 0.62  # largest distance from the middle of the mouth that moves
 _REACH_BELOW_CHIN = 0.30
-_CONTOUR_BLUR = 0.018  # rounds the polygons of landmarks
-_LIP_MARGIN = 0.010  # teeth at the edge of an open source mouth belong to neither lip
-_WIDEST_GRID = 384  # columns; larger faces are computed at this resolution and enlarged
+_CONTOUR_BLUR = 0.018  # smooths the polygons of landmarks
+_LIP_MARGIN = 0.010  # excludes teeth at the edge of an open source mouth
+_WIDEST_GRID = 384  # columns; larger faces are computed at this resolution
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The mouth's own raster: columns along the mouth, rows across it.
+    """A raster aligned with the mouth: columns along it, rows across it.
 
     ``u`` is (columns,), ``v`` is (rows,), both in pixels of the frame; ``step`` pixels lie between.
     """
@@ -58,11 +58,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Motion:
-    """What happens at every point of a grid.
+    """The displacement at every point of a grid.
 
     ``shift`` (rows, columns, 2): where to read from, relative to the point, in pixels along u, v.
-    ``inside`` (rows, columns): share of the point that lies between the lips, 0..1.
-    ``upper``, ``lower`` (columns,): v of the wanted inner lips.
+    ``inside`` (rows, columns): share of the point between the lips, 0..1.
+    ``upper``, ``lower`` (columns,): v of the target inner lips.
     """
 
     shift: Field
@@ -108,7 +108,7 @@ def move(frame: Frame, view: MouthView, grid: Grid, motion: Motion) -> tuple[sli
 
 
 def region_of(frame: Frame, view: MouthView, grid: Grid) -> tuple[slice, slice]:
-    """Return the rows and columns of the frame that the grid covers; nothing else ever changes."""
+    """Return the rows and columns of the frame that the grid covers; others never change."""
     matrix = grid.to_frame(view, 0, 0)
     ends = np.array([[0, 0, 1], [len(grid.u), 0, 1], [0, len(grid.v), 1]], dtype=np.float64)
     corners = ends @ matrix.T
@@ -123,12 +123,12 @@ def region_of(frame: Frame, view: MouthView, grid: Grid) -> tuple[slice, slice]:
 
 
 def warp_field(field: Field, matrix: NDArray[np.float64], size: tuple[int, int]) -> Field:
-    """Lay values of the grid over a cut-out of the frame of ``size`` width, height; else zero."""
+    """Map values of the grid to a cut-out of the frame of size (width, height); zero outside."""
     return np.asarray(cv2.warpAffine(field, matrix, size, flags=cv2.INTER_LINEAR), np.float32)
 
 
 def _corner_shift(grid: Grid, view: MouthView, wanted: Contours) -> Field:
-    """Return where each column reads along u, relative to itself: corners read from corners."""
+    """Return the displacement of each column along u, which maps corners to corners."""
     to = [wanted.upper_outer[0, 0], 0.0, wanted.upper_outer[-1, 0]]
     source = view.source.upper_outer
     middle = (source[0, 0] + source[-1, 0]) / 2
@@ -156,7 +156,7 @@ def _fade_columns(u: Field, view: MouthView, wanted: Contours) -> Field:
 def _knots(u: Field, contours: Contours, unit: float, margin: float) -> Field:
     """Return v of [upper outer, upper inner, lower inner, lower outer, jaw] per column, (5, n).
 
-    Outside the corners all four lip curves lie at the corner's height.
+    Outside the corners all four lip curves are at the corner's height.
     """
     curves = [
         np.interp(u, curve[:, 0], curve[:, 1])
@@ -178,7 +178,7 @@ def _knots(u: Field, contours: Contours, unit: float, margin: float) -> Field:
 
 
 def _order(knots: Field, top: float, bottom: float) -> Field:
-    """Add the fixed ends and make sure that no knot lies above the one before it; (7, n)."""
+    """Add the fixed ends and make the knots of each column non-decreasing, (7, n)."""
     ends = np.full((1, knots.shape[1]), 1, np.float32)
     full = np.concatenate((ends * top, knots, ends * bottom))
     return np.minimum(np.maximum.accumulate(full, axis=0), bottom)
@@ -197,7 +197,7 @@ def _piecewise(rows: Field, knots_to: Field, knots_from: Field) -> Field:
 
 
 def _between(rows: Field, upper: Field, lower: Field, step: float) -> Field:
-    """Return the share of every point that lies between two curves, soft over about a pixel."""
+    """Return the share of every point between two curves, soft over about a pixel."""
     soft = 1.2 * step
     cover = np.clip((rows - upper) / soft, 0, 1) * np.clip((lower - rows) / soft, 0, 1)
     open_enough = np.clip((lower - upper) / (2 * soft) - 0.25, 0, 1)

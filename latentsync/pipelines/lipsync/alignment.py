@@ -1,11 +1,10 @@
-"""Where a face lies in its frame: the map to the crop that the networks see, frame after frame.
+"""Alignment of faces: landmarks to three points, and those to the map from frame to crop.
 
-Computed in float32, operation by operation as for the crops that LatentSync was trained on.
+The points are left brow, right brow and nose; "left" and "right" are those of the picture. They
+come from the 106 landmarks that LatentSync was trained with, or from the embedded mesh of 468
+landmarks, whose licence allows every use.
 
-From landmarks to the three points that a face is aligned by: left brow, right brow, nose.
-
-"Left" and "right" follow the picture. The points come from the 106 landmarks that LatentSync was
-trained with, or from the embedded mesh of 468, whose licence allows every use.
+The map is computed in float32 with the same operations as the crops that LatentSync was trained on.
 """
 
 import numpy as np
@@ -28,14 +27,14 @@ Points3 = NDArray[np.float64]  # (3,2): left brow, right brow, nose; x and y in 
 
 
 def choose_largest(boxes: Floats, scores: Floats) -> int | None:
-    """Return which of the faces to use, or None if none will do.
+    """Return the index of the face to use, or None if none fits the limits.
 
     Args:
-        boxes: float32 (k,4), x1, y1, x2, y2 in pixels; corners count as whole pixels, cut.
+        boxes: float32 (k,4), x1, y1, x2, y2 in pixels; corners are truncated to whole pixels.
         scores: float32 (k,).
 
     Returns:
-        The largest face of at least 50 x 80 pixels and an ordinary shape; the first of equals.
+        The largest face of at least 50 x 80 pixels and plausible shape; the first of equals.
     """
     fits = fits_limits(boxes, scores)
     if not fits.any():
@@ -45,7 +44,7 @@ def choose_largest(boxes: Floats, scores: Floats) -> int | None:
 
 
 def fits_limits(boxes: Floats, scores: Floats) -> NDArray[np.bool_]:
-    """Return bool (k,): which faces are sure, large and ordinary enough; see choose_largest."""
+    """Return bool (k,): which faces fit the limits of score, size and aspect ratio."""
     widths, heights = _sides(boxes)
     fits = (widths >= MIN_FACE_WIDTH) & (heights >= MIN_FACE_HEIGHT) & (scores >= MIN_SCORE)
     shapes = widths / np.maximum(heights, 1)
@@ -53,14 +52,14 @@ def fits_limits(boxes: Floats, scores: Floats) -> NDArray[np.bool_]:
 
 
 def _sides(boxes: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return widths and heights (k,) between corners cut to whole pixels."""
+    """Return widths and heights (k,) between corners truncated to whole pixels."""
     corners = np.trunc(boxes).astype(np.int64)
     widths, heights = (corners[:, 2:] - corners[:, :2]).T
     return widths, heights
 
 
 def round_landmarks(landmarks: Floats) -> NDArray[np.int64]:
-    """Return the landmarks at whole pixels, halves to the even one; shape is kept."""
+    """Return the landmarks rounded to whole pixels, halves to even."""
     return np.rint(landmarks).astype(np.int64)
 
 
@@ -71,7 +70,7 @@ def points3(landmarks: NDArray[np.integer]) -> Points3:
         landmarks: integers (106,2), from ``round_landmarks``.
 
     Returns:
-        float64 (3,2), whole numbers: means of landmarks, rounded once more.
+        float64 (3,2), whole numbers: means of landmarks, rounded again.
     """
     sets = (LEFT_BROW_106, RIGHT_BROW_106, NOSE_106)
     return np.rint(_means(landmarks.astype(np.float64), sets))
@@ -80,13 +79,12 @@ def points3(landmarks: NDArray[np.integer]) -> Points3:
 def mesh_points3(landmarks: Floats) -> Points3:
     """Return the three points of a face with the embedded mesh's 468 landmarks.
 
-    They are not rounded: the mesh is smoothed over time, and whole pixels would bring the
-    jitter back.
+    They are not rounded, because the mesh is smoothed over time and rounding would add jitter.
 
-    How far they lie from those of the 106 landmarks was not measured, for want of that network. Of
-    the sets that fit the description of those points (brows whole or their upper edge; the nose's
-    tip and wings with a lower or higher point of the bridge), every one puts the nose within 0.05
-    of the distance of the brows of this one, on three faces: 5 pixels of the crop at 256.
+    Their distance from the points of the 106 landmarks has not been measured, since that network
+    was not available. All sets of mesh landmarks that match the description of those points (whole
+    brows or their upper edge; tip and wings of the nose with a lower or higher point of the bridge)
+    put the nose within 0.05 brow distances of this one on three faces: 5 pixels of the crop at 256.
 
     Args:
         landmarks: float32 (468,2) or (468,3) in pixels.
@@ -111,12 +109,12 @@ Matrix = NDArray[np.float32]  # (2,3)
 _TEMPLATE = ((17.0, 20.0), (58.0, 20.0), (37.5, 40.0))  # in a crop of 75 x 100
 _TEMPLATE_SIZE = (75, 100)  # width, height
 _ENLARGED = 2.8  # at a resolution of 256
-_KEPT = 0.2  # share of the last frame's shift in this frame's
+_KEPT = 0.2  # weight of the previous frame's shift
 _NOSE = 2
 
 
 def crop_size(resolution: int) -> tuple[int, int]:
-    """Return the (width, height) of the crop for faces of ``resolution`` pixels, cut not rounded.
+    """Return the (width, height) of the crop for faces of ``resolution`` pixels, truncated.
 
     256 gives 210 x 280, 512 gives 420 x 560.
     """
@@ -126,13 +124,13 @@ def crop_size(resolution: int) -> tuple[int, int]:
 
 
 class FaceAligner:
-    """Aligns one face through one run; frames come in the order of the source.
+    """Aligns one face in the frames of a source, in order.
 
-    A shift is carried from frame to frame. A frame without a face is left out, which leaves the
-    shift as it is.
+    The shift is smoothed from frame to frame. Frames without a face are left out and do not change
+    it.
 
     Args:
-        resolution: side of the face that the networks see, in pixels.
+        resolution: side of the networks' input, in pixels.
     """
 
     def __init__(self, resolution: int) -> None:
@@ -141,7 +139,7 @@ class FaceAligner:
 
     @property
     def shift(self) -> NDArray[np.float32] | None:
-        """The shift carried on, float32 (2,) in pixels of the crop; None before the first face."""
+        """The current shift, float32 (2,) in pixels of the crop; None before the first face."""
         return None if self._shift is None else np.asarray(self._shift.numpy().copy())
 
     def align(self, points: Points3) -> Matrix:
@@ -151,7 +149,7 @@ class FaceAligner:
             points: float64 (3,2) in pixels of the frame.
 
         Raises:
-            NoFace: the points coincide, so there is no face; the shift stays as it is.
+            NoFace: the points coincide; the shift does not change.
         """
         matrix, shift = fit_similarity(torch.as_tensor(points, dtype=torch.float32), self._template)
         if self._shift is not None:
@@ -164,15 +162,15 @@ class FaceAligner:
 def fit_similarity(
     points: torch.Tensor, template: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit a turn, one scale and a shift, never a mirror image, that take points to a template.
+    """Fit rotation, uniform scale and translation, without reflection, from points to a template.
 
     Args:
         points: float32 (3,2).
         template: float32 (3,2).
 
     Returns:
-        The map, float32 (2,3), and by how much the nose's point misses the template before the
-        turn, float32 (2,), both point sets centred and at spread one.
+        The map, float32 (2,3), and the offset of the nose from the template before the rotation,
+        float32 (2,), with both point sets centred and scaled to a standard deviation of one.
 
     Raises:
         NoFace: the points coincide.
@@ -183,18 +181,18 @@ def fit_similarity(
     if torch.linalg.det(vt.T @ u.T) < 0:
         vt[-1] *= -1
     turn, scale = vt.T @ u.T, to_spread / spread
-    # The mean is turned first and scaled then: the other way round rounds differently.
+    # The mean is rotated first and then scaled: the other order rounds differently.
     start = to_middle[:, None] - scale * (turn @ middle[:, None])
     return torch.cat([scale * turn, start], dim=1), to_shape[_NOSE] - shape[_NOSE]
 
 
 def _normalize(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the middle, the standard deviation over all coordinates, and the points in them."""
+    """Return mean, standard deviation over all coordinates, and the normalized points."""
     middle = points.mean(dim=0)
     centered = points - middle
     spread = centered.std()
     if not spread > 0:
-        raise NoFace("The points that a face is aligned by coincide.")
+        raise NoFace("The alignment points of the face coincide.")
     return middle, spread, centered / spread
 
 

@@ -1,9 +1,7 @@
-"""What each video frame hears: features of the sound around it, computed as frames come.
-
-Which sound belongs to which picture: windows of the encoder, rows per video frame.
+"""Features of the speech around each video frame, computed on demand.
 
 The encoder turns 30 s windows of log-mel columns into rows of features, 50 rows per second. A
-video frame hears the ten rows around it.
+video frame is conditioned on the ten rows around it.
 """
 
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from latentsync.pipelines.lipsync.mel import WINDOW_COLUMNS, LogMel
 
 ROWS_PER_SECOND = 50
 COLUMNS_PER_ROW = 2  # log-mel columns
-ROWS_BEFORE, ROWS_AFTER = 4, 5  # rows that a frame hears before and after its own
+ROWS_BEFORE, ROWS_AFTER = 4, 5  # rows of a slice before and after the frame's own
 ROWS_PER_SLICE = ROWS_BEFORE + 1 + ROWS_AFTER
 
 Floats = NDArray[np.float32]
@@ -28,19 +26,19 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of log-mel columns for one pass of the encoder, ``start`` to before ``stop``."""
+    """Log-mel columns ``start`` to before ``stop``, for one pass of the encoder."""
 
     start: int
     stop: int
 
     @property
     def num_rows(self) -> int:
-        """Rows of the encoder's output to keep; the others belong to the padding."""
+        """Rows of the encoder's output without those of the padding."""
         return (self.stop - self.start) // COLUMNS_PER_ROW
 
 
 def plan_windows(num_columns: int) -> Iterator[Window]:
-    """Cut columns into windows of 3000 without overlap; a last one without a row is left out."""
+    """Yield windows of 3000 columns without overlap; a last one too short for a row is left out."""
     for start in range(0, num_columns, WINDOW_COLUMNS):
         window = Window(start, min(start + WINDOW_COLUMNS, num_columns))
         if window.num_rows > 0:
@@ -53,10 +51,10 @@ def count_rows(num_columns: int) -> int:
 
 
 def count_slices(num_rows: int, video_fps: float = VIDEO_FPS) -> int:
-    """Return how many video frames ``num_rows`` rows make.
+    """Return how many slices LatentSync makes of ``num_rows`` rows.
 
-    The first frame whose row lies beyond the end is the last one made; at 25 fps that is about
-    two frames more than there is sound.
+    The last slice is that of the first frame whose row is beyond the end; at 25 fps these are about
+    two frames more than the sound has.
     """
     index = max(0, int(num_rows * video_fps / ROWS_PER_SECOND) - 1)
     while _center(index, video_fps) <= num_rows:
@@ -67,12 +65,12 @@ def count_slices(num_rows: int, video_fps: float = VIDEO_FPS) -> int:
 def slice_rows(
     frame_indices: NDArray[np.int64], num_rows: int, video_fps: float = VIDEO_FPS
 ) -> NDArray[np.int64]:
-    """Return the rows that each video frame hears, int64 (frames, 10).
+    """Return the rows of each video frame's slice, int64 (frames, 10).
 
     Args:
         frame_indices: int64 (frames,), numbers of video frames, not negative.
-        num_rows: rows of the whole recording, at least one; frames at its ends and beyond hear
-            its first or last row instead of missing ones.
+        num_rows: rows of the whole recording, at least one; missing rows before and after it are
+            replaced by its first or last row.
         video_fps: frames per second.
 
     Raises:
@@ -105,16 +103,16 @@ def _center(index: int, video_fps: float) -> int:
     return int(index * ROWS_PER_SECOND / video_fps)
 
 
-_WINDOWS_KEPT = 2  # of 30 s: the ten rows around a frame may lie in two of them
+_WINDOWS_KEPT = 2  # of 30 s: the rows of a slice may be in two of them
 
 
 class AudioFeatures:
-    """The features of one recording; memory holds two windows, however long it is.
+    """The features of one recording; at most two windows are kept in memory.
 
     Args:
         waveform: float32 mono 16 kHz.
         encoder: Whisper's encoder.
-        num_frames: frames that will be asked for. Beyond the sound they hear silence.
+        num_frames: number of video frames; those after the end of the sound get silence.
     """
 
     def __init__(self, waveform: Waveform, encoder: WhisperEncoder, num_frames: int) -> None:
@@ -126,13 +124,13 @@ class AudioFeatures:
 
     @torch.inference_mode()
     def slices(self, start: int, stop: int) -> Tensor:
-        """Return what the frames ``start`` to ``stop`` hear: (stop - start, 50, width)."""
+        """Return the slices of the frames ``start`` to ``stop``, (stop - start, 50, width)."""
         rows = slice_rows(np.arange(start, stop), int(self._first_rows[-1]))
         low, high = int(rows.min()), int(rows.max()) + 1
         first = int(np.searchsorted(self._first_rows, low, side="right")) - 1
         last = int(np.searchsorted(self._first_rows, high - 1, side="right")) - 1
         heard = torch.cat([self._encode(index) for index in range(first, last + 1)])
-        # rows, states, width -> frames, rows x states, width: time runs slowly, states lie together
+        # rows, states, width -> frames, rows x states, width, with rows as the slow axis
         taken = heard[torch.from_numpy(rows - self._first_rows[first]).to(heard.device)]
         return taken.flatten(1, 2)
 
@@ -149,9 +147,9 @@ class AudioFeatures:
 
 
 def _fill_up(waveform: Waveform, num_frames: int) -> Waveform:
-    """Return the waveform followed by silence where a video goes on after its sound.
+    """Pad the waveform with silence if the video is longer than its features.
 
-    The two frames or so that a recording's own features always cover need none.
+    The features of a recording cover about two frames more than the recording itself.
     """
     num_rows = count_rows(LogMel(waveform).num_columns)
     missing = num_frames * SAMPLE_RATE // VIDEO_FPS - len(waveform)

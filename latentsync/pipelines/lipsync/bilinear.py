@@ -1,11 +1,8 @@
-"""Reads a picture between its pixels, with float32's full precision.
+"""Bilinear sampling in float32, and the crop of a face from its frame.
 
-OpenCV's warps know 32 places between two pixels, which is up to three levels off on sharp faces.
-The operations here, their order and their precision are those of the crops that LatentSync was
-trained on: where a flat surface ends up a hair below a whole level, and is cut to the one below,
-it does so here too.
-
-From a frame to the face that the networks see.
+OpenCV's warps have a resolution of 1/32 pixel, which is up to three levels off on sharp faces. The
+operations here, their order and their precision are those of the crops that LatentSync was trained
+on, including values that are truncated because rounding put them just below a whole level.
 """
 
 from functools import lru_cache
@@ -27,15 +24,15 @@ _MARGIN = 2  # pixels around a window
 
 
 def invert(matrix: Affine) -> NDArray[np.float64]:
-    """Return the map back, float64 (2,3)."""
+    """Return the inverse map, float64 (2,3)."""
     return np.asarray(cv2.invertAffineTransform(matrix.astype(np.float64)), np.float64)
 
 
 def window_of(matrix: Affine, source: Size, output: Size) -> Window:
-    """Return the part of ``output`` that ``source`` lands on, two pixels larger; may be empty.
+    """Return the part of ``output`` that ``source`` is mapped to, two pixels larger; may be empty.
 
     Args:
-        matrix: (2,3), from pixels of the source to pixels of the output, counted by their middles.
+        matrix: (2,3), from source pixels to output pixels, whose centres are at integers.
         source: height and width in pixels.
         output: height and width in pixels.
     """
@@ -51,7 +48,7 @@ def window_of(matrix: Affine, source: Size, output: Size) -> Window:
 def to_planes(frame: Frame, window: Window) -> torch.Tensor:
     """Return the frame's colours and a plane of ones, float32 (4,H,W), 0..255.
 
-    Only the values in ``window`` are set: what is never read costs nothing.
+    Only the values in ``window`` are set; the others are never read.
     """
     planes = torch.empty((4, *frame.shape[:2]))
     part = planes[(slice(None), *window)].numpy()
@@ -63,8 +60,8 @@ def to_planes(frame: Frame, window: Window) -> torch.Tensor:
 def split_colors(picture: Frame) -> NDArray[np.uint8]:
     """Return the colours of h,w,3 uint8 RGB as planes, uint8 (3,h,w).
 
-    An odd distance between the planes keeps OpenCV from writing past the processor's cache, as it
-    does when all three are aligned alike; reading them afterwards would take several times as long.
+    An odd stride between the planes keeps ``cv2.split`` from using non-temporal stores, after which
+    reading the planes would take several times as long.
     """
     height, width = picture.shape[:2]
     rows = np.empty((height, 3, width | 1), np.uint8)
@@ -76,16 +73,16 @@ def split_colors(picture: Frame) -> NDArray[np.uint8]:
 def place_pixels(
     matrix: Affine, source: Size, output: Size, window: Window | None = None
 ) -> torch.Tensor:
-    """Return where the pixels of an output lie in a source.
+    """Return the positions of output pixels in the source, for ``grid_sample``.
 
     Args:
-        matrix: (2,3), from pixels of the source to pixels of the output, counted by their middles.
+        matrix: (2,3), from source pixels to output pixels, whose centres are at integers.
         source: height and width in pixels.
         output: height and width in pixels.
-        window: rows and columns of the output that are wanted; all by default.
+        window: rows and columns of the output; all by default.
 
     Returns:
-        float32 (1,h,w,2), x and y, -1 at the middle of the source's first pixel and 1 at that of
+        float32 (1,h,w,2), x and y, -1 at the centre of the source's first pixel and 1 at that of
         its last.
     """
     forward = pad(torch.as_tensor(matrix, dtype=torch.float32)[None], (0, 0, 0, 1))
@@ -101,15 +98,15 @@ def place_pixels(
 
 
 def sample(planes: torch.Tensor, places: torch.Tensor, *, outside: float) -> torch.Tensor:
-    """Return the source's values at places between its pixels.
+    """Return the source's values at positions between its pixels.
 
     Args:
         planes: float32 (channels + 1,H,W), the source; its last plane is ones.
         places: float32 (1,h,w,2), from ``place_pixels``.
-        outside: value of every pixel beyond the source; it is mixed in at the edge.
+        outside: value of every pixel outside of the source; blended at the edge.
 
     Returns:
-        float32 (channels + 1,h,w): the values, and last how much of each the source covers, 0..1.
+        float32 (channels + 1,h,w): the values, and last the coverage by the source, 0..1.
     """
     values = interpolate(planes, places)
     values[:-1] += (1 - values[-1]) * outside
@@ -117,7 +114,7 @@ def sample(planes: torch.Tensor, places: torch.Tensor, *, outside: float) -> tor
 
 
 def interpolate(planes: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return values at places between pixels, float32 (channels,h,w); 0 is mixed in at the edge.
+    """Return values at positions between pixels, float32 (channels,h,w), with 0 outside.
 
     Args:
         planes: float32 (channels,H,W).
@@ -146,7 +143,7 @@ def _ticks(count: int) -> torch.Tensor:
     return torch.linspace(-1, 1, count)
 
 
-OUTSIDE = 127.0  # grey level beyond the frame
+OUTSIDE = 127.0  # grey level outside of the frame
 
 
 def cut_face(frame: Frame, matrix: Matrix, resolution: int) -> Frame:
@@ -161,9 +158,9 @@ def cut_face(frame: Frame, matrix: Matrix, resolution: int) -> Frame:
 
 
 def cut_crop(frame: Frame, matrix: Matrix, resolution: int) -> Frame:
-    """Return the upright crop around the face, uint8, values cut not rounded.
+    """Return the aligned crop around the face, uint8, values truncated.
 
-    Its size is ``crop_size(resolution)``; beyond the frame it is grey.
+    Its size is ``crop_size(resolution)``; it is grey outside of the frame.
     """
     width, height = crop_size(resolution)
     source = frame.shape[0], frame.shape[1]
@@ -175,6 +172,6 @@ def cut_crop(frame: Frame, matrix: Matrix, resolution: int) -> Frame:
 
 
 def fit_crop(crop: Frame, resolution: int) -> Frame:
-    """Return the crop at the networks' resolution, R,R,3 uint8."""
+    """Resize the crop to the networks' resolution, R,R,3 uint8."""
     face = cv2.resize(crop, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
     return np.asarray(face, np.uint8)

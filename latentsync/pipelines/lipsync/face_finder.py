@@ -1,4 +1,4 @@
-"""Where the speaker's face lies in each source frame: the three points that it is aligned by."""
+"""Finds the speakers' faces in each source frame and their alignment points."""
 
 import os
 from collections import deque
@@ -24,20 +24,20 @@ from latentsync.pipelines.lipsync import alignment
 ReadFrames = Callable[[], Iterator[Frame]]
 Matrices = NDArray[np.float32]  # (frames,2,3); NaN where there is no face
 
-_SAME_FACE = 0.3  # overlap of the detector's box with the followed face's
-_MOST_WORKERS = 8  # frames looked at at once; each holds a picture and a network's values
-_NEAR = 12  # frames: how far away the followed face's place still says who is who
+_SAME_FACE = 0.3  # least overlap of a detected box with that of the tracked face
+_MOST_WORKERS = 8  # frames processed concurrently, each with the values of a network
+_NEAR = 12  # frames for which the last known position identifies a face
 
 
 @dataclass(frozen=True, eq=False)
 class FoundSpeakers:
-    """The speakers through the source.
+    """The speakers' faces in all frames of the source.
 
     Attributes:
-        faces: for each choice, the number of the face that was chosen.
+        faces: the number of the chosen face for each choice.
         points: by that number, float64 (frames,3,2) in pixels: left brow, right brow, nose; NaN
             where the face is not usable.
-        faces_found: different people seen.
+        faces_found: number of different people.
     """
 
     faces: list[int]
@@ -49,16 +49,16 @@ class SpeakerFinder(Protocol):
     """Finds the speakers' faces in all frames of a source."""
 
     def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
-        """Return the speakers' points.
+        """Return the speakers' alignment points.
 
         Args:
-            read: begins to read the source's first ``num_frames`` frames; may be called again.
+            read: returns the first ``num_frames`` frames of the source; may be called again.
             num_frames: at least one.
             choices: who speaks, at least one.
 
         Raises:
             NoFace: a speaker has no usable face in any frame.
-            InvalidField: nobody is where the caller says.
+            InvalidField: there is no face at the given position.
         """
         ...
 
@@ -71,17 +71,17 @@ class _Sighting:
     points: NDArray[np.float64]
 
     def largest(self) -> alignment.Points3 | None:
-        """Return the points of the largest face: LatentSync's choice."""
-        sure = np.ones(len(self.boxes), np.float32)
-        chosen = alignment.choose_largest(self.boxes, sure)
+        """Return the points of the largest face, which LatentSync chooses."""
+        scores = np.ones(len(self.boxes), np.float32)
+        chosen = alignment.choose_largest(self.boxes, scores)
         return None if chosen is None else self.points[chosen]
 
 
 class InsightFaceFinder:
     """The detector and the landmarks that LatentSync was trained with.
 
-    With one person in the picture the result is LatentSync's own. With several, LatentSync takes
-    the largest face of every frame anew, so the choice may jump; here one person is followed.
+    With one person in the video the result equals LatentSync's. With several, LatentSync uses the
+    largest face of each frame, which may switch between people; here one person is tracked.
     """
 
     def __init__(self, detector: ScrfdDetector, landmarks: Landmarks106) -> None:
@@ -90,18 +90,18 @@ class InsightFaceFinder:
 
     def find(self, read: ReadFrames, num_frames: int, choices: Sequence[Choice]) -> FoundSpeakers:
         """See :class:`SpeakerFinder`."""
-        sightings = list(_side_by_side(self._look, read()))
-        nobody_named = all(choice.speaker == "auto" for choice in choices)
-        if nobody_named and all(len(seen.boxes) <= 1 for seen in sightings):
+        sightings = list(_map_concurrently(self._detect, read()))
+        all_auto = all(choice.speaker == "auto" for choice in choices)
+        if all_auto and all(len(seen.boxes) <= 1 for seen in sightings):
             return _only_face(sightings, len(choices))
         tracks = track_faces(read())
-        if nobody_named and not tracks:  # faces that only the detector sees
+        if all_auto and not tracks:  # faces that only the detector finds
             return _only_face(sightings, len(choices))
         faces = [choose_speaker(tracks, choice, num_frames) for choice in choices]
         points = {face: _stack(_follow(sightings, tracks[face])) for face in faces}
         return FoundSpeakers(faces, points, faces_found=len(tracks))
 
-    def _look(self, frame: Frame) -> _Sighting:
+    def _detect(self, frame: Frame) -> _Sighting:
         faces = self._detector.detect(frame)
         boxes = faces.boxes[alignment.fits_limits(faces.boxes, faces.scores)]
         landmarks = alignment.round_landmarks(
@@ -129,39 +129,39 @@ def _mesh_points(track: FaceTrack, num_frames: int) -> list[alignment.Points3 | 
 
 
 def _only_face(sightings: Sequence[_Sighting], num_choices: int) -> FoundSpeakers:
-    """Return the largest face of each frame as the one person there is."""
+    """Return the largest face of each frame as the only person."""
     points = _stack([seen.largest() for seen in sightings])
     return FoundSpeakers(num_choices * [0], {0: points}, faces_found=1)
 
 
 def align_speaker(points: NDArray[np.float64], resolution: int) -> Matrices:
-    """Return the map from each frame to the face that the networks see, float32 (frames,2,3).
+    """Return the map from each frame to the aligned face, float32 (frames,2,3).
 
-    Frames without a face leave the shift that is carried from frame to frame as it is.
+    Frames without a face do not change the smoothed shift.
 
     Args:
         points: float64 (frames,3,2) in the order of the source; NaN where there is no face.
-        resolution: side of the networks' face in pixels.
+        resolution: side of the aligned face in pixels.
     """
     aligner = alignment.FaceAligner(resolution)
     matrices = np.full((len(points), 2, 3), np.nan, np.float32)
     for frame in np.flatnonzero(np.isfinite(points[:, 0, 0])):
         try:
             matrices[frame] = aligner.align(points[frame])
-        except NoFace:  # points that coincide are no face; the frame passes through
+        except NoFace:  # coinciding points are not a face; the frame is not changed
             continue
     return matrices
 
 
-def _side_by_side(
-    look: Callable[[Frame], _Sighting], frames: Iterator[Frame]
+def _map_concurrently(
+    detect: Callable[[Frame], _Sighting], frames: Iterator[Frame]
 ) -> Iterator[_Sighting]:
-    """Yield what is seen in each frame, in order; several frames are looked at at once."""
+    """Yield the faces of each frame, in order; several frames are processed concurrently."""
     workers = min(_MOST_WORKERS, os.cpu_count() or 1)
     waiting: deque[Future[_Sighting]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="find") as pool:
         for frame in frames:
-            waiting.append(pool.submit(look, frame))
+            waiting.append(pool.submit(detect, frame))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -169,9 +169,9 @@ def _side_by_side(
 
 
 def _follow(sightings: Sequence[_Sighting], track: FaceTrack) -> list[alignment.Points3 | None]:
-    """Return the points of the followed person in each frame; None where the face is not found.
+    """Return the points of the tracked person in each frame; None where the face is not found.
 
-    Where the track says nothing, the face that lies where the person's was a moment ago is theirs.
+    Where the track has a gap, a face at the person's last position counts as theirs.
     """
     points: list[alignment.Points3 | None] = []
     last: tuple[int, Box] | None = None
@@ -187,14 +187,14 @@ def _follow(sightings: Sequence[_Sighting], track: FaceTrack) -> list[alignment.
 
 
 def _face_at(place: Box, seen: _Sighting) -> int | None:
-    """Return which of the faces lies at a place, or None."""
+    """Return the index of the face at a position, or None."""
     shares = [overlap(place, _as_box(box)) for box in seen.boxes]
     best = max(range(len(shares)), key=shares.__getitem__, default=None)
     return best if best is not None and shares[best] >= _SAME_FACE else None
 
 
 def _place_near(track: FaceTrack, frame: int) -> Box | None:
-    """Return where the followed face is in ``frame``, or was or will be a moment away from it."""
+    """Return the box of the tracked face in ``frame`` or in the nearest frame that has it."""
     right = int(np.searchsorted(track.frames, frame))
     rows = [row for row in (right - 1, right) if 0 <= row < track.frames_present]
     nearest = min(rows, key=lambda row: abs(int(track.frames[row]) - frame))
@@ -208,7 +208,7 @@ def _as_box(box: Floats) -> Box:
 
 
 def _stack(points: list[alignment.Points3 | None]) -> NDArray[np.float64]:
-    """Return float64 (frames,3,2), NaN for None; raises NoFace if there is nothing else."""
+    """Return float64 (frames,3,2), NaN for None; raises NoFace if all are None."""
     if all(of_frame is None for of_frame in points):
         raise NoFace(
             f"No usable face in any of the {len(points)} frames. LatentSync needs one of at least "

@@ -1,6 +1,6 @@
-"""From aligned faces and what they hear to the same faces speaking: encode, denoise, decode.
+"""Generates the speaking faces of a window: encode, denoise, decode.
 
-Keeps what the autoencoder said about faces that come again when a video repeats its frames.
+Posteriors of faces are cached while a video repeats its frames.
 """
 
 from collections import Counter
@@ -30,11 +30,11 @@ _MOST_BYTES = 256 * 2**20  # on the device: about 2,000 faces at 512 pixels in f
 
 
 class LatentCache:
-    """Posteriors by source frame, kept only while they will be needed again.
+    """Posteriors by source frame, kept only while they are needed again.
 
     Args:
         source_indices: int64 (frames,), the source frame of every output frame with a face.
-        most_bytes: beyond this nothing more is kept; it is computed again then.
+        most_bytes: limit of the cache; posteriors beyond it are computed again.
     """
 
     def __init__(self, source_indices: NDArray[np.int64], *, most_bytes: int = _MOST_BYTES) -> None:
@@ -47,11 +47,11 @@ class LatentCache:
         source_indices: NDArray[np.int64],
         encode: Callable[[NDArray[np.int64]], Tensor],
     ) -> Tensor:
-        """Return the posteriors of one window's frames, in order, joined.
+        """Return the posteriors of one window's frames, in order.
 
         Args:
             source_indices: int64 (F,); a frame may be in it more than once.
-            encode: computes those of the frames at the given places of the window.
+            encode: computes those of the frames at the given positions of the window.
         """
         wanted: list[int] = source_indices.tolist()
         first_places = {index: place for place, index in reversed(list(enumerate(wanted)))}
@@ -70,25 +70,25 @@ class LatentCache:
             if self._left[index] <= 0:
                 self._kept.pop(index, None)
             elif index not in self._kept and self._has_room_for(value):
-                self._kept[index] = value.clone()  # alone, not as a part of its window
+                self._kept[index] = value.clone()  # a view would keep the whole window
 
     def _has_room_for(self, value: Tensor) -> bool:
         return (len(self._kept) + 1) * value.numel() * value.element_size() <= self._most_bytes
 
 
-_PICTURES_AT_ONCE = 16  # through the autoencoder
+_PICTURES_AT_ONCE = 16  # per batch of the autoencoder
 OnStep = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class WindowFaces:
-    """What one window is made from; F frames.
+    """The inputs of one window of F frames.
 
     Attributes:
         faces: (F,R,R,3) uint8 RGB, aligned.
         source_indices: int64 (F,), the source frame of each face.
-        audio: (F, 50, width), what each frame hears.
-        masked_noise: (F, 4, r, r), for the latents of the faces with a hidden mouth.
+        audio: (F, 50, width), features of each frame.
+        masked_noise: (F, 4, r, r), for the latents of the masked faces.
         reference_noise: (F, 4, r, r), for the latents of the whole faces.
     """
 
@@ -101,11 +101,11 @@ class WindowFaces:
 
 @dataclass(frozen=True, eq=False)
 class GeneratedFaces:
-    """What was made of one window.
+    """The output of one window of F frames.
 
     Attributes:
-        latents: (4, F, r, r), finished, on the device.
-        faces: float32 (F,3,R,R), about -1..1, the kept part of the originals put back.
+        latents: (4, F, r, r), denoised, on the device.
+        faces: float32 (F,3,R,R), about -1..1, with the kept part of the originals pasted back.
     """
 
     latents: Tensor
@@ -113,7 +113,7 @@ class GeneratedFaces:
 
 
 class NetworkBatches:
-    """How much goes through each network at once; kept between runs, as a device's memory is.
+    """Batch sizes of the networks, kept between runs.
 
     Args:
         batch_windows: windows that are denoised together.
@@ -126,16 +126,16 @@ class NetworkBatches:
 
 
 class FaceGenerator:
-    """Makes the speaking faces of one run.
+    """Generates the speaking faces of one utterance.
 
     Args:
-        networks: one version's.
+        networks: of one version.
         options: of the sampler.
-        initial_noise: (1, 4, 1, r, r), what all frames begin as.
-        source_indices: int64 (frames,), the source frame of every output frame with a face, to know
-            which faces come again.
-        batches: how much goes through each network at once.
-        monitor: gets the seconds of the stages.
+        initial_noise: (1, 4, 1, r, r), the initial latents of all frames.
+        source_indices: int64 (frames,), the source frame of every output frame with a face, which
+            determines what is cached.
+        batches: batch sizes of the networks.
+        monitor: receives the seconds of the stages.
     """
 
     def __init__(
@@ -157,15 +157,15 @@ class FaceGenerator:
 
     @torch.inference_mode()
     def make(self, windows: Sequence[WindowFaces], on_step: OnStep) -> list[GeneratedFaces]:
-        """Return what becomes of windows of equal length.
+        """Generate the faces of windows of equal length.
 
         Args:
-            windows: neighbours in time.
+            windows: consecutive windows.
             on_step: called after every denoising step with its number from 0; may raise.
 
         Raises:
-            OutOfDeviceMemory: not even one window or picture fits.
-            NumericalFailure: the networks gave values that are not numbers.
+            OutOfDeviceMemory: a single window or picture does not fit.
+            NumericalFailure: the networks returned values that are not finite.
         """
         originals = [to_pixel_values(window.faces) for window in windows]
         with self._timed("generate.encode"):
@@ -180,8 +180,10 @@ class FaceGenerator:
         ]
 
     def _encode(self, window: WindowFaces, original: NDArray[np.float32]) -> WindowInputs:
-        """Sample the latents of a window's faces, with the mouth hidden and whole."""
-        moments = self._posteriors.of(window.source_indices, lambda new: self._look(original[new]))
+        """Sample the latents of a window's masked and whole faces."""
+        moments = self._posteriors.of(
+            window.source_indices, lambda new: self._encode_faces(original[new])
+        )
         noises = (window.masked_noise, window.reference_noise)
         masked, reference = (
             _as_video(sample_latents(self._networks.vae, of_kind, noise))
@@ -196,8 +198,8 @@ class FaceGenerator:
             audio=window.audio,
         )
 
-    def _look(self, pixels: NDArray[np.float32]) -> Tensor:
-        """Return the posteriors of faces (n,3,R,R), (n, 2, 8, r, r): mouth hidden, whole."""
+    def _encode_faces(self, pixels: NDArray[np.float32]) -> Tensor:
+        """Return the posteriors (n, 2, 8, r, r), masked and whole, of faces (n,3,R,R)."""
         pictures = torch.from_numpy(np.stack([hide_mouth(pixels), pixels], axis=1)).flatten(0, 1)
         vae = self._networks.vae
         moments = self._batches.encoding.run(
@@ -218,14 +220,15 @@ class FaceGenerator:
         """Return float32 (W,F,3,R,R) on the CPU."""
         vae = self._networks.vae
         frames = latents.transpose(1, 2).flatten(0, 1)  # W*F, 4, r, r
-        # To the CPU portion by portion: the decoded pictures are the largest thing of a window.
+        # Moved to the CPU batch by batch: decoded pictures take the most memory.
         pictures = self._batches.decoding.run(
             lambda some: decode_latents(vae, frames[some]).float().cpu(), len(frames)
         )
         if not bool(torch.isfinite(pictures).all()):
             raise NumericalFailure(
-                "The autoencoder gave values that are not numbers. Try LATENTSYNC_DTYPE=bfloat16 "
-                "or float32, or verify the weights with `latentsync weights verify`."
+                "The autoencoder returned values that are not finite. Try "
+                "LATENTSYNC_DTYPE=bfloat16 or float32, or verify the weights with "
+                "`latentsync weights verify`."
             )
         return np.asarray(pictures.view(len(latents), -1, *pictures.shape[1:]).numpy())
 
@@ -235,7 +238,7 @@ class FaceGenerator:
 
 @contextmanager
 def timed_on_device(monitor: RunMonitor, stage: str, device: torch.device) -> Iterator[None]:
-    """Add the seconds of the block to a stage, the device's own work included."""
+    """Add the seconds of the block to a stage, including work of the device."""
     with monitor.timed(stage):
         yield
         if device.type == "cuda":
@@ -248,7 +251,7 @@ def _as_video(frames: Tensor) -> Tensor:
 
 
 def _join(inputs: Sequence[WindowInputs]) -> WindowInputs:
-    """Return several windows of equal length as one batch."""
+    """Concatenate windows of equal length into one batch."""
 
     def joined(name: str) -> Tensor:
         return torch.cat([getattr(window, name) for window in inputs])

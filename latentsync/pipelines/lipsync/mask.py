@@ -1,7 +1,7 @@
-"""What the networks may change of a face, and what they keep.
+"""The mask of the region of a face that the networks generate.
 
-1 means keep, 0 means generate. The region to generate is a U: the cheeks beside the nose, mouth
-and chin, without eyes and bridge of the nose.
+1 means keep, 0 means generate. The generated region has the shape of a U: cheeks, mouth and chin,
+without eyes and bridge of the nose.
 """
 
 import json
@@ -58,15 +58,15 @@ def to_pixel_values(faces: NDArray[np.uint8]) -> Floats:
 
 
 def hide_mouth(pixel_values: Floats) -> Floats:
-    """Return faces (n,3,R,R) with mid grey, 0, where the networks shall generate."""
+    """Return faces (n,3,R,R) with the region to generate set to 0, mid grey."""
     return pixel_values * keep_weights(pixel_values.shape[-1])
 
 
 def keep_surroundings(decoded: Floats, pixel_values: Floats) -> Floats:
-    """Return the generated faces with the kept part of the originals put back.
+    """Return the generated faces with the kept part of the originals pasted back.
 
     Args:
-        decoded: float32 (n,3,R,R), about -1..1, not clipped here.
+        decoded: float32 (n,3,R,R), about -1..1, not clipped.
         pixel_values: float32 (n,3,R,R), the originals.
     """
     keep = keep_weights(pixel_values.shape[-1])
@@ -82,11 +82,11 @@ def _draw_original() -> Frame:
 
 
 def _fill(polygon: NDArray[np.float64], width: int, height: int) -> NDArray[np.bool_]:
-    """Return which pixels have their middle inside the polygon, by the even-odd rule."""
+    """Return which pixels have their centre inside the polygon, by the even-odd rule."""
     x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
     inside = np.zeros((height, width), np.bool_)
     for (x1, y1), (x2, y2) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-        if y1 != y2:  # a level side lies between two rows of middles
+        if y1 != y2:  # horizontal sides never cross a row of centres
             crosses = (y1 > y) != (y2 > y)
             inside ^= crosses & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
     return inside

@@ -1,8 +1,7 @@
 """Log-mel spectrogram of a whole recording, a window at a time.
 
-The loudest value of the whole recording sets the floor of every window, so the recording is gone
-through once for that value and once more for the columns. Memory holds a few seconds of spectrum,
-however long the recording is.
+The maximum of the whole recording determines the floor of every window, so the spectrum is computed
+twice, once for the maximum and once for the columns. Only a few seconds of it are in memory.
 
 Source of the formulas: the front end of OpenAI Whisper; bands after M. Slaney's Auditory Toolbox.
 """
@@ -19,10 +18,10 @@ from latentsync.formats import SAMPLE_RATE, Waveform
 N_FFT = 400  # samples in one spectrum, 25 ms
 HOP_LENGTH = 160  # samples between two columns, 10 ms
 N_MELS = 80
-WINDOW_COLUMNS = 3000  # columns that the encoder hears at once, 30 s
-MIN_SAMPLES = 2 * HOP_LENGTH  # shorter recordings are followed by silence up to here
+WINDOW_COLUMNS = 3000  # input of the encoder, 30 s
+MIN_SAMPLES = 2 * HOP_LENGTH  # shorter recordings are padded with silence
 
-_DYNAMIC_RANGE = 8.0  # decades below the loudest value of the recording
+_DYNAMIC_RANGE = 8.0  # decades below the maximum of the recording
 _QUIETEST = 1e-10  # power
 _BLOCK_COLUMNS = WINDOW_COLUMNS // 4  # computed at once
 
@@ -31,11 +30,11 @@ Reals = NDArray[np.float64]
 
 
 class LogMel:
-    """The log-mel columns of one recording, computed when asked for.
+    """The log-mel columns of one recording, computed on demand.
 
     Args:
         waveform: mono 16 kHz, -1..1. A recording of fewer than 320 samples, even an empty one, is
-            followed by silence up to 320, the shortest for which the encoder yields a row.
+            padded with silence to 320, the least for which the encoder yields a row.
     """
 
     def __init__(self, waveform: Waveform) -> None:
@@ -44,7 +43,7 @@ class LogMel:
 
     @property
     def num_columns(self) -> int:
-        """One column per whole 10 ms; at least two."""
+        """One column per 10 ms; at least two."""
         return len(self._waveform) // HOP_LENGTH
 
     @cached_property
@@ -71,7 +70,7 @@ class LogMel:
     def padded_window(self, start: int, stop: int) -> Floats:
         """Return float32 (80, 3000): the columns, then zeros.
 
-        The zeros are zeros of the scaled logarithm, not silence: the networks were trained so.
+        The padding is zeros of the scaled logarithm, not silence, as in training.
         """
         window = np.zeros((N_MELS, WINDOW_COLUMNS), np.float32)
         window[:, : stop - start] = self.columns(start, stop)
@@ -92,7 +91,7 @@ def log_mel(waveform: Waveform) -> Floats:
 
 @cache
 def mel_filters() -> Reals:
-    """Return the triangles of the bands, float64 (80, 201): every band has the same area.
+    """Return the triangular filters of the bands, float64 (80, 201), all of equal area.
 
     The scale is linear below 1000 Hz (3 mel in 200 Hz) and logarithmic above (27 mel in a factor
     of 6.4).
@@ -122,8 +121,8 @@ def _taper() -> Reals:
 
 
 def _samples_under(waveform: Waveform, first: int, last: int) -> NDArray[np.floating[Any]]:
-    """Return the samples that the columns ``first`` to ``last`` look at, mirrored at both ends."""
-    half = N_FFT // 2  # a column stands in the middle of its samples
+    """Return the samples of the columns ``first`` to ``last``, reflected at both ends."""
+    half = N_FFT // 2  # a column is centred on its samples
     begin, end = first * HOP_LENGTH - half, (last - 1) * HOP_LENGTH + half
     inside = waveform[max(begin, 0) : min(end, len(waveform))]
     if begin >= 0 and end <= len(waveform):

@@ -20,7 +20,7 @@ class LipsyncNetworks:
         config: the version's values.
         unet: predicts noise.
         vae: pixels to latents and back, in the UNet's type.
-        audio_encoder: Whisper's encoder, always in float32: it is small, and heard once per video.
+        audio_encoder: Whisper's encoder, always in float32: it is small and runs once per video.
     """
 
     config: LatentSyncConfig
@@ -38,13 +38,13 @@ def load_networks(
     device: torch.device,
     dtype: torch.dtype,
 ) -> LipsyncNetworks:
-    """Build the networks without random weights and fill them from published files.
+    """Build the networks and load their weights from published files.
 
     Raises:
         CheckpointUnusable: a file cannot be read.
         CheckpointMismatch: a file belongs to another network.
     """
-    torch.backends.cudnn.allow_tf32 = False  # float32 here does not mean 10 bits of it
+    torch.backends.cudnn.allow_tf32 = False  # TF32 has a mantissa of 10 bits only
     unet = UNet3DConditionModel.from_config(config.unet)
     unet.load_checkpoint(unet_path, device=device, dtype=dtype)
     return LipsyncNetworks(

@@ -1,9 +1,8 @@
-"""Puts a finished face back into its frame; only the pixels around the face are touched.
+"""Pastes a generated face back into its frame; only the pixels around the face change.
 
-Changes the size of a picture by bicubic filters that widen when it shrinks (no aliasing).
-
-Each row of the result is a mean over a few neighbouring rows, so the matrix of weights is a band
-along the diagonal. It is multiplied block by block, which leaves out nearly all of its zeros.
+The face is resized by antialiased bicubic interpolation. Each row of the result is a mean over a
+few neighbouring rows, so the matrix of weights is a band matrix; it is multiplied block by block,
+which skips nearly all of its zeros.
 """
 
 import math
@@ -28,28 +27,28 @@ from latentsync.pipelines.lipsync.bilinear import (
 )
 
 _SHARPNESS = -0.5  # slope of the filter at distance one: Catmull-Rom's
-_REACH = 2.0  # pixels of the coarser picture
-_BLOCK = 16  # rows of the result; more would multiply more zeros, fewer would cost more calls
+_REACH = 2.0  # support of the filter in pixels of the coarser picture
+_BLOCK = 16  # rows of the result; larger blocks have more zeros, smaller ones need more calls
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """``weights`` (outputs, inputs) make the values ``outputs`` from the values ``inputs``."""
+    """``weights`` (outputs, inputs) map the values ``inputs`` to the values ``outputs``."""
 
     outputs: slice
     inputs: slice
     weights: Floats
-    turned: Floats  # the same as (inputs, outputs) in memory, for rows of values
+    turned: Floats  # transposed copy, (inputs, outputs), for rows
 
 
 def resize_bicubic(planes: Floats, width: int, height: int, *, out: Floats | None = None) -> Floats:
-    """Return the picture at another size, float32 (channels, height, width); not clipped.
+    """Resize a picture to float32 (channels, height, width); not clipped.
 
     Args:
         planes: float32 (channels,H,W).
-        width: wanted, in pixels.
-        height: wanted, in pixels.
-        out: where to put the result.
+        width: of the result, in pixels.
+        height: of the result, in pixels.
+        out: array for the result.
     """
     channels, rows, columns = planes.shape
     wide = np.empty((channels, rows, width), np.float32)
@@ -76,7 +75,7 @@ def _blocks(size: int, wanted: int) -> tuple[_Block, ...]:
 
 
 def _weights(size: int, wanted: int) -> NDArray[np.float64]:
-    """Return the whole matrix, (wanted, size); every row sums to one, at the edges too."""
+    """Return the whole matrix, (wanted, size); every row sums to one."""
     step = size / wanted
     middles = (np.arange(wanted)[:, None] + 0.5) * step
     distances = np.abs(np.arange(size) + 0.5 - middles) / max(step, 1.0)
@@ -92,22 +91,22 @@ def _cubic(distances: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x < 1, near, np.where(x < _REACH, far, 0.0))
 
 
-# Beyond the crop, on the scale of -1..1: plain white once clipped. It lightens the seam of a black
-# face by a few levels below and right, as in the frames that LatentSync's authors show.
+# Value outside of the crop, on the scale of -1..1: white after clipping. It lightens the seam of a
+# black face by a few levels below and right, as in the results of LatentSync's authors.
 _OUTSIDE = 127.0
 _HALF = 127.5  # levels
-_ROUNDING = 1e-4  # share of a pixel that places in float32 miss or add, at most
-_SEAM = 20  # the seam is as wide as the face's side over this
+_ROUNDING = 1e-4  # largest error of float32 positions, in pixels
+_SEAM = 20  # side of the face divided by the width of the seam
 
 
 @dataclass(frozen=True, eq=False)
 class SeamMask:
-    """How much of the generated face each pixel of a region shows.
+    """The opacity of the generated face in each pixel of a region.
 
     Args:
         area: sum of ``coverage`` in pixels.
-        width: of the seam in pixels, w; 0 for a tiny face.
-        coverage: float32 (h,w), share of the pixel that the crop covers, its edge taken off.
+        width: of the seam in pixels; 0 for a tiny face.
+        coverage: float32 (h,w), coverage of the pixel by the crop, eroded at its edge.
         soft: float32 (h,w), 1 inside, falling to 0 at the edge of the crop.
     """
 
@@ -118,12 +117,12 @@ class SeamMask:
 
 
 def restore_face(frame: Frame, face: Floats, matrix: Matrix) -> Frame:
-    """Return the frame with the face in its place, H,W,3 uint8 RGB; ``frame`` stays as it is.
+    """Return a copy of the frame with the face pasted in, H,W,3 uint8 RGB.
 
     Args:
         frame: H,W,3 uint8 RGB.
         face: float32 (3,R,R), about -1..1.
-        matrix: float32 (2,3), from the frame to the crop, the one that the face was cut with.
+        matrix: float32 (2,3), from the frame to the crop, as the face was cut.
     """
     restored = frame.copy()
     width, height = crop_size(face.shape[-1])
@@ -142,13 +141,13 @@ def restore_face(frame: Frame, face: Floats, matrix: Matrix) -> Frame:
 
 
 class _Canvas(local):
-    """A thread's memory for a fitted face: taking it afresh costs more than fitting the face."""
+    """A reused buffer per thread: allocating one costs more than resizing the face."""
 
     def __init__(self) -> None:
         self._planes = np.empty((4, 0, 0), np.float32)
 
     def of_size(self, height: int, width: int) -> Floats:
-        """Return float32 (4,height,width): colours of any value, and a plane of ones."""
+        """Return float32 (4,height,width): uninitialized colours and a plane of ones."""
         if self._planes.shape[1:] != (height, width):
             self._planes = np.ones((4, height, width), np.float32)
         return self._planes
@@ -158,18 +157,17 @@ _canvas = _Canvas()
 
 
 def fit_face(face: Floats, *, out: Floats | None = None) -> Floats:
-    """Return the face (3,R,R) at the size of its crop, float32 (3,height,width), not clipped."""
+    """Resize the face (3,R,R) to its crop, float32 (3,height,width); not clipped."""
     return resize_bicubic(face, *crop_size(face.shape[-1]), out=out)
 
 
 def seam_mask(covered: Floats) -> SeamMask:
-    """Return the soft mask of a crop that covers each pixel by ``covered``, float32 (h,w), 0..1.
+    """Return the soft mask for a coverage ``covered``, float32 (h,w), 0..1.
 
-    The edges of the array do not wear the mask off: they are the frame's own, or lie where
-    nothing is covered.
+    The mask is not eroded at the edges of the array: they are edges of the frame, or not covered.
     """
     coverage = _erode(covered, 2, anchor=1)
-    # Whole pixels that are whole but for rounding would make the area of a whole square one less.
+    # Without this, rounding would make the area of a fully covered square smaller by one.
     np.copyto(coverage, 1, where=coverage > 1 - _ROUNDING)
     area = cv2.sumElems(coverage)[0]  # in double precision
     width = int(math.sqrt(area)) // _SEAM
@@ -181,16 +179,16 @@ def seam_mask(covered: Floats) -> SeamMask:
 
 
 def _erode(values: Floats, size: int, *, anchor: int) -> Floats:
-    """Return the minimum over ``size`` x ``size``; ``anchor`` pixels of it lie before the pixel."""
+    """Return the minimum over ``size`` x ``size`` pixels, ``anchor`` of them before the pixel."""
     window = np.ones((size, size), np.uint8)
     return np.asarray(cv2.erode(values, window, anchor=(anchor, anchor)), np.float32)
 
 
 def _to_levels(colors: list[Floats], covered: Floats) -> None:
-    """Mix in what lies outside and change -1..1 to 0..255, clipped; all in place.
+    """Blend in the value outside and map -1..1 to 0..255, clipped, in place.
 
     Args:
-        colors: three planes of (h,w), black (0) where the crop does not cover a pixel.
+        colors: three planes of (h,w), 0 where the crop does not cover a pixel.
         covered: (h,w), 0..1.
     """
     outside = 1 - covered
@@ -202,10 +200,10 @@ def _to_levels(colors: list[Floats], covered: Floats) -> None:
 
 
 def _blend(region: Frame, colors: list[Floats], mask: SeamMask) -> None:
-    """Make ``region`` soft * coverage * colors + (1 - soft) * region, h,w,3 uint8, cut not rounded.
+    """Set ``region``, h,w,3 uint8, to soft * coverage * colors + (1 - soft) * region, truncated.
 
-    ``colors``, three planes of (h,w), are used up. Every array is written to again: fresh memory
-    costs more than the arithmetic.
+    ``colors``, three planes of (h,w), are overwritten: allocating memory costs more than the
+    arithmetic.
     """
     shown, kept = mask.soft * mask.coverage, 1 - mask.soft
     planes, before = split_colors(region), np.empty_like(kept)

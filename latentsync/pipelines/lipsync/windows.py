@@ -1,7 +1,4 @@
-"""Cuts a video into the windows of frames that the network sees together.
-
-The random numbers of a run, in the order in which LatentSync draws them.
-"""
+"""The windows of frames that the network processes together, and their random numbers."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Window:
-    """Output frames ``start`` to before ``stop``; without a face they pass through unchanged."""
+    """Output frames ``start`` to before ``stop``; without a face they are not changed."""
 
     start: int
     stop: int
@@ -26,11 +23,11 @@ class Window:
 
 
 def cut_windows(has_face: NDArray[np.bool_], most_frames: int) -> Iterator[Window]:
-    """Yield windows in the order of time, each of at most ``most_frames``.
+    """Yield windows in temporal order, each of at most ``most_frames``.
 
-    Frames without a face belong to no window with one: what stands in for a face would reach the
-    frames beside it through the attention over time and the norms. So every run of frames with a
-    face is cut by itself, and its last window may be shorter.
+    Frames with and without a face are never in the same window: a placeholder face would affect
+    the neighbouring frames through the temporal attention and the norms. Each run of frames with a
+    face is therefore cut separately, and its last window may be shorter.
 
     Args:
         has_face: bool (frames,).
@@ -45,11 +42,11 @@ def cut_windows(has_face: NDArray[np.bool_], most_frames: int) -> Iterator[Windo
 
 
 def group_windows(windows: Iterable[Window], most: int) -> Iterator[tuple[Window, ...]]:
-    """Yield neighbours together that may share a call of the network: equal lengths, with a face.
+    """Yield groups of consecutive windows of equal length with a face, as batches of the network.
 
     Args:
-        windows: in the order of time.
-        most: windows of a group.
+        windows: in temporal order.
+        most: windows per group.
     """
     group: list[Window] = []
     for window in windows:
@@ -69,30 +66,30 @@ _LATENT_CHANNELS = 4
 
 
 class Noise(Protocol):
-    """Where a run gets its random numbers from."""
+    """The random numbers of a run, in the order in which LatentSync draws them."""
 
     @property
     def initial(self) -> Tensor:
-        """What every frame's latents begin as, (1, 4, 1, h, w)."""
+        """The initial latents of every frame, (1, 4, 1, h, w)."""
         ...
 
     def posterior(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Return what the latents of output frames are sampled with, each (frames, 4, h, w).
+        """Return the noise of the posteriors of output frames, each (frames, 4, h, w).
 
-        First for the faces with a hidden mouth, then for the whole faces. Windows ask in the order
-        of time, each once.
+        First for the masked faces, then for the whole faces. Called once per window, in temporal
+        order.
         """
         ...
 
 
 class SeededNoise:
-    """Noise from a seed: the same on one kind of device in one type, whatever the batch size.
+    """Noise from a seed, reproducible on one kind of device in one dtype for any batch size.
 
     Args:
         seed: 0 to 2**63 - 1.
         side: of the latents.
-        device: where the numbers are drawn; they differ from device to device.
-        dtype: in which type they are drawn.
+        device: draws the numbers; kinds of devices draw different ones.
+        dtype: of the numbers.
     """
 
     def __init__(self, seed: int, side: int, device: torch.device, dtype: torch.dtype) -> None:
