@@ -1,14 +1,14 @@
-"""What LatentSync costs around its networks: python -m benchmarks.around_networks
+"""Cost of LatentSync without its networks: python -m benchmarks.around_networks
 
 Milliseconds of CPU per frame of a 1280x720 video, for faces of 256 and 512 pixels: decoding,
 aligning and cutting the face out, putting it back, encoding. A video is decoded twice, once to find
-the face and once to make the frames, and counts twice; with that the sum is at most 60. Finding the
-face with the embedded mesh, a network itself, is listed beside.
+the face and once to make the frames, and counts twice; with that the sum is at most 60. The time to
+find the face with the embedded mesh, which is a network, is printed separately.
 
 Then putting a face back at 1920x1080, at most 6 for ordinary faces.
 
-The process starts itself again tied to one CPU, so that every library has one thread and x264, too.
-Exit status 1 if a figure is over its limit.
+The process starts itself again tied to one CPU, so that all libraries and x264 have one thread.
+Exit status 1 if a result exceeds its limit.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class Clip:
 
 
 def main() -> int:
-    """Print the figures; return 1 if one is over its limit."""
+    """Print the results; return 1 if one exceeds its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=4, help="length of the video")
     length_s = parser.parse_args().seconds
     _stay_on_one_cpu()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    give_large_blocks_back()  # as the engine does: fresh memory has its price
+    give_large_blocks_back()  # as the engine does, since it affects the cost of allocations
     with tempfile.TemporaryDirectory() as name:
         within = _report_clip(Clip(Path(name), length_s))
     within &= _report_restore()
@@ -119,7 +119,7 @@ def _report_clip(clip: Clip) -> bool:
         print(
             f"1280x720, {resolution} px: decode {DECODES} x {decode:.1f}, align and cut {cut:.1f}, "
             f"restore {restore:.1f}, encode {encode:.1f}, sum {total:.1f} ms per frame "
-            f"(allowed: {MOST_MS:g}); finding the face {find:.1f} beside"
+            f"(allowed: {MOST_MS:g}); finding the face {find:.1f} in addition"
         )
     return within
 

@@ -1,4 +1,4 @@
-"""How long LatentSync takes to stand ready: python -m benchmarks.cold_start [--folder DIR] [--tiny]
+"""Cold start of LatentSync: python -m benchmarks.cold_start [--folder DIR] [--tiny]
 
 Writes random files of weights with the published layouts and sizes (5.5 GB; the copy takes 2.5 GB
 more) into a temporary folder, or one inside DIR, and deletes them at the end. Then every start in a
@@ -6,7 +6,7 @@ process of its own: seconds for the imports, building the networks without memor
 and the two others, and afterwards reading every page of the weights, as a GPU does at once; memory
 at the end, the part of it that is not a mapped file, and the peak.
 
-The files are put out of the system's memory before a start unless the line says "in memory".
+The files are evicted from the page cache before a start unless the line says "in memory".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PAGE_BYTES = 4096
 
 
 def main() -> int:
-    """Write the files, start again and again, print the figures."""
+    """Write the files, run all starts, print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where to write; by default a temporary one")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try this script")
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def start(folder: Path, dtype_name: str, *, tiny: bool) -> dict[str, float]:
-    """Stand ready once; return seconds by stage and MiB of memory."""
+    """Start once; return seconds by stage and MiB of memory."""
     seconds: dict[str, float] = {}
     began = time.perf_counter()
 
@@ -139,7 +139,7 @@ def _memory_mib() -> dict[str, float]:
 
 
 def _forget(folder: Path) -> None:
-    """Put the files in ``folder`` out of the system's memory."""
+    """Evict the files in ``folder`` from the page cache."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -152,11 +152,11 @@ def _run(*arguments: str) -> str:
     return done.stdout
 
 
-def _line(figures: dict[str, float]) -> str:
+def _line(measured: dict[str, float]) -> str:
     stages = ("import", "build", "load", "others", "read")
-    times = ", ".join(f"{stage} {figures[stage]:.2f}" for stage in stages)
-    memory = ", ".join(f"{name} {figures[name]:.0f}" for name in ("resident", "own", "peak"))
-    ready = sum(figures[stage] for stage in stages[:-1])
+    times = ", ".join(f"{stage} {measured[stage]:.2f}" for stage in stages)
+    memory = ", ".join(f"{name} {measured[name]:.0f}" for name in ("resident", "own", "peak"))
+    ready = sum(measured[stage] for stage in stages[:-1])
     return f"{times} s; ready after {ready:.2f} s; {memory} MiB"
 
 

@@ -1,14 +1,14 @@
-"""The draft engine's figures: CPU time per frame, lips that do what they were meant to do.
+"""The draft engine: CPU time per frame, and accuracy of the lips.
 
     python benchmarks/draft.py                     the demo clip
-    python benchmarks/draft.py --clip V A          another video with other speech, too
+    python benchmarks/draft.py --clip V A          another video and speech as well
 
 For every clip: milliseconds of CPU per output frame through the runner from file to file (all
 threads together, the engine already built), the correlation of the intended opening with the lip
 gap measured again in the finished file, the lag at which it is best, and the largest change of the
 gap from frame to frame, as share of its range, outside plosives: as planned, which is what is
-drawn, and as measured again. The landmark network reads an even sweep of the gap as uneven steps,
-so only the planned figure has a limit.
+drawn, and as measured again. The landmark network measures uneven steps in an even motion, so only
+the planned change has a limit.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Agreement:
 
 
 def main() -> int:
-    """Report every clip; return 1 if any figure is beyond its limit."""
+    """Report every clip; return 1 if a result exceeds its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clip", nargs=2, type=Path, action="append", default=[])
     clips = [DEMO, *parser.parse_args().clip]
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def report(pipeline: DraftPipeline, video: Path, audio: Path) -> bool:
-    """Print one clip's figures; return whether they are within the limits."""
+    """Print one clip's results; return whether they are within the limits."""
     settings = Settings(allowed_roots=(video.parent.resolve(), audio.parent.resolve()))
     with tempfile.TemporaryDirectory() as folder:
         started = time.process_time()
@@ -92,7 +92,7 @@ def make(
 
 
 def compare(pipeline: DraftPipeline, audio: Path, result: Result, settings: Settings) -> Agreement:
-    """Measure the lips of a finished clip and compare them with what they were meant to do."""
+    """Measure the lips of a finished clip and compare them with the planned motion."""
     speech = read_waveform(audio, probe_audio(audio, settings, "audio"))
     motion = pipeline.plan_mouth(speech, result.details.frames, RunMonitor())
     with av.open(str(result.video_path)) as container:

@@ -1,7 +1,7 @@
 """CPU cost of finding faces, on one thread: python benchmarks/face.py [frames]
 
 Prints medians of process time in milliseconds, and each as a ratio to one pass of the mesh
-network, which does not depend on how fast the machine is.
+network, which does not depend on the speed of the machine.
 """
 
 import sys

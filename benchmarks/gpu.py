@@ -1,12 +1,12 @@
-"""What a GPU makes of the full-size networks: python -m benchmarks.gpu [--tiny]
+"""The full-size networks on a GPU: python -m benchmarks.gpu [--tiny]
 
-With random weights, which take as long as trained ones: half precision against float32; seconds
+With random weights, which are as fast as trained ones: half precision against float32; seconds
 per second of video at 256 and 512 pixels with 20 guided steps, the share of the chip's rate of
-products of matrices (measured in the same run) and the peak of memory; the UNet with its kernels
+matrix products (measured in the same run) and the peak memory; the UNet with its kernels
 channels first, compiled and as a CUDA graph against the way it runs, as ratios of time.
 
-Without a CUDA device it says so and ends. With --tiny the networks are small, and everything that
-needs no GPU runs on the CPU, too, there in float32: that is to try this script.
+Without a CUDA device it ends with a message. With --tiny the networks are small, and everything
+that needs no GPU also runs on the CPU in float32, to test this script.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AUDIO_ROWS = 50
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the figures are taken, and at which size."""
+    """The device and the size of the networks."""
 
     device: torch.device
     tiny: bool
@@ -64,7 +64,7 @@ class Machine:
         return 2 if self.tiny else 20
 
     def config(self, version: str) -> LatentSyncConfig:
-        """Return a version's values; tiny ones are narrow, and see faces of a quarter."""
+        """Return a version's values; tiny ones are narrow, with faces of a quarter of the size."""
         config = read_config(version, LatentSyncConfig)
         if not self.tiny:
             return config

@@ -1,9 +1,9 @@
-"""The line of jobs under load: python -m benchmarks.jobs [--clients N] [--jobs N] [--over SECONDS]
+"""The job queue under load: python -m benchmarks.jobs [--clients N] [--jobs N] [--over SECONDS]
 
-Many clients hand in jobs through one desk and ask after them, while one worker works the line off
-with an engine that takes 50 ms and needs no media. First all at once, then spread over time. Prints
-the 95th percentiles of handing in and of asking, and the jobs made per second. Exit status 1 if
-a job is lost, made twice or begun out of order, or if the spread load misses a limit.
+Many clients submit jobs through one JobService and poll them, while one worker runs them with an
+engine that takes 50 ms and needs no media. First all at once, then spread over time. Prints the
+95th percentiles of submitting and polling, and the jobs per second. Exit status 1 if a job is lost,
+run twice or started out of order, or if the spread load misses a limit.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def work(connection: socket.socket) -> None:
-    """Be a device whose engine does nothing for 50 ms."""
+    """Run jobs with an engine that does nothing for 50 ms."""
     files = Storage(Settings().storage)
     with tempfile.TemporaryDirectory() as folder, connection.makefile("r") as lines:
         result = Path(folder) / "result.mp4"
@@ -70,7 +70,7 @@ def work(connection: socket.socket) -> None:
 
 
 def measure(clients: int, jobs: int, over_s: float) -> bool:
-    """Run one load and print its figures; returns whether it failed."""
+    """Run one load and print its results; return whether it failed."""
     with tempfile.TemporaryDirectory() as name:
         settings = Settings(
             data_dir=Path(name) / "data", work_dir=Path(name) / "work", max_jobs_per_key=10 * jobs
@@ -78,7 +78,7 @@ def measure(clients: int, jobs: int, over_s: float) -> bool:
         service = JobService(settings)
         process = start_worker(settings)
         try:
-            time.sleep(3)  # for the worker to be there
+            time.sleep(3)  # for the worker to start
             started = time.perf_counter()
             with ThreadPoolExecutor(clients) as threads:
                 share = [jobs // clients + (number < jobs % clients) for number in range(clients)]
@@ -92,7 +92,7 @@ def measure(clients: int, jobs: int, over_s: float) -> bool:
 
 
 def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
-    """Start a worker on the same record and files."""
+    """Start a worker with the same database and files."""
     folders = {
         "LATENTSYNC_DATA_DIR": str(settings.data_dir),
         "LATENTSYNC_WORK_DIR": str(settings.work_dir),
@@ -102,7 +102,7 @@ def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 class Client:
-    """Hands in some jobs and asks after them until all are ended."""
+    """Submits jobs and polls them until all have ended."""
 
     def __init__(self, service: JobService, jobs: int, over_s: float) -> None:
         self.service = service
@@ -137,7 +137,7 @@ class Client:
 
 
 def report(service: JobService, visits: list[Client], elapsed_s: float, over_s: float) -> bool:
-    """Print the figures; returns whether a limit was missed."""
+    """Print the results; return whether a limit was missed."""
     ended = sorted((job for visit in visits for job in visit.jobs), key=lambda job: job.number)
     begun = [job.started_at or 0.0 for job in ended]
     wrong = sum(job.status is not JobStatus.SUCCEEDED or job.attempts != 1 for job in ended)

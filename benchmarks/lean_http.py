@@ -1,6 +1,6 @@
-"""HTTP calls over one kept connection, with next to no work of their own.
+"""HTTP calls over one persistent connection, with very little CPU time.
 
-Whoever measures a server on the same cores must not take them away from it.
+A client on the same cores as the measured server must not slow it down.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Caller:
-    """One client with one connection; answers must tell their length.
+    """One client with one connection; responses must have a Content-Length.
 
     Args:
         port: of a server on this machine.
@@ -36,7 +36,7 @@ class Caller:
     async def call(
         self, method: str, path: str, body: bytes = b"", kind: str = "application/json"
     ) -> tuple[int, Any]:
-        """Make one call; returns the answer's status and its JSON."""
+        """Make one call; return the status and the JSON of the response."""
         status, headers = await self._begin(method, path, body, kind)
         answer = await self._reader.readexactly(int(headers["content-length"]))
         return status, json.loads(answer)

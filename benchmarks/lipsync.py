@@ -1,13 +1,12 @@
 """A whole LatentSync run with tiny networks: python -m benchmarks.lipsync [--seconds N]
 
 Prints the seconds of every stage per second of video; the wall time while frames are made against
-the busiest of the three threads that work side by side (at most 1.15); how many videos were
-encoded (one); and two comparisons that must come out equal: windows going through the network one
-by one and together, a video that plays back and forth with and without what is kept of its first
-turn.
+the busiest of the three concurrent threads (at most 1.15); how many videos were encoded (one); and
+two comparisons that must be equal: windows one by one and in batches, and a video that plays back
+and forth with and without the cache of posteriors.
 
 The networks get one thread; on a machine with one CPU nothing can overlap. Exit status 1 if a
-figure is over its limit.
+result exceeds its limit.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ OPTIONS = RunOptions(inference_steps=2)
 
 
 def main() -> int:
-    """Print the figures; return 1 if one is over its limit."""
+    """Print the results; return 1 if one exceeds its limit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=4, help="length of the video")
     length_s = parser.parse_args().seconds
@@ -101,7 +100,7 @@ def _report_run(pipeline: LipsyncPipeline, folder: Path, length_s: int) -> bool:
 
 
 def _report_overlap(seconds: Mapping[str, float], wall_s: float) -> bool:
-    """Print how busy each thread was; a source is read twice, before and beside the networks."""
+    """Print how busy each thread was; the source is read before and during the generation."""
     threads = {
         "reading": seconds["read"] / 2 + seconds["generate.align"],
         "networks": sum(

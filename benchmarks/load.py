@@ -3,15 +3,15 @@
 Starts the server's process and a worker with an engine that takes 50 ms and needs no media, and
 calls the server over HTTP as 200 clients would, while 100 event streams are open:
 
-- in turn: each client comes at any moment of the first two seconds, hands in a job, asks once a
-  second until it is done, hands in the next;
-- at once: all clients hand in five jobs at the same moment, one right after the other, by address,
-  as an upload, and with small media in the call. Nobody waits anywhere, so the answer times are
-  what the server's cores make of it: so many clients divided by the jobs recorded per second.
+- in turn: each client starts at a random time in the first two seconds, submits a job, polls it
+  once a second until it is done, and submits the next;
+- at once: all clients submit five jobs at the same moment, without pauses, by URL, as an upload,
+  and with small inline media. The response times then only depend on the throughput of the
+  server: clients divided by jobs stored per second.
 
-Prints medians and 95th percentiles of handing in and of asking, what is lost, doubled or out of
-order, and the server's memory after each round. Exit status 1 if a job is, or if the clients that
-come in turn are answered later than allowed.
+Prints medians and 95th percentiles of submitting and polling, jobs that are lost, duplicated or out
+of order, and the server's memory after each round. Exit status 1 if there are such jobs, or if the
+responses to clients in turn are slower than allowed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests.server.clips import as_base64, write_clip, write_speech
 
 IN_TURN = "in turn"
 KEY = "key-of-the-benchmark"
-ARRIVAL_S = 2.0  # in which listeners come, and the clients that hand in one job after the other
+ARRIVAL_S = 2.0  # in which listeners and the clients in turn start
 ASK_EVERY_S = 1.0
 LISTENERS = 100
 PREDICTIONS = "/v1/predictions"
@@ -91,7 +91,7 @@ Visit = Callable[[Round, Caller, bytes, int], Awaitable[None]]
 
 
 async def in_turn(seen: Round, caller: Caller, body: bytes, jobs: int) -> None:
-    """Hand in a job, wait for it, hand in the next."""
+    """Submit a job, wait for it, submit the next."""
     await asyncio.sleep(random.uniform(0, ARRIVAL_S))
     for _ in range(jobs):
         job_id = await seen.submit(caller, body)
@@ -100,7 +100,7 @@ async def in_turn(seen: Round, caller: Caller, body: bytes, jobs: int) -> None:
 
 
 async def at_once(seen: Round, caller: Caller, body: bytes, jobs: int) -> None:
-    """Hand in jobs one right after the other, then ask after each once."""
+    """Submit jobs without pauses, then poll each once."""
     mine = [await seen.submit(caller, body) for _ in range(jobs)]
     for job_id in mine:
         await seen.ask(caller, job_id)
@@ -139,7 +139,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def until_ready(self) -> None:
-        """Wait until the server answers and a worker lives."""
+        """Wait until the server is up and a worker is alive."""
         while self._server.poll() is None and self._worker.poll() is None:
             try:
                 async with Caller(self.port, KEY) as caller:
@@ -241,7 +241,7 @@ def report(server: Server, title: str, seen: Round) -> bool:
 
 
 def faults(server: Server, seen: Round) -> tuple[int, int]:
-    """Return how many jobs are lost or doubled, and how many were out of order.
+    """Return how many jobs are lost or duplicated, and how many were out of order.
 
     In order means: a job that was accepted before another was sent has the smaller number, and
     jobs begin in the order of their numbers.
@@ -258,7 +258,7 @@ def faults(server: Server, seen: Round) -> tuple[int, int]:
     times = {job_id: (sent, answered) for job_id, sent, answered in seen.handed_in}
     mine.sort(key=lambda job: job.number)
     earliest_answer, too_early = float("inf"), 0
-    for job in reversed(mine):  # whoever was answered before another sent is ahead of him
+    for job in reversed(mine):  # a job stored before another was sent is ahead of it
         sent_at, answered_at = times[job.id]
         too_early += earliest_answer < sent_at
         earliest_answer = min(earliest_answer, answered_at)
@@ -285,7 +285,7 @@ async def bodies(server: Server) -> dict[str, bytes]:
 
 
 def split(jobs: int, clients: int) -> list[int]:
-    """Return how many of the jobs each client hands in."""
+    """Return how many jobs each client submits."""
     return [len(range(number, jobs, clients)) for number in range(clients)]
 
 

@@ -1,8 +1,8 @@
 """CPU cost of cutting a face out and putting it back, on one thread: python -m benchmarks.restore
 
-Prints medians of process time in milliseconds at 1080p, and beside the paste-back that of the same
-steps written over the whole frame, in turn in one process: their ratio does not depend on how
-fast the machine is.
+Prints medians of process time in milliseconds at 1080p. The paste-back is compared with the same
+steps over the whole frame, alternately in one process: their ratio does not depend on the speed of
+the machine.
 """
 
 import math
@@ -29,7 +29,7 @@ BROWS = (90, 130, 180)  # pixels between the brows: heads of about 210, 300 and 
 
 
 def restore_over_whole_frame(frame: Frame, face: Floats, matrix: Matrix) -> Frame:
-    """Do the steps of the paste-back plainly: every one over all pixels, in the order given."""
+    """Run the steps of the paste-back over all pixels."""
     width, height = crop_size(face.shape[-1])
     crop = interpolate(
         torch.from_numpy(face)[None], (height, width), mode="bicubic", antialias=True
@@ -47,7 +47,7 @@ def restore_over_whole_frame(frame: Frame, face: Floats, matrix: Matrix) -> Fram
 
 
 def _lowest(values: Floats, size: int, before: int) -> Floats:
-    """Return the minimum over size x size, rows and columns one after the other."""
+    """Return the minimum over size x size, first over rows, then over columns."""
     padded = np.pad(values, (before, size - 1 - before), constant_values=np.inf)
     for axis in (0, 1):
         length = padded.shape[axis] - size + 1
@@ -71,7 +71,7 @@ def cpu_ms(work: Callable[[], object]) -> float:
 
 
 def side_by_side(*works: Callable[[], object]) -> list[float]:
-    """Return the median cost of each, called in turn."""
+    """Return the median cost of each, called alternately."""
     for work in works:
         work()
     costs = [[cpu_ms(work) for work in works] for _ in range(REPEATS)]
@@ -79,7 +79,7 @@ def side_by_side(*works: Callable[[], object]) -> list[float]:
 
 
 def face_points(brows: float) -> Points3:
-    """Return the points of a face in the middle of the frame, a little tilted."""
+    """Return the points of a face in the middle of the frame, slightly tilted."""
     upright = np.array([[-0.5, 0.0], [0.5, 0.05], [0.0, 0.6]]) * brows
     return upright + (SIZE[1] / 2, SIZE[0] / 2 - 60)
 

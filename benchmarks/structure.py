@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import median
 
 PACKAGE = Path(__file__).resolve().parent.parent / "latentsync"
-# English words that stood for technical ones; a reader should meet the field's own terms.
+# Words that technical English does not need.
 AVOIDED = ["nobody", "told", "beside", "somebody", "whoever"]
 
 
 def main() -> None:
-    """Print one figure per line."""
+    """Print one result per line."""
     sources = {path: path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
     lines = {path: len(source.splitlines()) for path, source in sources.items()}
     modules = sorted(n for path, n in lines.items() if path.name != "__init__.py")
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def count_import_lines(source: str) -> int:
-    """Return on how many lines import statements are."""
+    """Return the number of lines of import statements."""
     return sum(node.end_lineno - node.lineno + 1 for node in imports_of(source) if node.end_lineno)
 
 

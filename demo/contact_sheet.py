@@ -1,4 +1,4 @@
-"""One picture that shows a result: faces of the source and of the result, the sound under them."""
+"""A picture of a result: faces of the source and of the result, and the sound below them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def face_row(
 
 
 def face_tile(frame: Frame, track: FaceTrack, number: int) -> Picture:
-    """Return the face, TILE x TILE, cut out at one place for the whole clip."""
+    """Return the face, TILE x TILE, cut out at a fixed position in the whole clip."""
     x1, y1, x2, y2 = (float(value) for value in np.nanmedian(track.boxes, axis=0))
     side = 1.06 * max(x2 - x1, y2 - y1)
     middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2 + 0.06 * side

@@ -1,7 +1,7 @@
-"""The main job, from start to end, as a user meets it: server, bearer token, client, video.
+"""The demo: a server with a key, a client, and a video.
 
-Starts the real server on a free port, posts the demo files to ``/predict``, saves ``out/demo.mp4``
-and the contact sheet ``out/demo.png``, and stops the server. Run by ``make demo``.
+Starts the server on a free port, posts the demo files to ``/predict``, saves ``out/demo.mp4`` and
+the contact sheet ``out/demo.png``, and stops the server. Run by ``make demo``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ STOP_TIMEOUT_S = 60.0
 
 
 def main() -> None:
-    """Make out/demo.mp4 and out/demo.png and say so."""
+    """Write out/demo.mp4 and out/demo.png."""
     token = secrets.token_urlsafe(16)
     print(f"Posting {VIDEO.name} and {AUDIO.name} to a server of our own ...", flush=True)
     with running_server(token) as url, Client(url, token) as client:
@@ -53,11 +53,11 @@ def running_server(token: str) -> Iterator[str]:
     port = free_port()
     own = {
         "LATENTSYNC_API_KEY": token,
-        "LATENTSYNC_ENGINE": "draft",  # shows the embedded engine, on machines with a GPU too
+        "LATENTSYNC_ENGINE": "draft",  # also on machines with a GPU
     }
     command = [sys.executable, "-m", "latentsync", "serve", "--port", str(port)]
     OUTPUT.mkdir(exist_ok=True)
-    # Its jobs are its own: another server of this user may be at work.
+    # Separate from the jobs of other servers of this user.
     with tempfile.TemporaryDirectory() as jobs, (OUTPUT / "server.log").open("w") as log:
         environment = {**os.environ, **own, "LATENTSYNC_DATA_DIR": jobs}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -84,13 +84,13 @@ def wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
             if httpx.get(f"{url}/ready", trust_env=False).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
-            pass  # it does not listen yet
+            pass  # not listening yet
         time.sleep(0.1)
     sys.exit(f"The server was not ready after {START_TIMEOUT_S:.0f} s; see out/server.log.")
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on at this moment."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

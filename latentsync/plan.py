@@ -1,7 +1,7 @@
-"""What is said in a run: who speaks when, which frames are seen, what is heard.
+"""Plans a run: who speaks when, which frames are shown, and the sound.
 
-A plain request is one speaker and one recording from start to end, which decides the length. With
-segments the video plays to its end and keeps its own sound where nobody speaks.
+A request without segments has one speaker and one recording, which determines the length. With
+segments the video plays to its end and keeps its own sound between them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ from latentsync.settings import Settings
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording that was brought here and probed."""
+    """A recording that has been fetched and probed."""
 
     path: Path
     info: AudioInfo
@@ -44,13 +44,13 @@ class Recording:
 
 @dataclass(frozen=True, eq=False)
 class RunPlan:
-    """What a run makes.
+    """The plan of a run.
 
     Attributes:
-        utterances: who says what where.
+        utterances: who says what when.
         frame_indices: int64 (frames,), the source frame of every output frame.
-        open_sound: opens what is heard.
-        segments: where the segments lie, for the answer.
+        open_sound: opens the sound of the output.
+        segments: places of the segments, for the response.
     """
 
     utterances: tuple[Utterance, ...]
@@ -67,22 +67,22 @@ def plan_run(
     settings: Settings,
     monitor: RunMonitor,
 ) -> RunPlan:
-    """Read the recordings and lay out what is said, seen and heard.
+    """Read the recordings and plan the run.
 
     Args:
-        request: what was asked for.
-        video_path: the source video, whose own sound may go on.
-        video: what its probe found.
+        request: the request.
+        video_path: the source video, whose own sound may be kept.
+        video: its probe.
         recordings: by the names of :attr:`latentsync.schema.run.RunRequest.recordings`.
         settings: limits.
-        monitor: asked between packets whether to stop.
+        monitor: checked between packets.
 
     Raises:
-        InvalidField: a segment lies where there is no sound or no picture.
+        InvalidField: a segment is outside of its recording or the video.
         AudioTooShort, MediaTooLong, UnreadableMedia, Canceled, DeadlineExceeded
     """
     if request.segments:
-        return _Segments(request, video_path, video, recordings, settings, monitor).script()
+        return _Segments(request, video_path, video, recordings, settings, monitor).plan()
     recording = recordings["audio"]
     waveform = _read(recording, settings, monitor)
     options = request.options
@@ -100,7 +100,7 @@ def _read(recording: Recording, settings: Settings, monitor: RunMonitor) -> Wave
 
 
 class _Segments:
-    """Lays out a request with segments."""
+    """Plans a request with segments."""
 
     def __init__(
         self,
@@ -121,8 +121,8 @@ class _Segments:
             for index, segment in enumerate(request.segments)
         ]
 
-    def script(self) -> RunPlan:
-        """Return the layout; of each recording only what is heard is kept."""
+    def plan(self) -> RunPlan:
+        """Return the plan; of each recording only the parts in use are kept."""
         places = self._place()
         frame_indices = plan_segment_frames(
             self._request.options.sync_mode,
@@ -158,7 +158,7 @@ class _Segments:
         ]
 
     def _waveforms(self, places: list[Place], num_frames: int) -> list[Waveform]:
-        """Read each recording once and cut out what its segments say."""
+        """Read each recording once and cut out its segments."""
         cut: dict[int, Waveform] = {}
         for recording in dict.fromkeys(self._of_segment):
             waveform = _read(recording, self._settings, self._monitor)
@@ -185,7 +185,7 @@ class _Segments:
         )
 
     def _background(self) -> AudioInfo | None:
-        """Return the video's own sound, if it has one and it shall be heard."""
+        """Return the video's own sound, if it has one and the request keeps it."""
         if not self._request.options.keep_sound:
             return None
         try:
@@ -194,7 +194,7 @@ class _Segments:
             return None
 
     def _own_sound(self, info: AudioInfo, sample_rate: int, layout: str) -> Iterator[Block]:
-        """Yield the video's own sound from its first frame to its last, not when it plays on."""
+        """Yield the video's own sound from its first frame to its last, without repetitions."""
         sound = read_sound(self._video_path, info, self._monitor, sample_rate, layout)
         lead = round(sound_lead_s(self._video_path, self._video, info) * sample_rate)
         silence = np.zeros((_num_channels(layout), max(0, lead)), np.float32)

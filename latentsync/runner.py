@@ -1,10 +1,10 @@
-"""One way to run one request, whatever door it came through.
+"""Runs one request; used by all APIs and commands.
 
     fetch -> probe -> read -> generate -> write -> Result
 
-The runner owns files and codecs; the pipeline sees only frames and a waveform. Frames stream:
-the pictures are read, made and written one after the other, and none is kept. What grows with
-length is the waveform and what an engine notes per frame (the draft engine: 4 KB).
+The runner handles files and codecs; the pipeline only frames and waveforms. Frames are streamed:
+read, generated and written one after the other, without keeping any. Only the waveform and an
+engine's data per frame (4 KB in the draft engine) grow with length.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from latentsync.workspace import working_folder
 
 logger = logging.getLogger(__name__)
 
-# Share of the whole run that lies behind when a stage begins; the frames take nearly all of it.
+# Progress of the whole run at the start of each stage; the frames take nearly all of it.
 _PROBE_AT, _READ_AT, _GENERATE_AT, _FRAMES_AT, _FRAMES_END = 0.03, 0.04, 0.05, 0.4, 0.99
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: the MP4 and how it was made."""
+    """A finished run: the MP4 and its details."""
 
     video_path: Path
     details: PredictDetails
@@ -54,14 +54,14 @@ def run(
     on_progress: ProgressCallback | None = None,
     canceled: Event | None = None,
 ) -> Result:
-    """Make the video of ``request`` say its audio and write the result to ``output_path``.
+    """Run ``request`` and write the video to ``output_path``.
 
-    Must not be called from inside an event loop. Other files exist only in a private working
-    folder that is gone when this returns or raises; ``output_path`` exists only after success.
+    Must not be called inside an event loop. Other files are only written to a private working
+    folder, which is removed at the end; ``output_path`` exists only after success.
 
     Args:
         request: sources and options.
-        output_path: the MP4 to make; its folder is made if missing.
+        output_path: of the MP4; its folder is created if missing.
         settings: limits, permissions and the root of the working folders.
         pipeline: the engine.
         probes: of media that were probed already; the others are probed here.
@@ -101,18 +101,18 @@ class _Run:
         self._monitor = monitor
 
     def result(self) -> Result:
-        """Go through all stages."""
+        """Run all stages."""
         paths = self._fetch()
         video, recordings = self._probe(paths)
-        script = self._read(paths["video"], video, recordings)
-        num_frames = script.frame_indices.size
+        plan = self._read(paths["video"], video, recordings)
+        num_frames = plan.frame_indices.size
         source = _TimedSource(VideoReader(paths["video"], video))
         started = time.perf_counter()
         with self._monitor.span(_GENERATE_AT, _FRAMES_AT):
             generation = self._pipeline(
                 source,
-                script.utterances,
-                frame_indices=script.frame_indices,
+                plan.utterances,
+                frame_indices=plan.frame_indices,
                 options=self._request.options,
                 monitor=self._monitor,
             )
@@ -122,7 +122,7 @@ class _Run:
             write_video(
                 self._output_path,
                 iter(frames),
-                script.open_sound(),
+                plan.open_sound(),
                 num_frames=num_frames,
                 width=video.width,
                 height=video.height,
@@ -131,7 +131,7 @@ class _Run:
             )
         self._attribute(time.perf_counter() - started, frames.seconds, source)
         self._monitor.report("write", 1.0, num_frames, num_frames)
-        return Result(self._output_path, self._details(generation, video, script))
+        return Result(self._output_path, self._details(generation, video, plan))
 
     def _fetch(self) -> dict[str, Path]:
         self._monitor.report("fetch", 0.0)
@@ -140,7 +140,7 @@ class _Run:
                 name: fetch_media(source, self._folder, self._settings, self._monitor)
                 for name, source in self._request.media.items()
             }
-        self._log("fetch", "brought video and audio here")
+        self._log("fetch", "fetched video and audio")
         return paths
 
     def _probe(self, paths: dict[str, Path]) -> tuple[VideoInfo, dict[str, Recording]]:
@@ -175,19 +175,19 @@ class _Run:
             )
 
     def _attribute(self, all_s: float, frames_s: float, source: _TimedSource) -> None:
-        """Split the time of the interleaved stages; reading may also have run beside them."""
+        """Split the time of the interleaved stages; reading may also have run concurrently."""
         self._monitor.add_seconds("read", source.seconds)
         self._log("read", "read the speech and the source frames")
         self._monitor.add_seconds("generate", max(0.0, frames_s - source.waited_s))
-        self._log("generate", f"made the frames with {self._pipeline.name}")
+        self._log("generate", f"generated the frames with {self._pipeline.name}")
         self._monitor.add_seconds("write", max(0.0, all_s - frames_s))
-        self._log("write", "encoded and checked the result")
+        self._log("write", "encoded and verified the result")
 
-    def _details(self, generation: Generation, video: VideoInfo, script: RunPlan) -> PredictDetails:
+    def _details(self, generation: Generation, video: VideoInfo, plan: RunPlan) -> PredictDetails:
         options = self._request.options
-        num_frames = script.frame_indices.size
+        num_frames = plan.frame_indices.size
         width, height = even_size(video.width, video.height)
-        # An engine from elsewhere may not say: then it is taken to have used what it was given.
+        # A custom pipeline may lack the attribute: then it counts as using all options.
         used = getattr(self._pipeline, "options_used", ENGINE_OPTIONS)
         return PredictDetails(
             **dict.fromkeys(ENGINE_OPTIONS)
@@ -202,7 +202,7 @@ class _Run:
             width=width,
             height=height,
             duration_s=num_frames / VIDEO_FPS,
-            segments=list(script.segments),
+            segments=list(plan.segments),
             seconds={stage: round(spent, 3) for stage, spent in self._monitor.seconds.items()},
         )
 
@@ -215,7 +215,7 @@ def _describe(info: AudioInfo) -> str:
 
 
 class _TimedSource:
-    """A frame source that counts the seconds spent in it, in all and in the thread of the run."""
+    """A frame source that measures the seconds spent in it, in total and in the run's thread."""
 
     def __init__(self, source: FrameSource) -> None:
         self._source = source
@@ -236,7 +236,7 @@ class _TimedSource:
         return self._source.height
 
     def read(self, indices: Iterable[int]) -> Iterator[Frame]:
-        """Yield the frames of the source behind."""
+        """Yield the frames of the wrapped source."""
         frames = self._source.read(indices)
         while True:
             started = time.perf_counter()
@@ -251,7 +251,7 @@ class _TimedSource:
 
 
 class _TimedFrames:
-    """A pipeline's frames, with the seconds waited for them and progress after each."""
+    """A pipeline's frames; measures the seconds and reports progress after each."""
 
     def __init__(self, frames: Iterator[Frame], monitor: RunMonitor, num_frames: int) -> None:
         self._frames = frames

@@ -1,9 +1,7 @@
-"""What the numbers in a picture mean, and exact conversion between YUV and RGB.
+"""Colour metadata, exact conversion between YUV and RGB, and rotation by the display matrix.
 
-The numbers of ``matrix``, ``primaries`` and ``transfer`` are those of ITU-T H.273, which FFmpeg
-shares (1 is BT.709 in all three, 2 is "not said").
-
-Turning a picture the way its display matrix says (phones film lying on their side).
+``matrix``, ``primaries`` and ``transfer`` are code points of ITU-T H.273, as in FFmpeg (1 is BT.709
+in all three, 2 is unspecified).
 """
 
 from dataclasses import dataclass
@@ -21,8 +19,8 @@ BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL = 1, 4, 5, 6, 7, 9
 _MATRICES = {BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL}
 _SWSCALE_BT601 = 5  # swscale has one number for both 601 matrices, which are equal
 
-# swscale's fast paths darken luma by one level on each way; with these flags the way
-# YUV -> RGB -> YUV gives every luma value back.
+# swscale's fast paths darken luma by one level per conversion; with these flags
+# YUV -> RGB -> YUV preserves every luma value.
 _EXACT = (
     Interpolation.BILINEAR
     | Interpolation.ACCURATE_RND
@@ -33,7 +31,7 @@ _EXACT = (
 
 @dataclass(frozen=True)
 class Colour:
-    """Colour metadata of a video; ``matrix`` is always one that can be written again."""
+    """Colour metadata of a video; ``matrix`` is always one that can be written."""
 
     matrix: int
     primaries: int = UNSPECIFIED
@@ -42,12 +40,12 @@ class Colour:
 
     @property
     def swscale_matrix(self) -> int:
-        """The number that swscale uses for ``matrix``."""
+        """The code of ``matrix`` in swscale."""
         return _SWSCALE_BT601 if self.matrix in (BT470BG, SMPTE170M) else self.matrix
 
 
 def read_colour(frame: VideoFrame) -> Colour:
-    """Return the colour metadata of a decoded frame, guessed by its size where it says nothing."""
+    """Return the colour metadata of a decoded frame; a missing matrix is guessed by its size."""
     matrix = frame.colorspace if frame.colorspace in _MATRICES else _guess_matrix(frame)
     return Colour(
         matrix=matrix,
@@ -62,7 +60,7 @@ def read_colour(frame: VideoFrame) -> Colour:
 
 
 def _guess_matrix(frame: VideoFrame) -> int:
-    """Players take high definition for BT.709 and anything smaller for BT.601."""
+    """Return what players assume: BT.709 for high definition, otherwise BT.601."""
     return BT709 if frame.width >= 1280 or frame.height > 576 else SMPTE170M
 
 
@@ -71,7 +69,7 @@ class ToRgb:
 
     Args:
         width, height: size of the result in pixels, before any rotation.
-        colour: meaning of the incoming numbers.
+        colour: metadata of the frames.
     """
 
     def __init__(self, width: int, height: int, colour: Colour) -> None:
@@ -120,14 +118,14 @@ class ToYuv:
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways to lay a rectangle down: transpose first, then flip."""
+    """One of the eight orientations of a rectangle: transpose first, then flip."""
 
     transpose: bool = False
     flip_x: bool = False
     flip_y: bool = False
 
     def apply(self, frame: Frame) -> Frame:
-        """Return the frame upright as contiguous H,W,3; a view where nothing has to move."""
+        """Return the frame upright as contiguous H,W,3; a view if it is upright already."""
         upright = frame.transpose(1, 0, 2) if self.transpose else frame
         if self.flip_x:
             upright = upright[:, ::-1]
@@ -141,10 +139,10 @@ class Orientation:
 
 
 def read_orientation(frame: VideoFrame) -> Orientation:
-    """Return how a decoded frame must be turned.
+    """Return the orientation of a decoded frame.
 
-    The display matrix sends pixel (x, y) to (a x + c y, b x + d y). Angles that are no multiple
-    of 90 degrees are taken as the nearest one.
+    The display matrix maps pixel (x, y) to (a x + c y, b x + d y). Angles are rounded to a multiple
+    of 90 degrees.
     """
     side_data = cast(SideDataContainer, frame.side_data).get(Type.DISPLAYMATRIX)
     if side_data is None:

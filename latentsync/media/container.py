@@ -1,4 +1,4 @@
-"""Opening a media file that a stranger sent: only known containers, only this one file.
+"""Opens untrusted media files: only known containers, and no other files.
 
 Playlists (HLS, DASH, concat, SDP) could make FFmpeg open other files or addresses; they are not
 in the list of formats, and no protocol but ``file`` is allowed.
@@ -26,12 +26,12 @@ _FORMATS = (
     # sound alone
     *("wav", "w64", "mp3", "aac", "loas", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3"),
     *("ape", "wv", "tta", "dts"),
-    # still pictures, recognised so that they can be refused by name
+    # still pictures, which are refused with their own message
     *("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe", "jpegxl_pipe"),
 )
 StreamT = TypeVar("StreamT", bound=Stream)
 MAX_STREAMS = 32
-# Decoders round sizes up to whole blocks, so their own limit lies a little above ours.
+# Decoders round sizes up to whole blocks, so their limit is higher.
 _DECODER_PIXELS_MARGIN = 1.25
 
 
@@ -40,8 +40,8 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
     """Open a media file for reading and close it at the end of the block.
 
     Args:
-        path: the file; its name plays no part.
-        field: request field that brought it, for messages.
+        path: the file; its name is not used.
+        field: request field of the file, for messages.
         max_pixels: largest picture (width x height) that a decoder may allocate.
 
     Raises:
@@ -69,7 +69,7 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
 
 
 class BrokenOff(Exception):
-    """A container cannot be read any further; says why in FFmpeg's words."""
+    """A container cannot be read any further; the message is FFmpeg's."""
 
 
 def read_packets(container: InputContainer, stream: StreamT) -> Iterator[Packet[StreamT]]:
@@ -82,13 +82,13 @@ def read_packets(container: InputContainer, stream: StreamT) -> Iterator[Packet[
         yield from container.demux(stream)  # type: ignore[misc]  # overloaded by kind of stream
     except av.FFmpegError as error:
         raise BrokenOff(describe(error)) from error
-    except IndexError as error:  # PyAV knows no streams that appear in the middle of a file
+    except IndexError as error:  # PyAV does not support streams that appear in the middle of a file
         raise BrokenOff("its streams change on the way") from error
 
 
 @contextmanager
 def unreadable_errors(field: str) -> Iterator[None]:
-    """Turn what FFmpeg refuses to convert into UnreadableMedia with FFmpeg's words."""
+    """Raise UnreadableMedia with FFmpeg's message if FFmpeg cannot convert something."""
     try:
         yield
     except (av.FFmpegError, BrokenOff) as error:
@@ -97,7 +97,7 @@ def unreadable_errors(field: str) -> Iterator[None]:
 
 
 def describe(error: av.FFmpegError) -> str:
-    """Return FFmpeg's own words in lower case, without the file name."""
+    """Return FFmpeg's message without the file name, starting in lower case."""
     words = error.strerror or type(error).__name__
     return words[:1].lower() + words[1:]
 

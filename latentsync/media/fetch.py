@@ -1,11 +1,7 @@
-"""Bringing the media of a request here: a download, inline base64, or a file already in place.
+"""Fetches the media of a request: downloads, inline base64, or local files.
 
-Whatever arrives is judged by its content later; here only its origin, its size and the time it
-takes are checked.
-
-Downloading one media file from an address that a stranger chose.
-
-Every hop of a redirect passes :mod:`latentsync.media.ssrf` before anything is sent to it.
+Only origin, size and time are checked here; the content is checked by the probe. The address of a
+download is untrusted: each redirect passes :mod:`latentsync.media.ssrf` before a request is sent.
 """
 
 import asyncio
@@ -31,8 +27,8 @@ from latentsync.settings import Settings
 from latentsync.workspace import translate_disk_full
 
 _MAX_REDIRECTS = 5
-_ASK_EVERY_S = 0.1  # how often the run is asked whether it must stop
-_INFLATE_BYTES = 1024 * 1024  # a compressed answer is unpacked in steps of this size
+_ASK_EVERY_S = 0.1  # between two checks whether the run must stop
+_INFLATE_BYTES = 1024 * 1024  # chunk size of decompressed responses
 
 
 def download(source: UrlSource, file: BinaryIO, settings: Settings, monitor: RunMonitor) -> None:
@@ -52,7 +48,7 @@ def download(source: UrlSource, file: BinaryIO, settings: Settings, monitor: Run
 async def _supervise(
     source: UrlSource, file: BinaryIO, settings: Settings, monitor: RunMonitor
 ) -> None:
-    """Let the download run until it ends, the time is up, or the run must stop."""
+    """Run the download until it ends, times out or is canceled."""
     task = asyncio.create_task(_Download(source, settings).run(file))
     deadline = asyncio.get_running_loop().time() + settings.fetch_timeout_s
     try:
@@ -72,7 +68,7 @@ async def _supervise(
 
 
 class _Download:
-    """One download with its limits; messages name the field it is for."""
+    """One download with its limits; messages name the request field."""
 
     def __init__(self, source: UrlSource, settings: Settings) -> None:
         self._name = source.name
@@ -94,7 +90,7 @@ class _Download:
     async def _hop(
         self, client: httpx.AsyncClient, url: httpx.URL, file: BinaryIO
     ) -> httpx.URL | None:
-        """Ask one address; return the one it redirects to, or None once the file is written."""
+        """Request one address; return that of a redirect, or None once the file is written."""
         await self._check_host(url)
         try:
             async with client.stream("GET", url) as answer:
@@ -124,7 +120,7 @@ class _Download:
             file.write(chunk)
 
     async def _plain(self, answer: httpx.Response) -> AsyncIterator[bytes]:
-        """Yield the body; gzip, which some senders use though not asked to, in bounded steps."""
+        """Yield the body; gzip, which some servers send unasked, is decompressed in chunks."""
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding in ("", "identity"):
             async for chunk in answer.aiter_raw():
@@ -142,7 +138,7 @@ class _Download:
                 raise self._unreachable(f"the answer cannot be unpacked ({error})") from None
 
     def _parse(self, text: str, redirected: bool = False) -> httpx.URL:
-        """Check the form of an address; one that came by a redirect is the sender's fault."""
+        """Parse an address; an invalid redirect is an error of the server."""
         refuse: Callable[[str], errors.LatentSyncError] = (
             self._bad_redirect if redirected else self._bad
         )
@@ -152,7 +148,7 @@ class _Download:
             raise refuse(str(error)) from None
 
     async def _check_host(self, url: httpx.URL) -> None:
-        """Refuse a host that has any address which is not public, before connecting to it."""
+        """Refuse a host with any address that is not public, before connecting to it."""
         try:
             allowed = await ssrf.leads_to_public(url, self._settings)
         except (OSError, UnicodeError):
@@ -194,16 +190,16 @@ _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=]")
 
 
 def fetch_media(source: MediaSource, folder: Path, settings: Settings, monitor: RunMonitor) -> Path:
-    """Return a file with the media of ``source``; files made here lie in ``folder``.
+    """Return a file with the media of ``source``; new files are written to ``folder``.
 
-    Base64 must use the standard alphabet (``+`` and ``/``) with its padding; line breaks and
-    blanks in it are ignored.
+    Base64 must use the standard alphabet (``+`` and ``/``) with its padding; whitespace in it
+    is ignored.
 
     Args:
         source: where the media is.
         folder: the request's private working folder.
         settings: limits and permissions.
-        monitor: asked several times a second whether to stop.
+        monitor: checked several times a second.
 
     Raises:
         InvalidField, InvalidBase64: the source is not well formed.
@@ -235,7 +231,7 @@ def _new_file(folder: Path, name: str) -> Iterator[tuple[Path, BinaryIO]]:
 def _decode_inline(
     source: InlineSource, file: BinaryIO, settings: Settings, monitor: RunMonitor
 ) -> None:
-    """Decode slice by slice, so that no second copy of a large body is ever in memory."""
+    """Decode in slices, so that there is no second copy of a large body in memory."""
     text, start = source.base64, _payload_start(source)
     blanks = sum(text.count(blank, start) for blank in " \t\r\n")
     size_bytes = (len(text) - start - blanks) * 3 // 4
@@ -265,7 +261,7 @@ def _decode_inline(
 
 
 def _payload_start(source: InlineSource) -> int:
-    """Return where the base64 text begins, behind a ``data:`` prefix if there is one."""
+    """Return the start of the base64 text, after a ``data:`` prefix if there is one."""
     prefix = _DATA_URI.match(source.base64)
     if prefix is None:
         return 0
@@ -288,7 +284,7 @@ def _decode_slice(text: str, name: str) -> bytes:
 
 
 def _existing_file(source: PathSource, settings: Settings) -> Path:
-    """Return the real path of a file inside an allowed root; symbolic links are followed first."""
+    """Return the path of a file inside an allowed root, after resolving symbolic links."""
     given, name = errors.shorten(str(source.path)), source.name
     try:
         path = source.path.resolve()

@@ -1,7 +1,7 @@
-"""The sound of a video in which several recordings are heard, each at its place.
+"""Mixes several recordings, each at its position, with the sound of the video.
 
-Where nobody speaks, the video's own sound goes on; it is silent while somebody does. Everything is
-taken block by block and added up, so memory does not grow with length.
+The video's own sound is muted during recordings. Sound is processed in blocks, so memory does not
+grow with length.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from latentsync.media.sound import Block, Sound
 
 _BLOCK_SAMPLES = 4096
-_FADE_S = 0.01  # at every cut, or it would click
+_FADE_S = 0.01  # at every cut, against clicks
 
 
 @dataclass(frozen=True, eq=False)
 class Heard:
-    """A recording at a place of the finished video.
+    """A recording at a position of the output.
 
     Attributes:
-        blocks: float32 (channels, samples) each, at the rate and layout of the mixture.
-        skip: samples of the recording before its first one that is heard.
-        start, stop: samples of the finished video that it covers; it may end earlier by itself.
+        blocks: float32 (channels, samples) each, at the rate and layout of the mix.
+        skip: samples to skip at the start of the recording.
+        start, stop: samples of the output that it covers; it may end earlier.
     """
 
     blocks: Iterator[Block]
@@ -41,7 +41,7 @@ def mix(
     layout: str,
     num_samples: int,
 ) -> Sound:
-    """Return the sum of the recordings, with the background where there are none.
+    """Return the sum of the recordings, with the background between them.
 
     Args:
         background: the video's own sound at this rate and layout, from the video's start; None for
@@ -49,7 +49,7 @@ def mix(
         heard: the recordings.
         sample_rate: samples per second.
         layout: FFmpeg's name of the channels.
-        num_samples: length of the whole.
+        num_samples: length of the output.
     """
     channels = av.AudioLayout(layout).nb_channels
     fade = max(1, round(_FADE_S * sample_rate))
@@ -80,7 +80,7 @@ def _mixed(
 
 
 def _gap(moments: NDArray[np.int64], heard: Sequence[Heard], fade: int) -> NDArray[np.float32]:
-    """Return the volume of the background, 0 where somebody speaks, 1 a fade away from it."""
+    """Return the volume of the background: 0 in recordings, rising to 1 over a fade."""
     volume = np.ones(moments.size, np.float32)
     for one in heard:
         away = np.maximum(one.start - moments, moments - one.stop + 1)
@@ -89,7 +89,7 @@ def _gap(moments: NDArray[np.int64], heard: Sequence[Heard], fade: int) -> NDArr
 
 
 def _edges(moments: NDArray[np.int64], one: Heard, fade: int) -> NDArray[np.float32]:
-    """Return the volume of a recording: it begins and ends softly where it is cut."""
+    """Return the volume of a recording, with fades where it is cut."""
     volume = ((one.stop - moments) / fade).clip(0, 1)
     if one.skip > 0:
         volume = np.minimum(volume, ((moments - one.start + 1) / fade).clip(0, 1))
@@ -97,7 +97,7 @@ def _edges(moments: NDArray[np.int64], one: Heard, fade: int) -> NDArray[np.floa
 
 
 class _Samples:
-    """Takes blocks of any length in pieces of any other; silence follows the last one."""
+    """Reads a stream of blocks in pieces of any length, followed by silence."""
 
     def __init__(self, blocks: Iterator[Block], channels: int) -> None:
         self._blocks = blocks

@@ -171,7 +171,7 @@ def _scan_frames(
         stamps.add(packet)
         check_length(float(stamps.span * time_base), settings.max_duration_s, field)
         if len(stamps.shown) > most_frames:
-            break  # far too fast; its rate so far is refused below
+            break  # the rate is refused below
     if not stamps.shown:
         raise errors.NoVideo(f"{field} has a video stream without a single frame.", field=field)
     timeline = build_timeline(
@@ -191,13 +191,13 @@ class _Stamps:
         self._first = self._last = 0
 
     def add(self, packet: Packet[Stream]) -> None:
-        """Take note of one packet."""
+        """Record the timestamps of a packet."""
         stamp = _stamp(packet)
         if stamp is None:
             return
         if packet.is_keyframe:
             self.keyframes.append(stamp)
-        if packet.is_discard:  # only there to be decoded: it lies before the start of an edit
+        if packet.is_discard:  # decoded only as a reference, before the start of an edit list
             return
         if not self.shown:
             self._first = self._last = stamp
@@ -227,7 +227,7 @@ def _scan_sound(
     settings: Settings,
     field: str,
 ) -> float:
-    """Return the sound's length in seconds, less what FFmpeg is told to skip at its ends.
+    """Return the sound's length in seconds, without the samples marked to be skipped at its ends.
 
     Raises:
         NoAudio, MediaTooLong, TruncatedMedia
@@ -268,9 +268,9 @@ class VideoInfo:
 
     Attributes:
         width, height: size of the upright picture with square pixels.
-        coded_width, coded_height: the same before it is turned upright.
-        colour: meaning of the source's numbers.
-        timeline: which source frame each 25 fps slot shows.
+        coded_width, coded_height: the same before rotation.
+        colour: colour metadata of the source.
+        timeline: the source frame of each 25 fps slot.
     """
 
     width: int
@@ -300,7 +300,7 @@ class VideoInfo:
 class AudioInfo:
     """A sound stream that passed every check; ``layout`` is FFmpeg's name, such as ``5.1``.
 
-    Packets alone tell ``duration_s``; decoding it goes no further than ``max_duration_s``.
+    ``duration_s`` is computed from packets; decoding stops at ``max_duration_s``.
     """
 
     duration_s: float
@@ -331,7 +331,7 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
     Args:
         path: the media file.
         settings: limits of length, size and frame rate.
-        field: request field that brought the file, for messages.
+        field: request field of the file, for messages.
 
     Raises:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoVideo, MediaTooLong, PictureTooLarge,
@@ -420,7 +420,7 @@ _VIDEO_INFO, _AUDIO_INFO = TypeAdapter(VideoInfo), TypeAdapter(AudioInfo)
 
 
 def name_layout(stream: AudioStream) -> None:
-    """Name the channels of a stream that only says how many it has, before it is decoded."""
+    """Set the usual channel layout of a stream that only has a number of channels."""
     if stream.layout.name.endswith(" channels"):
         usual = _USUAL_LAYOUTS.get(stream.layout.nb_channels)
         if usual is not None:
@@ -428,7 +428,7 @@ def name_layout(stream: AudioStream) -> None:
 
 
 def _video_stream(container: InputContainer, field: str) -> VideoStream:
-    """Pick the first stream of moving pictures; cover art does not count."""
+    """Return the first video stream that is not cover art."""
     if container.format.name.endswith("_pipe"):
         kind = container.format.name.removesuffix("_pipe")
         raise errors.NoVideo(f"{field} is a still picture ({kind}), not a video.", field=field)
@@ -484,7 +484,7 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
 
 
 def _square_pixels(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """Stretch the shorter side of a pixel, so that no detail is lost."""
+    """Return the size with square pixels; the shorter side of a pixel is stretched."""
     if aspect >= 1:
         return round(width * aspect), height
     return width, round(height / aspect)

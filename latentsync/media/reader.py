@@ -1,8 +1,8 @@
-"""Source video as 25 fps RGB frames, readable in any order with bounded memory.
+"""Reads a video as 25 fps RGB frames, in any order with bounded memory.
 
 Forwards, frames are decoded one after the other. Backwards, a group of pictures is decoded from
-its keyframe and its frames are held as they came out of the decoder (a third of their size as
-RGB for 8-bit video) under a byte budget; what falls out of the budget is decoded again.
+its keyframe, and its decoded frames are kept within a byte limit (as YUV, which takes half the
+memory of RGB for 8-bit 4:2:0); frames beyond the limit are decoded again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from latentsync.media.container import BrokenOff, open_media, read_packets, unre
 from latentsync.media.probe import VideoInfo
 
 _HELD_BYTES = 64 * 1024 * 1024  # decoded frames kept for reading backwards
-_SKIP_S = 1.0  # a jump ahead longer than this goes through a keyframe instead of decoding
+_SKIP_S = 1.0  # longer jumps ahead seek a keyframe instead of decoding
 
 
 class VideoReader:
@@ -59,7 +59,7 @@ class VideoReader:
     def read(self, indices: Iterable[int]) -> Iterator[Frame]:
         """Yield the frames with these numbers, in this order, each a new H,W,3 uint8 RGB array.
 
-        A frame that is damaged in the file shows as the one before it, as in every player.
+        A damaged frame is replaced by the one before it, as in players.
 
         Raises:
             IndexError: a number outside 0..num_frames-1.
@@ -78,7 +78,7 @@ class VideoReader:
 
 
 class _Cursor:
-    """A position in a video that can be moved to any timestamp; close it by leaving its block."""
+    """A position in a video that can be moved to any timestamp; a context manager."""
 
     def __init__(self, path: Path, info: VideoInfo) -> None:
         self._path = path
@@ -95,7 +95,7 @@ class _Cursor:
         self._opened.close()
 
     def _open(self) -> None:
-        """Stand before the first frame."""
+        """Open the file at its first frame."""
         self._opened.close()
         self._container: InputContainer = self._opened.enter_context(
             open_media(self._path, self._info.field, self._info.max_pixels)
@@ -105,8 +105,8 @@ class _Cursor:
         self._stream = stream
         self._stream.thread_type = "AUTO"
         self._frames = self._decode()
-        self._shown: VideoFrame | None = None  # newest decoded frame not after the wanted one
-        self._ahead: VideoFrame | None = None  # the frame after it, where it had to be looked at
+        self._shown: VideoFrame | None = None  # newest decoded frame not after the requested one
+        self._ahead: VideoFrame | None = None  # the frame after it, if already decoded
 
     def frame_at(self, pts: int) -> VideoFrame:
         """Return the newest frame whose timestamp is not after ``pts``."""
@@ -149,7 +149,7 @@ class _Cursor:
         return self._shown
 
     def _rewind(self, pts: int) -> VideoFrame:
-        """Decode from the keyframe before ``pts`` and hold the newest frames of the way."""
+        """Decode from the keyframe before ``pts`` and hold the newest frames."""
         self._seek(pts)
         held_bytes = 0
         while self._shown is None or _stamp(self._shown) < pts:
@@ -184,10 +184,10 @@ class _Cursor:
             if self._seek_to(target) and self._is_on_keyframe(pts):
                 return
             target = self._keyframe_before(target - 1)
-        self._open()  # no keyframe leads there; the very beginning always does
+        self._open()  # no seek succeeded: decode from the beginning
 
     def _is_on_keyframe(self, pts: int) -> bool:
-        """Tell whether a seek can be trusted: some containers renumber frames after one."""
+        """Return whether a seek was correct: some containers renumber frames after one."""
         if self._ahead is None or _stamp(self._ahead) > pts:
             return False
         return self._keyframe_before(_stamp(self._ahead)) == _stamp(self._ahead)
@@ -213,8 +213,8 @@ class _Cursor:
             for packet in read_packets(self._container, self._stream):
                 yield from _decode_packet(packet)
         except BrokenOff:
-            # Reading from the start got to the end before, so this comes after a seek astray,
-            # which _is_on_keyframe notices.
+            # The probe has read all packets, so this only happens after a wrong seek, which
+            # _is_on_keyframe detects.
             return
 
 
@@ -222,7 +222,7 @@ def _decode_packet(packet: Packet[VideoStream]) -> list[VideoFrame]:
     try:
         frames = packet.decode()
     except av.FFmpegError:
-        return []  # a damaged frame: the one before it stays on the screen
+        return []  # a damaged frame is replaced by the one before it
     return [frame for frame in frames if frame.pts is not None or frame.dts is not None]
 
 

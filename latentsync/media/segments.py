@@ -1,7 +1,7 @@
-"""Where segments lie in the finished video: on its frames, and in their recordings.
+"""Places segments on the frames of the output, and cuts their recordings.
 
-Frames decide. A segment begins and ends with the frame nearest to the moment that was asked for, so
-that two segments that share a moment share no frame.
+A segment starts and ends at the frame nearest to the requested time, so that consecutive segments
+do not share a frame.
 """
 
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from latentsync.settings import Settings
 
 SPEAKERS_AT_ONCE_MAX = 4  # each costs its waveform and a pass of the engine
 _SAMPLES_PER_FRAME = SAMPLE_RATE // VIDEO_FPS
-_ROUNDED_DIGITS = 6  # of a number of frames, behind the point; further ones are arithmetic's
-_LEAST_S = 1 / VIDEO_FPS  # of a recording that is left to speak
+_ROUNDED_DIGITS = 6  # decimals of a number of frames; further ones are rounding errors
+_LEAST_S = 1 / VIDEO_FPS  # shortest remaining part of a recording
 
 
 @dataclass(frozen=True)
 class Place:
-    """A segment's place in the finished video.
+    """A segment's place in the output.
 
     Attributes:
         name: of the segment, for messages, such as ``segments.2``.
         start, stop: the output frames that it covers, stop excluded.
-        skip_s: seconds of its recording that lie before frame ``start``; negative if the recording
-            begins later.
+        skip_s: seconds of its recording before frame ``start``; negative if the recording begins
+            later.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Place:
 
     @property
     def start_s(self) -> float:
-        """Where it begins, in seconds of the finished video."""
+        """Start in seconds of the output."""
         return self.start / VIDEO_FPS
 
 
 def end_of(segment: Segment, recording_s: float) -> float:
-    """Return where a segment ends, in seconds of the finished video.
+    """Return the end of a segment in seconds of the output.
 
     Args:
-        segment: what was asked for.
+        segment: the requested segment.
         recording_s: length of its recording.
     """
     if segment.end_s is not None:
@@ -59,15 +59,15 @@ def end_of(segment: Segment, recording_s: float) -> float:
 
 
 def place_segment(index: int, segment: Segment, recording_s: float) -> Place:
-    """Return where a segment lies.
+    """Return the place of a segment.
 
     Args:
         index: its number in the request, for messages.
-        segment: what was asked for.
+        segment: the requested segment.
         recording_s: length of its recording.
 
     Raises:
-        InvalidField: it begins behind the end of its recording.
+        InvalidField: it starts after the end of its recording.
     """
     name = f"segments.{index}"
     if recording_s - segment.audio_start_s < _LEAST_S - ROUNDING:
@@ -92,21 +92,21 @@ def plan_segment_frames(
 ) -> NDArray[np.int64]:
     """Return the source frame of each output frame, int64 (num_output_frames,).
 
-    The video plays to its end. Where segments go on behind it, ``sync_mode`` says what is seen.
+    The video plays to its end. If segments continue after it, ``sync_mode`` determines the frames.
 
     Args:
         sync_mode: ``cut_off`` ends with the video, the others with the last segment.
         num_source_frames: frames of the source at 25 fps, at least 1.
-        places: where the segments lie.
+        places: of the segments.
         settings: limits of the length.
-        sync_mode_given: whether the caller chose it. A segment that begins behind the end is taken
-            for a mistake otherwise.
+        sync_mode_given: whether the request has it. Otherwise a segment that starts after the end
+            of the video is refused as a mistake.
 
     Raises:
-        InvalidField: a segment begins behind the end, or too many speak at once.
-        MediaTooLong: the last segment ends behind the longest video allowed.
+        InvalidField: a segment starts after the end, or too many people speak at once.
+        MediaTooLong: the last segment ends after the maximum duration.
     """
-    _check_crowd(places)
+    _check_simultaneous(places)
     for place in places:
         _check_start(place, num_source_frames, sync_mode, sync_mode_given)
     num_frames = num_source_frames
@@ -118,12 +118,12 @@ def plan_segment_frames(
 
 
 def cut_waveform(waveform: Waveform, place: Place, num_frames: int) -> Waveform:
-    """Return what a segment's frames hear: its part of the recording, silence before and behind.
+    """Return the waveform of a segment: its part of the recording, padded with silence.
 
     Args:
         waveform: float32 mono 16 kHz, the whole recording.
         place: the segment's.
-        num_frames: of the finished video; a segment may go on behind its end.
+        num_frames: of the output; a segment may continue after its end.
 
     Returns:
         float32 (samples,), 640 for each frame of the segment; a copy.
@@ -140,11 +140,11 @@ def cut_waveform(waveform: Waveform, place: Place, num_frames: int) -> Waveform:
 def _check_start(
     place: Place, num_source_frames: int, sync_mode: SyncMode, sync_mode_given: bool
 ) -> None:
-    """Refuse a segment that begins where nothing is seen, or where nobody said what is."""
+    """Refuse a segment after the end of the video, unless ``sync_mode`` extends the video."""
     if place.start < num_source_frames:
         return
     if not sync_mode_given:
-        hint = "; to go on behind it, give sync_mode: bounce, loop or silence"
+        hint = "; to continue after it, set sync_mode to bounce, loop or silence"
     elif sync_mode is SyncMode.CUT_OFF:
         hint = " and sync_mode is cut_off"
     else:
@@ -157,19 +157,19 @@ def _check_start(
 
 
 def _nearest_frame(moment_s: float) -> int:
-    """Return the frame nearest to a moment, the even one of two that are equally near.
+    """Return the frame nearest to a time, halves to even.
 
-    Moments that differ by arithmetic only, such as 0.1 and 0.3 - 0.2, have the same frame.
+    Times that differ by rounding errors only, such as 0.1 and 0.3 - 0.2, have the same frame.
     """
     return round(round(moment_s * VIDEO_FPS, _ROUNDED_DIGITS))
 
 
-def _check_crowd(places: Sequence[Place]) -> None:
+def _check_simultaneous(places: Sequence[Place]) -> None:
     for place in places:
-        crowd = [other.name for other in places if other.start <= place.start < other.stop]
-        if len(crowd) > SPEAKERS_AT_ONCE_MAX:
+        speaking = [other.name for other in places if other.start <= place.start < other.stop]
+        if len(speaking) > SPEAKERS_AT_ONCE_MAX:
             raise InvalidField(
-                f"{', '.join(crowd)} all speak at {place.start_s:g} s "
+                f"{', '.join(speaking)} all speak at {place.start_s:g} s "
                 f"(allowed: {SPEAKERS_AT_ONCE_MAX} at once).",
                 field=place.name,
             )

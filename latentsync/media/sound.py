@@ -1,8 +1,7 @@
-"""The speech recording, twice: as the waveform a pipeline hears and as the sound of the result.
+"""Reads a recording, as the waveform for a pipeline and as the sound of the output.
 
-Both start with the first audible sample: what an encoder put before it (MP3, AAC and Opus delay)
-is skipped where the file marks it. Holes in the timestamps become silence, so speech after a lost
-packet keeps its place.
+Both start with the first audible sample: encoder delay (MP3, AAC, Opus) is skipped where the file
+marks it. Gaps in the timestamps become silence, so speech after a lost packet keeps its position.
 """
 
 from __future__ import annotations  # the generics of av exist for type checkers only
@@ -27,16 +26,16 @@ from latentsync.monitor import RunMonitor
 
 Block = NDArray[np.float32]  # (channels, samples), about -1..1
 
-_HOLE_S = 0.05  # shorter steps between timestamps are rounding of the container
-_SILENCE_SAMPLES = 4096  # a hole is filled in pieces of this length
-_ROUNDING_S = 0.01  # changes of rate on the way round up to whole samples each time
+_GAP_S = 0.05  # shorter gaps between timestamps are rounding of the container
+_SILENCE_SAMPLES = 4096  # block size of silence in gaps
+_ROUNDING_S = 0.01  # each change of the rate rounds up to whole samples
 _LOUDEST = 1e6  # full scale is 1; float files on the scale of 16-bit integers are allowed
-_AUDIO_PICTURE_PIXELS = 4096 * 4096  # cover art beside the sound is never decoded
+_AUDIO_PICTURE_PIXELS = 4096 * 4096  # cover art is never decoded
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A recording at its own rate and channels, decoded while ``blocks`` is taken.
+    """A recording at its own rate and channels, decoded while ``blocks`` is consumed.
 
     Attributes:
         blocks: float32 (channels, samples) each, in order; one pass only.
@@ -55,14 +54,14 @@ def read_waveform(path: Path, info: AudioInfo, monitor: RunMonitor | None = None
     Args:
         path: the file that was probed.
         info: what the probe found.
-        monitor: asked between packets whether to stop.
+        monitor: checked between packets.
 
     Raises:
-        MediaTooLong: sound and holes together last longer than ``info.max_duration_s``.
-        UnreadableMedia: it cannot be decoded, or holds samples that are no sound.
+        MediaTooLong: sound and gaps together last longer than ``info.max_duration_s``.
+        UnreadableMedia: it cannot be decoded, or has invalid samples.
         Canceled, DeadlineExceeded
     """
-    samples = bytearray()  # grows in place; blocks may be as short as one sample
+    samples = bytearray()  # grows in place; blocks may have a single sample
     for block in _read_blocks(path, info, "mono", SAMPLE_RATE, monitor):
         samples += block.tobytes()
     return np.frombuffer(samples, np.float32)
@@ -77,7 +76,7 @@ def read_sound(
 ) -> Sound:
     """Open the recording, by default at its own rate and channel layout.
 
-    Taking its blocks raises what :func:`read_waveform` does.
+    Consuming its blocks raises the errors of :func:`read_waveform`.
     """
     sample_rate, layout = sample_rate or info.sample_rate, layout or info.layout
     return Sound(
@@ -88,7 +87,7 @@ def read_sound(
 
 
 def sound_lead_s(path: Path, video: VideoInfo, info: AudioInfo) -> float:
-    """Return how many seconds after its first picture a video's sound begins; negative: before."""
+    """Return the start of a video's sound in seconds after its first picture; may be negative."""
     with open_media(path, info.field, video.max_pixels) as container:
         stream = container.streams[info.stream_index]
         if stream.start_time is None or stream.time_base is None:
@@ -98,14 +97,14 @@ def sound_lead_s(path: Path, video: VideoInfo, info: AudioInfo) -> float:
 
 
 def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
-    """Return a converter to packed float whose downmix never gets louder than its channels."""
+    """Return a converter to packed float whose downmix is never louder than its channels."""
     return AudioResampler("flt", layout, sample_rate, options={"rematrix_maxval": "1"})
 
 
 def _read_blocks(
     path: Path, info: AudioInfo, layout: str, sample_rate: int, monitor: RunMonitor | None
 ) -> Iterator[Block]:
-    """Yield the recording's blocks as long as they are sound and not too many."""
+    """Yield the recording's blocks and check their samples and total length."""
     monitor = monitor or RunMonitor()
     num_samples = 0
     for block in _convert_file(path, info, layout, sample_rate, monitor):
@@ -117,9 +116,9 @@ def _read_blocks(
 
 
 def _check_samples(block: Block, field: str) -> None:
-    if not np.abs(block).max(initial=0) <= _LOUDEST:  # so that "not a number" is refused too
+    if not np.abs(block).max(initial=0) <= _LOUDEST:  # also refuses NaN
         raise UnreadableMedia(
-            f"{field} holds samples that are not numbers or lie beyond {_LOUDEST:.0f} times "
+            f"{field} holds samples that are not numbers or exceed {_LOUDEST:.0f} times "
             "full scale.",
             field=field,
         )
@@ -128,7 +127,7 @@ def _check_samples(block: Block, field: str) -> None:
 def _convert_file(
     path: Path, info: AudioInfo, layout: str, sample_rate: int, monitor: RunMonitor
 ) -> Iterator[Block]:
-    """Decode, fill holes and convert; damaged packets are passed over as holes."""
+    """Decode, fill gaps and convert; damaged packets become gaps."""
     with (
         open_media(path, info.field, _AUDIO_PICTURE_PIXELS) as container,
         unreadable_errors(info.field),
@@ -142,10 +141,10 @@ def _convert_file(
         for frame in _decode(read_packets(container, stream), monitor):
             if frame.time is not None:
                 started_s = frame.time if started_s is None else started_s
-                hole_s = frame.time - started_s - heard_s
-                if hole_s > _HOLE_S:
-                    yield from _silence(num_channels, round(hole_s * sample_rate))
-                if abs(hole_s) > _HOLE_S:
+                gap_s = frame.time - started_s - heard_s
+                if gap_s > _GAP_S:
+                    yield from _silence(num_channels, round(gap_s * sample_rate))
+                if abs(gap_s) > _GAP_S:
                     started_s = frame.time - heard_s
             heard_s += frame.samples / frame.sample_rate
             yield from convert(frame)
@@ -160,11 +159,11 @@ def _silence(num_channels: int, num_samples: int) -> Iterator[Block]:
 
 def _decode(packets: Iterator[Packet[AudioStream]], monitor: RunMonitor) -> Iterator[AudioFrame]:
     for packet in packets:
-        monitor.check()  # also while nothing but damaged packets comes
+        monitor.check()  # also while all packets are damaged
         try:
             frames = packet.decode()
         except av.FFmpegError:
-            continue  # the hole in the timestamps becomes silence
+            continue  # the gap in the timestamps becomes silence
         yield from (frame for frame in frames if frame.samples)
 
 
@@ -175,7 +174,7 @@ def to_block(frame: AudioFrame) -> Block:
 
 
 class _Converter:
-    """Turns decoded frames of any rate, layout and depth into blocks of one kind."""
+    """Converts decoded frames of any rate, layout and depth to blocks of one kind."""
 
     def __init__(self, layout: str, sample_rate: int) -> None:
         self._layout, self._sample_rate = layout, sample_rate
@@ -183,12 +182,12 @@ class _Converter:
         self._kind: tuple[int, str, str] | None = None
 
     def __call__(self, frame: AudioFrame | None) -> Iterator[Block]:
-        """Yield what can be given out after ``frame``; None gives out the rest."""
+        """Yield the converted blocks of ``frame``; None flushes the converter."""
         if frame is None:
             yield from self._push(None)
             return
         kind = (frame.sample_rate, frame.format.name, frame.layout.name)
-        if kind != self._kind:  # streams may change their rate or channels on the way
+        if kind != self._kind:  # streams may change their rate or channels
             yield from self._push(None)
             self._kind = kind
             self._resampler = build_resampler(self._layout, self._sample_rate)

@@ -1,8 +1,8 @@
-"""Which addresses this program speaks to when a stranger names them.
+"""Protection against server-side request forgery, for addresses in requests.
 
-Every host is checked before anything is sent to it; behind this check httpx-secure pins each
-connection to an address it has checked itself, so a name that changes its address between the two
-gains nothing. Environment proxies are not used: they would connect for us.
+Every host is checked before a request is sent to it. httpx-secure checks again and pins the
+connection to the checked address, which prevents DNS rebinding. Proxies of the environment are not
+used, because they would bypass the pinning.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from httpx_secure import httpx_ssrf_protection
 
 from latentsync.settings import Settings
 
-_PUBLIC_IPV6 = IPv6Network("2000::/3")  # all that IANA has opened to the Internet
+_PUBLIC_IPV6 = IPv6Network("2000::/3")  # all global unicast that IANA has allocated
 _NAT64 = IPv6Network("64:ff9b::/96")
-_PROTOCOLS = IPv4Network("192.0.0.0/24")  # set aside by RFC 6890; clouds answer in it
+_PROTOCOLS = IPv4Network("192.0.0.0/24")  # reserved by RFC 6890; cloud platforms use it
 _HEADERS = {"User-Agent": "latentsync", "Accept-Encoding": "identity"}
 
 
 def open_guarded_client(settings: Settings, *, timeout_s: float) -> httpx.AsyncClient:
     """Return a client that connects to public addresses only and follows no redirects.
 
-    Where ``settings.allow_private_addresses`` says so, it connects anywhere. A refused address
-    raises httpx-secure's SSRFProtectionError.
+    With ``settings.allow_private_addresses`` it connects anywhere. A refused address raises
+    httpx-secure's SSRFProtectionError.
     """
     client = httpx.AsyncClient(
         trust_env=False,
@@ -43,7 +43,7 @@ def open_guarded_client(settings: Settings, *, timeout_s: float) -> httpx.AsyncC
 
 
 def parse_address(text: str) -> httpx.URL:
-    """Return an http(s) address of good form; raises ValueError with the reason otherwise."""
+    """Return a valid http(s) address; raises ValueError with the reason otherwise."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
@@ -60,10 +60,10 @@ def parse_address(text: str) -> httpx.URL:
 
 
 async def leads_to_public(url: httpx.URL, settings: Settings) -> bool:
-    """Tell whether every address of the host is public, or private ones are allowed.
+    """Return whether every address of the host is public, or private ones are allowed.
 
     Raises:
-        OSError, UnicodeError: the host is not known.
+        OSError, UnicodeError: the host cannot be resolved.
     """
     port = url.port or (443 if url.scheme == "https" else 80)
     found = await asyncio.get_running_loop().getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
@@ -73,29 +73,29 @@ async def leads_to_public(url: httpx.URL, settings: Settings) -> bool:
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Tell whether an address belongs to the public Internet, looking into wrapped ones too."""
+    """Return whether an address is public, including IPv4 addresses embedded in IPv6."""
     if isinstance(address, IPv4Address):
         return address.is_global and not address.is_multicast and address not in _PROTOCOLS
-    wrapped = _wrapped_address(address)
-    if wrapped is not None:
-        return is_public(wrapped)
+    embedded = _embedded_address(address)
+    if embedded is not None:
+        return is_public(embedded)
     return address.is_global and address in _PUBLIC_IPV6
 
 
 def reason_of(error: Exception) -> str:
-    """Return an error's own words without its final stop; the type where it has none."""
+    """Return an error's message without its final stop, or its type if there is none."""
     words = str(error).strip().rstrip(".") or type(error).__name__
     return words[:1].lower() + words[1:]
 
 
 @cache
 def _trusted_roots() -> ssl.SSLContext:
-    """Load the certificates once per process; it takes longer than many a download."""
+    """Load the certificates once per process; it takes longer than many downloads."""
     return httpx.create_ssl_context(trust_env=False)
 
 
-def _wrapped_address(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address that traffic to ``address`` ends at, if it is a wrapped one."""
+def _embedded_address(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address embedded in ``address``, if there is one."""
     if address in _NAT64:
         return IPv4Address(address.packed[-4:])
     if address.teredo is not None:

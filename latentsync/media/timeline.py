@@ -1,7 +1,4 @@
-"""From the timestamps of a source video to the constant 25 fps of the house.
-
-Which source frame each output frame shows when the audio and the video differ in length.
-"""
+"""Maps the timestamps of a source video to a constant 25 fps, and its frames to output frames."""
 
 import base64
 import math
@@ -32,18 +29,18 @@ def _unpack(text: str) -> NDArray[np.int64]:
 # In units of the stream's time base.
 Timestamps = Annotated[NDArray[np.int64], PlainValidator(_unpack), PlainSerializer(_pack)]
 
-# Containers round timestamps (Matroska to 1 ms); these keep rounding from deciding anything.
+# Containers round timestamps (Matroska to 1 ms); these tolerances absorb that.
 _TIE_S = 0.001
-_PARTIAL_SLOT = 0.1  # a tail shorter than this share of a slot is rounding, not a picture
+_PARTIAL_SLOT = 0.1  # a shorter rest of a slot is rounding, not a frame
 
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """Which source frame every 25 fps slot shows; time zero is the first source frame.
+    """The source frame of every 25 fps slot; time zero is the first source frame.
 
     Attributes:
         slot_pts: int64 (num_frames,), timestamp of the source frame shown in each slot.
-        keyframe_pts: int64 (num_keyframes,), where decoding can start, rising.
+        keyframe_pts: int64 (num_keyframes,), where decoding can start, ascending.
         time_base: seconds per unit of the timestamps.
         duration_s: from the first frame to the end of the last one.
         fps: average frame rate of the source.
@@ -59,14 +56,14 @@ class Timeline:
 def build_timeline(
     pts: Timestamps, keyframe_pts: Timestamps, last_duration: int, time_base: Fraction
 ) -> Timeline:
-    """Lay source frames onto 25 fps slots.
+    """Map source frames to 25 fps slots.
 
-    A slot shows what the source shows in the middle of that slot. So a 25 fps source maps frame by
-    frame however its timestamps jitter, and every other rate keeps its speed.
+    A slot has the frame that the source shows in the middle of that slot. A 25 fps source is thus
+    mapped frame by frame even if its timestamps jitter, and other rates keep their speed.
 
     Args:
-        pts: int64 (n,), n >= 1, timestamps of the frames shown, strictly rising.
-        keyframe_pts: int64, timestamps of the keyframes, rising.
+        pts: int64 (n,), n >= 1, timestamps of the frames shown, strictly ascending.
+        keyframe_pts: int64, timestamps of the keyframes, ascending.
         last_duration: duration of the last frame in units of the time base; 0 if not known.
         time_base: seconds per unit.
     """
@@ -88,9 +85,9 @@ def build_timeline(
 
 
 def count_frames(duration_s: float) -> int:
-    """Return how many 25 fps frames cover ``duration_s``: the last one may be part empty.
+    """Return how many 25 fps frames cover ``duration_s``, rounded up.
 
-    1.2 s x 25 are 30 frames, not the 31 that arithmetic makes of it.
+    1.2 s x 25 are 30 frames, not the 31 of floating-point arithmetic.
     """
     return max(1, math.ceil(duration_s * VIDEO_FPS - ROUNDING))
 
@@ -100,8 +97,8 @@ def plan_frames(
 ) -> NDArray[np.int64]:
     """Return the source frame of each output frame, int64 (num_output_frames,).
 
-    The length is never rounded down to a multiple of anything. ``bounce``, ``loop`` and ``remap``
-    end with the audio, ``cut_off`` with the shorter of the two, ``silence`` with the longer.
+    ``bounce``, ``loop`` and ``remap`` end with the audio, ``cut_off`` with the shorter of the two,
+    ``silence`` with the longer.
 
     Args:
         sync_mode: the rule.
@@ -122,7 +119,7 @@ def extend_frames(
     """Return the source frame of each of ``num_frames`` output frames, int64 (num_frames,).
 
     Args:
-        sync_mode: how the video goes on behind its end; ``remap`` spreads it over the whole.
+        sync_mode: how the video continues after its end; ``remap`` changes its speed.
         num_source_frames: frames of the source at 25 fps, at least 1.
         num_frames: frames of the output.
     """

@@ -1,7 +1,7 @@
-"""Is a file shorter than its own headers say? Read from the outermost headers alone.
+"""Finds truncated files by the sizes in their outermost headers.
 
-FFmpeg plays what is left of a cut file, often without a word. These three families write down how
-long they are, so a cut upload is told from a whole one before anything is decoded.
+FFmpeg plays truncated files, often without an error. These three container families store their
+size, so a truncated upload is recognized before anything is decoded.
 
 Sources: ISO/IEC 14496-12 (boxes of MP4 and MOV), RFC 8794 (EBML of Matroska and WebM), the RIFF
 header of WAV and AVI.
@@ -16,16 +16,16 @@ from latentsync.errors import UnreadableMedia
 
 _OPENING_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _CONTENT_BOXES = _OPENING_BOXES | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta"}
-_MOST_BOXES = 100_000  # ten minutes in fragments of one frame each have less
+_MOST_BOXES = 100_000  # ten minutes in fragments of one frame have fewer
 _EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-_RIFF_SIZE_UNKNOWN = 0x7FFF0000  # programs that write to a pipe leave this or more
+_RIFF_SIZE_UNKNOWN = 0x7FFF0000  # written by programs that write to a pipe, or more
 
 
 def find_truncation(path: Path, field: str) -> str | None:
     """Return why the file is incomplete, as the end of a sentence, or None if it looks whole.
 
     Raises:
-        UnreadableMedia: an MP4 of so many boxes that it can only be meant to take long.
+        UnreadableMedia: an MP4 has too many boxes.
     """
     with path.open("rb") as file:
         size_bytes = os.fstat(file.fileno()).st_size
@@ -51,7 +51,7 @@ def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
             )
         length, kind = _read_box(file, start, size_bytes)
         if length < 8 or (start + length > size_bytes and kind not in _CONTENT_BOXES):
-            break  # rubbish after the last box; players ignore it
+            break  # trailing data after the last box, which players ignore
         if start + length > size_bytes:
             return _missing_bytes(start + length, size_bytes)
         kinds.add(kind)
@@ -90,7 +90,7 @@ def _check_ebml(file: BinaryIO, size_bytes: int) -> str | None:
 
 
 def _read_ebml_size(file: BinaryIO) -> int | None:
-    """Read a variable-length integer (RFC 8794, section 4); None means of unknown size."""
+    """Read a variable-length integer (RFC 8794, section 4); None means unknown size."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None

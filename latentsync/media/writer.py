@@ -1,7 +1,4 @@
-"""The finished MP4: one H.264 encode of the pictures and one AAC encode of the original sound.
-
-A last look at a finished video, as its first viewer would see it.
-"""
+"""Writes the MP4, with H.264 and AAC, and verifies it."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ def verify_video(path: Path, num_frames: int) -> None:
     sound are decoded.
 
     Raises:
-        CodecFailed: with what is wrong.
+        CodecFailed: the video is not as expected.
     """
     try:
         with av.open(f"file:{path}", "r", format="mp4") as container:
@@ -80,7 +77,7 @@ def _check_decoding(container: InputContainer, num_frames: int) -> None:
 logger = logging.getLogger(__name__)
 
 _VIDEO_OPTIONS = {"preset": "veryfast", "crf": "18"}
-_KEYFRAME_EVERY = 2 * VIDEO_FPS  # frames; a player can jump to every second second
+_KEYFRAME_EVERY = 2 * VIDEO_FPS  # frames: a keyframe every two seconds
 
 _AAC_RATES = (
     *(96_000, 88_200, 64_000, 48_000, 44_100, 32_000),
@@ -103,25 +100,25 @@ def write_video(
     colour: Colour,
     monitor: RunMonitor,
 ) -> None:
-    """Write frames and sound to ``path``, which appears only once it is complete and checked.
+    """Write frames and sound to ``path``, which appears only once it is complete and verified.
 
-    Sound and picture start together and end together: the sound is cut or filled with silence to
-    the length of the pictures. H.264 in 4:2:0 needs even sides, so an odd picture is one pixel
-    larger, its last row or column repeated. The range of the numbers is always the limited one
-    (players mistake the other); matrix, primaries and transfer stay those of the source.
+    The sound is cut or padded with silence to the length of the frames. H.264 in 4:2:0 requires
+    even sides, so odd sides are extended by repeating the last row or column. The range is always
+    limited, because players misinterpret full range; matrix, primaries and transfer are those of
+    the source.
 
     Args:
-        path: the MP4 to make; its folder is made if missing.
+        path: of the MP4; its folder is created if missing.
         frames: exactly ``num_frames`` frames, each height,width,3 uint8 RGB, 25 per second.
         sound: the original recording, from the start of the video.
         num_frames: number of frames.
         width: width of the frames in pixels.
         height: height of the frames in pixels.
         colour: colour metadata of the source.
-        monitor: asked between frames whether to stop.
+        monitor: checked between frames.
 
     Raises:
-        CodecFailed: FFmpeg refused, with its own words; nothing is left at ``path``.
+        CodecFailed: FFmpeg failed; nothing is left at ``path``.
         DiskFull, Canceled, DeadlineExceeded
         ValueError: the frames are not as announced.
     """
@@ -149,7 +146,7 @@ def even_size(width: int, height: int) -> tuple[int, int]:
 
 
 class _Mp4:
-    """An MP4 being written; a context manager that finishes it, or drops it on an error."""
+    """An MP4 being written; a context manager that finishes it, or discards it on an error."""
 
     def __init__(
         self, path: Path, size: tuple[int, int], colour: Colour, sound: Sound, num_frames: int
@@ -208,7 +205,7 @@ class _Mp4:
     def _drop(self) -> None:
         try:
             self._container.close()
-        except av.FFmpegError as error:  # a worse error is already on its way
+        except av.FFmpegError as error:  # another error is being raised
             logger.debug("Closing the unfinished video: %s", describe(error))
 
 
@@ -245,7 +242,7 @@ def _add_audio(container: OutputContainer, rate: int, layout: str) -> AudioStrea
 
 
 def _aac_format(sound: Sound) -> tuple[int, str]:
-    """Return the sample rate and layout nearest to the recording's that AAC has."""
+    """Return the sample rate and layout of AAC nearest to the recording's."""
     rate = min(_AAC_RATES, key=lambda legal: abs(legal - sound.sample_rate))
     channels = av.AudioLayout(sound.layout).nb_channels
     return rate, _AAC_LAYOUTS.get(channels, "7.1" if channels == 7 else "stereo")
@@ -268,7 +265,7 @@ def _resample(resampler: AudioResampler, frame: AudioFrame | None) -> list[Block
 
 
 def _exactly(blocks: Iterator[Block], num_samples: int, layout: str) -> Iterator[Block]:
-    """Cut the blocks after ``num_samples`` samples, or go on with silence until there."""
+    """Cut the blocks after ``num_samples`` samples, or pad them with silence."""
     missing, channels = num_samples, av.AudioLayout(layout).nb_channels
     for block in blocks:
         yield block[:, :missing]
@@ -282,7 +279,7 @@ def _exactly(blocks: Iterator[Block], num_samples: int, layout: str) -> Iterator
 
 
 def _aac_frames(blocks: Iterator[Block], rate: int, layout: str) -> Iterator[AudioFrame]:
-    """Yield frames of 1,024 samples, the last one shorter, with rising timestamps."""
+    """Yield frames of 1,024 samples, the last one shorter, with timestamps."""
     pending: list[Block] = []  # fewer than 1,024 samples between two blocks
     num_pending, start = 0, 0
     for block in blocks:

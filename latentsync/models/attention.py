@@ -16,12 +16,12 @@ KeysValues = tuple[Tensor, Tensor]  # each (sequences, heads, length, head width
 
 @dataclass(frozen=True)
 class AudioContext:
-    """What the spatial transformers need of the audio, the same in all steps of a window.
+    """Keys and values of the audio for the spatial transformers, used in all steps of a window.
 
     Attributes:
         keys_values: of every spatial transformer, in the order of the network.
-        num_silent: leading folded frames whose audio is zeros (the unconditional part); keys_values
-            hold the frames after them.
+        num_silent: leading folded frames with zeros as audio (the unconditional part); keys_values
+            are those of the frames after them.
     """
 
     keys_values: tuple[KeysValues, ...]
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         channels: width of the tokens.
         heads: number of heads.
         head_width: width of each.
-        context_channels: width of the tokens that keys and values come from.
+        context_channels: width of the tokens for keys and values.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 class GatedProjection(nn.Module):
-    """A linear layer to twice the width; one half passes the other through exact GELU."""
+    """A linear layer to twice the width, whose second half gates the first through exact GELU."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # The middle entry was dropout in training; the checkpoints count it.
+        # The second entry was dropout in training; names in the checkpoints count it.
         self.net = nn.Sequential(
             GatedProjection(channels, 4 * channels),
             nn.Identity(),
@@ -146,7 +146,7 @@ class TransformerBlock(nn.Module):
         return tokens
 
     def _listen(self, hearing: Tensor, silent: Tensor, keys_values: KeysValues) -> None:
-        # Zeros as audio give zeros as values (there is no bias), so only the output's bias is left.
+        # Audio of zeros has values of zero, since there is no bias: only the output's bias is left.
         silent += cast(Tensor, self.attn2.to_out[0].bias)
         if len(hearing):
             hearing += self.attn2(self.norm2(hearing), keys_values)
@@ -164,7 +164,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, audio_channels: int, groups: int) -> None:
         super().__init__()
-        self.audio_index = 0  # place in AudioContext.keys_values; the network numbers its parts
+        self.audio_index = 0  # index in AudioContext.keys_values, set by the network
         self.norm = FrameGroupNorm(groups, channels, eps=1e-6)
         self.proj_in = TokenConv2d(channels, channels)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, audio_channels)])

@@ -1,7 +1,4 @@
-"""The levels of the UNet: resnet, spatial transformer and motion module in their order.
-
-The convolutional parts of the UNet: resnet, down- and upsampling of pictures.
-"""
+"""The levels of the UNet: resnets, spatial transformers, motion modules, down- and upsampling."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +42,7 @@ class ResnetBlock(nn.Module):
         """
         residual = hidden if self.conv_shortcut is None else self.conv_shortcut(hidden)
         hidden = F.silu(self.norm1(hidden, num_frames), inplace=True)
-        # The timestep adds one number per channel, as a bias does: one pass less over the values.
+        # The timestep is one number per channel, so it is added as part of the bias.
         bias = self.conv1.bias + self.time_emb_proj(temb)[0]
         hidden = F.conv2d(hidden, self.conv1.weight, bias, padding=1)
         hidden = F.silu(self.norm2(hidden, num_frames), inplace=True)
@@ -67,7 +64,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Enlarges pictures by repeating pixels, then convolves."""
+    """Nearest-neighbour upsampling, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,7 +79,7 @@ class Upsample(nn.Module):
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What every level is given beside its pictures.
+    """The inputs of every level other than the pictures.
 
     Attributes:
         temb: activated features of the timestep, (1, channels).
@@ -96,7 +93,7 @@ class BlockInputs:
 
 
 class LayeredBlock(nn.Module):
-    """Layers of one level; lists of transformers and motion modules may be empty."""
+    """The layers of one level; the lists of transformers and motion modules may be empty."""
 
     resnets: nn.ModuleList
     attentions: nn.ModuleList
@@ -188,7 +185,7 @@ class UpBlock(LayeredBlock):
         self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(out)])
 
     def forward(self, hidden: Tensor, skips: list[Tensor], inputs: BlockInputs) -> Tensor:
-        """Run all layers; takes as many tensors from the end of ``skips`` as it has layers."""
+        """Run all layers; removes one tensor per layer from the end of ``skips``."""
         for index in range(len(self.resnets)):
             hidden = self.join(index, hidden, skips.pop(), inputs)
         for upsample in self.upsamplers:
@@ -201,7 +198,7 @@ class UpBlock(LayeredBlock):
 
 
 def _up_widths(config: UNetConfig, level: int) -> list[int]:
-    """Return the input channels of each resnet of an up level: current value plus skip."""
+    """Return the input channels of each resnet of an up level: hidden value plus skip."""
     channels = config.block_out_channels
     coarser, out, finer = (
         channels[min(level + 1, len(channels) - 1)],

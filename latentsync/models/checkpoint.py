@@ -1,10 +1,8 @@
-"""Reads files of weights safely, and says what is wrong with one that cannot be used.
+"""Reads checkpoints safely, with errors that name the problem, and caches them in half precision.
 
-A copy of a checkpoint in the type it is used in, beside it, for quick later starts.
-
-The published file is float32 of 5 GB; a GPU wants 2.5 GB of float16. The copy is a safetensors
-file that is mapped, so a start reads every byte once and converts nothing. Kernels of convolutions
-are stored channels last, as the networks use them.
+The published file is 5 GB of float32, of which a GPU needs 2.5 GB of float16. The cache is a mapped
+safetensors file next to the checkpoint, so a start reads every byte once and converts nothing.
+Convolution kernels are stored channels last, as the networks use them.
 """
 
 import logging
@@ -29,16 +27,16 @@ from latentsync.errors import CheckpointMismatch, CheckpointUnusable
 StateDict = dict[str, Tensor]
 
 _REMEDY = "Delete the file and fetch it again with `latentsync weights pull`."
-_ZIP = b"PK\x03\x04"  # torch's format since 1.6
-_PICKLE = b"\x80"  # its older one
-# What torch raises over a file that breaks off; OSError comes from seeking beyond its ends.
+_ZIP = b"PK\x03\x04"  # format of torch since 1.6
+_PICKLE = b"\x80"  # older format of torch
+# Raised by torch for truncated files; OSError by seeks outside of the file.
 _DAMAGE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError)
 _NAMES_SHOWN = 3  # of each kind in a message
 
 
 @dataclass(frozen=True)
 class Differences:
-    """How a file's tensors differ from a network's; names in order.
+    """Differences between the tensors of a file and those of a network, in order.
 
     Attributes:
         missing: names that only the network has.
@@ -64,13 +62,13 @@ class Differences:
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
-    """Return what a ``.pt`` or ``.safetensors`` file holds, without running code from it.
+    """Load a ``.pt`` or ``.safetensors`` file without running code from it.
 
-    Tensors stay in the mapped file until they are used, where the format allows it.
+    Files are memory-mapped where the format allows it.
 
     Raises:
-        CheckpointUnusable: the file is missing, unreadable, truncated, a web page, or holds more
-            than plain values and tensors.
+        CheckpointUnusable: the file is missing, unreadable, truncated, a web page, or contains
+            more than plain values and tensors.
     """
     try:
         with path.open("rb") as file:
@@ -90,11 +88,11 @@ def read_state(path: Path, wrapper: str = "state_dict") -> StateDict:
 
     Args:
         path: the file.
-        wrapper: key under which the tensors may lie; without it they are the file itself.
-            A ``module.`` before every name is taken off.
+        wrapper: key of the tensors; if there is none, they are the file's top level. A prefix
+            ``module.`` of all names is removed.
 
     Raises:
-        CheckpointUnusable: as :func:`read_checkpoint`, or the file holds no named tensors.
+        CheckpointUnusable: as :func:`read_checkpoint`, or the file contains no named tensors.
     """
     return named_tensors(read_checkpoint(path), path.name, wrapper)
 
@@ -106,7 +104,7 @@ def named_tensors(loaded: Mapping[str, Any], file_name: str, wrapper: str) -> St
     if isinstance(values, Mapping):
         state = {name: value for name, value in values.items() if isinstance(value, Tensor)}
     if not state:
-        raise CheckpointUnusable(f"{file_name} holds no named tensors. {_REMEDY}")
+        raise CheckpointUnusable(f"{file_name} contains no named tensors. {_REMEDY}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
@@ -128,22 +126,22 @@ def compare(state: Mapping[str, Tensor], network: nn.Module) -> Differences:
 
 
 def require_match(state: Mapping[str, Tensor], network: nn.Module, file_name: str) -> None:
-    """Raise CheckpointMismatch, naming what differs, unless ``state`` fits ``network``."""
+    """Raise CheckpointMismatch, with the differences, unless ``state`` fits ``network``."""
     if differences := compare(state, network):
         raise mismatch(file_name, differences)
 
 
 def mismatch(file_name: str, differences: Differences, cause: str = "") -> CheckpointMismatch:
-    """Return the error for a file that does not fit; ``cause`` is one more sentence."""
+    """Return the error for a file that does not fit; ``cause`` is a further sentence."""
     cause = cause or "It is not the file of this network or of another version of it. " + _REMEDY
     return CheckpointMismatch(f"{file_name} does not fit the network: {differences}. {cause}")
 
 
 def place(state: StateDict, device: torch.device, dtype: torch.dtype) -> StateDict:
-    """Return the tensors on ``device`` in ``dtype``; kernels of convolutions channels last there.
+    """Return the tensors on ``device`` in ``dtype``, with convolution kernels channels last.
 
-    On the CPU kernels keep their layout: torch reorders them in each call anyway, and a mapped
-    file is used as it lies.
+    On the CPU kernels keep their layout: torch reorders them in each call anyway, and mapped files
+    are used without a copy.
     """
     placed = {name: value.to(device, dtype) for name, value in state.items()}
     if device.type == "cpu":
@@ -155,7 +153,7 @@ def place(state: StateDict, device: torch.device, dtype: torch.dtype) -> StateDi
 
 
 def fill(network: nn.Module, state: StateDict) -> None:
-    """Make ``state`` the weights of ``network`` without copying; names and shapes must match."""
+    """Assign ``state`` to ``network`` without copying; names and shapes must match."""
     network.load_state_dict(state, assign=True)
     network.requires_grad_(False)
 
@@ -166,18 +164,18 @@ def _unpickle(path: Path, head: bytes) -> Mapping[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(_ZIP))
     except _DAMAGE as error:
-        if "GLOBAL" in str(error):  # the name of the refused instruction
+        if "GLOBAL" in str(error):  # the name of the refused pickle opcode
             raise CheckpointUnusable(
-                f"{path.name} holds code beside its tensors, which is never run. {_REMEDY}"
+                f"{path.name} contains code, which is never run. {_REMEDY}"
             ) from error
         raise CheckpointUnusable(f"{path.name} is truncated or damaged. {_REMEDY}") from error
     if not isinstance(loaded, Mapping):
-        raise CheckpointUnusable(f"{path.name} holds no named tensors. {_REMEDY}")
+        raise CheckpointUnusable(f"{path.name} contains no named tensors. {_REMEDY}")
     return loaded
 
 
 def _refuse_text(path: Path, head: bytes) -> None:
-    """Refuse what a hub or a proxy sends in place of a file."""
+    """Refuse pages that a hub or a proxy sends instead of the file."""
     text = head.lstrip().lower()
     if not head:
         raise CheckpointUnusable(f"{path.name} is empty. {_REMEDY}")
@@ -191,7 +189,7 @@ def _explain_os_error(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{path.name} is missing. Fetch it with `latentsync weights pull`."
     if isinstance(error, PermissionError):
-        return f"{path.name} may not be read. Give this user the right to read it."
+        return f"{path.name} is not readable for this user. Check its permissions."
     return f"{path.name} cannot be read: {error.strerror or type(error).__name__}. {_REMEDY}"
 
 
@@ -202,29 +200,29 @@ def _count(names: Sequence[str], kind: str) -> str:
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN_WITHIN_S = 3600  # a copy that is older than this and not in place will never be
-_LAYOUT = "1"  # of this file; changes when what is stored changes
-_LEFT_FREE_BYTES = 256 * 1024**2  # on the disk, for what cannot wait: results, records, logs
+_WRITTEN_WITHIN_S = 3600  # older temporary files were left behind
+_LAYOUT = "1"  # version of the cache file
+_LEFT_FREE_BYTES = 256 * 1024**2  # kept free on the disk for results, the database and logs
 
 
 def cache_path(checkpoint: Path, dtype: torch.dtype) -> Path:
-    """Return where the copy of ``checkpoint`` in ``dtype`` lies."""
+    """Return the path of the cache of ``checkpoint`` in ``dtype``."""
     return checkpoint.with_name(f"{checkpoint.stem}.{_name(dtype)}.safetensors")
 
 
 def read_cache(checkpoint: Path, dtype: torch.dtype, device: torch.device) -> StateDict | None:
-    """Return the tensors of the copy on ``device``, or None if there is none of this checkpoint."""
+    """Return the cached tensors on ``device``, or None if there is no cache of this checkpoint."""
     path = cache_path(checkpoint, dtype)
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             if file.metadata() != _stamp(checkpoint, dtype):
-                logger.info("%s belongs to another checkpoint and is made anew", path.name)
+                logger.info("%s belongs to another checkpoint and is written again", path.name)
                 return None
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        logger.warning("%s cannot be read and is made anew: %s", path.name, error)
+        logger.warning("%s cannot be read and is written again: %s", path.name, error)
         return None
     return {
         name: value.permute(0, 3, 1, 2) if value.ndim == 4 else value
@@ -233,7 +231,7 @@ def read_cache(checkpoint: Path, dtype: torch.dtype, device: torch.device) -> St
 
 
 def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
-    """Write the copy; a folder without room or permission costs later starts time, no more.
+    """Write the cache. If that fails, a warning is logged and later starts are slower.
 
     Args:
         checkpoint: the file that ``state`` was read from.
@@ -241,7 +239,7 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
         state: named tensors on the CPU.
 
     Returns:
-        Whether the copy is there now.
+        Whether the cache was written.
     """
     stored = {
         name: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).contiguous()
@@ -255,10 +253,10 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
         with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             temporary = Path(file.name)
         save_file(stored, temporary, metadata=_stamp(checkpoint, dtype))
-        temporary.chmod(checkpoint.stat().st_mode & 0o666)  # whoever may read one may read both
+        temporary.chmod(checkpoint.stat().st_mode & 0o666)  # same permissions as the checkpoint
         os.replace(temporary, target)
     except (OSError, SafetensorError) as error:
-        logger.warning("%s was not written, later starts stay slow: %s", target.name, error)
+        logger.warning("%s was not written, so later starts are slow: %s", target.name, error)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         return False
@@ -267,29 +265,29 @@ def write_cache(checkpoint: Path, dtype: torch.dtype, state: StateDict) -> bool:
 
 def _require_room(folder: Path, size_bytes: int) -> None:
     disk = shutil.disk_usage(folder)
-    # Some volumes of clouds tell no sizes at all.
+    # Some cloud volumes report no sizes.
     if disk.total and disk.free < size_bytes + _LEFT_FREE_BYTES:
         raise OSError(
-            f"it has {size_bytes} bytes, {disk.free} are free, and {_LEFT_FREE_BYTES} stay so"
+            f"it needs {size_bytes} bytes; {disk.free} are free, {_LEFT_FREE_BYTES} are reserved"
         )
 
 
 def _sweep(target: Path) -> None:
-    """Remove what starts that were killed while they wrote have left beside the copy."""
-    with suppress(OSError):  # a folder that may not be written to, or another start that sweeps
+    """Remove temporary files of processes that were killed while writing the cache."""
+    with suppress(OSError):  # a read-only folder, or a concurrent sweep
         for left in target.parent.glob(f".{target.name}.*"):
             if time.time() - left.stat().st_mtime > _WRITTEN_WITHIN_S:
                 left.unlink()
 
 
 def _stamp(checkpoint: Path, dtype: torch.dtype) -> dict[str, str]:
-    """Return what ties a copy to its checkpoint: size and time of the file."""
+    """Return the metadata that identifies the checkpoint: size and modification time."""
     status = checkpoint.stat()
     return {
         "layout": _LAYOUT,
         "dtype": _name(dtype),
         "size_bytes": str(status.st_size),
-        "modified_s": str(int(status.st_mtime)),  # some volumes keep whole seconds only
+        "modified_s": str(int(status.st_mtime)),  # some volumes store whole seconds only
     }
 
 

@@ -1,7 +1,7 @@
-"""Architecture and sampling values of a LatentSync version; see ``configs/latentsync-1.6.yaml``.
+"""Architecture of a LatentSync version; see ``configs/latentsync-1.6.yaml``.
 
-The names are those of the published configuration files. Options that no published version uses
-take one value only; any other is refused instead of being ignored.
+The names are those of the published configuration files. Options that no published version changes
+accept one value only; others are refused instead of being ignored.
 """
 
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from latentsync.errors import EngineUnavailable
 
 CROSS_ATTENTION_BLOCKS = ("CrossAttnDownBlock3D", "CrossAttnUpBlock3D")  # with transformers
-MOTION_NORM_GROUPS = 32  # fixed, whatever the groups of the resnets
+MOTION_NORM_GROUPS = 32  # independent of norm_num_groups
 _PLAIN_BLOCKS = ("DownBlock3D", "UpBlock3D")
 
 
 @dataclass(frozen=True)
 class MotionModuleConfig:
-    """How frames of a window see each other.
+    """The attention between the frames of a window.
 
     Attributes:
         num_attention_heads: heads of every temporal attention.
@@ -24,7 +24,7 @@ class MotionModuleConfig:
         temporal_position_encoding: whether a position table is added before each attention.
         temporal_position_encoding_max_len: rows of that table: the most frames of a window.
         temporal_attention_dim_div: attention width is the channels divided by this.
-        zero_initialize: how training began; loading replaces it.
+        zero_initialize: initialization in training; not used.
     """
 
     num_attention_heads: int = 8
@@ -51,7 +51,7 @@ class UNetConfig:
         motion_module_resolutions: levels with motion modules, as powers of two.
         motion_module_decoder_only: motion modules in the up path alone.
         motion_module_mid_block: one more in the middle.
-        sample_size: written by the trainer; any size is accepted.
+        sample_size: not used; any size is accepted.
     """
 
     in_channels: int = 13
@@ -97,7 +97,7 @@ class UNetConfig:
         self._check_widths()
 
     def has_motion(self, level: int) -> bool:
-        """Whether up blocks at ``level`` (0 is the finest) hold motion modules."""
+        """Return whether up blocks at ``level`` (0 is the finest) have motion modules."""
         return self.use_motion_module and 2**level in self.motion_module_resolutions
 
     def _refuse_other_topologies(self) -> None:
@@ -146,10 +146,10 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The autoencoder between pixels and latents, in diffusers' names.
+    """The autoencoder between pixels and latents, with diffusers' names.
 
     Attributes:
-        scaling_factor: latents are the autoencoder's values times this.
+        scaling_factor: factor from the autoencoder's values to latents.
     """
 
     in_channels: int = 3
@@ -191,5 +191,5 @@ def _allow(name: str, value: object, *allowed: object) -> None:
 
 def _refuse(name: str, value: object, allowed: str) -> None:
     raise EngineUnavailable(
-        f"The model configuration has {name}={value!r}; this network needs {allowed}."
+        f"The model configuration has {name}={value!r}; this network requires {allowed}."
     )

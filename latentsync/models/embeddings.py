@@ -1,4 +1,4 @@
-"""Where a network is told the noise level of a step and the place of a frame in its window."""
+"""Embeddings of the timestep and of the position of a frame in its window."""
 
 import math
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from latentsync.errors import InternalError
 
-_MAX_PERIOD = 10000.0  # slowest wave, in steps or frames, over 2 pi
+_MAX_PERIOD = 10000.0  # longest period in steps or frames, divided by 2 pi
 
 
 def sinusoidal_embedding(timestep: int | Tensor, channels: int, device: torch.device) -> Tensor:
-    """Return float32 (1, channels): the cosines of a geometric row of frequencies, then the sines.
+    """Return float32 (1, channels): cosines, then sines, of a geometric series of frequencies.
 
     Args:
         timestep: noise level 0..999, a number or a tensor of one element.
         channels: even width of the embedding.
-        device: where the result lies.
+        device: of the result.
     """
     half = channels // 2
-    # In this order, as in training: at timestep 951 the last bit of a frequency moves an angle by
-    # up to 6e-5.
+    # Same order of operations as in training: at timestep 951 the last bit of a frequency changes
+    # an angle by up to 6e-5.
     exponents = -math.log(_MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=device)
     frequencies = torch.exp(exponents / half)
     angles = torch.as_tensor(timestep, dtype=torch.float32, device=device).reshape(1, 1)
@@ -30,7 +30,7 @@ def sinusoidal_embedding(timestep: int | Tensor, channels: int, device: torch.de
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers between the sinusoids of a timestep and the features of the resnets."""
+    """Two linear layers from the sinusoids of a timestep to the features for the resnets."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -45,26 +45,26 @@ class TimestepEmbedding(nn.Module):
 
 
 class PositionTable(nn.Module):
-    """Adds a saved table of sinusoids, one row for each frame of a window."""
+    """Adds a stored table of sinusoids with a row per frame of a window."""
 
     pe: Tensor
 
     def __init__(self, channels: int, max_frames: int) -> None:
         super().__init__()
-        # The checkpoints hold the table. Computing it here would cost a second at every start:
-        # arithmetic on tensors without memory makes torch import its compiler.
+        # The table comes from the checkpoint. Computing it on the meta device would make torch
+        # import its compiler, which takes a second.
         self.register_buffer("pe", torch.empty(1, max_frames, channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Add the table to ``tokens`` (sequences, frames, channels), in place.
 
         Raises:
-            InternalError: the window holds more frames than the table has rows.
+            InternalError: the window has more frames than the table has rows.
         """
         num_frames, max_frames = tokens.shape[1], self.pe.shape[1]
         if num_frames > max_frames:
             raise InternalError(
-                f"The network sees at most {max_frames} frames at a time; {num_frames} were given."
+                f"The network takes at most {max_frames} frames at a time; {num_frames} were given."
             )
         return tokens.add_(self.pe[:, :num_frames])
 

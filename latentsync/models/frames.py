@@ -1,8 +1,8 @@
-"""Frames folded into the batch, channels last: the one layout of all hidden values of the UNet.
+"""The layout of the hidden values of the UNet: frames folded into the batch, channels last.
 
-A picture tensor is (N, C, H, W) with N = B * F, frame-major with the batch outside, and lies in
-memory as N, H, W, C. So its tokens (N, H*W, C) and the frames of a window side by side
-(B, C, F*H, W) are views of the same bytes.
+A picture tensor has the shape (N, C, H, W) with N = B * F, where F is the faster index, and the
+memory layout N, H, W, C. Its tokens (N, H*W, C) and the joined frames of a window (B, C, F*H, W)
+are views of it.
 """
 
 import torch
@@ -21,7 +21,7 @@ def unfold_frames(pictures: Tensor, num_frames: int) -> Tensor:
 
 
 def channels_last(pictures: Tensor) -> Tensor:
-    """Return (N, C, H, W) as (N, H, W, C): a view of pictures in this package's layout."""
+    """Return (N, C, H, W) as (N, H, W, C): a view in this layout."""
     return pictures.permute(0, 2, 3, 1)
 
 
@@ -31,7 +31,7 @@ def channels_first(pictures: Tensor) -> Tensor:
 
 
 def to_tokens(pictures: Tensor) -> Tensor:
-    """Return (N, C, H, W) as tokens (N, H*W, C): a view of pictures in this package's layout."""
+    """Return (N, C, H, W) as tokens (N, H*W, C): a view in this layout."""
     return channels_last(pictures).flatten(1, 2)
 
 
@@ -39,11 +39,11 @@ class FrameGroupNorm(nn.GroupNorm):
     """Group norm of pictures, with statistics over one frame or over all frames of a window."""
 
     def forward(self, pictures: Tensor, num_frames: int = 1) -> Tensor:
-        """Normalise (B*F, C, H, W); a new tensor in channels-last memory.
+        """Normalize (B*F, C, H, W) to a new tensor in channels-last memory.
 
         Args:
             pictures: the values.
-            num_frames: frames F that share their statistics; 1 keeps frames apart.
+            num_frames: frames F that share statistics; 1 normalizes each frame separately.
         """
         pixels = channels_last(pictures)
         height, width, channels = pixels.shape[1:]
@@ -52,10 +52,10 @@ class FrameGroupNorm(nn.GroupNorm):
         return channels_first(normalize(tall).view(pixels.shape))
 
     def _by_kernel(self, tall: Tensor) -> Tensor:
-        """Normalise (B, F*H, W, C) with torch's kernel.
+        """Normalize (B, F*H, W, C) with torch's kernel.
 
-        In channels-last memory that kernel subtracts the squared mean from the mean square, which
-        loses the digits of groups of few and similar values; so the mean is taken off before.
+        In channels-last memory that kernel computes the variance as mean square minus squared mean,
+        which is inaccurate for groups of similar values; so the mean is subtracted before.
         """
         mean = tall.mean((1, 2)).view(len(tall), self.num_groups, -1).mean(2)
         per_channel = mean.repeat_interleave(self.num_channels // self.num_groups, dim=1)
@@ -65,10 +65,10 @@ class FrameGroupNorm(nn.GroupNorm):
         )
 
     def _by_moments(self, tall: Tensor) -> Tensor:
-        """Normalise (B, F*H, W, C) by moments and one pass that scales and shifts.
+        """Normalize (B, F*H, W, C) by moments and one pass that scales and shifts.
 
-        The kernels for accelerators work in channels-first memory: they would copy the pictures on
-        the way in, and the next convolution would copy them back.
+        The kernels for accelerators require channels-first memory and would copy the pictures, and
+        the next convolution would copy them back.
         """
         batch, height, width, channels = tall.shape
         groups = self.num_groups
@@ -80,7 +80,7 @@ class FrameGroupNorm(nn.GroupNorm):
         variance = norm.square() / grouped[0, :, 0].numel() - mean.square()
         gain, bias = (part.to(dtype).view(1, 1, groups, -1) for part in (self.weight, self.bias))
         scale = gain * torch.rsqrt(variance.clamp_min(0) + self.eps)
-        # The arithmetic has the moments' type; only the stored result is rounded to the pictures'.
+        # Computed in the dtype of the moments; only the result is rounded to that of the pictures.
         out = torch.empty_like(grouped)
         torch.addcmul(bias - mean * scale, grouped, scale, out=out)
         return out.view(tall.shape)

@@ -1,4 +1,4 @@
-"""Attention over the frames of a window: the part that keeps a video steady."""
+"""Attention over the frames of a window, for temporal consistency."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from latentsync.models.frames import FrameGroupNorm, channels_first, channels_la
 
 
 class TemporalAttention(Attention):
-    """Self-attention over frames; the position table comes after the LayerNorm of the block."""
+    """Self-attention over frames; the position table is added after the block's LayerNorm."""
 
     def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         heads = config.num_attention_heads
@@ -47,7 +47,7 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """The transformer over frames; every pixel is a sequence of its own."""
+    """The transformer over frames; every pixel is a separate sequence."""
 
     def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class TemporalTransformer(nn.Module):
         """Map (B*F, C, H, W) to a new tensor of the same shape."""
         pixels = channels_last(hidden)
         batched = (-1, num_frames, pixels[0, ..., 0].numel(), pixels.shape[3])  # B, F, H*W, C
-        # Regrouped once here and once at the end: all layers between work on (B*H*W, F, C).
+        # Regrouped here and at the end: the layers between use (B*H*W, F, C).
         tokens = channels_last(self.norm(hidden)).view(batched).transpose(1, 2).flatten(0, 1)
         tokens = self.proj_in(tokens)
         for block in self.transformer_blocks:
@@ -72,7 +72,7 @@ class TemporalTransformer(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """The temporal transformer under the name that the checkpoints give it."""
+    """The temporal transformer, with the name in the checkpoints."""
 
     def __init__(self, channels: int, config: MotionModuleConfig) -> None:
         super().__init__()

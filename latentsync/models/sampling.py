@@ -1,4 +1,4 @@
-"""From noise to latents: the scheduler and the loop over its steps."""
+"""Sampling: from noise to latents by the steps of a scheduler."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,17 +20,17 @@ StepCallback = Callable[[int, Tensor], None]
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the loop runs.
+    """Options of the sampler.
 
     Attributes:
-        num_inference_steps: passes from noise to latents, 1..1000.
-        guidance_scale: weight of the audio; 1 and below run the network once per step.
-        scheduler: how a step is taken. The checkpoints were trained for ``ddim``; ``dpm-solver++``
-            comes near its result with fewer steps.
-        cache_interval: the whole network runs in every step of this number, only its last layer in
-            the others; 1 always runs all. An approximation.
-        guidance_interval: the steps that are guided, from one share of all steps to another; the
-            others run the network once. An approximation unless it is all of them.
+        num_inference_steps: number of steps, 1..1000.
+        guidance_scale: weight of the audio; with 1 and below the network runs once per step.
+        scheduler: ``ddim``, for which the checkpoints were trained, or ``dpm-solver++``, which
+            approximates its result with fewer steps.
+        cache_interval: the whole network runs in every n-th step, only its last layer in the
+            others; an approximation unless it is 1.
+        guidance_interval: start and end of the guided steps as shares of all steps; the other
+            steps run the network once. An approximation unless it is (0, 1).
     """
 
     num_inference_steps: int = 20
@@ -47,19 +47,19 @@ class SamplingOptions:
                 raise InvalidField(f"{name} is {value}; allowed: {allowed}.", field=name)
 
     def is_guided(self, step: int) -> bool:
-        """Tell whether the step with this number, from 0, runs the network without audio, too."""
+        """Return whether the step, counted from 0, also runs the network without audio."""
         start, end = self.guidance_interval
         return self.guidance_scale > 1 and start <= step / self.num_inference_steps < end
 
 
 @dataclass(frozen=True)
 class WindowInputs:
-    """What one or several windows of the same length are made from.
+    """The inputs of one or several windows of the same length.
 
     Attributes:
-        noise: (B, 4, F, h, w) or anything that expands to it: the beginning.
+        noise: (B, 4, F, h, w) or a tensor that expands to it: the initial latents.
         mask: (B, 1, F, h, w); 1 keeps, 0 is to be generated.
-        masked_latents: (B, 4, F, h, w), of the faces with a hole.
+        masked_latents: (B, 4, F, h, w), of the masked faces.
         reference_latents: (B, 4, F, h, w), of the whole faces.
         audio: (B*F, 50, W), row b*F + f for frame f of window b.
     """
@@ -72,7 +72,7 @@ class WindowInputs:
 
 
 def build_scheduler(name: SchedulerName = "ddim") -> DDIMScheduler | DPMSolverMultistepScheduler:
-    """Return a new scheduler over the noise levels that LatentSync was trained for."""
+    """Return a new scheduler with the noise levels that LatentSync was trained for."""
     ddim = DDIMScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         beta_start=0.00085,
@@ -86,8 +86,8 @@ def build_scheduler(name: SchedulerName = "ddim") -> DDIMScheduler | DPMSolverMu
     )
     if name == "ddim":
         return ddim
-    # On data with a known answer, evenly spaced steps of this solver end up no nearer than DDIM's;
-    # Karras' spacing of the noise levels does.
+    # On data with a known solution, evenly spaced steps of this solver are not more accurate than
+    # those of DDIM; noise levels spaced as by Karras et al. are.
     return DPMSolverMultistepScheduler.from_config(ddim.config, use_karras_sigmas=True)
 
 
@@ -98,13 +98,13 @@ def denoise(
     options: SamplingOptions,
     on_step: StepCallback | None = None,
 ) -> Tensor:
-    """Return the latents (B, 4, F, h, w) of windows, in the network's type.
+    """Return the latents (B, 4, F, h, w) of windows, in the network's dtype.
 
-    Windows do not influence each other: several at once give what each gives alone.
+    The windows of a batch do not affect each other.
 
     Args:
         unet: a loaded network.
-        inputs: the windows; moved to the network's device and type.
+        inputs: the windows; moved to the network's device and dtype.
         options: steps, guidance and feature cache.
         on_step: called after every step with its number from 0 and the latents; may raise.
 
@@ -115,17 +115,19 @@ def denoise(
     scheduler.set_timesteps(options.num_inference_steps)
     latents = inputs.noise.to(unet.device, unet.dtype).expand_as(inputs.masked_latents)
     conditions = _join_conditions(unet, inputs)
-    hearing = unet.encode_audio(inputs.audio)
-    # Guided steps run every frame twice: first without audio, then with it.
-    both = replace(hearing, num_silent=len(inputs.audio))
+    context = unet.encode_audio(inputs.audio)
+    # Guided steps process every frame twice, first without audio, then with it.
+    both = replace(context, num_silent=len(inputs.audio))
     features = None
-    steps = scheduler.timesteps.to(unet.device)  # once: a number in each step would make it wait
+    steps = scheduler.timesteps.to(
+        unet.device
+    )  # once: a transfer in each step would synchronize the device
     for index, timestep in enumerate(scheduler.timesteps.tolist()):
         guided = options.is_guided(index)
         cached = _reusable(features, index, options)
         sample = torch.cat([latents, conditions], dim=1)
         sample = torch.cat([sample, sample]) if guided else sample
-        output = unet(sample, steps[index], both if guided else hearing, cached=cached)
+        output = unet(sample, steps[index], both if guided else context, cached=cached)
         features = output.features if options.cache_interval > 1 else None
         noise_pred = _guide(output.sample, options.guidance_scale) if guided else output.sample
         latents = cast(Tensor, scheduler.step(noise_pred, timestep, latents).prev_sample)
@@ -142,26 +144,28 @@ def _join_conditions(unet: UNet3DConditionModel, inputs: WindowInputs) -> Tensor
 
 
 def _reusable(features: Tensor | None, step: int, options: SamplingOptions) -> Tensor | None:
-    """Return the features that this step may reuse, if it need not run the whole network."""
+    """Return the features that this step reuses, or None if it runs the whole network."""
     if features is None or step % options.cache_interval == 0:
         return None
     before, now = options.is_guided(step - 1), options.is_guided(step)
     if before == now:
         return features
-    return features.chunk(2)[1] if before else None  # of the half with audio; or none for silence
+    return (
+        features.chunk(2)[1] if before else None
+    )  # the half with audio; there is none without audio
 
 
 def _guide(noise_pred: Tensor, guidance_scale: float) -> Tensor:
-    """Move from the prediction without audio towards and beyond the one with audio."""
-    silent, hearing = noise_pred.chunk(2)
-    return silent + guidance_scale * (hearing - silent)
+    """Extrapolate from the prediction without audio to the one with audio."""
+    silent, conditioned = noise_pred.chunk(2)
+    return silent + guidance_scale * (conditioned - silent)
 
 
 def _require_finite(latents: Tensor, dtype: torch.dtype) -> None:
-    # Asked once, at the end: asking after each step would make a GPU wait for the answer.
+    # Checked once at the end: a check after each step would synchronize the GPU.
     if not bool(torch.isfinite(latents).all()):
         raise NumericalFailure(
-            f"The network's result holds values that are not numbers, computed in "
+            f"The network returned values that are not finite, computed in "
             f"{str(dtype).removeprefix('torch.')}. "
             "Try float32 or bfloat16, or verify the checkpoint with `latentsync weights verify`."
         )

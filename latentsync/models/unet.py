@@ -22,7 +22,7 @@ from latentsync.models.unet_checkpoint import LoadReport, load_unet
 
 @dataclass(frozen=True)
 class UNetOutput:
-    """What one pass returns.
+    """The output of one pass.
 
     Attributes:
         sample: the predicted noise, (B, out_channels, F, H, W).
@@ -36,7 +36,7 @@ class UNetOutput:
 class UNet3DConditionModel(nn.Module):
     """Stable Diffusion's UNet over windows of frames, conditioned on audio.
 
-    For inference only: hidden values are changed in place. Build one with :meth:`from_config`,
+    For inference only: hidden values are modified in place. Build it with :meth:`from_config`,
     then :meth:`load_checkpoint`.
     """
 
@@ -56,13 +56,13 @@ class UNet3DConditionModel(nn.Module):
 
     @classmethod
     def from_config(cls, config: UNetConfig | Mapping[str, Any]) -> Self:
-        """Build the network without any memory for its weights.
+        """Build the network on the meta device, without memory for its weights.
 
         Args:
             config: the architecture, or a mapping with the names of the published files.
 
         Raises:
-            EngineUnavailable: an unknown name, or a value that this network does not have.
+            EngineUnavailable: an unknown name, or a value that is not supported.
         """
         if not isinstance(config, UNetConfig):
             config = to_config(config, UNetConfig, "The UNet configuration")
@@ -87,12 +87,12 @@ class UNet3DConditionModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """The dtype of the weights."""
         return self.conv_in.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.conv_in.weight.device
 
     def encode_audio(self, audio: Tensor, num_silent: int = 0) -> AudioContext:
@@ -100,8 +100,8 @@ class UNet3DConditionModel(nn.Module):
 
         Args:
             audio: (frames, 50, cross_attention_dim), frame-major with the batch outside.
-            num_silent: frames before these whose audio is zeros: the unconditional part of the
-                batch. They cost nothing and give exactly what zeros in ``audio`` would give.
+            num_silent: frames before these with zeros as audio: the unconditional part of the
+                batch. Their result equals that of zeros in ``audio`` without the computation.
         """
         audio = audio.to(self.device, self.dtype)
         keys_values = tuple(part.encode_audio(audio) for part in self._transformers)
@@ -121,7 +121,7 @@ class UNet3DConditionModel(nn.Module):
             sample: (B, in_channels, F, H, W): latents, mask, masked-face and reference latents.
             timestep: noise level 0..999, the same for the whole batch.
             encoder_hidden_states: audio (B*F, 50, cross_attention_dim), row b*F + f for frame f of
-                batch entry b; or what :meth:`encode_audio` made of it.
+                batch entry b; or the result of :meth:`encode_audio`.
             cached: ``features`` of an earlier pass: only the last layer runs, on these.
 
         Raises:
@@ -140,7 +140,7 @@ class UNet3DConditionModel(nn.Module):
         return UNetOutput(unfold_frames(self.conv_out(hidden), num_frames), features)
 
     def _run_all_but_last(self, skips: list[Tensor], inputs: BlockInputs) -> Tensor:
-        """Run everything between ``conv_in`` (in ``skips``, where it stays) and the last layer."""
+        """Run all layers between ``conv_in``, whose output is in ``skips``, and the last one."""
         for down_block in self.down_blocks:
             skips.extend(down_block(skips[-1], inputs))
         hidden: Tensor = self.mid_block(skips[-1], inputs)
@@ -154,7 +154,7 @@ class UNet3DConditionModel(nn.Module):
     def _embed(self, timestep: int | Tensor) -> Tensor:
         channels = self.config.block_out_channels[0]
         sinusoids = sinusoidal_embedding(timestep, channels, self.device).to(self.dtype)
-        # Every resnet begins by activating the embedding: done once, here.
+        # Every resnet starts with this activation, so it is computed once.
         return F.silu(self.time_embedding(sinusoids))
 
     def _check_audio(self, audio: Tensor | AudioContext, num_pictures: int) -> AudioContext:
@@ -167,7 +167,7 @@ class UNet3DConditionModel(nn.Module):
 
 
 def _number_transformers(unet: nn.Module) -> tuple[SpatialTransformer, ...]:
-    """Tell every spatial transformer its place in :class:`AudioContext`; return them in order."""
+    """Set the index of every spatial transformer in :class:`AudioContext`; return them in order."""
     found = tuple(part for part in unet.modules() if isinstance(part, SpatialTransformer))
     for index, transformer in enumerate(found):
         transformer.audio_index = index

@@ -1,4 +1,4 @@
-"""Loads ``latentsync_unet.pt`` of any published version into the UNet that fits it."""
+"""Loads ``latentsync_unet.pt`` of any published version into a UNet."""
 
 import logging
 from dataclasses import dataclass
@@ -23,19 +23,22 @@ from latentsync.models.embeddings import position_table
 
 logger = logging.getLogger(__name__)
 
-_REPLACEABLE = ("conv_in.", "conv_out.")  # differ when a network was given other channels
-_AUDIO_PROJECTIONS = ("attn2.to_k.weight", "attn2.to_v.weight")  # or another width of audio
+_REPLACEABLE = ("conv_in.", "conv_out.")  # differ in networks with other channels
+_AUDIO_PROJECTIONS = (
+    "attn2.to_k.weight",
+    "attn2.to_v.weight",
+)  # differ in networks with other audio features
 _MOTION = ".motion_modules."
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How a network was filled.
+    """The result of loading a checkpoint.
 
     Attributes:
-        source: whether the checkpoint itself was read or the copy beside it.
-        switched_off: names that the file lacks or has in another shape, when that was allowed.
-        ignored: names in the file that the network does not have, when that was allowed.
+        source: whether the checkpoint itself or its cache was read.
+        switched_off: names that are missing in the file or have another shape, if allowed.
+        ignored: names in the file that the network does not have, if allowed.
     """
 
     source: Literal["checkpoint", "cache"]
@@ -46,19 +49,19 @@ class LoadReport:
 def load_unet(
     unet: nn.Module, path: str | Path, *, device: torch.device, dtype: torch.dtype, strict: bool
 ) -> LoadReport:
-    """Fill ``unet`` from a checkpoint.
+    """Load a checkpoint into ``unet``.
 
-    The first load in half precision writes a copy beside the checkpoint, which later ones map.
+    The first load in half precision writes a cache next to the checkpoint, which later ones map.
 
     Args:
-        unet: the network, usually without memory yet.
+        unet: the network, usually on the meta device.
         path: ``.pt`` with or without ``state_dict`` around the tensors, or ``.safetensors``.
-        device: where the weights go.
-        dtype: type of the weights.
-        strict: whether every name and shape must match. Otherwise names that the network does not
-            have are ignored, and what the file lacks is switched off: zeros, gains of one. The same
-            holds for input and output convolutions of other channels and for projections of audio
-            of another width. A warning in the log and the report name them.
+        device: of the weights.
+        dtype: of the weights.
+        strict: whether every name and shape must match. Otherwise unknown names are ignored, and
+            missing layers are switched off by zeros and gains of one. The same holds for input and
+            output convolutions with other channels and for audio projections of another width.
+            They are logged as a warning and listed in the report.
 
     Raises:
         CheckpointUnusable: the file cannot be read.
@@ -93,7 +96,7 @@ def _is_tolerable(differences: Differences) -> bool:
 
 
 def _complete(state: StateDict, unet: nn.Module, differences: Differences) -> StateDict:
-    """Return ``state`` with exactly the names and shapes of ``unet``."""
+    """Return ``state`` with the names and shapes of ``unet``."""
     misshapen = {name for name, _, _ in differences.misshapen}
     return {
         name: state[name]
@@ -104,7 +107,7 @@ def _complete(state: StateDict, unet: nn.Module, differences: Differences) -> St
 
 
 def _switched_off(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return what makes a layer add nothing; tables are computed, gains of norms are one."""
+    """Return weights with which a layer has no effect; tables are computed, gains are one."""
     if name.endswith(".pe"):
         return position_table(shape[2], shape[1])
     if name.endswith(".weight") and len(shape) == 1:
@@ -113,7 +116,7 @@ def _switched_off(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _guess_cause(state: StateDict, unet: nn.Module) -> str:
-    """Return a sentence about the likely mistake, or nothing."""
+    """Return a sentence about the likely mistake, or an empty string."""
     given = any(_MOTION in name for name in state)
     wanted = any(_MOTION in name for name in unet.state_dict())
     if "conv_in.weight" not in state or given == wanted:

@@ -1,4 +1,4 @@
-"""The autoencoder between face pictures and latents: diffusers' network, loaded and scaled here."""
+"""The autoencoder between face pictures and latents, diffusers' AutoencoderKL."""
 
 import re
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from torch import Tensor
 from latentsync.models.checkpoint import StateDict, fill, place, read_state, require_match
 from latentsync.models.config import VAEConfig
 
-# The published file is older than diffusers' present names of the attention in the middle.
+# The published file has diffusers' former names of the attention in the mid block.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(mid_block\.attentions\.\d+\.)({'|'.join(_OLD_NAMES)})\.(weight|bias)$")
 _ATTENTION_WEIGHT = re.compile(r"mid_block\.attentions\.\d+\.to_(q|k|v|out\.0)\.weight$")
@@ -20,7 +20,7 @@ _LOGVAR_RANGE = (-30.0, 20.0)
 
 
 def build_vae(config: VAEConfig) -> AutoencoderKL:
-    """Build the autoencoder without any memory for its weights."""
+    """Build the autoencoder on the meta device, without memory for its weights."""
     with init_empty_weights(include_buffers=True):
         vae = AutoencoderKL(**asdict(config))
     return vae.eval().requires_grad_(False)
@@ -33,7 +33,7 @@ def load_vae(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> AutoencoderKL:
-    """Build the autoencoder and fill it from a file with old or present names.
+    """Build the autoencoder and load a file with former or current names.
 
     Raises:
         CheckpointUnusable: the file cannot be read.
@@ -48,7 +48,7 @@ def load_vae(
 
 
 def rename_old(state: StateDict) -> StateDict:
-    """Return ``state`` with present names; 1x1 kernels of the attention become matrices."""
+    """Return ``state`` with current names; 1x1 kernels of the attention become matrices."""
     renamed = {
         _OLD_NAME.sub(lambda match: f"{match[1]}{_OLD_NAMES[match[2]]}.{match[3]}", name): value
         for name, value in state.items()
@@ -79,7 +79,7 @@ def encode_moments(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def sample_latents(vae: AutoencoderKL, moments: Tensor, noise: Tensor) -> Tensor:
-    """Return latents drawn from a posterior, scaled; see :func:`encode_latents`."""
+    """Return scaled latents sampled from a posterior; see :func:`encode_latents`."""
     mean, logvar = moments.chunk(2, dim=1)
     deviation = torch.exp(0.5 * logvar.clamp(*_LOGVAR_RANGE))
     latents: Tensor = (mean + deviation * noise.to(mean)) * vae.config.scaling_factor

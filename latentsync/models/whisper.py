@@ -1,4 +1,4 @@
-"""The encoder of OpenAI's Whisper: log-mel windows in, all its hidden states out."""
+"""The encoder of OpenAI's Whisper, which returns all hidden states of log-mel windows."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from latentsync.errors import CheckpointUnusable, InternalError
 from latentsync.models.checkpoint import fill, named_tensors, place, read_checkpoint, require_match
 
-# In the file but not in this network: text decoding, and a norm that LatentSync does not apply.
+# Tensors in the file that are not used: the decoder, and a norm that LatentSync does not apply.
 _NOT_USED = ("decoder.", "encoder.ln_post.")
 
 
@@ -48,7 +48,7 @@ class WhisperAttention(nn.Module):
 
 
 class WhisperBlock(nn.Module):
-    """Attention and a two-layer network, each after a norm and added to its input."""
+    """Attention and MLP, each with a norm before it and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,14 +91,16 @@ class WhisperEncoder(nn.Module):
 
         Args:
             mel: normalised log-mel (B, n_mels, 2 * n_audio_ctx), moved to the network's device and
-                type.
+                dtype.
 
         Raises:
             InternalError: ``mel`` has another shape.
         """
         wanted = (self.dims.n_mels, 2 * self.dims.n_audio_ctx)
         if mel.shape[1:] != wanted:
-            raise InternalError(f"A window of log-mel is {wanted}, not {tuple(mel.shape[1:])}.")
+            raise InternalError(
+                f"A window of log-mel has the shape {wanted}, not {tuple(mel.shape[1:])}."
+            )
         hidden = F.gelu(self.conv1(mel.to(self.conv1.weight)))  # (B, W, 2 * n_audio_ctx)
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)  # (B, n_audio_ctx, W)
         states = [hidden + self.positional_embedding]
@@ -108,7 +110,7 @@ class WhisperEncoder(nn.Module):
 
 
 def build_whisper(dims: WhisperDims) -> WhisperEncoder:
-    """Build the encoder without any memory for its weights."""
+    """Build the encoder on the meta device, without memory for its weights."""
     with init_empty_weights(include_buffers=True):
         return WhisperEncoder(dims).eval().requires_grad_(False)
 
@@ -119,7 +121,7 @@ def load_whisper(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> WhisperEncoder:
-    """Build and fill the encoder from a file in OpenAI's layout (``dims``, ``model_state_dict``).
+    """Build the encoder and load a file in OpenAI's layout (``dims``, ``model_state_dict``).
 
     Raises:
         CheckpointUnusable: the file cannot be read or has no dims.

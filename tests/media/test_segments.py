@@ -105,7 +105,7 @@ def test_a_segment_behind_the_end_of_a_video_that_is_not_extended_is_refused() -
 def test_a_segment_behind_the_end_needs_a_mode_that_was_chosen(mode: SyncMode) -> None:
     late = [place(24, 30), place(25, 30, name="segments.1")]
     assert plan_segment_frames(mode, 25, late, SETTINGS).size == 30
-    with pytest.raises(InvalidField, match=r"the video ends at 1 s; .*give sync_mode") as refused:
+    with pytest.raises(InvalidField, match=r"the video ends at 1 s; .*set sync_mode") as refused:
         plan_segment_frames(mode, 25, late, SETTINGS, sync_mode_given=False)
     assert refused.value.field == "segments.1.start_s"
     assert refused.value.message.startswith("segments.1.start_s is 1,")

@@ -16,5 +16,5 @@ def test_the_files_state_every_value(version: str, resolution: int) -> None:
 
 
 def test_an_error_of_the_network_names_the_option_and_what_is_allowed() -> None:
-    with pytest.raises(EngineUnavailable, match=r"freq_shift=1; this network needs 0\."):
+    with pytest.raises(EngineUnavailable, match=r"freq_shift=1; this network requires 0\."):
         UNetConfig(freq_shift=1)

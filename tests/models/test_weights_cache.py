@@ -67,7 +67,7 @@ def test_a_damaged_copy_is_not_used(
 ) -> None:
     cache_path(checkpoint, HALF).write_bytes(content)
     assert read_cache(checkpoint, HALF, CPU) is None
-    assert "made anew" in caplog.text
+    assert "is written again" in caplog.text
 
 
 def test_a_truncated_copy_is_not_used(checkpoint: Path) -> None:

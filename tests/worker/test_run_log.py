@@ -35,7 +35,7 @@ def test_the_stages_of_a_run_are_told_in_their_order_without_a_place(tmp_path: P
     with report_lines(told.append):
         runner.run(request, tmp_path / "out.mp4", settings=settings, pipeline=SquareEngine())
     assert [line.split(":")[0] for line in told] == ["fetch", "probe", "read", "generate", "write"]
-    assert "made the frames with square in" in told[3]
+    assert "generated the frames with square in" in told[3]
     assert "/" not in "".join(told)
 
 
