@@ -22,7 +22,6 @@ INPUT_SIDE = 512  # pixels
 STRIDES = (8, 16, 32)  # pixels between the cells of the three grids
 ANCHORS_PER_CELL = 2
 NUM_KEYPOINTS = 5
-COLUMNS = 1 + 4 + 2 * NUM_KEYPOINTS  # of the table of raw values: score, distances, keypoints
 MIN_SCORE = 0.5
 MAX_OVERLAP = 0.4  # faces that overlap more are merged
 

@@ -17,7 +17,6 @@ LIPS_INNER = (
     78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
 )  # fmt: skip
 UPPER_LIP_INNER, LOWER_LIP_INNER = 13, 14  # their distance is the lip gap
-UPPER_LIP_OUTER, LOWER_LIP_OUTER = 0, 17
 MOUTH_RIGHT, MOUTH_LEFT = 61, 291  # outer corners
 
 FACE_OVAL = (
@@ -31,11 +30,9 @@ JAW = (
 )  # fmt: skip
 FOREHEAD, CHIN = 10, 152
 
-RIGHT_EYE_OUTER, RIGHT_EYE_INNER = 33, 133
-LEFT_EYE_INNER, LEFT_EYE_OUTER = 362, 263
-NOSE_BRIDGE, NOSE_TIP, NOSE_BOTTOM = 168, 1, 2
+RIGHT_EYE_OUTER, LEFT_EYE_OUTER = 33, 263
+NOSE_TIP, NOSE_BOTTOM = 1, 2
 NOSE_WINGS = (98, 327)  # right, left
-CHEEKS = (50, 280)  # right, left: the cheek bones
 FACE_SIDES = (234, 454)  # right, left: in front of the ears
 
 BROW_RIGHT = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107)

@@ -13,7 +13,6 @@ from latentsync.models.unet import UNet3DConditionModel
 from latentsync.schema.fields import SchedulerName
 
 NUM_TRAIN_TIMESTEPS = 1000
-FEATURE_CACHE_INTERVAL = 3  # every third pass runs whole when the cache is on
 
 StepCallback = Callable[[int, Tensor], None]
 

@@ -55,7 +55,6 @@ def test_right_is_the_left_side_of_the_picture(points):
     for right, left in (
         (topology.RIGHT_EYE_OUTER, topology.LEFT_EYE_OUTER),
         (topology.MOUTH_RIGHT, topology.MOUTH_LEFT),
-        (topology.CHEEKS[0], topology.CHEEKS[1]),
         (topology.FACE_SIDES[0], topology.FACE_SIDES[1]),
         (topology.BROW_RIGHT[0], topology.BROW_LEFT[0]),
     ):
@@ -63,7 +62,6 @@ def test_right_is_the_left_side_of_the_picture(points):
 
 
 def test_the_profile_runs_from_the_forehead_to_the_chin(points):
-    order = (topology.FOREHEAD, topology.NOSE_BRIDGE, topology.NOSE_TIP, topology.NOSE_BOTTOM,
-             topology.UPPER_LIP_OUTER, topology.UPPER_LIP_INNER, topology.LOWER_LIP_INNER,
-             topology.LOWER_LIP_OUTER, topology.CHIN)  # fmt: skip
+    order = (topology.FOREHEAD, topology.NOSE_TIP, topology.NOSE_BOTTOM,
+             topology.UPPER_LIP_INNER, topology.LOWER_LIP_INNER, topology.CHIN)  # fmt: skip
     assert (np.diff(points[list(order), 1]) > 0).all()

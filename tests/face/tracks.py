@@ -18,7 +18,7 @@ def face_points() -> Floats:
 
 
 def make_track(points, *, num_frames=None, frames=None, shots=None) -> FaceTrack:
-    """Return a track with these rows (K,468,2), in the first K frames unless told otherwise."""
+    """Return a track with these rows (K,468,2), by default in the first K frames."""
     rows = np.asarray(points, np.float32)
     frames = np.arange(len(rows)) if frames is None else np.asarray(frames)
     shots = np.zeros(len(rows)) if shots is None else np.asarray(shots)

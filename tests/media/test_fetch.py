@@ -116,7 +116,7 @@ def test_the_deadline_of_the_run_ends_a_download(
         fetch_media(url(sender.url("drip")), folder, near, RunMonitor(deadline_s=0.2))
 
 
-def test_nobody_listening_is_unreachable(folder: Path, near: Settings) -> None:
+def test_a_port_without_a_listener_is_unreachable(folder: Path, near: Settings) -> None:
     with pytest.raises(errors.Unreachable, match="video_url could not be fetched"):
         fetch(url("http://127.0.0.1:9/x.mp4"), folder, near)
 
@@ -358,7 +358,7 @@ def test_paths_outside_the_allowed_roots_are_forbidden(
         root / "link.mp4",
         Path("/etc/passwd"),
         tmp_path / "missing.mp4",
-        tmp_path / "root-beside" / "v.mp4",
+        tmp_path / "root-sibling" / "v.mp4",
     ):
         with pytest.raises(errors.ForbiddenPath, match="outside the allowed folders"):
             fetch(path_source(path), folder, narrow)

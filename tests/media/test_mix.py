@@ -49,7 +49,7 @@ def test_a_recording_that_ends_early_is_followed_by_silence() -> None:
     assert (sound[300:] == 0).all()
 
 
-def test_the_background_is_heard_where_nobody_speaks() -> None:
+def test_the_background_is_heard_between_recordings() -> None:
     (sound,) = mixed(
         level(0.25, 9000),
         Heard(level(0.5, 900), 0, 1000, 2000),

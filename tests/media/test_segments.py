@@ -91,7 +91,7 @@ def test_the_video_goes_on_behind_its_end_as_the_mode_says(
     assert plan_segment_frames(mode, 3, [place(1, 5)], SETTINGS).tolist() == expected
 
 
-def test_the_video_plays_to_its_end_though_nobody_speaks() -> None:
+def test_the_video_plays_to_its_end_without_speech() -> None:
     for mode in (SyncMode.BOUNCE, SyncMode.CUT_OFF):
         assert plan_segment_frames(mode, 50, [place(1, 5)], SETTINGS).tolist() == list(range(50))
 

@@ -118,7 +118,7 @@ def test_the_sound_of_a_video_file_is_read(tmp_path: Path, settings: Settings) -
 def make_stamped(
     path: Path, starts_s: Iterable[float], length_s: float = 0.5, rate: int = 16_000
 ) -> Path:
-    """Write a tone in packets of one length that are shown when they are told to be."""
+    """Write a tone in packets of one length with the given timestamps."""
     samples = (tone(length_s, rate) * 32767).astype(np.int16)
     starts_s = list(starts_s)
     with av.open(str(path), "w") as container:

@@ -296,7 +296,7 @@ def test_blocks_of_any_size_become_packets_in_order(sizes: list[int]) -> None:
     assert np.array_equal(np.concatenate([to_block(f) for f in frames], axis=1), ramp)
 
 
-def test_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_has_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """/dev/full refuses every byte with "no space left", as a full disk does."""
     from latentsync.media import writer
 

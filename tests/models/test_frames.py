@@ -51,7 +51,9 @@ def test_statistics_are_over_all_frames_of_a_window(
 
 
 @pytest.mark.parametrize("way", ["_by_kernel", "_by_moments"])
-def test_frames_are_apart_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_frames_are_normalized_separately_by_default(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     norm = build_norm()
     monkeypatch.setattr(FrameGroupNorm, "_by_kernel", getattr(FrameGroupNorm, way))
     frames = fold_frames(torch.randn(2, 8, 3, 4, 4))

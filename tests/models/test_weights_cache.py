@@ -112,7 +112,7 @@ def test_a_volume_that_tells_no_sizes_gets_a_copy(
     assert write_cache(checkpoint, HALF, STATE)
 
 
-def test_whoever_may_read_the_checkpoint_may_read_the_copy(checkpoint: Path) -> None:
+def test_the_cache_has_the_permissions_of_the_checkpoint(checkpoint: Path) -> None:
     checkpoint.chmod(0o640)
     write_cache(checkpoint, HALF, STATE)
     assert cache_path(checkpoint, HALF).stat().st_mode & 0o777 == 0o640

@@ -2,7 +2,7 @@
 
 The reduced ones go through files in the published layouts and the package's own loaders. Weights
 are made from the names and shapes of the network that the package builds; that these are the
-published ones is checked beside, against the manifests.
+published ones is checked against the manifests as well.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Networks:
 
     @cached_property
     def salt(self) -> str:
-        """What other sets of weights are told apart by."""
+        """What distinguishes sets of weights."""
         salt = read_json(self._golden / "meta.json").get("salt")
         if not isinstance(salt, str):
             raise ValueError(f"meta.json has the salt {salt!r}, not a text")

@@ -38,7 +38,7 @@ class Output:
         tolerance: how far off it may be.
         make: computes it; or several ways to.
         dtype: of the recorded array, see :meth:`RecordedFile.read`.
-        note: shown beside the name, where one array is compared more than once.
+        note: shown next to the name, where one array is compared more than once.
     """
 
     name: str
@@ -134,11 +134,11 @@ def _compare(
 
 def _reasons(tried: Mapping[str, tuple[str, str]]) -> str:
     """Return why each way failed, once where it is no matter of precision."""
-    told = (
+    parts = (
         f"{way}: {reason}" if way and worst != _NOT_COMPARED else reason
         for way, (worst, reason) in tried.items()
     )
-    return "; ".join(dict.fromkeys(told))
+    return "; ".join(dict.fromkeys(parts))
 
 
 def _kind(array: Array) -> str:

@@ -345,7 +345,7 @@ def test_a_folder_where_nothing_is_compared_fails(tmp_path: Path) -> None:
         ["--reference", ".", "--threads", "0"],
     ],
 )
-def test_a_wrong_command_is_told_apart(
+def test_a_wrong_command_has_its_own_exit_code(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

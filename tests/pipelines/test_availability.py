@@ -104,7 +104,7 @@ def test_the_draft_engine_needs_the_core_and_its_embedded_files(
         require_any_engine(Settings())
 
 
-def test_offline_missing_weights_are_told_as_a_cold_start_tells_them(tmp_path: Path) -> None:
+def test_offline_missing_weights_are_reported_as_by_a_cold_start(tmp_path: Path) -> None:
     settings = Settings(weights_dir=tmp_path, offline=True, face_landmarks="mesh")
     found = find_obstacle(GPU, settings)
     assert found is not None
@@ -208,7 +208,7 @@ def test_a_broken_torch_on_a_gpu_machine_is_no_crash_and_no_draft(
         requirements.has_cuda()
 
 
-def test_an_import_that_fails_while_an_engine_is_built_is_told_too(
+def test_an_import_that_fails_while_an_engine_is_built_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     replace_builders(monkeypatch, {"draft": (__name__, "build_late")})

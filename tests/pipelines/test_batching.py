@@ -51,7 +51,7 @@ def test_when_not_even_one_fits_the_error_says_what_to_do() -> None:
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     ],
 )
-def test_memory_that_a_library_lacks_is_told_the_same_way(words: str) -> None:
+def test_out_of_memory_errors_of_libraries_are_translated(words: str) -> None:
     with pytest.raises(OutOfDeviceMemory), translate_oom("listen"):
         raise RuntimeError(words)
 

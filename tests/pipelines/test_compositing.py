@@ -1,4 +1,4 @@
-"""Utterances beside and over each other, with voices that paint their number."""
+"""Consecutive and overlapping utterances, with edits that paint their number."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_one_voice_over_everything_is_not_faded() -> None:
     assert untouched(frames, but=lambda face: face == 1)
 
 
-def test_frames_that_nobody_covers_are_those_of_the_source() -> None:
+def test_frames_without_an_utterance_are_those_of_the_source() -> None:
     frames = Choir(said(5, 9), faces=[0]).frames()
     assert len(frames) == NUM_FRAMES
     assert untouched(frames[:5])
@@ -152,7 +152,7 @@ def test_a_speaker_who_is_never_seen_speaking_is_no_face() -> None:
         check_seen([said(0, 9), said(5, 9, "segments.1.speaker")], indices, [seen, seen])
 
 
-def test_only_the_part_of_the_source_is_searched_in_which_somebody_speaks_or_is_named() -> None:
+def test_only_the_part_of_the_source_with_speech_or_named_frames_is_searched() -> None:
     indices = np.array([9, 8, 7, 6, 5, 4])
     assert num_frames_searched(indices, [said(2, 4)], NUM_FRAMES) == 8
     named = Utterance(SILENCE, 2, 4, SpeakerPoint(frame=12, point=(1, 1)))

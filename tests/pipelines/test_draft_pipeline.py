@@ -149,7 +149,7 @@ def test_two_runs_of_the_same_input_are_equal(pipeline):
 
 
 def two_people(count: int) -> list[Frame]:
-    """The demo's face, and beside it the same face mirrored, 40 frames ahead."""
+    """The demo's face, and next to it the same face mirrored, 40 frames ahead."""
     frames = demo_frames()
     return [
         np.concatenate([frames[n], frames[n + 40][:, ::-1]], axis=1)[96:480] for n in range(count)

@@ -63,23 +63,23 @@ def test_a_package_that_the_import_system_refuses_is_missing(
         ("raise RuntimeError('built for another numpy')", "RuntimeError: built for another"),
     ],
 )
-def test_a_broken_package_is_told_with_its_cause_and_no_folder(
+def test_a_broken_package_is_reported_with_its_cause_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str
 ) -> None:
-    told = explain_import_failure(failure_of(tmp_path, monkeypatch, code), "models")
-    assert told is not None
-    assert said in told
-    assert "installed but cannot be imported" in told
-    assert "/" not in told.replace("and/or", "")
+    text = explain_import_failure(failure_of(tmp_path, monkeypatch, code), "models")
+    assert text is not None
+    assert said in text
+    assert "installed but cannot be imported" in text
+    assert "/" not in text.replace("and/or", "")
 
 
 def test_what_a_package_needs_itself_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failure = failure_of(tmp_path, monkeypatch, "import no_such_package.part")
-    told = explain_import_failure(failure, "models")
-    assert told is not None
-    assert told.startswith("It needs no_such_package, which is not installed: pip install")
+    text = explain_import_failure(failure, "models")
+    assert text is not None
+    assert text.startswith("It needs no_such_package, which is not installed: pip install")
 
 
 def test_a_defect_of_this_package_is_no_broken_installation() -> None:

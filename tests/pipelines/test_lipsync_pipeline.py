@@ -234,7 +234,7 @@ def pipeline_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name in ("read", "make")]
 
 
-def test_whoever_stops_taking_frames_stops_the_work(networks: LipsyncNetworks) -> None:
+def test_closing_the_frames_stops_the_work(networks: LipsyncNetworks) -> None:
     generation = LipsyncPipeline(networks, KnownPlace())(
         FramesInMemory(frames(20)),
         whole(speech(20), 20),
@@ -445,8 +445,8 @@ def test_progress_of_many_utterances_rises_and_never_starts_again(
     heard: list[Progress] = []
     monitor = RunMonitor(heard.append)
     sing(networks, frames(12), said(0, 4), said(4, 8, OTHER), said(8, 12), monitor=monitor)
-    told = [progress.frames_done for progress in heard if progress.stage == "generate"]
-    assert told == sorted(told)
+    reported = [progress.frames_done for progress in heard if progress.stage == "generate"]
+    assert reported == sorted(reported)
     assert {progress.frames_total for progress in heard} == {12}
 
 

@@ -92,19 +92,19 @@ def test_leaving_ends_the_thread_and_closes_the_stream() -> None:
     assert threads_named("left") == []
 
 
-def test_leaving_is_told_to_long_work() -> None:
+def test_long_work_sees_that_the_consumer_has_stopped() -> None:
     left = threading.Event()
 
     def items() -> Iterator[int]:
         yield 0
         assert left.wait(5)
 
-    with Prefetcher(items(), name="told", left=left) as numbers:
+    with Prefetcher(items(), name="stopping", left=left) as numbers:
         next(numbers)
-    assert threads_named("told") == []
+    assert threads_named("stopping") == []
 
 
-def test_whoever_waits_may_stop_waiting() -> None:
+def test_waiting_can_be_stopped() -> None:
     go_on = threading.Event()
 
     def items() -> Iterator[int]:

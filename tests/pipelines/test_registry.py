@@ -22,7 +22,7 @@ class Built:
 
 
 class Slow:
-    """The engine latentsync-1.6 takes until it is told to be ready; all others are quick."""
+    """Building latentsync-1.6 blocks until an event is set; other engines are built at once."""
 
     begun, ready = Event(), Event()
 
@@ -55,7 +55,7 @@ def test_an_engine_that_is_built_waits_for_no_other(engines: PipelineCache) -> N
     assert not Slow.ready.is_set()
 
 
-def test_whoever_waits_for_another_engine_may_stop_waiting(engines: PipelineCache) -> None:
+def test_waiting_for_another_engine_can_be_stopped(engines: PipelineCache) -> None:
     def give_up() -> None:
         raise Canceled("enough")
 

@@ -51,7 +51,7 @@ def test_a_gpu_without_torch_is_an_error_and_no_draft(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("nvidia")
-def test_whoever_asks_for_an_engine_gets_that_one() -> None:
+def test_a_named_engine_is_not_replaced() -> None:
     assert resolve_engine("draft") == "draft"
 
 
@@ -85,4 +85,4 @@ def test_half_precision_needs_a_chip_that_is_fast_in_it(
 def test_no_engine_takes_the_cpu_of_a_machine_whose_gpu_it_cannot_use() -> None:
     with pytest.raises(EngineUnavailable, match="NVIDIA GPU, but the installed torch"):
         requirements.choose_device("auto")
-    assert requirements.choose_device("cpu").type == "cpu"  # whoever names it gets it
+    assert requirements.choose_device("cpu").type == "cpu"  # not replaced

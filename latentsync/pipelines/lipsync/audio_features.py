@@ -19,9 +19,6 @@ from latentsync.pipelines.lipsync.mel import WINDOW_COLUMNS, LogMel
 ROWS_PER_SECOND = 50
 COLUMNS_PER_ROW = 2  # log-mel columns
 ROWS_BEFORE, ROWS_AFTER = 4, 5  # rows of a slice before and after the frame's own
-ROWS_PER_SLICE = ROWS_BEFORE + 1 + ROWS_AFTER
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -81,22 +78,6 @@ def slice_rows(
     centers = np.array([_center(int(index), video_fps) for index in frame_indices], np.int64)
     rows = centers[:, None] + np.arange(-ROWS_BEFORE, ROWS_AFTER + 1)
     return np.asarray(np.clip(rows, 0, num_rows - 1), np.int64)
-
-
-def slice_features(
-    features: Floats, frame_indices: NDArray[np.int64], video_fps: float = VIDEO_FPS
-) -> Floats:
-    """Return what each video frame hears, float32 (frames, 10 * states, width).
-
-    Args:
-        features: float32 (rows, states, width) of the whole recording. In the result time runs
-            slowly and the states of one row lie together.
-        frame_indices: int64 (frames,), numbers of video frames.
-        video_fps: frames per second.
-    """
-    num_rows, num_states, width = features.shape
-    heard = features[slice_rows(frame_indices, num_rows, video_fps)]
-    return heard.reshape(len(frame_indices), ROWS_PER_SLICE * num_states, width)
 
 
 def _center(index: int, video_fps: float) -> int:

@@ -83,12 +83,6 @@ class LogMel:
             yield _log_power(_samples_under(self._waveform, first, last))
 
 
-def log_mel(waveform: Waveform) -> Floats:
-    """Return all columns of ``waveform`` at once: float32 (80, T), 32 KB per second of sound."""
-    mel = LogMel(waveform)
-    return mel.columns(0, mel.num_columns)
-
-
 @cache
 def mel_filters() -> Reals:
     """Return the triangular filters of the bands, float64 (80, 201), all of equal area.

@@ -9,7 +9,6 @@ import numpy as np
 
 from latentsync.face.landmarks106 import Landmarks106, crop_matrices, cut_crop, place_landmarks
 from latentsync.face.scrfd import (
-    COLUMNS,
     STRIDES,
     DetectedFaces,
     decode_faces,
@@ -25,6 +24,7 @@ from tests.parity.tolerance import EXACT, LABELS, Tolerance
 
 _PIXELS = Tolerance(1e-3)
 _ROWS = [2 * (512 // stride) ** 2 for stride in STRIDES]  # of the raw table, per stride
+_COLUMNS = 15  # of the raw table: score, four distances, five keypoints
 _CROPS = ("crop_image", "crop_boxes", "crop_M", "crop_pixels", "crop_raw", "crop_lm106")
 
 
@@ -61,7 +61,7 @@ def _decode(recorded: RecordedFile, number: str) -> DetectedFaces:
     levels, rows = recorded.read(f"post_level_row_{number}", "int").T
     if not (np.isin(levels, range(len(STRIDES))).all() and (rows >= 0).all()):
         raise UnfitArray(f"post_level_row_{number} names rows that there are not")
-    table = np.zeros((sum(_ROWS), COLUMNS), np.float32)
+    table = np.zeros((sum(_ROWS), _COLUMNS), np.float32)
     starts = np.cumsum([0, *_ROWS])[:-1]
     table[starts[levels] + rows] = recorded.read(f"post_values_{number}", "float32")
     height, width = recorded.read(f"post_image_hw_{number}", "int")

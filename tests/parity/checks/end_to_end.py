@@ -7,7 +7,7 @@ Which ones flip depends on the processor. So every array is compared twice:
 - stage by stage: made from the recorded input of its stage, and to be reproduced closely;
 - the whole: made from the recorded landmarks and sound, and held to figures that such flips cannot
   reach but a fault does: how much the pictures resemble the recorded ones, and a difference of the
-  latents that is small beside what hardly moved matrices do to the same chain.
+  latents that is small compared with the effect of slightly changed matrices.
 
 The order of source frames and the kept sound are an input of the package's pipeline: its own sync
 modes end with the audio and do not repeat the frames at which a looped video turns. The recordings
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
-from latentsync.models.sampling import FEATURE_CACHE_INTERVAL, SamplingOptions
+from latentsync.models.sampling import SamplingOptions
 from latentsync.models.vae import decode_latents
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync.alignment import points3
@@ -39,6 +39,7 @@ from latentsync.pipelines.lipsync.paste_back import restore_face
 from latentsync.pipelines.lipsync.windows import Window, cut_windows, group_windows
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, SpokenWindow
 from tests.parity.checks.alignment import MATRIX
+from tests.parity.checks.sampling import FEATURE_CACHE_INTERVAL
 from tests.parity.networks import Networks
 from tests.parity.output import Output
 from tests.parity.precisions import MARGIN, Way, in_each_precision, pick_in_each

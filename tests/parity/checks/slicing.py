@@ -7,10 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from latentsync.formats import VIDEO_FPS
-from latentsync.pipelines.lipsync.audio_features import count_slices, slice_features, slice_rows
+from latentsync.pipelines.lipsync.audio_features import count_slices, slice_rows
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile
 from tests.parity.tolerance import EXACT
+
+
+def slice_features(features: Array, frame_indices: Array) -> Array:
+    """Return the slice of each video frame, float32 (frames, 10 * states, width).
+
+    Args:
+        features: float32 (rows, states, width) of the whole recording.
+        frame_indices: int64 (frames,), numbers of video frames.
+    """
+    slices = features[slice_rows(frame_indices, len(features))]
+    return slices.reshape(len(frame_indices), -1, features.shape[2])
 
 
 def check(recorded: RecordedFile) -> Iterator[Output]:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from latentsync.models.whisper import WhisperEncoder
-from latentsync.pipelines.lipsync.audio_features import count_slices, plan_windows, slice_features
+from latentsync.pipelines.lipsync.audio_features import count_slices, plan_windows
 from latentsync.pipelines.lipsync.mel import LogMel
+from tests.parity.checks.slicing import slice_features
 from tests.parity.networks import Networks
 from tests.parity.output import Output
 from tests.parity.recorded import Array, RecordedFile

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from latentsync.formats import SAMPLE_RATE, Waveform
 from latentsync.models.whisper import WhisperEncoder, load_whisper
-from latentsync.pipelines.lipsync.audio_features import AudioFeatures, plan_windows, slice_features
+from latentsync.pipelines.lipsync.audio_features import AudioFeatures, plan_windows
 from latentsync.pipelines.lipsync.mel import LogMel
 from tests.models.stand_ins import save_whisper
+from tests.parity.checks.slicing import slice_features
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_faces_that_are_too_small_for_latentsync_do_not_count(landmarks: Landmar
         find([[small], []], landmarks, astronaut())
 
 
-def test_of_several_people_one_is_followed_whoever_is_larger_at_times(
+def test_of_several_people_one_is_tracked_even_if_another_is_larger(
     landmarks: Landmarks106,
 ) -> None:
     near, far = (70.0, 60.0, 175.0, 185.0), (76.0, 66.0, 168.0, 178.0)
@@ -123,7 +123,7 @@ def test_frames_in_which_only_the_other_person_is_found_pass_through(
     assert np.isnan(found.points[1]).all()
 
 
-def test_nobody_at_the_point_is_an_error(landmarks: Landmarks106) -> None:
+def test_a_point_without_a_face_is_an_error(landmarks: Landmarks106) -> None:
     with pytest.raises(InvalidField, match="speaker"):
         find([[LEFT, RIGHT]], landmarks, two_people(), of(440))
 
