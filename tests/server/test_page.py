@@ -51,7 +51,7 @@ def test_a_stranger_is_asked_for_a_key(stranger: httpx.Client) -> None:
 def test_a_wrong_key_is_reported_and_not_kept(stranger: httpx.Client) -> None:
     answer = stranger.post("/page/key", data={"key": "guess"})
     assert answer.status_code == 401
-    assert "does not know that key" in answer.text
+    assert "does not accept that key" in answer.text
     assert not stranger.cookies
 
 

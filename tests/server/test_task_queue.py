@@ -164,7 +164,7 @@ def test_a_running_task_is_processing(waiting: Server) -> None:
     store.report(job, "generate", 0.5, 5, 10)
     state = get(waiting, f"/task/{task_id}")
     assert (state["status"], state["progress"]) == ("processing", 0.5)
-    assert state["message"] == "Working: generate."
+    assert state["message"] == "Processing: generate."
     assert get(waiting, "/queue") == {
         "queue_length": 0,
         "is_processing": True,
