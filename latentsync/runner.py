@@ -66,7 +66,7 @@ def run(
         pipeline: the engine.
         probes: of media that were probed already; the others are probed here.
         on_progress: called from this thread; its fractions rise to 1.0.
-        canceled: set by anybody to stop the run.
+        canceled: set to stop the run.
 
     Raises:
         LatentSyncError: any of :mod:`latentsync.errors`; other exceptions are defects.
@@ -80,8 +80,6 @@ def run(
 
 
 class _Run:
-    """The stages of one run, in order."""
-
     def __init__(
         self,
         request: RunRequest,

@@ -1,6 +1,7 @@
-"""A run's request as plain JSON in the record, and back.
+"""Requests as JSON in the database, and back.
 
-Addresses are recorded as they are. Everything else was stored in the file store before.
+URLs are stored as they are, other media as their key in the file store and the result of their
+probe.
 """
 
 import logging
@@ -50,12 +51,12 @@ def load_options(recorded: dict[str, Any]) -> run.RunOptions:
 def dump_source(
     source: run.MediaSource, stored_key: str | None, info: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return a medium as plain JSON: its address, or its key in the storage.
+    """Return a medium as plain JSON: its URL, or its key in the file store.
 
     Args:
         source: the medium.
-        stored_key: None for an address, which the worker fetches.
-        info: what its probe found, from :func:`latentsync.media.probe.dump_info`.
+        stored_key: None for a URL, which the worker fetches.
+        info: the probe, from :func:`latentsync.media.probe.dump_info`.
     """
     if stored_key is None and isinstance(source, run.UrlSource):
         return {"url": source.url, "name": source.name}
@@ -66,7 +67,7 @@ def dump_source(
 
 
 def load_source(recorded: dict[str, Any], stored: Path | None) -> run.MediaSource:
-    """Return the medium; ``stored`` is where the stored file lies now."""
+    """Return the medium; ``stored`` is the path of its file on this machine."""
     if "url" in recorded:
         return run.UrlSource(recorded["url"], name=recorded["name"])
     if stored is None:
@@ -78,8 +79,8 @@ def dump_request(request: run.RunRequest, media: Mapping[str, dict[str, Any]]) -
     """Return a request as plain JSON.
 
     Args:
-        request: what was asked for.
-        media: what :func:`dump_source` gave for each of its media, by name.
+        request: the request.
+        media: its media from :func:`dump_source`, by name.
     """
     return {
         **media,
@@ -96,7 +97,7 @@ def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> run.Ru
 
     Args:
         recorded: the plain JSON.
-        stored: where the media lie that were stored, by name.
+        stored: paths of the stored media on this machine, by name.
     """
     sources = {
         name: load_source(source, stored.get(name)) for name, source in _media(recorded).items()
@@ -115,12 +116,12 @@ def load_request(recorded: dict[str, Any], stored: Mapping[str, Path]) -> run.Ru
 
 
 def load_probes(recorded: dict[str, Any], settings: Settings) -> Probes:
-    """Return what the probes found when the job was submitted, by name of the medium.
+    """Return the probes of a job's media that were made when it was submitted.
 
-    Media without a result are left out: addresses, and jobs recorded by another version.
+    There are none for URLs, nor for jobs of other versions.
 
     Raises:
-        MediaError: a medium exceeds a limit of ``settings``, which are this process's own.
+        MediaError: a medium exceeds a limit of ``settings``, those of this process.
     """
     video, recordings = None, {}
     for name, source in _media(recorded).items():
@@ -137,7 +138,7 @@ def load_probes(recorded: dict[str, Any], settings: Settings) -> Probes:
 
 
 def stored_keys(recorded: dict[str, Any]) -> list[str]:
-    """Return where a recorded request's media lie in the file store."""
+    """Return the keys of a recorded request's media in the file store."""
     return list(stored_media(recorded).values())
 
 
@@ -147,7 +148,7 @@ def stored_folders(recorded: dict[str, Any]) -> set[str]:
 
 
 def stored_media(recorded: dict[str, Any]) -> dict[str, str]:
-    """Return where a recorded request's media lie in the file store, by name."""
+    """Return the keys of a recorded request's media in the file store, by name."""
     media = _media(recorded).items()
     return {name: source["key"] for name, source in media if "key" in source}
 

@@ -1,7 +1,7 @@
-"""Where every door hands jobs in and asks after them: one set of rules for all contracts.
+"""Submitting, querying and canceling jobs, with the same rules for all APIs.
 
-A desk belongs to a process that runs no jobs itself. What it accepts is on the disk before it
-answers.
+The service belongs to a process that runs no jobs itself. Jobs are on the disk before a submission
+returns.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ from latentsync.workspace import working_folder
 
 logger = logging.getLogger(__name__)
 
-_STORING_AT_ONCE = 8  # keeps processor and disk busy; more would only get in each other's way
+_STORING_AT_ONCE = 8  # enough to keep processor and disk busy
 
 
 SurveyEngines = Callable[[Settings], EngineSurvey]
@@ -52,15 +52,15 @@ SurveyEngines = Callable[[Settings], EngineSurvey]
 
 @dataclass(frozen=True)
 class Submission:
-    """What a caller hands in.
+    """A job to submit.
 
     Attributes:
-        request: the validated run; media may be addresses, inline, files here, or uploads.
-        fingerprint: of what was asked for, from :func:`fingerprint`.
-        id: the caller's own id, or None for a new one.
-        idempotency_key: the caller's name for this submission; a repeated one returns the first.
-        webhook: whom to tell.
-        entry: what the caller calls it if it is one of several; its errors say so.
+        request: the validated request; media may be URLs, base64, files or uploads.
+        fingerprint: of the call, from :func:`fingerprint`.
+        id: chosen by the caller, or None for a new one.
+        idempotency_key: a repeated submission with the same key returns the first job.
+        webhook: called when the job ends.
+        entry: its name if it is one of several, for error messages.
     """
 
     request: RunRequest
@@ -72,12 +72,12 @@ class Submission:
 
 
 class JobService:
-    """Takes jobs in, answers questions about them, cancels them.
+    """Submits, queries and cancels jobs.
 
     Args:
         settings: database, file store and limits.
-        survey: finds which engines can run here, if this process starts a worker with the same
-            settings; None: workers may run anywhere.
+        survey: finds which engines can run on this machine, if this process starts a worker with
+            the same settings; None if workers may run anywhere.
     """
 
     def __init__(self, settings: Settings, *, survey: SurveyEngines | None = None) -> None:
@@ -89,7 +89,7 @@ class JobService:
         self._quota = Quota(settings.max_jobs_per_key, settings.max_job_bytes_per_key)
         self._budget = StorageBudget(self.store, self.files, settings)
         self.reserve = self._budget.reserve
-        # What a file is shared with is on this machine; of a Postgres nobody knows who uses it.
+        # All users of an SQLite file are on this machine; those of a Postgres may be anywhere.
         own = None
         if survey is not None and engine.name == "sqlite":
             own = partial(survey, settings)
@@ -103,40 +103,40 @@ class JobService:
         self._erasure = Erasure(self.store, self._queue, self.files)
 
     def submit(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
-        """Record jobs and put them into the line, all or none.
+        """Record jobs and put them into the queue, all or none.
 
-        Media in the request itself are checked and stored first; addresses are fetched by the
-        worker. A submission that was made before, by id or idempotency key, returns its job.
+        Media in the request are checked and stored first; URLs are fetched by the worker. A
+        repeated submission, by id or idempotency key, returns the first job.
 
         Raises:
-            EngineUnavailable: no worker can run the engine that is asked for.
+            EngineUnavailable: no worker can run the engine.
             LineFull: the owner has as many jobs or bytes waiting as allowed.
-            DiskFull: there is no room for the media, or for anything new.
+            DiskFull: there is no room for the media, or for new jobs.
             IdempotencyConflict: the id or key was used for another request.
-            UploadNotFound: an upload is not there or not the owner's.
+            UploadNotFound: an upload does not exist or belongs to another owner.
             MediaError, FetchError: a medium cannot be used.
         """
         return self.begin_submit(submissions, owner).result()
 
     def begin_submit(self, submissions: Sequence[Submission], owner: str) -> Future[list[Job]]:
-        """Do what :meth:`submit` does, without waiting; for an event loop.
+        """Like :meth:`submit`, without waiting; for an event loop.
 
         Returns:
-            The jobs when they are on the disk, or what :meth:`submit` raises.
+            The jobs once they are on the disk, or an error of :meth:`submit`.
 
         Raises:
-            InvalidField, ForbiddenAddress: an address cannot be used, and there are no media.
+            InvalidField, ForbiddenAddress: a URL cannot be used, and there is nothing to store.
         """
         if _brings_files(submissions):
             return self._storing.submit(self._store_and_record, submissions, owner)
         return self._group_commit.record([self._prepare(one, owner) for one in submissions])
 
     def job(self, job_id: str, owner: str) -> Job:
-        """Return an owner's job; raises JobNotFound, for other people's and for what is no id."""
+        """Return an owner's job; raises JobNotFound, for other owners' and invalid ids as well."""
         return self.look(job_id, owner)[0]
 
     def look(self, job_id: str, owner: str) -> tuple[Job, int | None]:
-        """Return an owner's job and how many are ahead in the line; otherwise like :meth:`job`."""
+        """Return an owner's job and how many are ahead in the queue; otherwise like :meth:`job`."""
         try:
             found = self.store.look(check_job_id(job_id))
         except errors.InvalidField:
@@ -149,9 +149,9 @@ class JobService:
         """Cancel an owner's job: at once while it waits, within two seconds while it runs.
 
         Args:
-            job_id: which.
-            owner: whose.
-            running: False leaves a job alone that has begun.
+            job_id: of the job.
+            owner: of the job.
+            running: False does not cancel a job that has started.
         """
         job = self.job(job_id, owner)
         with translate_database_full():
@@ -162,11 +162,11 @@ class JobService:
         return canceled
 
     def begin_erasure(self, job_id: str, owner: str) -> int:
-        """Make an owner's job nobody's and ask its run to stop; returns the job's number.
+        """Detach an owner's job from its owner and cancel its run; returns the job's number.
 
         Raises:
-            JobNotFound: there is no such job, or it is somebody else's.
-            DiskFull: the record has no room for the wish.
+            JobNotFound: there is no such job, or it belongs to another owner.
+            DiskFull: there is no room for the change in the database.
         """
         job = self.job(job_id, owner)
         if not self._erasure.begin(job):
@@ -174,9 +174,9 @@ class JobService:
         return job.number
 
     def finish_erasure(self, number: int) -> bool:
-        """Remove everything of a job whose erasure has begun; False if not all of it can go yet.
+        """Remove everything of a job whose erasure has begun; False if that is not possible yet.
 
-        Housekeeping does then what is left.
+        The worker's cleanup then removes the rest.
         """
         try:
             return self._erasure.finish(number)
@@ -189,7 +189,7 @@ class JobService:
         return False
 
     def remove_upload(self, upload_id: str, owner: str) -> None:
-        """Remove an uploaded file; raises UploadNotFound, for other people's as well."""
+        """Remove an uploaded file; raises UploadNotFound, for other owners' as well."""
         if not self.uploads.remove(upload_id, owner):
             raise errors.UploadNotFound(
                 f"There is no upload {errors.shorten(upload_id)}.", field="id"
@@ -210,14 +210,14 @@ class JobService:
         return self.uploads.store(path, owner, move=move)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Finish what was begun and close the database."""
         self._storing.shutdown()
         self._group_commit.close()
         self._queue.close()
         self.store.engine.dispose()
 
     def _known(self, submission: Submission, owner: str) -> Job | None:
-        """Return the job of a submission that was made before; raises if it was another one."""
+        """Return the job of a repeated submission; raises IdempotencyConflict if it differs."""
         job = None
         if submission.id is not None:
             job = self.store.get(submission.id)
@@ -229,7 +229,7 @@ class JobService:
         return job
 
     def _store_and_record(self, submissions: Sequence[Submission], owner: str) -> list[Job]:
-        # The record decides once more: what it would refuse or knows is best not stored before.
+        # Recording checks this again; here it avoids storing media in vain.
         known = [self._known(submission, owner) for submission in submissions]
         new = [one for one, job in zip(submissions, known, strict=True) if job is None]
         added = iter(self._store_new(new, owner) if new else [])
@@ -246,12 +246,12 @@ class JobService:
             self._discard(prepared)
             raise
         used = {key for job in jobs for key in stored_keys(job.request)}
-        # Not ours where somebody else handed in the same job meanwhile.
+        # Another call may have submitted the same job at the same time.
         self._discard(one for one in prepared if used.isdisjoint(stored_keys(one.request)))
         return jobs
 
     def _require_engines(self, new: Sequence[Submission]) -> None:
-        """Ask before anything is stored; the record asks once more."""
+        """Check the engines before media are stored; recording checks them again."""
         engines = self.engines.now()
         for submission in new:
             with prefix_errors(submission.entry):
@@ -276,7 +276,7 @@ class JobService:
         request = submission.request
         if submission.webhook is not None:
             check_webhook(submission.webhook, self._settings)
-        # Not named for the job: of two calls with one id the loser must not remove the winner's.
+        # Not the job's id: of two calls with the same id, one must not remove the other's files.
         folder_key = f"{INPUTS}/{uuid.uuid4().hex}"
         with self._discarded_on_error(folder_key) if _brings_files([submission]) else nullcontext():
             media: dict[str, dict[str, Any]] = {}
@@ -298,7 +298,7 @@ class JobService:
     def _store(
         self, source: MediaSource, medium: str, folder_key: str, owner: str
     ) -> tuple[dict[str, Any], int]:
-        """Return a medium as it is recorded, and the bytes stored for it."""
+        """Store a medium; returns it as it is recorded, and its bytes in the store."""
         if _is_address(source):
             _check_address(source)
             return dump_source(source, None), 0
@@ -320,11 +320,11 @@ class JobService:
     def _as_file(
         self, source: MediaSource, folder: Path, owner: str
     ) -> Iterator[tuple[Path, Callable[[str], None]]]:
-        """Yield a medium's file, and what stores it under a key without writing it again."""
+        """Yield the file of a medium, and a function that stores it under a key."""
         if not isinstance(source, UrlSource):
             monitor = RunMonitor(deadline_s=self._settings.fetch_timeout_s)
             settings = self._settings
-            if isinstance(source, PathSource):  # a door's own file: it was received here
+            if isinstance(source, PathSource):  # chosen by this process, not by the caller
                 settings = settings.model_copy(update={"allowed_roots": (source.path.parent,)})
             path = fetch_media(source, folder, settings, monitor)
             is_ours = not isinstance(source, PathSource) or source.disposable
@@ -339,7 +339,7 @@ class JobService:
         try:
             with self.files.as_local_file(key, folder) as path:
                 yield path, partial(self.files.copy, key)
-        except FileNotFoundError:  # its owner has removed it meanwhile
+        except FileNotFoundError:  # its owner has just removed it
             raise missing from None
 
     def _discard(self, prepared: Iterable[NewJob]) -> None:
@@ -356,12 +356,12 @@ class JobService:
 
 
 def owner_of(key: str) -> str:
-    """Return the name under which a key's jobs are recorded: a hash, never the key."""
+    """Return the owner of an API key's jobs: a hash of the key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def check_job_id(job_id: str) -> str:
-    """Return a caller's own id for a job; raises InvalidField unless it is a UUID."""
+    """Return the normalized id of a job; raises InvalidField unless it is a UUID."""
     try:
         return str(uuid.UUID(job_id))
     except ValueError:
@@ -369,13 +369,13 @@ def check_job_id(job_id: str) -> str:
 
 
 def fingerprint(asked: Mapping[str, Any]) -> str:
-    """Return a hash of a call's fields as they were sent: a drawn seed is not among them."""
+    """Return a hash of a call's fields as they were sent, before a random seed is drawn."""
     text = json.dumps(asked, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _brings_files(submissions: Iterable[Submission]) -> bool:
-    """Tell whether media are to be stored before the jobs can be recorded."""
+    """Return whether media must be stored before the jobs are recorded."""
     media = (source for one in submissions for source in one.request.media.values())
     return not all(_is_address(source) for source in media)
 
@@ -385,7 +385,7 @@ def _is_address(source: MediaSource) -> TypeGuard[UrlSource]:
 
 
 def _check_address(source: UrlSource) -> None:
-    """Refuse what can never be fetched; where an address leads shows when it is."""
+    """Refuse invalid URLs; their host is checked when they are fetched."""
     try:
         parse_address(source.url)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Where media of waiting jobs and finished videos are kept: a local folder, or S3 and its like.
+"""The file store for media of jobs, uploads and results: a local folder, or an object store.
 
 Keys are paths with forward slashes inside the store. A file appears whole or not at all.
 """
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 RESULTS, INPUTS, UPLOADS = "results", "inputs", "uploads"  # folders in the storage
 _RECEIVING = ".receiving"  # folder of files that are still being received
-_PART = ".part"  # ends the name of a local file that is still being written
+_PART = ".part"  # suffix of a local file that is still being written
 _COPY_BYTES = 1024 * 1024
-_READ_BYTES = 1024 * 1024  # fetched at once where somebody reads a part of it
-_PATTERN = set("*?[]")  # fsspec would take a key with one of these for many keys
+_READ_BYTES = 1024 * 1024  # fetched at once when a part of a file is read
+_PATTERN = set("*?[]")  # fsspec takes a key with one of these for a pattern
 _RETRY_AFTER_S = 5.0
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV}
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}  # of a folder of this machine
 _TRY_AGAIN_S = 1.0
 
-# By its own defaults s3fs would keep up to 500 MB of a file in memory, and a call would hold its
-# thread for four minutes on a server that is silent; so it is half a minute, 2 x 2 x 8 s.
+# The defaults of s3fs keep up to 500 MB of a file in memory, and block a thread for four minutes if
+# the server does not respond; with these it is half a minute, 2 x 2 x 8 s.
 _S3 = "s3"
 _S3_COPYING = {"chunksize": 8 * 1024 * 1024, "max_concurrency": 2}
 _S3_OPENING = {
@@ -48,16 +48,16 @@ _S3_RETRIES = 2
 
 
 class Storage:
-    """A folder of files behind fsspec.
+    """A file store behind fsspec.
+
+    All methods but ``answers`` raise StorageUnavailable if an object store does not respond or
+    refuses access, or a folder cannot be written to.
 
     Args:
-        url: a folder's path, or an address that fsspec knows, such as ``s3://bucket/folder``.
+        url: path of a folder, or a URL that fsspec knows, such as ``s3://bucket/folder``.
 
     Raises:
-        StorageUnavailable: the address is of no known kind, or its package is not installed.
-
-    So do all methods but ``answers`` where an object store does not answer or refuses, or a folder
-    cannot be written to.
+        StorageUnavailable: the kind of URL is unknown, or its package is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,8 +73,8 @@ class Storage:
 
         Args:
             path: the file.
-            key: its place in the storage.
-            move: the file is not needed afterwards, so on the same disk it is renamed, not copied.
+            key: its key in the store.
+            move: the file is not needed afterwards; on the same disk it is renamed, not copied.
 
         Raises:
             DiskFull: there is no room.
@@ -102,23 +102,23 @@ class Storage:
                 self._files.cp_file(source, target)
 
     def receiving_dir(self, work_dir: Path) -> Path:
-        """Return where to write files that will be stored: on the storage's disk, to be moved.
+        """Return where to receive files that will be stored: on the store's disk, to be moved.
 
         Args:
-            work_dir: the usual folder; used if it is on that disk, or if the storage is remote.
+            work_dir: the usual folder; used if it is on that disk, or if the store is remote.
         """
         if not self._is_local or _disk_of(work_dir) == _disk_of(Path(self._root)):
             return work_dir
         return Path(self._root) / _RECEIVING
 
     def put_with_retry(self, path: Path, key: str, *, patience_s: float, canceled: Event) -> None:
-        """Store a copy of a file that was dear to make: try for a while if the store is away.
+        """Store a copy of a file, and retry while the store is unavailable.
 
         Args:
             path: of the file.
-            key: its place in the store.
-            patience_s: how long to try, in seconds.
-            canceled: ends the trying early.
+            key: its key in the store.
+            patience_s: how long to retry, in seconds.
+            canceled: stops the retries.
         """
         until = time.monotonic() + patience_s
         while True:
@@ -129,7 +129,7 @@ class Storage:
                     raise
 
     def answers(self) -> bool:
-        """Tell whether the store can be used at all."""
+        """Return whether the store can be used."""
         if self._is_local:
             return why_unwritable(Path(self._root)) is None
         try:
@@ -140,7 +140,7 @@ class Storage:
 
     @contextmanager
     def as_local_file(self, key: str, folder: Path) -> Iterator[Path]:
-        """Lend the file as one on this machine: itself, or a copy in ``folder``.
+        """Yield a path of the file on this machine: its own, or that of a copy in ``folder``.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -171,10 +171,10 @@ class Storage:
             return int(self._files.size(path))
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether there is such a file."""
         path = self._path(key)
         with self._answering():
-            try:  # isfile says False of a store that is away
+            try:  # isfile returns False if the store is unavailable
                 return bool(self._files.info(path)["type"] == "file")
             except (FileNotFoundError, NotADirectoryError):
                 return False
@@ -182,12 +182,12 @@ class Storage:
     def remove(self, key: str) -> None:
         """Remove a file, or everything below a folder; one that is not there is no error."""
         path = self._path(key)
-        # Another worker may be as far.
+        # Another worker may remove it at the same time.
         with self._answering(), suppress(FileNotFoundError):
             self._files.rm(path, recursive=True)
 
     def discard(self, key: str) -> None:
-        """Remove what nobody needs any more; where the store is away, housekeeping finds it."""
+        """Remove an unneeded file; if the store is unavailable, a later cleanup removes it."""
         with suppress(StorageUnavailable):
             self.remove(key)
 
@@ -213,7 +213,7 @@ class Storage:
             key: of the folder.
             name: count only files of this name, at whatever depth.
         """
-        # One listing: a file may be gone before a second question about it.
+        # One listing: a file may be removed before a second call.
         path = self._path(key)
         with self._answering(missing_is_failure=True):
             found = self._files.find(path, detail=True)
@@ -224,17 +224,17 @@ class Storage:
         )
 
     def free_bytes(self) -> int | None:
-        """Return the room left on the disk; None where there is no telling."""
+        """Return the free bytes on the disk; None for an object store."""
         return shutil.disk_usage(self._root).free if self._is_local else None
 
     @property
     def folder(self) -> Path | None:
-        """Where the files lie if that is a folder of this machine, else None."""
+        """The folder of the store if it is on this machine, else None."""
         return Path(self._root) if self._is_local else None
 
     def _changed_at(self, path: str, entry: dict[str, Any]) -> float:
-        """Return seconds since 1970; object stores date files, but not folders."""
-        # A folder's files say the first, those of S3 the second; any other store is asked.
+        """Return the time of the last change in seconds since 1970."""
+        # Local files have the first key, those of S3 the second; other stores need a call.
         changed = entry.get("mtime") or entry.get("LastModified") or self._files.modified(path)
         return float(changed.timestamp() if hasattr(changed, "timestamp") else changed)
 
@@ -248,13 +248,13 @@ class Storage:
 
     @contextmanager
     def _answering(self, *, missing_is_failure: bool = False) -> Iterator[None]:
-        """Turn what the client of an object store raises into StorageUnavailable.
+        """Turn errors of the client of an object store into StorageUnavailable.
 
-        Every client has errors of its own, so whatever is not known to be something else is one
-        of the store. The log has the cause; the caller learns neither addresses nor names.
+        Every client has its own exceptions, so all that are not known to mean something else count
+        as errors of the store. The cause is logged; the message has neither URLs nor names.
 
         Args:
-            missing_is_failure: nothing that the block asks for can be missing but the bucket.
+            missing_is_failure: FileNotFoundError means that the bucket is missing.
         """
         try:
             yield
@@ -265,7 +265,7 @@ class Storage:
                     "The store of files cannot be written to.", retry_after_s=_RETRY_AFTER_S
                 ) from error
             is_missing = isinstance(error, FileNotFoundError) and not missing_is_failure
-            # A full disk is this machine's, which keeps the copy.
+            # "Disk full" is about the local copy.
             if self._is_local or is_missing or is_disk_full(error):
                 raise
             cause = f"{type(error).__name__}: {error}"
@@ -302,7 +302,7 @@ def _kind(url: str) -> str:
 
 
 def _status_of(error: Exception) -> int | None:
-    """Return the HTTP status with which S3 answered, if that is what is behind an error."""
+    """Return the HTTP status of S3's response, if the error has one."""
     response = getattr(error.__cause__, "response", None) or {}
     status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status
@@ -313,7 +313,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _store_durably(source: Path, target: Path, *, move: bool) -> None:
-    """Copy or move so that the file is there, whole, even if the power fails right after."""
+    """Copy or move a file so that it survives a power failure right after."""
     with _durable_parents(target):
         if move and _disk_of(source) == _disk_of(target.parent):
             _sync(source)
@@ -331,7 +331,7 @@ def _store_durably(source: Path, target: Path, *, move: bool) -> None:
 
 
 def _link_durably(source: Path, target: Path) -> None:
-    """Give a stored file a second name; copies it where the disk has no hard links."""
+    """Hard-link a stored file; copies it if the disk has no hard links."""
     try:
         with _durable_parents(target):
             target.hardlink_to(source)
@@ -343,7 +343,7 @@ def _link_durably(source: Path, target: Path) -> None:
 
 @contextmanager
 def _durable_parents(target: Path) -> Iterator[None]:
-    """Make the folders above ``target``; afterwards make their new names survive a power cut."""
+    """Create the folders above ``target``; afterwards sync their new entries to the disk."""
     missing = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     yield

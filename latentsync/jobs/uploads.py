@@ -1,4 +1,4 @@
-"""Files that callers bring before they hand in jobs, and how much of each caller's is kept."""
+"""Uploaded files, and how many bytes of them each owner may keep."""
 
 import re
 import uuid
@@ -17,21 +17,21 @@ _RETRY_AFTER_S = 30.0
 
 
 class Uploads:
-    """Keeps uploads by drawn names, each for its owner alone; safe to call from many threads.
+    """Stores uploads under random names, each for its owner only; thread-safe.
 
     Args:
-        files: where they are kept.
-        max_bytes_per_owner: uploads of one owner, together.
+        files: the file store.
+        max_bytes_per_owner: limit of the uploads of one owner, together.
     """
 
     def __init__(self, files: Storage, max_bytes_per_owner: int) -> None:
         self._files = files
         self._max_bytes = max_bytes_per_owner
         self._counting = Lock()
-        self._coming: Counter[str] = Counter()  # bytes that this process is about to store
+        self._coming: Counter[str] = Counter()  # bytes that this process is storing
 
     def store(self, path: Path, owner: str, *, move: bool = False) -> str:
-        """Store a file; returns the address by which requests name it.
+        """Store a file; returns its ``upload://`` URL.
 
         Args:
             path: the file.
@@ -39,7 +39,7 @@ class Uploads:
             move: see :meth:`latentsync.jobs.storage.Storage.put`.
 
         Raises:
-            LineFull: the owner has as many bytes here as allowed.
+            LineFull: the owner has as many bytes stored as allowed.
             DiskFull: there is no room.
         """
         name = uuid.uuid4().hex
@@ -66,7 +66,7 @@ class Uploads:
         return key if self._files.exists(key) else None
 
     def remove(self, name: str, owner: str) -> bool:
-        """Remove an owner's upload; False if there is none. Jobs have copies of their own."""
+        """Remove an owner's upload; False if there is none. Jobs have their own copies."""
         key = self.find(name, owner)
         if key is None:
             return False
@@ -75,7 +75,6 @@ class Uploads:
 
     @contextmanager
     def _room(self, owner: str, size_bytes: int) -> Iterator[None]:
-        """Hold room for bytes that are being stored."""
         with self._counting:
             self.require_room(owner, size_bytes)
             self._coming[owner] += size_bytes

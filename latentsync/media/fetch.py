@@ -32,14 +32,14 @@ _INFLATE_BYTES = 1024 * 1024  # chunk size of decompressed responses
 
 
 def download(source: UrlSource, file: BinaryIO, settings: Settings, monitor: RunMonitor) -> None:
-    """Stream the answer of ``source.url`` into ``file``. Must not run inside an event loop.
+    """Download ``source.url`` into ``file``. Must not run inside an event loop.
 
     Raises:
-        InvalidField: no http(s) address, or one with a user name in it.
-        ForbiddenAddress: the address, or one it redirects to, is not public.
-        Unreachable: no connection, no success, or an answer that breaks off.
-        FetchTimeout: not finished within ``settings.fetch_timeout_s``, all hops together.
-        TooManyBytes: more than ``settings.max_media_bytes``, announced or sent.
+        InvalidField: not an http(s) URL, or one with a user name in it.
+        ForbiddenAddress: the URL, or one it redirects to, has a private address.
+        Unreachable: no connection, no success, or a response that breaks off.
+        FetchTimeout: not finished within ``settings.fetch_timeout_s``, redirects included.
+        TooManyBytes: more than ``settings.max_media_bytes``, declared or sent.
         Canceled, DeadlineExceeded
     """
     asyncio.run(_supervise(source, file, settings, monitor))
@@ -76,7 +76,7 @@ class _Download:
         self._settings = settings
 
     async def run(self, file: BinaryIO) -> None:
-        """Follow redirects to the file and write it."""
+        """Follow redirects and write the file."""
         client = ssrf.open_guarded_client(self._settings, timeout_s=self._settings.fetch_timeout_s)
         async with client:
             url = self._parse(self._url)
@@ -196,7 +196,7 @@ def fetch_media(source: MediaSource, folder: Path, settings: Settings, monitor: 
     is ignored.
 
     Args:
-        source: where the media is.
+        source: the media.
         folder: the request's private working folder.
         settings: limits and permissions.
         monitor: checked several times a second.
@@ -205,8 +205,8 @@ def fetch_media(source: MediaSource, folder: Path, settings: Settings, monitor: 
         InvalidField, InvalidBase64: the source is not well formed.
         ForbiddenAddress, ForbiddenPath: the source may not be used.
         Unreachable, FetchTimeout, TooManyBytes: the download failed.
-        EmptyMedia: nothing arrived.
-        UnreadableMedia: the path leads to no ordinary file.
+        EmptyMedia: it has no bytes.
+        UnreadableMedia: the path is not a regular file.
         DiskFull, Canceled, DeadlineExceeded
     """
     if isinstance(source, PathSource):
@@ -217,7 +217,7 @@ def fetch_media(source: MediaSource, folder: Path, settings: Settings, monitor: 
         else:
             _decode_inline(source, file, settings, monitor)
         if file.tell() == 0:
-            raise errors.EmptyMedia(f"{source.name} brought no bytes.", field=source.name)
+            raise errors.EmptyMedia(f"{source.name} is empty.", field=source.name)
     return path
 
 
@@ -243,7 +243,7 @@ def _decode_inline(
     padding = text.find("=", start)
     if padding >= 0 and text[padding:].strip(" \t\r\n="):
         raise errors.InvalidBase64(
-            f"{source.name} is not base64: there is text behind its padding.", field=source.name
+            f"{source.name} is not base64: there is text after its padding.", field=source.name
         )
     rest = ""
     for position in range(start, len(text), _SLICE_CHARACTERS):

@@ -64,13 +64,13 @@ def _mixed(
     fade: int,
     num_samples: int,
 ) -> Iterator[Block]:
-    behind = _Samples(iter(()) if background is None else background, channels)
+    own = _Samples(iter(()) if background is None else background, channels)
     tapes = [_Samples(one.blocks, channels) for one in heard]
     for tape, one in zip(tapes, heard, strict=True):
         tape.skip = one.skip
     for start in range(0, num_samples, _BLOCK_SAMPLES):
         moments = np.arange(start, min(start + _BLOCK_SAMPLES, num_samples))
-        block = behind.take(moments.size) * _gap(moments, heard, fade)
+        block = own.take(moments.size) * _gap(moments, heard, fade)
         for tape, one in zip(tapes, heard, strict=True):
             low, high = np.searchsorted(moments, (one.start, one.stop))
             if low < high:

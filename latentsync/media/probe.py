@@ -1,6 +1,6 @@
-"""What a media file holds, found in one pass over its packets, before any heavy work.
+"""Probing media in one pass over their packets, before any expensive work.
 
-Headers are not trusted: lengths and rates are counted from the packets. Only the first frame is
+Headers are not trusted: lengths and rates are measured from the packets. Only the first frame is
 decoded. The result can be stored with a job, so that the worker does not scan the file again.
 """
 
@@ -38,11 +38,11 @@ from latentsync.settings import Settings
 logger = logging.getLogger(__name__)
 
 _SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
-_ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may lie this much too high
+_ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may be this much too high
 _PACKETS_BEFORE_FIRST_FRAME = 250  # give up when so many packets decode to nothing
 
 
-# Limits of what a request may bring: each has an error and a message of its own.
+# Limits of media, each with its own error.
 
 
 def check_audio_length(duration_s: float, settings: Settings, field: str) -> None:
@@ -66,7 +66,7 @@ def check_length(duration_s: float, max_duration_s: float, field: str) -> None:
 
 
 def check_sample_rate(sample_rate: int, field: str) -> None:
-    """Raise UnreadableMedia if a sample rate (Hz) cannot be meant."""
+    """Raise UnreadableMedia if a sample rate (Hz) is implausible."""
     low, high = _SAMPLE_RATES
     if not low <= sample_rate <= high:
         raise errors.UnreadableMedia(
@@ -77,7 +77,7 @@ def check_sample_rate(sample_rate: int, field: str) -> None:
 
 def check_picture(width: int, height: int, settings: Settings, field: str) -> None:
     """Raise PictureTooLarge or PictureTooSmall if a size in pixels is outside the limits."""
-    if not width or not height:  # a decoder that meets a larger picture gives no size at all
+    if not width or not height:  # decoders return no size for pictures beyond their limit
         raise errors.PictureTooLarge(
             f"{field} has pictures of no stated size, or beyond the "
             f"{settings.max_pixels} pixels allowed.",
@@ -107,7 +107,7 @@ def check_frame_rate(fps: float, settings: Settings, field: str) -> None:
 
 
 class _FirstFrame:
-    """Decodes the beginning of a stream until a frame comes out; skips broken packets."""
+    """Decodes packets until the first frame, skipping damaged ones."""
 
     def __init__(self) -> None:
         self._frame: VideoFrame | AudioFrame | None = None
@@ -159,7 +159,7 @@ def _scan_frames(
     settings: Settings,
     field: str,
 ) -> Timeline:
-    """Lay the video's frames onto the 25 fps timeline, stopping at the first broken limit.
+    """Build the 25 fps timeline, stopping at the first limit that is exceeded.
 
     Raises:
         NoVideo, MediaTooLong, TooManyFrames, TruncatedMedia
@@ -257,7 +257,7 @@ def _skipped_samples(packet: Packet[Stream]) -> int:
     return int(start + end)
 
 
-# What wave files without a channel mask mean, by number of channels.
+# Usual layouts of wave files without a channel mask, by number of channels.
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
 _SANE_ASPECT = (Fraction(1, 4), Fraction(4))  # pixel shapes outside this are damaged metadata
 
@@ -314,10 +314,10 @@ class AudioInfo:
 
 @dataclass(frozen=True, eq=False)
 class Probes:
-    """What is known about the media of a run before it starts.
+    """Media of a run that were probed before it starts.
 
     Attributes:
-        video: None if it has not been probed yet.
+        video: None if it was not probed.
         recordings: by the names of :attr:`latentsync.schema.run.RunRequest.recordings`.
     """
 
@@ -382,17 +382,17 @@ def _scanned(path: Path, settings: Settings, field: str) -> Iterator[InputContai
 
 
 def dump_info(info: VideoInfo | AudioInfo) -> dict[str, Any]:
-    """Return what a probe found as plain JSON, to be stored with a job."""
+    """Return the result of a probe as plain JSON, to be stored with a job."""
     adapter: TypeAdapter[Any] = _VIDEO_INFO if isinstance(info, VideoInfo) else _AUDIO_INFO
     dumped: dict[str, Any] = adapter.dump_python(info, mode="json")
     return dumped
 
 
 def load_video_info(dumped: Mapping[str, Any], settings: Settings) -> VideoInfo:
-    """Return a stored description of a video, checked against the limits of ``settings``.
+    """Return the stored probe of a video, checked against the limits of ``settings``.
 
     Raises:
-        pydantic.ValidationError: it was stored in another form.
+        pydantic.ValidationError: another version stored it.
         MediaTooLong, PictureTooLarge, PictureTooSmall, TooManyFrames
     """
     info = _VIDEO_INFO.validate_python(dumped)
@@ -405,10 +405,10 @@ def load_video_info(dumped: Mapping[str, Any], settings: Settings) -> VideoInfo:
 
 
 def load_audio_info(dumped: Mapping[str, Any], settings: Settings) -> AudioInfo:
-    """Return a stored description of a recording, checked against the limits of ``settings``.
+    """Return the stored probe of a recording, checked against the limits of ``settings``.
 
     Raises:
-        pydantic.ValidationError: it was stored in another form.
+        pydantic.ValidationError: another version stored it.
         AudioTooShort, MediaTooLong
     """
     info = _AUDIO_INFO.validate_python(dumped)

@@ -178,7 +178,7 @@ class _Cursor:
         return int(keyframes[position]) if position >= 0 else None
 
     def _seek(self, pts: int) -> None:
-        """Place the decoder so that the next frame is not after ``pts``."""
+        """Seek so that the next frame is not after ``pts``."""
         target = self._keyframe_before(pts)
         while target is not None:
             if self._seek_to(target) and self._is_on_keyframe(pts):

@@ -29,7 +29,7 @@ class Place:
     """A segment's place in the output.
 
     Attributes:
-        name: of the segment, for messages, such as ``segments.2``.
+        name: of the segment, for error messages, such as ``segments.2``.
         start, stop: the output frames that it covers, stop excluded.
         skip_s: seconds of its recording before frame ``start``; negative if the recording begins
             later.

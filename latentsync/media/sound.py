@@ -38,7 +38,7 @@ class Sound:
     """A recording at its own rate and channels, decoded while ``blocks`` is consumed.
 
     Attributes:
-        blocks: float32 (channels, samples) each, in order; one pass only.
+        blocks: float32 (channels, samples) each, in order; can be iterated once.
         sample_rate: samples per second.
         layout: FFmpeg's name of the channel layout, such as ``stereo``.
     """

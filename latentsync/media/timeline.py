@@ -16,7 +16,7 @@ from latentsync.schema.fields import SyncMode
 
 
 def _pack(stamps: NDArray[np.int64]) -> str:
-    """Return timestamps as short text: their differences hardly vary, so they compress well."""
+    """Return timestamps as text; their differences hardly vary, so they compress well."""
     steps = np.diff(stamps, prepend=0).astype("<i8")
     return base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
 

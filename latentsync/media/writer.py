@@ -28,7 +28,7 @@ _ONE_FRAME_S = 1 / VIDEO_FPS
 
 
 def verify_video(path: Path, num_frames: int) -> None:
-    """Check that a written MP4 has all its frames, sound of the same length, and decodes.
+    """Check that a written MP4 has all frames, sound of the same length, and can be decoded.
 
     Packets are counted without decoding; the first and the last group of pictures and the first
     sound are decoded.
@@ -110,7 +110,7 @@ def write_video(
     Args:
         path: of the MP4; its folder is created if missing.
         frames: exactly ``num_frames`` frames, each height,width,3 uint8 RGB, 25 per second.
-        sound: the original recording, from the start of the video.
+        sound: the recording, from the start of the video.
         num_frames: number of frames.
         width: width of the frames in pixels.
         height: height of the frames in pixels.
@@ -120,7 +120,7 @@ def write_video(
     Raises:
         CodecFailed: FFmpeg failed; nothing is left at ``path``.
         DiskFull, Canceled, DeadlineExceeded
-        ValueError: the frames are not as announced.
+        ValueError: the frames have another number, size or type.
     """
     with translate_disk_full():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ class _Mp4:
             self._container.close()
 
     def write(self, frame: Frame) -> None:
-        """Encode one picture and the sound that goes with it."""
+        """Encode one frame and its sound."""
         yuv = self._to_yuv(_pad(frame, self._size))
         yuv.pts = self._frames_written
         with _codec_errors("encode the video"):

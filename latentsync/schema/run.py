@@ -66,15 +66,15 @@ class RunOptions(StrictModel):
     )
     speaker: Speaker = Field(
         "auto",
-        description="Who speaks: `auto` (the largest and steadiest face), a point in a frame, or a "
-        "box in a frame.",
+        description="The speaker: `auto` (the largest and steadiest face), a point in a frame, or "
+        "a box in a frame.",
     )
     deadline_s: float | None = Field(
-        None, strict=True, gt=0, description="Stop with an error after so many seconds of the run."
+        None, strict=True, gt=0, description="Fail the run after this many seconds."
     )
     engine: EngineName | None = Field(
         None,
-        description="Engine that makes the lips; by default the one that the server is set to.",
+        description="Engine to use; by default the one the server is configured with.",
     )
     scheduler: SchedulerName = Field(
         "ddim",
@@ -85,13 +85,13 @@ class RunOptions(StrictModel):
         strict=True,
         ge=1,
         le=CACHE_INTERVAL_MAX,
-        description="Run the whole network only every so many steps, and reuse its features in "
-        "between. Faster and approximate above 1.",
+        description="Run the full network only every N steps and reuse its features in between. "
+        "Faster and approximate above 1.",
     )
     guidance_interval: tuple[Share, Share] = Field(
         (0.0, 1.0),
-        description="The part of the steps with guidance: start and end from 0 to 1. Faster and "
-        "approximate when shorter.",
+        description="Steps with guidance, as start and end from 0 to 1. Faster and approximate "
+        "when shorter.",
     )
     keep_sound: bool = Field(
         True,

@@ -201,7 +201,7 @@ def test_samples_that_are_no_sound_are_refused(
     data[-8000:-7992] = np.float64(wrong).tobytes()
     path.write_bytes(data)
     info = probe_audio(path, settings, "audio_url")
-    with pytest.raises(errors.UnreadableMedia, match="audio_url holds samples") as caught:
+    with pytest.raises(errors.UnreadableMedia, match="audio_url has samples") as caught:
         read_waveform(path, info)
     assert caught.value.field == "audio_url"
     with pytest.raises(errors.UnreadableMedia):

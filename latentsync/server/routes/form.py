@@ -1,4 +1,4 @@
-"""A submission as a form: options as fields, written as in JSON, and media as files.
+"""Predictions as a form: options as fields, written as in JSON, and media as files.
 
 The files are ``video``, ``audio`` and, for a segment with a recording of its own,
 ``segments.0.audio`` and so on.
@@ -34,7 +34,7 @@ _PLACEHOLDER_URL = "upload://"  # for a file of the form while the other fields 
 
 @dataclass(frozen=True)
 class Form:
-    """What a form holds.
+    """The content of a form.
 
     Attributes:
         fields: their values as JSON would hold them.
@@ -58,7 +58,7 @@ class ReceivedFile:
         return self._file.write(data)
 
     def seek(self, offset: int) -> int:
-        """Flush: the parser rewinds a file at its end, and what reads it opens the path."""
+        """Flush: the parser rewinds a file at its end, and readers open the path."""
         self._file.flush()
         return offset
 
@@ -70,9 +70,9 @@ class ReceivedFile:
 
 
 class _Parser(MultiPartParser):
-    """Writes files straight into a folder, where Starlette would use temporary files.
+    """Writes files into a folder instead of Starlette's temporary files.
 
-    Stops reading at the field ``engine`` if that cannot run, whatever files are to come.
+    Stops reading at the field ``engine`` if that engine cannot run.
     """
 
     folder: Path
@@ -105,16 +105,16 @@ async def open_form(
     """Read a form.
 
     Args:
-        request: with its body still to come.
-        folder: where its files go, each one a :class:`ReceivedFile`.
+        request: whose body is not read yet.
+        folder: for its files, each one a :class:`ReceivedFile`.
         reserve: what must stay free on the disk.
         max_bytes: of all files together.
-        engines: that can run now; None if a call for another one may be answered, too.
+        engines: that can run now; None accepts all.
 
     Raises:
-        EngineUnavailable: no worker can run the engine asked for; noticed when its field is read.
-        DiskFull: there is no room for it; noticed before it is read, if its size is declared.
-        MalformedBody: it is no form, or has too many parts or too large fields.
+        EngineUnavailable: no worker can run the engine; raised when its field is read.
+        DiskFull: there is no room for the form; raised before reading if its size is declared.
+        MalformedBody: it is not a form, or has too many parts or too large fields.
         Canceled: the caller hung up.
     """
     try:
@@ -149,10 +149,14 @@ def _parser(
 
 
 def read_form(parts: FormData) -> Form:
-    """Tell fields and files apart; raises MalformedBody for doubles, UnknownField for a file.
+    """Separate fields and files.
 
-    A control that was left empty is sent as well, by browsers and by the page of ``/docs``: an
-    empty field, or a file without a name. It counts as not given.
+    Browsers and the page of ``/docs`` send controls that were left empty, too: as an empty field
+    or a file without a name. They count as not given.
+
+    Raises:
+        MalformedBody: a name is used twice.
+        UnknownField: a file has an unknown name.
     """
     form = Form({}, {})
     for name, part in parts.multi_items():
@@ -170,15 +174,15 @@ def read_form(parts: FormData) -> Form:
 def with_placeholders(
     options: Mapping[str, Any], files: Mapping[str, UploadFile]
 ) -> dict[str, Any]:
-    """Return the options with an address in the place of every file.
+    """Return the options with a placeholder URL for every file.
 
     Args:
         options: each checked by itself.
         files: of the form.
 
     Raises:
-        ConflictingFields: a medium is there in another form, too.
-        UnknownField: a file is for a segment that is not there.
+        ConflictingFields: a medium is given in another form, too.
+        UnknownField: a file is for a segment that does not exist.
     """
     fields = dict(options)
     if "segments" in fields:

@@ -1,4 +1,4 @@
-"""``POST /v1/uploads``: a body streamed to the disk, bounded in size and time."""
+"""``POST /v1/uploads``: a body streamed to the disk, limited in size and time."""
 
 from pathlib import Path
 
@@ -24,11 +24,11 @@ async def receive_upload(
     """Store the request's body as a file of its owner.
 
     Raises:
-        TooManyBytes: larger than a medium may be.
+        TooManyBytes: it is larger than a medium may be.
         FetchTimeout: it takes too long.
-        EmptyMedia: there is nothing in it.
+        EmptyMedia: it is empty.
         MalformedBody: it is a form.
-        LineFull: its owner has as many bytes here as allowed.
+        LineFull: its owner has as many bytes stored as allowed.
         DiskFull: there is no room for it.
     """
     if request.headers.get("content-type", "").lower().startswith("multipart/"):
