@@ -81,7 +81,7 @@ def predict(
         scheduler: ddim, or dpm-solver++ for fewer steps.
         feature_cache_interval: 1 to 10; above 1 the network runs whole only every so many steps.
         guidance_interval: start and end, in 0..1, of the steps with guidance.
-        keep_sound: with segments, the video's own sound is heard where nobody speaks.
+        keep_sound: with segments, keep the sound of the video outside the segments.
         segments: objects with audio_url or audio_base64, start_s, end_s, audio_start_s and speaker:
             parts with a recording or a speaker of their own.
         run_id: injected by the platform.

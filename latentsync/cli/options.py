@@ -48,7 +48,7 @@ KeepSound = Annotated[
     bool,
     typer.Option(
         "--keep-sound/--no-keep-sound",
-        help="With --segments: let the video's own sound be heard where nobody speaks.",
+        help="With --segments: keep the sound of the video outside the segments.",
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Where the finished MP4 goes.")]

@@ -139,7 +139,7 @@ class Options(TypedDict, total=False):
         scheduler: ``dpm-solver++`` needs fewer steps than ``ddim``, approximately.
         feature_cache_interval: above 1 the network runs whole only every so many steps.
         guidance_interval: start and end, in 0..1, of the steps with guidance.
-        keep_sound: with segments, the video's own sound is heard where nobody speaks.
+        keep_sound: with segments, keep the sound of the video outside the segments.
     """
 
     guidance_scale: float

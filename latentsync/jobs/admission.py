@@ -1,16 +1,12 @@
-"""What may enter the record: no name twice, and no more of an owner than allowed.
+"""Admission of new jobs: unique ids and idempotency keys, quotas, and group commit.
 
-Looking and writing are one transaction that nobody else's can come between, so all of it holds
-exactly, however many callers, threads and processes hand in jobs at the same moment. For the same
-reason jobs are numbered in the order in which they can be seen.
+Checking and writing are one transaction that excludes every other admission, so the limits hold
+exactly, however many callers, threads and processes submit at the same moment. It is also why jobs
+are numbered in the order in which they become visible.
 
-Errors of one of several submissions say which one they are about.
-
-Calls that hand in jobs at the same moment are recorded together.
-
-A transaction waits for the disk once, however much is in it. Whoever comes while one is written is
-part of the next, so the more callers there are, the less each of them costs. Nobody is answered
-before the own jobs are on the disk.
+A transaction waits for the disk once, however much it writes. Calls that arrive while one is being
+written share the next one, so each costs less the more there are. A caller gets its answer only
+when its jobs are on the disk.
 """
 
 from __future__ import annotations
@@ -32,9 +28,9 @@ from latentsync.public_errors import to_database_error
 
 @contextmanager
 def prefix_errors(entry: str | None) -> Iterator[None]:
-    """Put an entry's name before the field and the message of what is wrong with it.
+    """Prefix field and message of an error with the name of the batch item that caused it.
 
-    Errors that are nobody's fault, such as a full disk, stay as they are.
+    Errors that no item caused, such as a full disk, stay as they are.
 
     Args:
         entry: what the caller calls it, ``predictions.3``; None if it is the only one.
@@ -52,14 +48,14 @@ def prefix_errors(entry: str | None) -> Iterator[None]:
         raise
 
 
-_CALLS_AT_ONCE = 100  # others write, too: nobody shall hold the database for long
+_CALLS_AT_ONCE = 100  # others write, too, so a transaction must not hold the database for long
 
 Outcome = list[Job] | Exception
 Write = Callable[[Sequence[Sequence[NewJob]]], Sequence[Outcome]]
 
 
 class GroupCommit:
-    """Brings the calls of many threads and tasks together, in a thread of its own.
+    """Writes the jobs of concurrent calls in one transaction, in a thread of its own.
 
     Args:
         write: records the jobs of several calls in one transaction; returns for each call its jobs
@@ -83,7 +79,7 @@ class GroupCommit:
         return call.outcome
 
     def close(self) -> None:
-        """Record what waits, and take no more."""
+        """Write the waiting calls and accept no more."""
         self._thread.shutdown()
 
     def _record_waiting(self) -> None:
@@ -96,10 +92,10 @@ class GroupCommit:
         try:
             outcomes = self._write([call.new for call in calls])
         except Exception as error:
-            if to_database_error(error) is not None:  # each of them would wait for it once more
+            if to_database_error(error) is not None:  # each retry would wait for the database
                 outcomes = [error] * len(calls)
             else:
-                # One call may have spoilt it for all: each gets an outcome of its own.
+                # One call may have caused it: write each in a transaction of its own.
                 outcomes = [self._record_alone(call) for call in calls]
         for call, outcome in zip(calls, outcomes, strict=True):
             call.settle(outcome)
@@ -113,7 +109,7 @@ class GroupCommit:
 
 @dataclass(frozen=True, eq=False)
 class _Call:
-    """The jobs of one call, and what becomes of them."""
+    """The jobs of one call and their outcome."""
 
     new: Sequence[NewJob]
     outcome: Future[list[Job]] = field(default_factory=Future)
@@ -130,18 +126,18 @@ _RETRY_AFTER_S = 30.0
 
 @dataclass(frozen=True)
 class Quota:
-    """What an owner may have waiting or running.
+    """Limits of what an owner may have queued or running.
 
     Attributes:
-        jobs: so many.
-        input_bytes: of all their media; a job alone is taken whatever its size.
+        jobs: number of jobs.
+        input_bytes: of all their media; a single job is accepted whatever its size.
     """
 
     jobs: int
     input_bytes: int
 
     def check(self, load: Load, more: Load) -> None:
-        """Raise LineFull unless so much more may come to what there is."""
+        """Raise LineFull if ``load`` and ``more`` together exceed the limits."""
         if load.jobs + more.jobs > self.jobs:
             raise LineFull(
                 f"{load.jobs} jobs of this key wait or run (allowed: {self.jobs}).",
@@ -155,15 +151,15 @@ class Quota:
 
 
 class Admission:
-    """Records the jobs of several calls; each call is taken in whole or refused.
+    """Records the jobs of several calls; each call is accepted whole or refused.
 
     Args:
-        store: the record.
+        store: of the jobs.
         alongside: see :meth:`latentsync.jobs.store.JobStore.insert`.
         quota: of every owner.
-        require_room: raises DiskFull if no new job may be taken; asked while others wait, so it
-            must be quick.
-        engines: tell which can run; None takes jobs for all.
+        require_room: raises DiskFull if no new job may be accepted; it must be quick, since it runs
+            within the transaction.
+        engines: which can run; None accepts jobs for all.
     """
 
     def __init__(
@@ -209,7 +205,7 @@ class Admission:
 
 
 class _Batch:
-    """Decides on calls one after the other, within the transaction."""
+    """Checks calls one after the other, within the transaction."""
 
     def __init__(
         self,
@@ -222,7 +218,7 @@ class _Batch:
         self._connection = connection
         self._engines = engines
         self._store = store
-        self._check = check  # of what an owner has, and of what is to come to it
+        self._check = check  # of an owner's load, and what is to be added to it
         self._loads: dict[str, Load] = {}
         self._named: dict[str | tuple[str, str], Job | NewJob] = {}
         found = store.named_alike(connection, [job for call in calls for job in call])
@@ -247,7 +243,7 @@ class _Batch:
         return [(other or job).id for job, other in zip(call, known, strict=True)]
 
     def _known(self, job: NewJob) -> Job | NewJob | None:
-        """Return what was handed in before under one of the job's names."""
+        """Return the job that was submitted before with this id or idempotency key."""
         other = self._named.get(job.id)
         if other is None and job.idempotency_key is not None:
             other = self._named.get((job.owner, job.idempotency_key))
@@ -276,7 +272,7 @@ class _Batch:
 
 
 def check_repeated(known: Job | NewJob, owner: str, fingerprint: str) -> None:
-    """Raise IdempotencyConflict unless a call under a known name asks for the same again."""
+    """Raise IdempotencyConflict if a repeated id or key comes with another request."""
     if known.owner != owner or known.fingerprint != fingerprint:
         raise IdempotencyConflict(
             "This id or idempotency key was used for another request. Take a new one."

@@ -175,8 +175,8 @@ def check_folders(settings: Settings) -> None:
     """Make the folders that are missing, and try to write to each.
 
     Raises:
-        FolderUnusable: one cannot be written to. The message is for whoever starts the process:
-            it names the folder and the variable that chooses it.
+        FolderUnusable: one cannot be written to. The message names the folder and the variable
+            that chooses it.
     """
     _check(settings.work_dir, why_unusable(settings.work_dir), "LATENTSYNC_WORK_DIR")
     for folder, variable in _folders_of_jobs(settings):

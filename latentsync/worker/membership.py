@@ -186,7 +186,7 @@ def _columns(memory: DeviceMemory | None) -> dict[str, int | None]:
     return {"memory_used_bytes": memory.used_bytes, "memory_total_bytes": memory.total_bytes}
 
 
-_TIMEOUT_S = 10.0  # for a worker that was told to stop
+_TIMEOUT_S = 10.0  # for a worker that was asked to stop
 _POLL_WORKERS_EVERY_S = 0.05
 _HOLDER_BYTES = 32
 

@@ -493,10 +493,10 @@ def test_a_port_in_use_is_reported_before_anything_is_started(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("host", "said"),
     [
-        ("203.0.113.5", "--host 203.0.113.5 is no address of this machine"),
-        ("2001:db8::5", "--host 2001:db8::5 is no address of this machine"),
-        ("a..example", "--host 'a..example' is no name or address"),
-        ("", "--host '' is no name or address"),
+        ("203.0.113.5", "--host 203.0.113.5 is not an address of this machine"),
+        ("2001:db8::5", "--host 2001:db8::5 is not an address of this machine"),
+        ("a..example", "--host 'a..example' cannot be resolved"),
+        ("", "--host '' cannot be resolved"),
     ],
 )
 def test_a_host_that_is_not_this_machine_is_one_line(host: str, said: str, tmp_path: Path) -> None:
@@ -513,7 +513,7 @@ def test_an_unknown_host_name_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     result = run("serve", "--host", "nosuch.invalid", "--port", "0", LATENTSYNC_API_KEY=KEY)
     assert result.exit_code == 3
-    assert "--host 'nosuch.invalid' is no name or address that is known here" in one_line(result)
+    assert "--host 'nosuch.invalid' cannot be resolved" in one_line(result)
 
 
 def test_a_server_with_keys_in_both_variables_says_that_it_takes_both() -> None:

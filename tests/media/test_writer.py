@@ -306,6 +306,6 @@ def test_a_full_disk_has_its_own_error(tmp_path: Path, monkeypatch: pytest.Monke
         original(self, Path("/dev/full"), *arguments)
 
     monkeypatch.setattr(writer._Mp4, "__init__", onto_a_full_disk)
-    with pytest.raises(errors.DiskFull, match="no room"):
+    with pytest.raises(errors.DiskFull, match="no space left"):
         write(tmp_path / "o.mp4", flashes(500, 0), num_frames=500)
     assert list(tmp_path.iterdir()) == []
