@@ -1,4 +1,4 @@
-"""The HTTP server: which doors a process has, and what all of them share."""
+"""Builds the HTTP application: its routes and middleware."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from latentsync.server.routes.uploads import UPLOADS_PATH
 from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep
 
-_FORM_BYTES = MIB  # of a form, beside its files
+_FORM_BYTES = MIB  # of a form, without its files
 if TYPE_CHECKING:
     from latentsync.pipelines.registry import PipelineCache
 
@@ -87,13 +87,12 @@ def build_app(
 
     Args:
         settings: limits, keys and folders.
-        engines: the engines of this process. With them, ``/predict`` runs here and is the only
-            contract: a platform's own line stands before the process. Without them, everything is
-            a job that a worker runs, and this process loads no engine.
-        require_key: answer 401 to calls without a key of ``settings.api_keys``. Off is meant for a
-            server that listens on loopback only; it answers this machine's programs and its own
-            pages, see :class:`LoopbackGuard`.
-        with_page: show the page at ``/``, which is about jobs; needs the extra ``ui``.
+        engines: the engines of this process. With them, ``/predict`` runs in this process and is
+            the only API, behind the queue of a cloud platform. Without them, every prediction is a
+            job that a worker runs, and this process loads no engine.
+        require_key: answer 401 to requests without a key of ``settings.api_keys``. False is for a
+            server that listens on loopback only, see :class:`LoopbackGuard`.
+        with_page: serve the page at ``/``; for a server with jobs, needs the extra ``ui``.
         survey: finds which engines can run here, if this process starts a worker with the same
             settings.
     """
@@ -112,8 +111,8 @@ def build_app(
 def _app_with_engines(
     settings: Settings, engines: PipelineCache, auth: BearerAuth | None
 ) -> FastAPI:
-    """The default engine is built in the background, unless it is built already."""
-    # Brings the runner and the codecs, which a server with workers does not need.
+    """Build the application; the default engine loads in the background."""
+    # Imports the runner and the codecs, which a server with workers does not need.
     from latentsync.server.routes.predict_inline import (
         Engine,
         InlineHandler,
@@ -122,22 +121,22 @@ def _app_with_engines(
     )
 
     engine = Engine(settings.engine, engines)
-    line = SerialExecutor(settings.max_waiting)
+    executor = SerialExecutor(settings.max_waiting)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweep(settings.work_dir)
-        line.prepare(engine.build)
+        executor.prepare(engine.build)
         yield
-        await run_in_threadpool(line.close)
+        await run_in_threadpool(executor.close)
 
     rules = AccessRules(auth, _OPEN_PATHS)
     app = _new_app(settings, lifespan, introduction(with_jobs=False), rules)
     add_openapi(app, {}, _ERROR_SHAPES, rules)
-    app.state.dismiss_listeners = _nobody  # for the process that serves the app
-    app.state.stop_runs = line.stop
+    app.state.close_streams = lambda: None  # read by the process that serves the app
+    app.state.stop_runs = executor.stop
     add_health(app, engine_state(engine))
-    app.include_router(build_predict_router(InlineHandler(settings, engine, line)))
+    app.include_router(build_predict_router(InlineHandler(settings, engine, executor)))
     return app
 
 
@@ -161,7 +160,7 @@ def _app_with_jobs(
     app = _new_app(settings, lifespan, introduction(with_jobs=True), rules)
     answers = schemas_of(Prediction, Problem, mode="serialization")
     add_openapi(app, answers | {"PredictionForm": form_schema()}, _ERROR_SHAPES, rules)
-    app.state.dismiss_listeners = notifier.close
+    app.state.close_streams = notifier.close
     app.state.stop_runs = waiting_slots.close
     add_health(app, workers_state(jobs.engines))
     add_metrics(app, jobs)
@@ -174,18 +173,14 @@ def _app_with_jobs(
     app.include_router(build_tasks_router(jobs, upload_slots))
     app.include_router(build_lipsync_router(jobs, upload_slots, settings.public_url))
     if with_page:
-        from latentsync.server.routes.page import add_page  # heavy, and not installed everywhere
+        from latentsync.server.routes.page import add_page  # an optional dependency
 
         add_page(app, api, None if auth is None else auth.owner)
     return app
 
 
-def _nobody() -> None:
-    """Nobody listens where every call ends with its own run."""
-
-
 def _new_app(settings: Settings, lifespan: Any, description: str, rules: AccessRules) -> FastAPI:
-    app = FastAPIOffline(  # /docs and /redoc load from here alone
+    app = FastAPIOffline(  # /docs and /redoc load nothing from other hosts
         title="latentsync",
         version=__version__,
         description=description,
@@ -209,8 +204,8 @@ def _new_app(settings: Settings, lifespan: Any, description: str, rules: AccessR
 
 
 def _servers(public_url: str | None) -> list[dict[str, Any]]:
-    """Return where the API is: the address that a caller has already, and the public one."""
-    servers = [{"url": "/", "description": "The server that you are looking at."}]
+    """Return the ``servers`` of the OpenAPI document."""
+    servers = [{"url": "/", "description": "This server."}]
     if public_url is not None:
         servers.append({"url": public_url, "description": "Its public address."})
     return servers

@@ -144,21 +144,25 @@ _HOST = re.compile(
     r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{0,5}))?", re.ASCII | re.IGNORECASE
 )
 _LOOPBACK_SHOWN = "localhost, names that end with .localhost, 127.0.0.0/8 and [::1], with any port"
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # RFC 9110, 9.2.1: they ask for no change
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # RFC 9110, 9.2.1
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_WEBSOCKET_ANSWER = "websocket.http.response"  # ASGI's extension: an answer instead of a socket
+_WEBSOCKET_ANSWER = (
+    "websocket.http.response"  # ASGI extension: refuse a websocket with an HTTP response
+)
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
 class LoopbackGuard:
-    """ASGI middleware of a server without a key: answers this machine's programs and own pages.
+    """ASGI middleware of a server without keys: accepts local programs and the server's own pages.
 
-    Everything passes it, mounted applications and websockets too. A foreign page is refused
-    whatever it asks for, since there is no key that it would have to know.
+    A web page of another site can make the browser of a local user call this server. Browsers say
+    so in headers that pages cannot change: ``Host`` has the name that the page called (after DNS
+    rebinding its own), ``Origin`` and ``Sec-Fetch-Site`` name the page. Other programs send neither
+    of the last two. Mounted applications and websockets are protected as well.
 
     Args:
-        app: the wrapped application; it is told to read nothing as JSON that is not declared so.
-        shapes: how errors are told below paths.
+        app: the wrapped application; it reads a body as JSON only if its type says so.
+        shapes: formats of errors, by path.
     """
 
     def __init__(self, app: ASGIApp, shapes: Mapping[str, ErrorShape]) -> None:
@@ -166,7 +170,7 @@ class LoopbackGuard:
         self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a call on, or answer it with 403."""
+        """Pass a request on, or answer it with 403."""
         if scope["type"] != "lifespan":
             try:
                 require_loopback_host(scope)
@@ -188,9 +192,9 @@ class LoopbackGuard:
 
 
 def require_loopback_host(scope: Scope) -> None:
-    """Raise ForbiddenHost unless the call has one ``Host``, which names this machine.
+    """Raise ForbiddenHost unless the request has one ``Host``, a loopback name.
 
-    Forwarded names (``X-Forwarded-Host`` and its like) say nothing here: anybody may send them.
+    ``X-Forwarded-Host`` and the like are ignored: any client may send them.
     """
     hosts = _values(scope, b"host")
     if len(hosts) == 1 and _is_loopback(hosts[0]):
@@ -202,17 +206,17 @@ def require_loopback_host(scope: Scope) -> None:
 
 
 def require_same_origin(connection: HTTPConnection, public_url: str | None = None) -> None:
-    """Let no page of somebody else change anything; for what needs no key, or takes it by cookie.
+    """Refuse unsafe methods from pages of other origins; for routes without key or with a cookie.
 
-    Where browsers tell ``Sec-Fetch-Site`` it alone decides, for a proxy may have changed ``Host``.
-    They leave it out over plain HTTP to other machines; there ``Origin`` is compared.
+    ``Sec-Fetch-Site`` decides if it is there, since a proxy may have changed ``Host``. Browsers
+    leave it out over plain HTTP to other machines; then ``Origin`` is compared.
 
     Args:
-        connection: the call; those that ask for no change pass.
-        public_url: an address under which this server is reached, too.
+        connection: the request; safe methods pass.
+        public_url: another address of this server.
 
     Raises:
-        ForbiddenOrigin: a page of another origin makes the browser call.
+        ForbiddenOrigin: a page of another origin sent the request.
     """
     scope = connection.scope
     if scope.get("method") in _SAFE_METHODS:
@@ -223,9 +227,9 @@ def require_same_origin(connection: HTTPConnection, public_url: str | None = Non
 
 
 def _require_own_site(scope: Scope) -> None:
-    """Raise ForbiddenOrigin if a browser says that it comes from elsewhere.
+    """Raise ForbiddenOrigin if a browser says that another site sent the request.
 
-    A page of another port or subdomain is ``same-site``, and somebody else's like any other.
+    A page of another port or subdomain is ``same-site``, and not trusted either.
     """
     for site in _values(scope, b"sec-fetch-site"):
         if site not in ("same-origin", "none"):
@@ -238,7 +242,7 @@ def _require_own_site(scope: Scope) -> None:
 
 
 def _require_own_origin(scope: Scope, public_url: str | None = None) -> None:
-    """Raise ForbiddenOrigin if a browser names a page that this server has not sent."""
+    """Raise ForbiddenOrigin if ``Origin`` is not this server."""
     hosts = _values(scope, b"host")
     own = [f"{scheme}://{host}" for scheme in _DEFAULT_PORTS for host in hosts]
     if public_url is not None:
@@ -268,7 +272,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _origin_of(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, name and port of an address (RFC 6454); None if it has no such origin."""
+    """Return scheme, host and port of a URL (RFC 6454); None if it has no such origin."""
     try:
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -291,13 +295,16 @@ _POLICY = (
 
 
 class DocsPolicy:
-    """ASGI middleware: adds a content security policy to these pages."""
+    """ASGI middleware: adds a content security policy to the pages of the documentation.
+
+    Their scripts come from this server, but ReDoc would load a logo from a CDN.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on; add the header to the answer if it is such a page."""
+        """Pass a request on, and add the header if it is for such a page."""
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -309,20 +316,22 @@ class DocsPolicy:
 
 
 def _path(scope: Scope) -> str:
-    """Return the path below the one where the application is mounted."""
+    """Return the path relative to the mount point of the application."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 class BodyLimit:
-    """ASGI middleware: raises inside the reader of a body that is too large or too slow.
+    """ASGI middleware: raises in the reader of a body that is too large or too slow.
+
+    A request that is refused before its body is read, for a wrong key, costs nothing.
 
     Args:
         app: the wrapped application.
-        max_bytes: largest JSON body, as declared and as counted; it is held in memory.
+        max_bytes: largest JSON body, declared and received; it is held in memory.
         max_streamed_bytes: largest body of any other type; such bodies go to the disk.
         timeout_s: longest time from the first read to the end of the body.
-        streamed_paths: where a body goes to the disk whatever it is declared as.
+        streamed_paths: where bodies of any type go to the disk.
     """
 
     def __init__(
@@ -341,7 +350,7 @@ class BodyLimit:
         self._streamed_paths = streamed_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on with a guarded ``receive``."""
+        """Pass a request on with a limited ``receive``."""
         if scope["type"] == "http":
             receive = _GuardedBody(scope, receive, self._limit_of(scope), self._timeout_s)
         await self._app(scope, receive, send)
@@ -354,7 +363,7 @@ class BodyLimit:
 
 
 class _GuardedBody:
-    """The ``receive`` of one request. After the body's end it only waits for the disconnect."""
+    """The ``receive`` of one request; without limits once the body has ended."""
 
     def __init__(self, scope: Scope, receive: Receive, max_bytes: int, timeout_s: float) -> None:
         self._declared_bytes = declared_bytes(scope)
@@ -395,13 +404,18 @@ _LINGER_S = 2.0
 
 
 class UnreadBodyClose:
-    """ASGI middleware, the outermost one: it must see everything that is received and sent."""
+    """ASGI middleware: closes the connection if the response starts before the body was read.
+
+    The server would otherwise receive and discard whatever a refused client sends, without end. The
+    connection stays open for a moment: a client that is still sending might miss the response. This
+    must be the outermost middleware, to see every message.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request on; watch its body, if it has one."""
+        """Pass a request on; track its body, if it has one."""
         if scope["type"] == "http" and _has_body(scope):
             exchange = _Exchange(receive, send)
             receive, send = exchange.receive, exchange.send
@@ -409,7 +423,7 @@ class UnreadBodyClose:
 
 
 class _Exchange:
-    """One request with a body, and its answer."""
+    """One request with a body, and its response."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -418,13 +432,13 @@ class _Exchange:
         self._closes = False
 
     async def receive(self) -> Message:
-        """Receive for the application, noting the body's end."""
+        """Receive a message, and note the end of the body."""
         message = await self._receive()
         self._is_read = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
-        """Send the application's answer; before its end, let the caller finish for a moment."""
+        """Send a message; before the last one, receive the rest of the body for a moment."""
         if message["type"] == "http.response.start":
             self._closes = not self._is_read
             if self._closes:
@@ -456,11 +470,11 @@ def declared_bytes(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
-    return 0  # chunked: only counting tells
+    return 0  # chunked
 
 
 def is_json(content_type: str | None) -> bool:
-    """Tell whether a body is declared as JSON; an absent header is taken for that."""
+    """Return whether a body is declared as JSON; a missing Content-Type counts as JSON."""
     if content_type is None:
         return True
     kind = content_type.split(";")[0].strip().lower()

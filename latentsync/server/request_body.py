@@ -23,21 +23,21 @@ from latentsync.settings import Settings
 Meaning = TypeVar("Meaning")
 Model = TypeVar("Model")
 
-_LOOK_EVERY_BYTES = 4 * 1024 * 1024  # of a body on its way to the disk
-_SMALL_BYTES = 64 * 1024  # read faster than a thread is asked to
+_LOOK_EVERY_BYTES = 4 * 1024 * 1024  # of a body streamed to the disk
+_SMALL_BYTES = 64 * 1024  # faster than starting a thread
 _MAX_DIGITS = 4000  # of one number; Python itself refuses to read more than 4300
 
 
 def asking_for_room(
     request: Request, require: Callable[[int, int], None], max_bytes: int
 ) -> Request:
-    """Return the request with a body that is broken off where the disk has no room for it.
+    """Return the request with a body that fails to read if the disk has too little space.
 
     Args:
-        request: with its body still to come.
-        require: raises DiskFull; called before the first read and every few MiB, with the bytes
-            that the body is declared to have (0 if it is not) and those that have come.
-        max_bytes: what a body may have; one that declares more is refused for that when it is read.
+        request: with an unread body.
+        require: raises DiskFull; called before the first read and every few MiB, with the declared
+            bytes (0 if unknown) and the received ones.
+        max_bytes: largest body; a larger declared size is refused when it is read.
     """
     declared = min(declared_bytes(request.scope), max_bytes)
     received, looked_at = 0, -_LOOK_EVERY_BYTES
@@ -60,7 +60,9 @@ async def read_json(request: Request) -> object:
 
 
 async def parse_json_body(request: Request, understand: Callable[[object], Meaning]) -> Meaning:
-    """Return what ``understand`` makes of the JSON body of a request.
+    """Return the result of ``understand`` for the JSON body of a request.
+
+    Large bodies are parsed in a thread.
 
     Raises:
         MalformedBody: not declared as JSON, not UTF-8, not JSON, a key twice, nested too deeply.
@@ -71,10 +73,10 @@ async def parse_json_body(request: Request, understand: Callable[[object], Meani
     try:
         body = b"".join([part async for part in request.stream()])
     except ClientDisconnect:
-        raise errors.Canceled("The caller hung up while sending the body.") from None
+        raise errors.Canceled("The client disconnected while sending the body.") from None
     if len(body) <= _SMALL_BYTES:
         return understand(parse_json(body))
-    # Base64 media make bodies of hundreds of megabytes: keep the event loop free.
+    # Bodies with base64 media have hundreds of megabytes: do not block the event loop.
     return await run_in_threadpool(lambda: understand(parse_json(body)))
 
 
@@ -109,14 +111,14 @@ def _read_int(digits: str) -> int:
 
 
 def require_json_type(scope: Scope) -> None:
-    """Refuse a body that is declared as something else than JSON.
+    """Check that a body is declared as JSON.
 
-    Published clients may leave the declaration out where they send a key. Where there is none it is
-    required: a web page of somebody else can send only what it does not declare as JSON.
+    With a key, the Content-Type may be missing, as some published clients do. Without a key it is
+    required: a web page of another site cannot send a body that is declared as JSON.
 
     Raises:
-        MalformedBody: it is declared as something else.
-        UnsupportedContentType: the same, or it is not declared at all, on a server without a key.
+        MalformedBody: it has another type.
+        UnsupportedContentType: it has another type or none, on a server without keys.
     """
     content_type = Headers(scope=scope).get("content-type")
     if scope.get(JSON_TYPE_REQUIRED, False):
@@ -138,15 +140,18 @@ def _is_application_json(content_type: str) -> bool:
 
 
 _RETRY_AFTER_S = 5.0
-_SLOTLESS_BYTES = 64 * 1024  # up to here a body needs no place: one may ask while others send media
-_STREAMED_BYTES = 2 * 1024 * 1024  # of a body on its way to the disk, in memory
+_SLOTLESS_BYTES = 64 * 1024  # smaller bodies need no slot, so that status requests pass
+_STREAMED_BYTES = 2 * 1024 * 1024  # of a body streamed to the disk, in memory
 
 
 class UploadSlots:
-    """Counts the bodies that arrive, for one event loop.
+    """Limits the number and size of bodies that arrive at once, for one event loop.
+
+    A slot is taken before a body is read and held until its media are stored, because JSON bodies
+    are in memory that long. One key can take half of the slots at most.
 
     Args:
-        settings: how many, and how many bytes of them may be held in memory.
+        settings: number of bodies, and bytes in memory.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -158,15 +163,15 @@ class UploadSlots:
 
     @contextmanager
     def place(self, request: Request, owner: str, *, is_streamed: bool = False) -> Iterator[None]:
-        """Hold a place for a request's body.
+        """Hold a slot for the body of a request.
 
         Args:
-            request: with its body still to come.
-            owner: who sends it.
-            is_streamed: it goes to the disk whatever it is declared as.
+            request: with an unread body.
+            owner: the sender.
+            is_streamed: the body goes to the disk, whatever its type.
 
         Raises:
-            LineFull: too much arrives already, in all or from this owner.
+            LineFull: too many bodies or bytes arrive, in all or from this owner.
         """
         in_memory = not is_streamed and is_json(request.headers.get("content-type"))
         size_bytes = self._expected_bytes(request, in_memory)
@@ -179,7 +184,7 @@ class UploadSlots:
             self._count(owner, -size_bytes, -int(is_large))
 
     def _expected_bytes(self, request: Request, in_memory: bool) -> int:
-        """Return how much memory a body may take, before any of it is here."""
+        """Return the largest amount of memory that a body can take."""
         at_most = self._max_body_bytes if in_memory else _STREAMED_BYTES
         return min(declared_bytes(request.scope) or at_most, at_most)
 
@@ -189,12 +194,12 @@ class UploadSlots:
             (" from this key", self._bodies[owner], self._bytes[owner], 2),
         ):
             too_many = is_large and bodies >= max(1, self._max_bodies // part)
-            # One alone is let in whatever its size, which has a limit of its own.
+            # A single body always passes; its size has a limit of its own.
             too_large = held_bytes > 0 and held_bytes + size_bytes > self._max_bytes // part
             if too_many or too_large:
                 raise errors.LineFull(
-                    f"{bodies} large request bodies with {held_bytes} bytes arrive{counted} "
-                    "already, which is all that may.",
+                    f"{bodies} large request bodies with {held_bytes} bytes are arriving{counted}, "
+                    "which is the limit.",
                     retry_after_s=_RETRY_AFTER_S,
                 )
 
@@ -202,7 +207,7 @@ class UploadSlots:
         for counts, more in ((self._bytes, size_bytes), (self._bodies, bodies)):
             counts[owner] += more
             if not counts[owner]:
-                del counts[owner]  # of callers that once were nothing is kept
+                del counts[owner]  # keep no entry for idle clients
 
 
 class UnreadRequest(Request, Generic[Model]):

@@ -1,9 +1,4 @@
-"""Contract A: one synchronous call, one video back.
-
-A caller who hangs up needs no answer: what is done for it stops.
-
-Contract A over the line of jobs: a worker runs the prediction, the call waits for it.
-"""
+"""Contract A, ``POST /predict``: one synchronous request, run as a job that a worker takes."""
 
 import asyncio
 import base64
@@ -45,14 +40,14 @@ T = TypeVar("T")
 
 
 async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the work's result; cancels the work and waits for its end if the caller hangs up.
+    """Return the result of work; cancel it and wait for its end if the client disconnects.
 
     Args:
-        receive: of the request, whose body has been read.
-        work: what is done for the caller; it is cancelled, too, when this call is.
+        receive: of a request whose body has been read.
+        work: also cancelled when this coroutine is.
 
     Raises:
-        Canceled: the caller hung up.
+        Canceled: the client disconnected.
     """
     running = asyncio.create_task(work)
     gone = asyncio.create_task(_wait_for_disconnect(receive))
@@ -60,7 +55,7 @@ async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -
         await asyncio.wait([running, gone], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             return running.result()
-        raise Canceled("The caller hung up.")
+        raise Canceled("The client disconnected.")
     finally:
         running.cancel()
         gone.cancel()
@@ -75,7 +70,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 Name = Annotated[
     str,
     Path(
-        description="Any name: this server has one project and one app.",
+        description="Any name; it is ignored.",
         openapi_examples={"name": {"summary": "Any", "value": "latentsync"}},
     ),
 ]
@@ -88,10 +83,10 @@ PredictCall = Annotated[
 
 
 class PredictHandler(Protocol):
-    """Answers ``POST /predict``, whichever path it came by."""
+    """Handles ``POST /predict`` and its aliases."""
 
     async def answer(self, request: Request, owner: str) -> Response:
-        """Read one request, have it run and answer with the envelope or the error."""
+        """Read a request, run it, and return the result or the error."""
         ...
 
 
@@ -99,8 +94,8 @@ def build_predict_router(handler: PredictHandler, *, with_uploads: bool = False)
     """Return the routes of contract A: the short path and the one that Cerebrium uses.
 
     Args:
-        handler: answers a request of an owner.
-        with_uploads: media may be uploads, which may be missing.
+        handler: runs the request of an owner.
+        with_uploads: media may be uploads; a missing one is 404.
     """
     router = APIRouter(tags=["predict"], route_class=UnreadBodyRoute)
     responses = {**ERROR_RESPONSES, **(error_responses(404) if with_uploads else {})}
@@ -109,10 +104,10 @@ def build_predict_router(handler: PredictHandler, *, with_uploads: bool = False)
         "/predict",
         response_model=PredictResponse,
         responses=responses,
-        summary="Make a video and wait for it",
+        summary="Generate a video and wait for it",
     )
     async def predict(request: PredictCall, owner: Owner) -> Response:
-        """Waits until the video is made and answers it as base64, with how it was made.
+        """Waits for the video and returns it as base64, with details of the run.
 
         Closing the connection cancels the run.
         """
@@ -122,26 +117,29 @@ def build_predict_router(handler: PredictHandler, *, with_uploads: bool = False)
         "/v4/{project}/{app}/predict",
         response_model=PredictResponse,
         responses=responses,
-        summary="Make a video and wait for it (path of Cerebrium)",
+        summary="Generate a video and wait for it (path of Cerebrium)",
     )
     async def predict_on_cerebrium_path(
         project: Name, app: Name, request: PredictCall, owner: Owner
     ) -> Response:
-        """The same as `POST /predict`, at the path under which Cerebrium serves it."""
+        """Same as `POST /predict`, at the path that Cerebrium uses."""
         return await handler.answer(request, owner)
 
     return router
 
 
-_FIRST_GUESS_S = 30.0  # how long a run takes, before any run has told
+_FIRST_GUESS_S = 30.0  # assumed duration of a run until one has ended
 _RECENT_RUNS = 8
 
 
 class WaitingSlots:
-    """Counts the calls that run or wait, for one event loop.
+    """Limits the requests that run or wait, for one event loop.
+
+    A slot is taken before a body is read, so a full queue refuses at once, and the number of bodies
+    in memory is limited.
 
     Args:
-        max_waiting: calls that may wait behind the running one.
+        max_waiting: requests that may wait behind the running one.
     """
 
     def __init__(self, max_waiting: int) -> None:
@@ -152,20 +150,20 @@ class WaitingSlots:
 
     @contextmanager
     def place(self, ahead: int = 0) -> Iterator[None]:
-        """Hold a place for the block.
+        """Hold a slot for the block.
 
         Args:
-            ahead: how many wait already that hold no place here.
+            ahead: waiting jobs that hold no slot here.
 
         Raises:
-            LineFull: none is left.
+            LineFull: no slot is free.
             EngineUnavailable: the server is shutting down.
         """
         self.check_open()
         waiting = max(self._taken - 1, ahead)
         if waiting >= self._max_waiting and self._taken + ahead > 0:
             raise LineFull(
-                f"One prediction is running and {waiting} wait, which is all that may.",
+                f"One prediction is running and {waiting} are waiting, which is the limit.",
                 retry_after_s=self._expected_s(),
             )
         self._taken += 1
@@ -175,11 +173,11 @@ class WaitingSlots:
             self._taken -= 1
 
     def note_run(self, seconds: float) -> None:
-        """Remember how long a run took."""
+        """Record the duration of a run."""
         self._recent_s.append(seconds)
 
     def close(self) -> None:
-        """Turn away everybody who comes from now on."""
+        """Refuse requests from now on."""
         self._is_closed = True
 
     def check_open(self) -> None:
@@ -188,7 +186,7 @@ class WaitingSlots:
             raise EngineUnavailable("The server is shutting down.", retry_after_s=_FIRST_GUESS_S)
 
     def _expected_s(self) -> float:
-        """Return the seconds after which a place should be free: one run, as they went lately."""
+        """Return the seconds until a slot should be free: the median of recent runs."""
         typical_s = statistics.median(self._recent_s) if self._recent_s else _FIRST_GUESS_S
         return float(max(1, math.ceil(typical_s)))
 
@@ -198,7 +196,7 @@ _BASE64_CHUNK_BYTES = 3 * 64 * 1024  # a multiple of 3: chunks join without padd
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished video as an open file (its folder may be gone) and what is known about it."""
+    """A finished video as an open file (its folder may be removed) and its details."""
 
     run_id: str
     video: IO[bytes]
@@ -210,7 +208,8 @@ class FinishedRun:
 class PredictResultResponse(StreamingResponse):
     """``{"run_id", "result": {"video_base64", "details"}, "run_time_ms"}`` with its exact length.
 
-    Closes the video file when it has been sent, or when the receiver has gone.
+    The video is encoded while it is sent, so memory use does not grow with its size. The file is
+    closed at the end, also if the client disconnects.
     """
 
     media_type = "application/json"
@@ -224,7 +223,7 @@ class PredictResultResponse(StreamingResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
+        """Send the response."""
         with self._video:
             await super().__call__(scope, receive, send)
 
@@ -247,12 +246,12 @@ _LOOK_AT_LEAST_EVERY_S = 1.0
 
 
 class QueuedHandler:
-    """Submits a prediction and waits; its ``run_id`` is the id of the job.
+    """Submits a prediction as a job and waits for it; ``run_id`` is the id of the job.
 
     Args:
-        jobs: takes the job.
-        notifier: tells when something happens to it.
-        waiting_slots: for those who wait.
+        jobs: accepts the job.
+        notifier: signals changes of the job.
+        waiting_slots: limits the requests that wait.
     """
 
     def __init__(
@@ -263,7 +262,7 @@ class QueuedHandler:
         self._waiting_slots = waiting_slots
 
     async def answer(self, request: Request, owner: str) -> Response:
-        """Have one request run by a worker; a caller who hangs up cancels the job."""
+        """Run one request on a worker; the job is canceled if the client disconnects."""
         run_id = str(uuid.uuid4())
         try:
             counted = await run_in_threadpool(self._jobs.store.count)
@@ -275,17 +274,17 @@ class QueuedHandler:
             return error_response(to_public_error(error, run_id), run_id)
 
     async def _finish(self, submission: Submission, owner: str) -> Job:
-        """Return the job when it has ended; one that nobody waits for any more is canceled."""
-        # Shielded: a caller who hangs up meanwhile must not leave a job that nobody knows.
+        """Return the job when it has ended; cancel it if this coroutine is cancelled."""
+        # Shielded: if the client disconnects now, the job must be known, to be canceled.
         submitting = asyncio.wrap_future(self._jobs.begin_submit([submission], owner))
-        del submission  # with its media, which are stored: there is no need for them while waiting
+        del submission  # its media are stored; do not keep them in memory while waiting
         try:
             [job] = await asyncio.shield(submitting)
             return await self._wait(job)
         except BaseException:
             await asyncio.wait([submitting])
             if submitting.exception() is None:
-                with suppress(JobNotFound):  # it was erased meanwhile
+                with suppress(JobNotFound):  # erased in the meantime
                     await run_in_threadpool(self._jobs.cancel, submitting.result()[0].id, owner)
             raise
 
@@ -316,7 +315,6 @@ class QueuedHandler:
 
 
 async def _read(request: Request, run_id: str) -> Submission:
-    """Return what the body of a call asks for."""
     return await parse_json_body(
         request, lambda body: Submission(parse_request(body), fingerprint({"body": body}), run_id)
     )

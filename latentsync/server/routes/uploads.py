@@ -60,5 +60,5 @@ async def _receive(request: Request, path: Path, max_bytes: int) -> int:
                     collected.clear()
             await run_in_threadpool(file.write, bytes(collected))
     except ClientDisconnect:
-        raise Canceled("The caller hung up while sending the body.") from None
+        raise Canceled("The client disconnected while sending the body.") from None
     return size_bytes
