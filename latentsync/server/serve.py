@@ -164,7 +164,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=limit_s,
             )
         )
-        self._dismiss_listeners = app.state.dismiss_listeners
+        self._close_streams = app.state.close_streams
         self._stop_runs = app.state.stop_runs
         self._grace_s = grace_s
 
@@ -177,7 +177,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close event streams, let requests finish for the grace time, then stop them."""
-        self._dismiss_listeners()
+        self._close_streams()
         stop = asyncio.get_running_loop().call_later(self._grace_s, self._stop_runs)
         await super().shutdown(sockets)
         stop.cancel()

@@ -37,7 +37,7 @@ _NO_FINGERPRINT = ""  # these contracts have no idempotency keys
 
 
 def route_with_errors(shape: ErrorShape) -> type[UnreadBodyRoute]:
-    """Return a kind of route whose errors, those of authorization too, are told in one shape.
+    """Return a route class that formats all errors, including those of authorization, by ``shape``.
 
     Args:
         shape: builds the response from an error and the reference of its log entry.

@@ -107,14 +107,14 @@ def add_page(app: FastAPI, api: PredictionsApi, owner_of: OwnerOf | None) -> Non
     assert isinstance(mounted, Mount)
     gradio: Any = mounted.app
     mounted.app = PageGate(gradio, owner_of, api.jobs.reserve, settings)
-    dismiss_others = app.state.dismiss_listeners
+    close_others = app.state.close_streams
 
-    def dismiss_listeners() -> None:
+    def close_streams() -> None:
         """Close the streams of open pages, which would keep the server from stopping."""
-        dismiss_others()
+        close_others()
         gradio.stop_event.set()
 
-    app.state.dismiss_listeners = dismiss_listeners
+    app.state.close_streams = close_streams
 
 
 def _configure_gradio(app: FastAPI, settings: Settings) -> None:
