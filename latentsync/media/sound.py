@@ -118,8 +118,7 @@ def _read_blocks(
 def _check_samples(block: Block, field: str) -> None:
     if not np.abs(block).max(initial=0) <= _LOUDEST:  # also refuses NaN
         raise UnreadableMedia(
-            f"{field} holds samples that are not numbers or exceed {_LOUDEST:.0f} times "
-            "full scale.",
+            f"{field} has samples that are not numbers or exceed {_LOUDEST:.0f} times full scale.",
             field=field,
         )
 
