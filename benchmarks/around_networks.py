@@ -30,7 +30,7 @@ import torch
 
 from benchmarks.memory import make_speech, make_video
 from benchmarks.restore import face_points
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.face.speaker import Choice
 from latentsync.formats import Frame
 from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio, probe_video

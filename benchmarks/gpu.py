@@ -37,7 +37,7 @@ from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync.alignment import FaceAligner
 from latentsync.pipelines.lipsync.audio_features import AudioFeatures
 from latentsync.pipelines.lipsync.face_finder import MeshFinder
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+from latentsync.pipelines.lipsync.face_generator import LipsyncNetworks
 from latentsync.pipelines.lipsync.windows import SeededNoise
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
 from tests.demo_media import FramesInMemory

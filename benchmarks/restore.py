@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.formats import Frame
 from latentsync.pipelines.lipsync.alignment import FaceAligner, Matrix, Points3, crop_size
 from latentsync.pipelines.lipsync.bilinear import cut_face, invert, place_pixels, sample

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.face.boxes import Box, Floats, area, center, overlap
+from latentsync.face.geometry import Box, Floats, area, center, overlap
 from latentsync.face.onnx import DETECTOR_FILE, open_network
 from latentsync.formats import Frame
 

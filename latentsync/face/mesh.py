@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.face.blazeface import LEFT_EYE, RIGHT_EYE, Detection
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import LEFT_EYE_OUTER, NUM_LANDMARKS, RIGHT_EYE_OUTER, Floats
 from latentsync.face.onnx import MESH_FILE, open_network
-from latentsync.face.topology import LEFT_EYE_OUTER, NUM_LANDMARKS, RIGHT_EYE_OUTER
 from latentsync.formats import Frame
 
 INPUT_SIDE = 192  # pixels

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.face.onnx import InferenceSession, check_signature, open_model
 from latentsync.formats import Frame
 

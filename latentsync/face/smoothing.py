@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.face.boxes import Floats
-from latentsync.face.topology import RIGID
+from latentsync.face.geometry import RIGID, Floats
 from latentsync.face.track import FaceTrack
 
 Reals = NDArray[np.float64]

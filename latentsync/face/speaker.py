@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentsync.errors import InvalidField, NoFace
-from latentsync.face.boxes import Box, center, contains, overlap
+from latentsync.face.geometry import Box, center, contains, overlap
 from latentsync.face.track import FaceTrack
 from latentsync.schema.fields import Speaker, SpeakerBox, SpeakerPoint
 

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.face import topology
-from latentsync.face.boxes import Box, Floats, box_around
+from latentsync.face import geometry
+from latentsync.face.geometry import Box, Floats, box_around
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class FaceTrack:
         """float32 (T,468,2) in pixels; NaN rows where the face is not usable."""
         if self.frames_present == self.num_frames:
             return self.points
-        dense = np.full((self.num_frames, topology.NUM_LANDMARKS, 2), np.nan, np.float32)
+        dense = np.full((self.num_frames, geometry.NUM_LANDMARKS, 2), np.nan, np.float32)
         dense[self.frames] = self.points
         return dense
 
@@ -69,10 +69,10 @@ class FaceTrack:
         """float64 (T,), lip gap relative to the distance of the outer eye corners, or NaN."""
         points = self.points.astype(np.float64)
         gap = np.linalg.norm(
-            points[:, topology.UPPER_LIP_INNER] - points[:, topology.LOWER_LIP_INNER], axis=1
+            points[:, geometry.UPPER_LIP_INNER] - points[:, geometry.LOWER_LIP_INNER], axis=1
         )
         eyes = np.linalg.norm(
-            points[:, topology.RIGHT_EYE_OUTER] - points[:, topology.LEFT_EYE_OUTER], axis=1
+            points[:, geometry.RIGHT_EYE_OUTER] - points[:, geometry.LEFT_EYE_OUTER], axis=1
         )
         dense = np.full(self.num_frames, np.nan)
         dense[self.frames] = gap / eyes

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from latentsync.face import topology
-from latentsync.face.boxes import Box, Floats, box_around, center
+from latentsync.face import geometry
+from latentsync.face.geometry import NUM_LANDMARKS, Box, Floats, box_around, center
 from latentsync.face.mesh import FaceRegion
-from latentsync.face.topology import NUM_LANDMARKS
 from latentsync.face.track import FaceTrack
 from latentsync.formats import Frame
 
@@ -37,7 +36,7 @@ def is_usable(points: Floats, width: int, height: int, *, was_usable: bool = Fal
     return (
         face_size(points) * slack >= MIN_SIZE
         and abs(yaw(points)) <= MAX_YAW * slack
-        and _share_outside(points[list(topology.LIPS_OUTER)], width, height) <= MAX_OUTSIDE * slack
+        and _share_outside(points[list(geometry.LIPS_OUTER)], width, height) <= MAX_OUTSIDE * slack
     )
 
 
@@ -49,7 +48,7 @@ def face_size(points: Floats) -> float:
 
 def yaw(points: Floats) -> float:
     """Return the yaw of the head in radians; 0 faces the camera."""
-    right, left = (points[side].astype(np.float64) for side in topology.FACE_SIDES)
+    right, left = (points[side].astype(np.float64) for side in geometry.FACE_SIDES)
     across = left - right
     return math.atan2(float(across[2]), math.hypot(float(across[0]), float(across[1])))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.face.blazeface import Detection, FaceDetector
-from latentsync.face.boxes import Box, area, box_around, center, overlap
+from latentsync.face.geometry import Box, area, box_around, center, overlap
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracked_face import Sighting, TrackedFace, face_size, is_usable, portrait

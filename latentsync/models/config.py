@@ -10,6 +10,7 @@ from latentsync.errors import EngineUnavailable
 
 CROSS_ATTENTION_BLOCKS = ("CrossAttnDownBlock3D", "CrossAttnUpBlock3D")  # with transformers
 MOTION_NORM_GROUPS = 32  # independent of norm_num_groups
+MAX_PERIOD = 10000.0  # of sinusoidal embeddings: longest period divided by 2 pi
 _PLAIN_BLOCKS = ("DownBlock3D", "UpBlock3D")
 
 

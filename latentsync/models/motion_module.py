@@ -1,11 +1,47 @@
 """Attention over the frames of a window, for temporal consistency."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
+from latentsync.errors import InternalError
 from latentsync.models.attention import Attention, FeedForward
-from latentsync.models.config import MOTION_NORM_GROUPS, MotionModuleConfig
-from latentsync.models.embeddings import PositionTable
+from latentsync.models.config import MAX_PERIOD, MOTION_NORM_GROUPS, MotionModuleConfig
 from latentsync.models.frames import FrameGroupNorm, channels_first, channels_last
+
+
+class PositionTable(nn.Module):
+    """Adds a stored table of sinusoids with a row per frame of a window."""
+
+    pe: Tensor
+
+    def __init__(self, channels: int, max_frames: int) -> None:
+        super().__init__()
+        # The table comes from the checkpoint. Computing it on the meta device would make torch
+        # import its compiler, which takes a second.
+        self.register_buffer("pe", torch.empty(1, max_frames, channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Add the table to ``tokens`` (sequences, frames, channels), in place.
+
+        Raises:
+            InternalError: the window has more frames than the table has rows.
+        """
+        num_frames, max_frames = tokens.shape[1], self.pe.shape[1]
+        if num_frames > max_frames:
+            raise InternalError(
+                f"The network takes at most {max_frames} frames at a time; {num_frames} were given."
+            )
+        return tokens.add_(self.pe[:, :num_frames])
+
+
+def position_table(channels: int, max_frames: int) -> Tensor:
+    """Return float32 (1, max_frames, channels): sines in the even, cosines in the odd channels."""
+    positions = torch.arange(max_frames, dtype=torch.float64)[:, None]
+    exponents = torch.arange(0, channels, 2, dtype=torch.float64) / channels
+    angles = positions * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    return torch.stack([angles.sin(), angles.cos()], dim=2).reshape(1, max_frames, channels).float()
 
 
 class TemporalAttention(Attention):

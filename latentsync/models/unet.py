@@ -1,5 +1,6 @@
 """The denoising network: noisy latents, mask and audio in, predicted noise out."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,42 @@ from latentsync.config import to_config
 from latentsync.errors import InternalError
 from latentsync.models.attention import AudioContext, SpatialTransformer
 from latentsync.models.blocks import BlockInputs, DownBlock, MidBlock, UpBlock
-from latentsync.models.config import UNetConfig
-from latentsync.models.embeddings import TimestepEmbedding, sinusoidal_embedding
+from latentsync.models.config import MAX_PERIOD, UNetConfig
 from latentsync.models.frames import FrameGroupNorm, fold_frames, unfold_frames
 from latentsync.models.unet_checkpoint import LoadReport, load_unet
+
+
+def sinusoidal_embedding(timestep: int | Tensor, channels: int, device: torch.device) -> Tensor:
+    """Return float32 (1, channels): cosines, then sines, of a geometric series of frequencies.
+
+    Args:
+        timestep: noise level 0..999, a number or a tensor of one element.
+        channels: even width of the embedding.
+        device: of the result.
+    """
+    half = channels // 2
+    # Same order of operations as in training: at timestep 951 the last bit of a frequency changes
+    # an angle by up to 6e-5.
+    exponents = -math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=device)
+    frequencies = torch.exp(exponents / half)
+    angles = torch.as_tensor(timestep, dtype=torch.float32, device=device).reshape(1, 1)
+    waves = angles * frequencies
+    return torch.cat([waves.cos(), waves.sin()], dim=1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two linear layers from the sinusoids of a timestep to the features for the resnets."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+
+    def forward(self, sinusoids: Tensor) -> Tensor:
+        """Map (1, in_channels) to (1, channels)."""
+        hidden = F.silu(self.linear_1(sinusoids))
+        embedding: Tensor = self.linear_2(hidden)
+        return embedding
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from latentsync.models.checkpoint import (
     read_state,
     write_cache,
 )
-from latentsync.models.embeddings import position_table
+from latentsync.models.motion_module import position_table
 
 logger = logging.getLogger(__name__)
 

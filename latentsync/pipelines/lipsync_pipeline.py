@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from latentsync.config import read_config
 from latentsync.errors import Canceled
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.onnx import best_device
 from latentsync.face.scrfd import ScrfdDetector
@@ -43,11 +43,12 @@ from latentsync.pipelines.lipsync.bilinear import cut_face
 from latentsync.pipelines.lipsync.face_generator import (
     FaceGenerator,
     GeneratedFaces,
+    LipsyncNetworks,
     NetworkBatches,
     WindowFaces,
+    load_networks,
     timed_on_device,
 )
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks, load_networks
 from latentsync.pipelines.lipsync.paste_back import restore_face
 from latentsync.pipelines.lipsync.windows import (
     Noise,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from latentsync.face.blazeface import LEFT_EYE, RIGHT_EYE, FaceDetector
-from latentsync.face.boxes import overlap
+from latentsync.face.geometry import overlap
 from tests.face.pictures import astronaut, blank, paste, stranger, turned
 
 FACE = (79, 81, 172, 175)  # of the astronaut, as a detector frames it: brows to chin

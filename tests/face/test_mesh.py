@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from latentsync.face import topology
+from latentsync.face import geometry
 from latentsync.face.blazeface import FaceDetector
 from latentsync.face.mesh import FaceMesh, FaceRegion
 from tests.face.pictures import astronaut, blank, turned
@@ -26,11 +26,11 @@ def _settled(mesh, picture):
     ("landmark", "x", "y"),
     [
         # read off the picture by eye
-        (topology.RIGHT_EYE_OUTER, 95, 101),
-        (topology.LEFT_EYE_OUTER, 157, 105),
-        (topology.MOUTH_RIGHT, 102, 138),
-        (topology.MOUTH_LEFT, 147, 141),
-        (topology.CHIN, 124, 177),
+        (geometry.RIGHT_EYE_OUTER, 95, 101),
+        (geometry.LEFT_EYE_OUTER, 157, 105),
+        (geometry.MOUTH_RIGHT, 102, 138),
+        (geometry.MOUTH_LEFT, 147, 141),
+        (geometry.CHIN, 124, 177),
     ],
 )
 def test_landmarks_lie_on_the_face(mesh, landmark, x, y):
@@ -59,7 +59,7 @@ def test_the_region_may_reach_beyond_the_frame(mesh):
     picture = astronaut()[60:]  # the forehead is cut off
     points, presence = mesh.landmarks(picture, FaceRegion(124, 64, 165, 0.06))
     assert presence > 0.9
-    np.testing.assert_allclose(points[topology.CHIN, :2], [124, 117], atol=5)
+    np.testing.assert_allclose(points[geometry.CHIN, :2], [124, 117], atol=5)
 
 
 def test_a_region_maps_its_middle_and_edges():

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from latentsync.face import topology
+from latentsync.face import geometry
 from latentsync.face.smoothing import smooth_track
 from latentsync.face.tracker import track_faces
 from tests.face.pictures import astronaut, noisy
@@ -22,13 +22,13 @@ def _noise(count, sigma=0.002 * RADIUS, seed=0):
 
 
 def _gap(points):
-    return points[:, topology.LOWER_LIP_INNER, 1] - points[:, topology.UPPER_LIP_INNER, 1]
+    return points[:, geometry.LOWER_LIP_INNER, 1] - points[:, geometry.UPPER_LIP_INNER, 1]
 
 
 def _with_gap(points, opening):
     """Open the mouth by moving everything of the lower lips down, pixels per frame."""
     points = points.copy()
-    lower = [*topology.LIPS_OUTER[11:], *topology.LIPS_INNER[11:]]
+    lower = [*geometry.LIPS_OUTER[11:], *geometry.LIPS_INNER[11:]]
     points[:, lower, 1] += np.asarray(opening, np.float32)[:, None]
     return points
 
@@ -44,8 +44,8 @@ def test_a_nodding_head_is_followed_without_lag():
     truth = still(75) + path[:, None]
     smooth = smooth_track(make_track(truth + _noise(75)))
     assert np.abs(smooth.points - truth).mean() < 0.003 * RADIUS
-    velocity = np.diff(smooth.points[:, topology.NOSE_TIP], axis=0)[4:-4]
-    wanted = np.diff(truth[:, topology.NOSE_TIP], axis=0)
+    velocity = np.diff(smooth.points[:, geometry.NOSE_TIP], axis=0)[4:-4]
+    wanted = np.diff(truth[:, geometry.NOSE_TIP], axis=0)
     errors = [np.abs(velocity - wanted[4 + lag : 70 + lag]).mean() for lag in range(-3, 4)]
     assert int(np.argmin(errors)) - 3 == 0
 
@@ -114,7 +114,7 @@ def test_time_runs_alike_in_both_directions():
 
 
 def test_the_test_face_has_the_radius_that_the_noise_is_given_in():
-    rigid = face_points()[list(topology.RIGID)].astype(np.float64)
+    rigid = face_points()[list(geometry.RIGID)].astype(np.float64)
     radius = np.sqrt(((rigid - rigid.mean(axis=0)) ** 2).sum(axis=1).mean())
     assert radius == pytest.approx(RADIUS, rel=0.05)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from latentsync.face.topology import (
+from latentsync.face.geometry import (
     LEFT_EYE_OUTER,
     LOWER_LIP_INNER,
     RIGHT_EYE_OUTER,

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.face.track import FaceTrack
 from latentsync.face.tracker import track_faces
 from tests.face.pictures import astronaut

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from latentsync.models.embeddings import position_table, sinusoidal_embedding
+from latentsync.models.motion_module import position_table
+from latentsync.models.unet import sinusoidal_embedding
 from tests.models.stand_ins import worst
 from tests.weights_rule import make_array
 

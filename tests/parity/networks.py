@@ -23,7 +23,7 @@ from latentsync.models.config import LatentSyncConfig, VAEConfig
 from latentsync.models.unet import UNet3DConditionModel
 from latentsync.models.vae import build_vae, load_vae
 from latentsync.models.whisper import WhisperDims, WhisperEncoder, build_whisper, load_whisper
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+from latentsync.pipelines.lipsync.face_generator import LipsyncNetworks
 from tests.weights_rule import make_array
 
 Shapes = dict[str, tuple[int, ...]]

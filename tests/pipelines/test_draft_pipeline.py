@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentsync.errors import Canceled, EngineUnavailable, InvalidField, NoFace
-from latentsync.face.topology import LOWER_LIP_INNER, UPPER_LIP_INNER
+from latentsync.face.geometry import LOWER_LIP_INNER, UPPER_LIP_INNER
 from latentsync.face.tracker import track_faces
 from latentsync.formats import SAMPLE_RATE, Frame
 from latentsync.monitor import RunMonitor

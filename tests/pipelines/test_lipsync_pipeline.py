@@ -33,8 +33,7 @@ from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import ENGINE_OPTIONS, Utterance
 from latentsync.pipelines.lipsync import face_generator
 from latentsync.pipelines.lipsync.face_finder import FoundSpeakers, ReadFrames
-from latentsync.pipelines.lipsync.face_generator import LatentCache
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+from latentsync.pipelines.lipsync.face_generator import LatentCache, LipsyncNetworks
 from latentsync.pipelines.lipsync.windows import Window
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline, _Steps
 from latentsync.pipelines.registry import build_pipeline

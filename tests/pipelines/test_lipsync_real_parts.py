@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch.nn.functional import layer_norm
 
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.face.speaker import Choice
 from latentsync.formats import SAMPLE_RATE, Frame
 from latentsync.media.probe import probe_video

@@ -18,7 +18,7 @@ from latentsync.models.config import LatentSyncConfig, UNetConfig
 from latentsync.models.unet import UNet3DConditionModel
 from latentsync.models.vae import build_vae
 from latentsync.pipelines.lipsync.face_finder import MeshFinder, SpeakerFinder
-from latentsync.pipelines.lipsync.networks import load_networks
+from latentsync.pipelines.lipsync.face_generator import load_networks
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
 from tests.models.stand_ins import (
     save_unet,

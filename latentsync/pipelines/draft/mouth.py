@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from latentsync.face import topology
+from latentsync.face import geometry
 from latentsync.pipelines.draft.visemes import MouthConfig, MouthShape
 
 Points = NDArray[np.float64]  # (n,2) x, y
@@ -33,16 +33,16 @@ def _halves(ring: tuple[int, ...]) -> tuple[list[int], list[int]]:
     return list(ring[:11]), [ring[0], *reversed(ring[11:]), ring[10]]
 
 
-_UPPER_OUTER, _LOWER_OUTER = _halves(topology.LIPS_OUTER)
-_UPPER_INNER, _LOWER_INNER = _halves(topology.LIPS_INNER)
-_CORNERS = [topology.LIPS_OUTER[0], topology.LIPS_OUTER[10]]
+_UPPER_OUTER, _LOWER_OUTER = _halves(geometry.LIPS_OUTER)
+_UPPER_INNER, _LOWER_INNER = _halves(geometry.LIPS_INNER)
+_CORNERS = [geometry.LIPS_OUTER[0], geometry.LIPS_OUTER[10]]
 _LIP_MIDDLES = [
-    topology.LIPS_OUTER[5],
-    topology.LIPS_INNER[5],
-    topology.LIPS_INNER[15],
-    topology.LIPS_OUTER[15],
+    geometry.LIPS_OUTER[5],
+    geometry.LIPS_INNER[5],
+    geometry.LIPS_INNER[15],
+    geometry.LIPS_OUTER[15],
 ]
-_RIGID = list(topology.RIGID)
+_RIGID = list(geometry.RIGID)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Mouth:
         head = _mean_head(points)
         self._rigid = head[_RIGID]
         self._unit = float(
-            np.linalg.norm(head[topology.LEFT_EYE_OUTER] - head[topology.RIGHT_EYE_OUTER])
+            np.linalg.norm(head[geometry.LEFT_EYE_OUTER] - head[geometry.RIGHT_EYE_OUTER])
         )
         self._rest = _learn_rest(points, self._rigid, self._unit)
 
@@ -110,7 +110,7 @@ class Mouth:
             origin=origin,
             axis=axis,
             unit=self._unit * float(np.sqrt(abs(np.linalg.det(pose[:, :2])))),
-            nose_v=float(local_rest[topology.NOSE_BOTTOM, 1]),
+            nose_v=float(local_rest[geometry.NOSE_BOTTOM, 1]),
             source=_read_contours(local),
             rest=_read_contours(local_rest),
         )
@@ -168,7 +168,7 @@ def _mean_head(points: NDArray[np.float32]) -> Points:
 def _learn_rest(points: NDArray[np.float32], rigid: Points, unit: float) -> Points:
     """Return the face (468,2) with the lips closed and not smiling, in the head frame."""
     gaps = np.linalg.norm(
-        points[:, topology.LIPS_INNER[5]] - points[:, topology.LIPS_INNER[15]], axis=1
+        points[:, geometry.LIPS_INNER[5]] - points[:, geometry.LIPS_INNER[15]], axis=1
     )
     quiet = np.argsort(gaps, kind="stable")[: max(1, int(len(points) * _QUIET_QUANTILE))]
     faces = [
@@ -184,7 +184,7 @@ def _close_lips(face: Points, unit: float) -> Points:
     for outer, inner in ((_UPPER_OUTER, _UPPER_INNER), (_LOWER_OUTER, _LOWER_INNER)):
         closed[outer] += meeting - face[inner]
         closed[inner] = meeting
-    lips = [*topology.LIPS_OUTER, *topology.LIPS_INNER]
+    lips = [*geometry.LIPS_OUTER, *geometry.LIPS_INNER]
     middle = closed[_CORNERS].mean(axis=0)
     width = float(np.linalg.norm(np.subtract(*closed[_CORNERS])))
     narrow = min(1.0, max(_STRONGEST_NARROWING, _WIDEST_REST * unit / width))
@@ -194,7 +194,7 @@ def _close_lips(face: Points, unit: float) -> Points:
 
 def _mouth_offset(rest: Points, here: Points) -> Points:
     """Return the offset of the mouth from its place by the affine pose: heads are not flat."""
-    base = [topology.NOSE_BOTTOM, *topology.NOSE_WINGS]
+    base = [geometry.NOSE_BOTTOM, *geometry.NOSE_WINGS]
     nose = (here[base] - rest[base]).mean(axis=0)
     lips = (here[_LIP_MIDDLES] - rest[_LIP_MIDDLES]).mean(axis=0)
     corners = (here[_CORNERS] - rest[_CORNERS]).mean(axis=0)
@@ -214,7 +214,7 @@ def _read_contours(local: Points) -> Contours:
         upper_inner=_rising(upper),
         lower_inner=_rising(lower),
         lower_outer=_rising(local[_LOWER_OUTER]),
-        jaw=_rising(local[[n for n in topology.JAW if local[n, 1] > 0] or [topology.CHIN]]),
+        jaw=_rising(local[[n for n in geometry.JAW if local[n, 1] > 0] or [geometry.CHIN]]),
     )
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from latentsync.errors import NoFace
-from latentsync.face import topology
-from latentsync.face.boxes import Floats
+from latentsync.face import geometry
+from latentsync.face.geometry import Floats
 
 LEFT_BROW_106 = (43, 48, 49, 50, 51)
 RIGHT_BROW_106 = (101, 102, 103, 104, 105)
@@ -93,9 +93,9 @@ def mesh_points3(landmarks: Floats) -> Points3:
         float64 (3,2).
     """
     sets = (
-        topology.ALIGNMENT_LEFT_BROW,
-        topology.ALIGNMENT_RIGHT_BROW,
-        topology.ALIGNMENT_NOSE,
+        geometry.ALIGNMENT_LEFT_BROW,
+        geometry.ALIGNMENT_RIGHT_BROW,
+        geometry.ALIGNMENT_NOSE,
     )
     return _means(landmarks[:, :2].astype(np.float64), sets)
 

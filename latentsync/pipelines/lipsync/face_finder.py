@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.errors import NoFace
-from latentsync.face.boxes import Box, Floats, overlap
+from latentsync.face.geometry import Box, Floats, overlap
 from latentsync.face.landmarks106 import Landmarks106
 from latentsync.face.scrfd import ScrfdDetector
 from latentsync.face.smoothing import smooth_track

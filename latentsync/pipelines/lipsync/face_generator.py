@@ -1,4 +1,4 @@
-"""Generates the speaking faces of a window: encode, denoise, decode.
+"""The networks of one version, and the generation of speaking faces: encode, denoise, decode.
 
 Posteriors of faces are cached while a video repeats its frames.
 """
@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
 
 from latentsync.errors import NumericalFailure
+from latentsync.models.config import LatentSyncConfig
 from latentsync.models.sampling import SamplingOptions, WindowInputs, denoise
-from latentsync.models.vae import decode_latents, encode_moments, sample_latents
+from latentsync.models.unet import UNet3DConditionModel
+from latentsync.models.vae import decode_latents, encode_moments, load_vae, sample_latents
+from latentsync.models.whisper import WhisperEncoder, load_whisper
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.batching import AdaptiveBatch
 from latentsync.pipelines.lipsync.mask import (
@@ -24,7 +29,50 @@ from latentsync.pipelines.lipsync.mask import (
     latent_mask,
     to_pixel_values,
 )
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+
+
+@dataclass(frozen=True, eq=False)
+class LipsyncNetworks:
+    """One version's networks on one device.
+
+    Attributes:
+        config: the version's values.
+        unet: predicts noise.
+        vae: pixels to latents and back, in the UNet's type.
+        audio_encoder: Whisper's encoder, always in float32: it is small and runs once per video.
+    """
+
+    config: LatentSyncConfig
+    unet: UNet3DConditionModel
+    vae: AutoencoderKL
+    audio_encoder: WhisperEncoder
+
+
+def load_networks(
+    config: LatentSyncConfig,
+    *,
+    unet_path: Path,
+    vae_path: Path,
+    whisper_path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> LipsyncNetworks:
+    """Build the networks and load their weights from published files.
+
+    Raises:
+        CheckpointUnusable: a file cannot be read.
+        CheckpointMismatch: a file belongs to another network.
+    """
+    torch.backends.cudnn.allow_tf32 = False  # TF32 has a mantissa of 10 bits only
+    unet = UNet3DConditionModel.from_config(config.unet)
+    unet.load_checkpoint(unet_path, device=device, dtype=dtype)
+    return LipsyncNetworks(
+        config=config,
+        unet=unet,
+        vae=load_vae(vae_path, config.vae, device=device, dtype=dtype),
+        audio_encoder=load_whisper(whisper_path, device=device),
+    )
+
 
 _MOST_BYTES = 256 * 2**20  # on the device: about 2,000 faces at 512 pixels in float16
 

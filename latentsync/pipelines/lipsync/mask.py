@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentsync.config import find_packaged
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.formats import Frame
 
 GEOMETRY_FILE = "mask_geometry.json"

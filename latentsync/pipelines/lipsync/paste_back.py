@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from latentsync.face.boxes import Floats
+from latentsync.face.geometry import Floats
 from latentsync.formats import Frame
 from latentsync.pipelines.lipsync.alignment import Matrix, crop_size
 from latentsync.pipelines.lipsync.bilinear import (

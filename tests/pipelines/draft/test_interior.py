@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from latentsync.face.topology import (
+from latentsync.face.geometry import (
     FACE_OVAL,
     LEFT_EYE_OUTER,
     LOWER_LIP_INNER,

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from latentsync.face.blazeface import FaceDetector
+from latentsync.face.geometry import CHIN, FOREHEAD, LEFT_EYE_OUTER, LIPS_OUTER, RIGHT_EYE_OUTER
 from latentsync.face.mesh import FaceMesh, FaceRegion
-from latentsync.face.topology import CHIN, FOREHEAD, LEFT_EYE_OUTER, LIPS_OUTER, RIGHT_EYE_OUTER
 from latentsync.pipelines.lipsync.alignment import (
     FaceAligner,
     mesh_points3,

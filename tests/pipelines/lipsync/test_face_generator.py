@@ -23,8 +23,12 @@ from latentsync.models.vae import build_vae
 from latentsync.models.whisper import WhisperDims, build_whisper
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.lipsync.audio_features import AudioFeatures
-from latentsync.pipelines.lipsync.face_generator import FaceGenerator, NetworkBatches, WindowFaces
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks
+from latentsync.pipelines.lipsync.face_generator import (
+    FaceGenerator,
+    LipsyncNetworks,
+    NetworkBatches,
+    WindowFaces,
+)
 from latentsync.schema.fields import SchedulerName
 
 RESOLUTION = 64

@@ -8,7 +8,7 @@ import torch
 
 from latentsync.config import to_config
 from latentsync.models.config import LatentSyncConfig, UNetConfig
-from latentsync.pipelines.lipsync.networks import LipsyncNetworks, load_networks
+from latentsync.pipelines.lipsync.face_generator import LipsyncNetworks, load_networks
 from tests.models.stand_ins import (
     golden_state,
     save_unet,
