@@ -129,8 +129,8 @@ class LatentSync:
         scheduler: str = "ddim",
         feature_cache_interval: int = 1,
         guidance_interval: Sequence[float] = (0.0, 1.0),
-        segments: Sequence[dict[str, object]] = (),
         keep_sound: bool = True,
+        segments: Sequence[dict[str, object]] = (),
         **unknown: object,
     ) -> dict[str, Any]:
         """Make the lips of a video say a speech recording.
@@ -176,8 +176,8 @@ class LatentSync:
             "scheduler": scheduler,
             "feature_cache_interval": feature_cache_interval,
             "guidance_interval": guidance_interval,
-            "segments": segments,
             "keep_sound": keep_sound,
+            "segments": segments,
             **unknown,
         }
         return self._answer(fields, run_id=modal.current_function_call_id())

@@ -248,7 +248,7 @@ def _explain_refused_key(url: str, error: errors.ServerError, source: str) -> st
         name for name in settings.CALLER_KEY_VARIABLES if name != source and os.environ.get(name)
     ]
     unused = f" {' and '.join(others)} is set as well, and was not used." if others else ""
-    return f"{url} refuses the key of {source}. It says: {error.message}{unused}"
+    return f"{url} refused the key of {source}. It says: {error.message}{unused}"
 
 
 def fail(message: str, *, exit_code: int) -> Never:

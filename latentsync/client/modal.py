@@ -166,8 +166,8 @@ class ModalClient:
     def list(
         self, status: models.JobStatus | None = None, *, limit: int = 20, cursor: str | None = None
     ) -> models.JobPage:
-        """Raise InvalidRequest: Modal keeps no list of calls that a client could ask for."""
-        raise errors.InvalidRequest("Modal keeps no list of jobs. Keep their ids.")
+        """Raise InvalidRequest: Modal has no list of calls for clients."""
+        raise errors.InvalidRequest("Modal cannot list jobs. Keep their ids.")
 
     def cancel(self, job: models.Job | str) -> models.Job:
         """Cancel a queued or running job; one that has ended stays as it is."""
@@ -251,7 +251,7 @@ class ModalClient:
             result = PredictResult.model_validate(body)
         except ValidationError as error:
             raise errors.ServerError(
-                f"{self._name} answered something else than a video.",
+                f"{self._name} did not return a video.",
                 server_status=200,
                 server_code="UNEXPECTED_ANSWER",
             ) from error

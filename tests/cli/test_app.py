@@ -307,9 +307,9 @@ def test_predict_says_the_servers_error(url: str, media: list[str], tmp_path: Pa
     ("options", "environment", "said"),
     [
         ([], {}, "requires a key: set LATENTSYNC_API_KEY, or give --token."),
-        (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refuses the key of --token."),
-        ([], {"LATENTSYNC_API_KEY": "wrong"}, "refuses the key of LATENTSYNC_API_KEY."),
-        ([], {"LATENTSYNC_TOKEN": "wrong"}, "refuses the key of LATENTSYNC_TOKEN."),
+        (["--token", "wrong"], {"LATENTSYNC_API_KEY": KEY}, "refused the key of --token."),
+        ([], {"LATENTSYNC_API_KEY": "wrong"}, "refused the key of LATENTSYNC_API_KEY."),
+        ([], {"LATENTSYNC_TOKEN": "wrong"}, "refused the key of LATENTSYNC_TOKEN."),
         (
             [],
             {"CEREBRIUM_API_KEY": KEY, "LATENTSYNC_API_KEY": "wrong"},

@@ -95,7 +95,7 @@ def test_a_command_that_starts_ends_quietly(name: str, tmp_path: Path) -> None:
             wait_until(lambda pid=child.pid: listens(pid))
             time.sleep(moment_s)
             if child.poll() is not None:  # it had nothing more to do
-                said, _ = child.communicate()
+                said, _ = child.communicate(timeout=60)
                 assert (name, child.returncode) == ("run", 0), (moment_s, said)
                 break
             child.send_signal(number)

@@ -88,7 +88,7 @@ def test_a_default_engine_that_cannot_run_is_not_ready_with_a_reason(
     assert server.get("/health").json() == {"status": "ok"}
     lines = (folder / "log").read_text().splitlines()
     (reported,) = [line for line in lines if "cannot run" in line]
-    assert f"ERROR latentsync.worker.worker: engine {GPU}, the default, cannot run" in reported
+    assert f"ERROR latentsync.worker.worker: the default engine {GPU} cannot run" in reported
     assert "pip install" in reported
 
 
