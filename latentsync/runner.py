@@ -156,10 +156,13 @@ class _Run:
                 for name, source in self._request.recordings.items()
             }
         heard = "; ".join(_describe(recording.info) for recording in recordings.values())
+        known = {"video": self._known.video, **self._known.recordings}
+        scanned = [one.name for name, one in self._request.media.items() if not known.get(name)]
         self._log(
             "probe",
             f"video {video.width}x{video.height}, {video.timeline.fps:.2f} fps, "
-            f"{video.duration_s:.2f} s, {video.codec}; audio {heard}",
+            f"{video.duration_s:.2f} s, {video.codec}; audio {heard}; "
+            f"scanned {', '.join(scanned) or 'at submission'}",
         )
         return video, recordings
 

@@ -147,6 +147,13 @@ def why_unusable(root: Path) -> str | None:
     return why_unwritable(root)
 
 
+def nearest_folder(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
 def why_unwritable(folder: Path) -> str | None:
     """Return why this process cannot write to a folder, creating it if missing; None if it can."""
     try:

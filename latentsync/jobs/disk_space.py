@@ -1,7 +1,4 @@
-"""Whether there is room for more: on the disks of this machine, and in the store of files.
-
-The folders that a server or a worker writes to, looked at before it starts.
-"""
+"""Free space on the disks of this machine, the size of the file store, and usable folders."""
 
 import shutil
 import time
@@ -14,23 +11,22 @@ import sqlalchemy as sa
 
 from latentsync.errors import DiskFull, FolderUnusable
 from latentsync.jobs.database import jobs
-from latentsync.jobs.models import JobStatus
+from latentsync.jobs.models import FINAL_STATUSES
 from latentsync.jobs.storage import UPLOADS, Storage
 from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
-from latentsync.workspace import why_unusable, why_unwritable
+from latentsync.workspace import nearest_folder, why_unusable, why_unwritable
 
 _COUNT_EVERY_S = 1.0
 _TRY_AGAIN_S = 1.0
-_FINAL = [status for status in JobStatus if status.is_final]
 
 
 class DiskReserve:
-    """What stays free on every disk that this process writes to; safe to use from many threads.
+    """Keeps free space on every disk that this process writes to; safe to use from many threads.
 
     Args:
-        settings: how much that is, the work folder and the record.
-        files: the store, which counts if it lies on a disk of this machine.
+        settings: minimum of free bytes, the work folder and the jobs database.
+        files: the file store, which counts if it is a folder of this machine.
     """
 
     def __init__(self, settings: Settings, files: Storage) -> None:
@@ -48,9 +44,9 @@ class DiskReserve:
                 same disk.
         """
         expected = Counter[int]()
-        folders = [_nearest(folder) for folder in self._folders]
+        folders = [nearest_folder(folder) for folder in self._folders]
         for folder, size_bytes in coming:
-            folders.append(_nearest(folder))
+            folders.append(nearest_folder(folder))
             expected[folders[-1].stat().st_dev] += size_bytes
         for folder in folders:
             free_bytes = shutil.disk_usage(folder).free - expected[folder.stat().st_dev]
@@ -151,7 +147,8 @@ class StorageBudget:
 
 def stored_bytes(store: JobStore, files: Storage) -> int:
     """Return how many bytes of media, results and uploads are kept."""
-    unfinished, result = jobs.c.status.not_in(_FINAL), sa.func.coalesce(jobs.c.result_bytes, 0)
+    unfinished = jobs.c.status.not_in(FINAL_STATUSES)
+    result = sa.func.coalesce(jobs.c.result_bytes, 0)
     counted = sa.select(sa.func.sum(sa.case((unfinished, jobs.c.input_bytes), else_=result)))
     with store.engine.connect() as connection:
         return int(connection.execute(counted).scalar() or 0) + files.size_below(UPLOADS)
@@ -162,13 +159,6 @@ def _folder_of_record(settings: Settings) -> list[Path]:
     address = sa.make_url(settings.jobs_database)
     is_file = address.get_backend_name() == "sqlite" and address.database
     return [Path(address.database).parent] if is_file and address.database else []
-
-
-def _nearest(folder: Path) -> Path:
-    """Return the folder, or the nearest one above it that is there already."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def check_folders(settings: Settings) -> None:

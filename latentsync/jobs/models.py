@@ -19,6 +19,9 @@ class JobStatus(StrEnum):
         return self not in (JobStatus.QUEUED, JobStatus.PROCESSING)
 
 
+FINAL_STATUSES = [status for status in JobStatus if status.is_final]
+
+
 @dataclass(frozen=True)
 class JobError:
     """Why a job failed, as the API reports errors."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from latentsync.jobs.database import events, jobs
-from latentsync.jobs.models import Job, JobStatus
+from latentsync.jobs.models import FINAL_STATUSES, Job, JobStatus
 from latentsync.public_errors import log_database_error
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 _POLL_EVERY_S = 0.1
 _READ_QUEUE_EVERY_S = 0.25
 _RETRY_AFTER_S = 1.0
-_FINAL = [status for status in JobStatus if status.is_final]
 
 
 class JobNotifier:
@@ -165,7 +164,7 @@ def ended_after(engine: sa.Engine, number: int) -> tuple[list[EndedJob], int]:
             events.c.kind == "status",
             events.c.number > number,
             events.c.number <= newest,
-            jobs.c.status.in_(_FINAL),
+            jobs.c.status.in_(FINAL_STATUSES),
             jobs.c.finished_at == events.c.at,  # the event that ended it, not its arrival
         )
         .order_by(events.c.number)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from latentsync.jobs.database import events, jobs
 from latentsync.jobs.disk_space import stored_bytes
-from latentsync.jobs.models import Job, JobStatus, NewJob
+from latentsync.jobs.models import FINAL_STATUSES, Job, NewJob
 from latentsync.jobs.queue import JobQueue
 from latentsync.jobs.serialization import stored_folders, stored_keys
 from latentsync.jobs.storage import INPUTS, RESULTS, UPLOADS, Storage
@@ -15,7 +15,6 @@ from latentsync.jobs.store import JobStore
 from latentsync.settings import Settings
 
 STRAY_S = 3600.0  # a file that belongs to no job after so long is an orphan
-_FINAL = [status for status in JobStatus if status.is_final]
 _BATCH = 200
 
 
@@ -91,7 +90,7 @@ class Retention:
 
     def _ended(self, condition: sa.ColumnElement[bool]) -> list[Job]:
         """Return a batch of ended jobs, in the order in which they ended."""
-        chosen = sa.select(jobs).where(jobs.c.status.in_(_FINAL), condition)
+        chosen = sa.select(jobs).where(jobs.c.status.in_(FINAL_STATUSES), condition)
         return self._store.select(chosen.order_by(jobs.c.finished_at).limit(_BATCH))
 
     def _forget(self, ended: Collection[Job]) -> None:
@@ -106,7 +105,7 @@ class Retention:
             connection.execute(jobs.delete().where(jobs.c.number.in_(numbers)))
 
     def _folders_in_use(self, _names: Collection[str]) -> set[str]:
-        unfinished = self._store.select(sa.select(jobs).where(jobs.c.status.not_in(_FINAL)))
+        unfinished = self._store.select(sa.select(jobs).where(jobs.c.status.not_in(FINAL_STATUSES)))
         return {key.split("/")[1] for job in unfinished for key in stored_keys(job.request)}
 
     def _known(self, names: Collection[str]) -> set[str]:

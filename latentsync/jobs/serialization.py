@@ -12,11 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from latentsync.errors import InternalError
-from latentsync.media.probe import (
-    Probes,
-    load_audio_info,
-    load_video_info,
-)
+from latentsync.media.probe import Probes, load_audio_info, load_video_info
 from latentsync.schema import run
 from latentsync.schema.engines import NAMES, unknown_engine
 from latentsync.settings import Settings
@@ -58,12 +54,12 @@ def dump_source(
         stored_key: None for a URL, which the worker fetches.
         info: the probe, from :func:`latentsync.media.probe.dump_info`.
     """
-    if stored_key is None and isinstance(source, run.UrlSource):
+    if stored_key is not None:
+        recorded = {"key": stored_key, "name": source.name}
+        return recorded if info is None else {**recorded, "probe": info}
+    if isinstance(source, run.UrlSource):
         return {"url": source.url, "name": source.name}
-    if stored_key is None:
-        raise InternalError(f"{source.name} was not stored before its job was recorded.")
-    recorded = {"key": stored_key, "name": source.name}
-    return recorded if info is None else {**recorded, "probe": info}
+    raise InternalError(f"{source.name} was not stored before its job was recorded.")
 
 
 def load_source(recorded: dict[str, Any], stored: Path | None) -> run.MediaSource:
@@ -124,14 +120,13 @@ def load_probes(recorded: dict[str, Any], settings: Settings) -> Probes:
         MediaError: a medium exceeds a limit of ``settings``, those of this process.
     """
     video, recordings = None, {}
-    for name, source in _media(recorded).items():
+    probed = {name: one["probe"] for name, one in _media(recorded).items() if "probe" in one}
+    for name, dumped in probed.items():
         try:
-            if "probe" not in source:
-                continue
             if name == "video":
-                video = load_video_info(source["probe"], settings)
+                video = load_video_info(dumped, settings)
             else:
-                recordings[name] = load_audio_info(source["probe"], settings)
+                recordings[name] = load_audio_info(dumped, settings)
         except ValidationError:
             logger.info("the stored probe of %s is of another version: probing again", name)
     return Probes(video, recordings)

@@ -7,6 +7,7 @@ returns.
 import hashlib
 import json
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -312,7 +313,9 @@ class JobService:
             size_bytes = path.stat().st_size
             self._budget.take(size_bytes)
             probe = probe_video if medium == "video" else probe_audio
+            started = time.perf_counter()
             info = dump_info(probe(path, self._settings, source.name))
+            logger.info("scanned %s in %.2f s", source.name, time.perf_counter() - started)
             keep(key)
         return dump_source(source, key, info), size_bytes
 

@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from latentsync.errors import DiskFull, StorageUnavailable, install_command, shorten
-from latentsync.workspace import is_disk_full, translate_disk_full, why_unwritable
+from latentsync.workspace import is_disk_full, nearest_folder, translate_disk_full, why_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -352,10 +352,7 @@ def _durable_parents(target: Path) -> Iterator[None]:
 
 
 def _disk_of(path: Path) -> int:
-    """Return the device of a path, or of the nearest folder above it that exists."""
-    while not path.exists():
-        path = path.parent
-    return path.stat().st_dev
+    return nearest_folder(path).stat().st_dev
 
 
 def _sync(path: Path) -> None:

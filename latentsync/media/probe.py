@@ -6,11 +6,8 @@ decoded. The result can be stored with a job, so that the worker does not scan t
 
 from __future__ import annotations  # the generics of av exist for type checkers only
 
-import logging
 import struct
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from dataclasses import field as default
 from fractions import Fraction
@@ -34,8 +31,6 @@ from latentsync.media.colour import Colour, Orientation, read_colour, read_orien
 from latentsync.media.container import BrokenOff, describe, open_media, read_packets
 from latentsync.media.timeline import Timeline, Timestamps, build_timeline
 from latentsync.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
 _ROUNDED_RATE = 1.01  # a rate measured on rounded timestamps may be this much too high
@@ -337,7 +332,7 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoVideo, MediaTooLong, PictureTooLarge,
         PictureTooSmall, TooManyFrames
     """
-    with _scanned(path, settings, field) as container:
+    with open_media(path, field, settings.max_pixels) as container:
         stream = _video_stream(container, field)
         check_picture(stream.width, stream.height, settings, field)
         first_frame = _FirstFrame()
@@ -353,7 +348,7 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
     Raises:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoAudio, AudioTooShort, MediaTooLong
     """
-    with _scanned(path, settings, field) as container:
+    with open_media(path, field, settings.max_pixels) as container:
         stream = _audio_stream(container, field)
         name_layout(stream)
         first_frame = _FirstFrame()
@@ -371,14 +366,6 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
             stream_index=stream.index,
             field=field,
         )
-
-
-@contextmanager
-def _scanned(path: Path, settings: Settings, field: str) -> Iterator[InputContainer]:
-    started = time.perf_counter()
-    with open_media(path, field, settings.max_pixels) as container:
-        yield container
-    logger.info("scanned %s in %.2f s", field, time.perf_counter() - started)
 
 
 def dump_info(info: VideoInfo | AudioInfo) -> dict[str, Any]:

@@ -21,8 +21,14 @@ def _pack(stamps: NDArray[np.int64]) -> str:
     return base64.b64encode(zlib.compress(steps.tobytes())).decode("ascii")
 
 
-def _unpack(text: str) -> NDArray[np.int64]:
-    steps = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8")
+def _unpack(text: object) -> NDArray[np.int64]:
+    """Return the timestamps of :func:`_pack`; raises ValueError for anything else."""
+    if not isinstance(text, str):
+        raise ValueError("packed timestamps are text")
+    try:
+        steps = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<i8")
+    except zlib.error as error:
+        raise ValueError(f"packed timestamps are damaged: {error}") from None
     return np.cumsum(steps, dtype=np.int64)
 
 

@@ -16,12 +16,7 @@ from latentsync.jobs.notifier import JobNotifier
 from latentsync.jobs.schemas import Prediction
 from latentsync.jobs.service import JobService, SurveyEngines
 from latentsync.schema.responses import Problem
-from latentsync.server.errors import (
-    NATIVE_PATHS,
-    ErrorShape,
-    add_error_handlers,
-    problem_response,
-)
+from latentsync.server.errors import NATIVE_PATHS, ErrorShape, add_error_handlers, problem_response
 from latentsync.server.health import add_health, add_metrics, workers_state
 from latentsync.server.middleware import (
     AccessRules,
@@ -44,12 +39,7 @@ from latentsync.server.routes.openapi import form_schema
 from latentsync.server.routes.predict import QueuedHandler, WaitingSlots, build_predict_router
 from latentsync.server.routes.predictions import build_v1_router
 from latentsync.server.routes.predictions_api import PredictionsApi
-from latentsync.server.routes.task_queue import (
-    OUTPUTS,
-    TASK_PATHS,
-    build_tasks_router,
-    task_error,
-)
+from latentsync.server.routes.task_queue import OUTPUTS, TASK_PATHS, build_tasks_router, task_error
 from latentsync.server.routes.uploads import UPLOADS_PATH
 from latentsync.settings import MIB, Settings
 from latentsync.workspace import sweep

@@ -123,17 +123,22 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 401."""
-        if scope["type"] == "http" and any(
-            not isinstance(route, Mount) and route.matches(scope)[0] is Match.FULL
-            for route in scope["app"].routes
-        ):
+        if scope["type"] == "http":
             try:
                 scope.setdefault("state", {})["owner"] = self._rules.owner_of(scope)
             except errors.LatentSyncError as error:
-                answer = shape_at(scope["path"], self._shapes)(error, None)
-                await answer(scope, receive, send)
-                return
+                if _has_route(scope):
+                    answer = shape_at(scope["path"], self._shapes)(error, None)
+                    await answer(scope, receive, send)
+                    return
         await self._app(scope, receive, send)
+
+
+def _has_route(scope: Scope) -> bool:
+    return any(
+        not isinstance(route, Mount) and route.matches(scope)[0] is Match.FULL
+        for route in scope["app"].routes
+    )
 
 
 def _is_below(path: str, beginnings: Iterable[str]) -> bool:

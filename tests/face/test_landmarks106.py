@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
 
-from latentsync.face.landmarks106 import (
-    Landmarks106,
-    crop_matrices,
-)
+from latentsync.face.landmarks106 import Landmarks106, crop_matrices
 from tests.golden_files import GOLDEN, arrays
 
 

@@ -1,11 +1,7 @@
 import numpy as np
 import pytest
 
-from latentsync.face.scrfd import (
-    ScrfdDetector,
-    fit_size,
-    to_input,
-)
+from latentsync.face.scrfd import ScrfdDetector, fit_size, to_input
 from tests.face.pictures import blank
 from tests.golden_files import GOLDEN
 

@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from latentsync.errors import EngineUnavailable, InternalError
 from latentsync.models.config import UNetConfig
 from latentsync.models.unet import UNet3DConditionModel
-from tests.models.stand_ins import (
-    load_tiny_unet,
-    manifest,
-    tiny_unet_config,
-    worst,
-)
+from tests.models.stand_ins import load_tiny_unet, manifest, tiny_unet_config, worst
 from tests.weights_rule import make_weights
 
 T = torch.from_numpy

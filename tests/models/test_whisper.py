@@ -10,14 +10,7 @@ from torch import Tensor
 from latentsync.errors import CheckpointMismatch, CheckpointUnusable, InternalError
 from latentsync.models.whisper import WhisperDims, WhisperEncoder, build_whisper, load_whisper
 from tests.golden_files import arrays
-from tests.models.stand_ins import (
-    GOLDEN,
-    golden_state,
-    manifest,
-    read_json,
-    save_whisper,
-    worst,
-)
+from tests.models.stand_ins import GOLDEN, golden_state, manifest, read_json, save_whisper, worst
 
 RECORDED = arrays(GOLDEN / "whisper_tiny_dims.npz")
 

@@ -20,12 +20,7 @@ from latentsync.models.vae import build_vae
 from latentsync.pipelines.lipsync.face_finder import MeshFinder, SpeakerFinder
 from latentsync.pipelines.lipsync.face_generator import load_networks
 from latentsync.pipelines.lipsync_pipeline import LipsyncPipeline
-from tests.models.stand_ins import (
-    save_unet,
-    save_whisper,
-    tiny_unet_config,
-    tiny_vae_config,
-)
+from tests.models.stand_ins import save_unet, save_whisper, tiny_unet_config, tiny_vae_config
 from tests.weights_rule import make_weights
 
 ENGINE = "tiny-lipsync"

@@ -13,14 +13,7 @@ from latentsync.jobs.store import Finished
 from tests.jobs.square_runner import GATED, SLOW
 from tests.server.clips import as_base64, write_clip, write_speech
 from tests.server.live import AUTH, KEY
-from tests.server.queues import (
-    OTHER_AUTH,
-    UNKNOWN_IDS,
-    Server,
-    plays,
-    queue_server,
-    run_script,
-)
+from tests.server.queues import OTHER_AUTH, UNKNOWN_IDS, Server, plays, queue_server, run_script
 
 pytestmark = pytest.mark.processes
 

@@ -19,13 +19,7 @@ from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
 from latentsync.server.app import build_app
-from tests.server.documents import (
-    Document,
-    example_calls,
-    examples_of,
-    is_file,
-    operations,
-)
+from tests.server.documents import Document, example_calls, examples_of, is_file, operations
 from tests.server.engines import SquareEngine
 from tests.server.live import app_with, settings_for
 

@@ -20,23 +20,11 @@ import pytest
 
 from latentsync.pipelines.registry import PipelineCache
 from latentsync.server.app import build_app
-from latentsync.server.openapi import (
-    PREDICTION_ID,
-    RESULT_NAME,
-    UPLOADED_AUDIO,
-    UPLOADED_VIDEO,
-)
+from latentsync.server.openapi import PREDICTION_ID, RESULT_NAME, UPLOADED_AUDIO, UPLOADED_VIDEO
 from latentsync.server.worker_supervisor import running_worker
 from tests.demo_media import ASSETS
 from tests.server.documents import Call, Document, example_calls, operations
-from tests.server.live import (
-    AUTH,
-    REAL_WORKER,
-    serving,
-    settings_for,
-    wait_until,
-    worker_command,
-)
+from tests.server.live import AUTH, REAL_WORKER, serving, settings_for, wait_until, worker_command
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from latentsync.errors import (
-    WeightsMissing,
-    WeightsUnreachable,
-)
+from latentsync.errors import WeightsMissing, WeightsUnreachable
 from latentsync.settings import Settings
 from tests.weights.hub import Hub
-from tests.weights.tiny import (
-    ARCHIVE_PATH,
-    UNET,
-    UNET_PATH,
-    Ensure,
-    content_of,
-)
+from tests.weights.tiny import ARCHIVE_PATH, UNET, UNET_PATH, Ensure, content_of
 
 pytestmark = pytest.mark.processes
 

@@ -11,19 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from latentsync.errors import (
-    DiskFull,
-    WeightsMissing,
-)
+from latentsync.errors import DiskFull, WeightsMissing
 from latentsync.settings import Settings
 from tests.weights.hub import Hub
-from tests.weights.tiny import (
-    ENGINE_FILES,
-    UNET,
-    Ensure,
-    content_of,
-    everything_in,
-)
+from tests.weights.tiny import ENGINE_FILES, UNET, Ensure, content_of, everything_in
 
 pytestmark = pytest.mark.processes
 

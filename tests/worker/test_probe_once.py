@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import socket
@@ -13,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -26,9 +24,9 @@ from latentsync.pipelines.registry import PipelineCache
 from latentsync.schema.run import InlineSource, MediaSource, PathSource, RunRequest, UrlSource
 from latentsync.settings import Settings
 from latentsync.worker.runner_main import Runner
-from tests.server.clips import write_clip, write_speech
+from tests.server.clips import as_base64, write_clip, write_speech
 from tests.server.engines import SquareEngine
-from tests.server.live import serving_engine, settings_for, small_body
+from tests.server.live import settings_for
 
 OWNER = "owner"
 
@@ -71,8 +69,8 @@ def sources(folder: Path, kind: str) -> tuple[MediaSource, MediaSource]:
     if kind == "files":
         video, audio = (PathSource(path, name) for path, name in files)
         return video, audio
-    video_text, audio_text = (base64.b64encode(path.read_bytes()).decode() for path, _ in files)
-    return InlineSource(video_text, "video"), InlineSource(audio_text, "audio")
+    video, audio = (InlineSource(as_base64(path), name) for path, name in files)
+    return video, audio
 
 
 @pytest.mark.parametrize("kind", ["files", "inline", "uploads"])
@@ -94,23 +92,17 @@ def test_what_is_submitted_is_scanned_once_by_server_and_worker_together(
     assert scans == {"video": 1, "audio": 1}
 
 
-def test_a_run_in_the_servers_own_process_scans_once(tmp_path: Path, scans: Counter[str]) -> None:
-    with serving_engine(tmp_path, SquareEngine()) as url:
-        body = small_body(tmp_path)
-        key = settings_for(tmp_path).api_keys[0]
-        headers = {"Authorization": f"Bearer {key.get_secret_value() if key else ''}"}
-        assert httpx.post(f"{url}/predict", json=body, headers=headers).status_code == 200
-    assert sorted(scans.values()) == [1, 1]
-
-
+@pytest.mark.parametrize("packed", [[0, 40, 80], "AAAA", "no base64", None])
 def test_a_job_of_another_version_is_scanned_by_its_worker(
-    tmp_path: Path, scans: Counter[str]
+    tmp_path: Path, scans: Counter[str], packed: object
 ) -> None:
     settings = settings_for(tmp_path)
     with service_in(settings) as service:
         video, audio = sources(tmp_path, "files")
         [job] = service.submit([Submission(RunRequest(video, audio), "f")], OWNER)
-    del job.request["video"]["probe"]
+    job.request["video"]["probe"]["timeline"]["slot_pts"] = packed
+    if packed is None:
+        del job.request["video"]["probe"]
     job.request["audio"]["probe"] = {"duration": "of another form"}
     scans.clear()
     assert run_recorded(job.request, settings)["frames"] == 10

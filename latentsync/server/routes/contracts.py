@@ -37,7 +37,7 @@ _NO_FINGERPRINT = ""  # these contracts have no idempotency keys
 
 
 def route_with_errors(shape: ErrorShape) -> type[UnreadBodyRoute]:
-    """Return a route class that formats all errors, including those of authorization, by ``shape``.
+    """Return a route class that formats the errors of its endpoints by ``shape``.
 
     Args:
         shape: builds the response from an error and the reference of its log entry.

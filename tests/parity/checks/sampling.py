@@ -12,12 +12,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from latentsync.models.sampling import (
-    SamplingOptions,
-    WindowInputs,
-    build_scheduler,
-    denoise,
-)
+from latentsync.models.sampling import SamplingOptions, WindowInputs, build_scheduler, denoise
 from tests.parity.networks import Networks
 from tests.parity.output import Output
 from tests.parity.precisions import Way, pick_in_each

@@ -4,10 +4,7 @@ import pytest
 from latentsync.face.blazeface import FaceDetector
 from latentsync.face.geometry import CHIN, FOREHEAD, LEFT_EYE_OUTER, LIPS_OUTER, RIGHT_EYE_OUTER
 from latentsync.face.mesh import FaceMesh, FaceRegion
-from latentsync.pipelines.lipsync.alignment import (
-    FaceAligner,
-    mesh_points3,
-)
+from latentsync.pipelines.lipsync.alignment import FaceAligner, mesh_points3
 from latentsync.pipelines.lipsync.mask import keep_mask
 from tests.face.pictures import astronaut, turned
 

@@ -1,11 +1,7 @@
 import numpy as np
 import pytest
 
-from latentsync.pipelines.lipsync.mask import (
-    hide_mouth,
-    keep_mask,
-    latent_mask,
-)
+from latentsync.pipelines.lipsync.mask import hide_mouth, keep_mask, latent_mask
 
 
 def test_the_mask_is_the_u_of_the_outline():

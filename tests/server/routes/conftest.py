@@ -10,14 +10,7 @@ import httpx
 import pytest
 
 from tests.server.clips import as_base64, write_clip, write_speech
-from tests.server.live import (
-    AUTH,
-    KEY,
-    OTHER_AUTH,
-    OTHER_KEY,
-    serving_jobs,
-    settings_for,
-)
+from tests.server.live import AUTH, KEY, OTHER_AUTH, OTHER_KEY, serving_jobs, settings_for
 
 
 @pytest.fixture(scope="module")
