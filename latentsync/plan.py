@@ -29,7 +29,7 @@ from latentsync.media.sound import Block, Sound, read_sound, read_waveform, soun
 from latentsync.media.timeline import plan_frames
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import Utterance
-from latentsync.schema.responses import SegmentDetails
+from latentsync.schema.responses import RunWarning, SegmentDetails
 from latentsync.schema.run import RunRequest, Segment, segment_recording
 from latentsync.settings import Settings
 
@@ -51,12 +51,14 @@ class RunPlan:
         frame_indices: int64 (frames,), the source frame of every output frame.
         open_sound: opens the sound of the output.
         segments: places of the segments, for the response.
+        warnings: what is unusual about the recordings and how it is handled.
     """
 
     utterances: tuple[Utterance, ...]
     frame_indices: NDArray[np.int64]
     open_sound: Callable[[], Sound]
     segments: tuple[SegmentDetails, ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
 
 
 def plan_run(

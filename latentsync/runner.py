@@ -25,7 +25,7 @@ from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
 from latentsync.pipelines.base import ENGINE_OPTIONS, FrameSource, Generation, Pipeline
 from latentsync.plan import Recording, RunPlan, plan_run
-from latentsync.schema.responses import PredictDetails
+from latentsync.schema.responses import PredictDetails, RunWarning
 from latentsync.schema.run import RunRequest
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
@@ -204,8 +204,14 @@ class _Run:
             height=height,
             duration_s=num_frames / VIDEO_FPS,
             segments=list(plan.segments),
+            warnings=self._warnings(generation, video, plan),
             seconds={stage: round(spent, 3) for stage, spent in self._monitor.seconds.items()},
         )
+
+    def _warnings(
+        self, generation: Generation, video: VideoInfo, plan: RunPlan
+    ) -> list[RunWarning]:
+        return [*video.warnings, *plan.warnings]
 
     def _log(self, stage: str, done: str) -> None:
         logger.info("%s: %s in %.2f s", stage, done, self._monitor.seconds[stage])

@@ -30,6 +30,7 @@ from latentsync.formats import ROUNDING
 from latentsync.media.colour import Colour, Orientation, read_colour, read_orientation
 from latentsync.media.container import BrokenOff, describe, open_media, read_packets
 from latentsync.media.timeline import Timeline, Timestamps, build_timeline
+from latentsync.schema.responses import RunWarning
 from latentsync.settings import Settings
 
 _SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
@@ -266,6 +267,7 @@ class VideoInfo:
         coded_width, coded_height: the same before rotation.
         colour: colour metadata of the source.
         timeline: the source frame of each 25 fps slot.
+        warnings: what is unusual about the file and how it is handled.
     """
 
     width: int
@@ -279,6 +281,7 @@ class VideoInfo:
     max_pixels: int
     field: str
     timeline: Timeline = default(repr=False)
+    warnings: tuple[RunWarning, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -295,7 +298,8 @@ class VideoInfo:
 class AudioInfo:
     """A sound stream that passed every check; ``layout`` is FFmpeg's name, such as ``5.1``.
 
-    ``duration_s`` is computed from packets; decoding stops at ``max_duration_s``.
+    ``duration_s`` is computed from packets; decoding stops at ``max_duration_s``. ``warnings`` say
+    what is unusual about the file and how it is handled.
     """
 
     duration_s: float
@@ -305,6 +309,7 @@ class AudioInfo:
     codec: str
     stream_index: int
     field: str
+    warnings: tuple[RunWarning, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,32 @@
 """Response models."""
 
+from enum import StrEnum
+
 from pydantic import BaseModel, Field
 
 from latentsync.schema.fields import SchedulerName, SyncMode
+
+
+class WarningCode(StrEnum):
+    """What was not as asked or not as usual, but was handled. Codes are stable."""
+
+    ALPHA_COMPOSITED = "ALPHA_COMPOSITED"  # a transparent video was put on black
+    CHANNEL_CHOSEN = "CHANNEL_CHOSEN"  # the lips follow one channel or a difference of two
+    CHANNELS_MIXED = "CHANNELS_MIXED"  # more channels than an MP4 can have became stereo
+    CLOCK_MENDED = "CLOCK_MENDED"  # jumps of the timestamps were closed
+    DEINTERLACED = "DEINTERLACED"  # fields were joined to whole frames
+    FRAME_SIZE_CHANGED = "FRAME_SIZE_CHANGED"  # frames of other sizes were fitted into the first
+    FRAMES_WITHOUT_FACE = "FRAMES_WITHOUT_FACE"  # frames were left unchanged
+    SIZE_ROUNDED = "SIZE_ROUNDED"  # odd sides were extended by one pixel
+    STREAM_CHOSEN = "STREAM_CHOSEN"  # one of several streams of a kind was used
+    TONE_MAPPED = "TONE_MAPPED"  # high dynamic range became BT.709
+
+
+class RunWarning(BaseModel, frozen=True):
+    """Something that was not as asked or not as usual, but was handled."""
+
+    code: WarningCode = Field(description="Stable code.")
+    message: str = Field(description="A sentence with the request field and what was done.")
 
 
 class SegmentDetails(BaseModel):
@@ -35,6 +59,9 @@ class PredictDetails(BaseModel):
     height: int = Field(description="Height of the result in pixels.")
     duration_s: float = Field(description="Duration of the result in seconds.")
     segments: list[SegmentDetails] = Field([], description="Segments of the request, if any.")
+    warnings: list[RunWarning] = Field(
+        [], description="What was not as asked or not as usual, but was handled."
+    )
     seconds: dict[str, float] = Field(
         description="Seconds per stage; `a.b` is a part of stage `a`."
     )
