@@ -36,10 +36,11 @@ value, and an HTTP status.
 _WARNINGS_HEAD = """
 ## Warnings
 
-A run that succeeded may still have met something that was not as asked or not as usual. It says so in `warnings`
-of its `details`: a list, mostly empty, of objects with a stable `code` and a `message` for people that names the
-request field. The command line, the page and the log of the run show the messages. Later versions may add codes, so
-show the message of a code that you do not know.
+A run that succeeded may still have met something that was not as asked or not as usual. It says so
+in `warnings` of its `details`: a list, mostly empty, of objects with a stable `code` and a
+`message` for people that names the request field. The command line, the page and the log of the
+run show the messages. Later versions may add codes, so show the message of a code that you do not
+know.
 
 | code | what was done | what you may do |
 |---|---|---|
@@ -70,7 +71,7 @@ WARNINGS = {
     ),
     WarningCode.FRAME_SIZE_CHANGED: (
         "frames change their size within the video; they were fitted into the size of the first",
-        "nothing if the borders do not disturb; otherwise send one size",
+        "nothing if the result looks right; otherwise send frames of one size",
     ),
     WarningCode.FRAMES_WITHOUT_FACE: (
         "the speaker's face was missing, turned away or covered in some frames, in which the lips "
