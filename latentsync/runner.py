@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from latentsync.media.writer import even_size, write_video
 from latentsync.monitor import ProgressCallback, RunMonitor
 from latentsync.pipelines.base import ENGINE_OPTIONS, FrameSource, Generation, Pipeline
 from latentsync.plan import Recording, RunPlan, plan_run
-from latentsync.schema.responses import PredictDetails, RunWarning
+from latentsync.schema.responses import PredictDetails, RunWarning, WarningCode
 from latentsync.schema.run import RunRequest
 from latentsync.settings import Settings
 from latentsync.workspace import working_folder
@@ -97,12 +97,14 @@ class _Run:
         self._pipeline = pipeline
         self._known = probes
         self._monitor = monitor
+        self._warnings: list[RunWarning] = []
 
     def result(self) -> Result:
         """Run all stages."""
         paths = self._fetch()
         video, recordings = self._probe(paths)
         plan = self._read(paths["video"], video, recordings)
+        self._warn(_media_warnings(video, recordings, plan))
         num_frames = plan.frame_indices.size
         source = _TimedSource(VideoReader(paths["video"], video))
         started = time.perf_counter()
@@ -128,6 +130,7 @@ class _Run:
                 monitor=self._monitor,
             )
         self._attribute(time.perf_counter() - started, frames.seconds, source)
+        self._warn(_face_warnings(generation, video, num_frames))
         self._monitor.report("write", 1.0, num_frames, num_frames)
         return Result(self._output_path, self._details(generation, video, plan))
 
@@ -204,14 +207,15 @@ class _Run:
             height=height,
             duration_s=num_frames / VIDEO_FPS,
             segments=list(plan.segments),
-            warnings=self._warnings(generation, video, plan),
+            warnings=self._warnings,
             seconds={stage: round(spent, 3) for stage, spent in self._monitor.seconds.items()},
         )
 
-    def _warnings(
-        self, generation: Generation, video: VideoInfo, plan: RunPlan
-    ) -> list[RunWarning]:
-        return [*video.warnings, *plan.warnings]
+    def _warn(self, warnings: Iterable[RunWarning]) -> None:
+        """Log warnings as soon as they are known, for the run may fail, and keep them."""
+        for warning in warnings:
+            logger.info("warning: %s", warning.message)
+            self._warnings.append(warning)
 
     def _log(self, stage: str, done: str) -> None:
         logger.info("%s: %s in %.2f s", stage, done, self._monitor.seconds[stage])
@@ -219,6 +223,37 @@ class _Run:
 
 def _describe(info: AudioInfo) -> str:
     return f"{info.sample_rate} Hz, {info.layout}, {info.duration_s:.2f} s, {info.codec}"
+
+
+def _media_warnings(
+    video: VideoInfo, recordings: Mapping[str, Recording], plan: RunPlan
+) -> Iterable[RunWarning]:
+    """Return what is unusual about the media, each warning once."""
+    heard = (warning for one in recordings.values() for warning in one.info.warnings)
+    # The plan may repeat those of the recordings that it uses.
+    return dict.fromkeys([*video.warnings, *_size_warnings(video), *heard, *plan.warnings])
+
+
+def _size_warnings(video: VideoInfo) -> Iterator[RunWarning]:
+    width, height = even_size(video.width, video.height)
+    if (width, height) != (video.width, video.height):
+        yield RunWarning(
+            code=WarningCode.SIZE_ROUNDED,
+            message=f"{video.field} is {video.width}x{video.height} pixels; its frames were "
+            f"extended to {width}x{height}, because H.264 needs even sides.",
+        )
+
+
+def _face_warnings(
+    generation: Generation, video: VideoInfo, num_frames: int
+) -> Iterator[RunWarning]:
+    missing = generation.report.frames_without_face
+    if missing:
+        yield RunWarning(
+            code=WarningCode.FRAMES_WITHOUT_FACE,
+            message=f"{video.field} shows no usable face of the speaker in {missing} of the "
+            f"result's {num_frames} frames; the lips were left unchanged there.",
+        )
 
 
 class _TimedSource:

@@ -17,6 +17,7 @@ import pytest
 from latentsync import Client
 from latentsync.errors import FetchTimeout, InvalidField, LatentSyncError, ServerError, Unreachable
 from latentsync.schema.fields import SpeakerPoint
+from latentsync.schema.responses import WarningCode
 from tests.server.clips import write_clip, write_speech
 from tests.server.engines import SquareEngine
 from tests.server.live import KEY, serving_engine
@@ -250,12 +251,36 @@ def test_any_shape_of_error_is_understood(
     assert said in refused.value.message
 
 
+def made(details: dict[str, Any]) -> Reply:
+    video = base64.b64encode(b"mp4").decode()
+    return saying(200, envelope({"video_base64": video, "details": details}))
+
+
 def test_fields_that_a_newer_server_adds_are_ignored(
     strange_server: Callable[[Reply], str],
 ) -> None:
-    result = {"video_base64": base64.b64encode(b"mp4").decode(), "details": {**DETAILS, "new": 1}}
-    with Client(strange_server(saying(200, envelope(result))), KEY) as client:
+    with Client(strange_server(made({**DETAILS, "new": 1})), KEY) as client:
         assert client.predict(b"x", b"x").video == b"mp4"
+
+
+def test_warnings_arrive_unchanged_also_those_of_a_newer_server(
+    strange_server: Callable[[Reply], str],
+) -> None:
+    sent = [
+        {"code": "SIZE_ROUNDED", "message": "video_url is 3x3 pixels."},
+        {"code": "OF_A_LATER_VERSION", "message": "Something was handled."},
+    ]
+    with Client(strange_server(made({**DETAILS, "warnings": sent})), KEY) as client:
+        warnings = client.predict(b"x", b"x").details.warnings
+    assert [one.model_dump() for one in warnings] == sent
+    assert warnings[0].code == WarningCode.SIZE_ROUNDED
+
+
+def test_details_of_an_older_server_have_no_warnings(
+    strange_server: Callable[[Reply], str],
+) -> None:
+    with Client(strange_server(made(DETAILS)), KEY) as client:
+        assert client.predict(b"x", b"x").details.warnings == []
 
 
 def handing_over(times: int, seen: list[tuple[str, str, bool]]) -> Reply:

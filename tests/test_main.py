@@ -21,6 +21,7 @@ from latentsync.settings import Settings
 from latentsync.weights.catalog import CATALOG
 from latentsync.weights.paths import path_of
 from tests.engine_builders import replace_builders
+from tests.server.clips import as_base64, write_clip
 from tests.server.live import files_in, process, small_body
 from tests.without_packages import hide
 
@@ -71,6 +72,17 @@ def test_it_answers_the_inner_result_as_plain_json(main: types.ModuleType, tmp_p
     assert (result.details.seed, result.details.engine) == (9, "square")
     assert base64.b64decode(result.video_base64)[4:8] == b"ftyp"
     assert files_in(tmp_path / "work") == []
+
+
+def test_warnings_of_the_run_are_in_its_details(main: types.ModuleType, tmp_path: Path) -> None:
+    body = small_body(tmp_path)
+    body["video_base64"] = as_base64(write_clip(tmp_path / "odd.mp4", width=97))
+    [warning] = main.predict(**body, run_id="r")["details"]["warnings"]
+    assert warning == {
+        "code": "SIZE_ROUNDED",
+        "message": "video_base64 is 97x64 pixels; its frames were extended to 98x64, because "
+        "H.264 needs even sides.",
+    }
 
 
 def test_it_takes_segments(main: types.ModuleType, tmp_path: Path) -> None:

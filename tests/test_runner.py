@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from latentsync import errors
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Frame, Waveform
+from latentsync.media.probe import Probes, probe_audio, probe_video
 from latentsync.monitor import Progress, RunMonitor
 from latentsync.pipelines.base import (
     ENGINE_OPTIONS,
@@ -23,6 +25,7 @@ from latentsync.pipelines.base import (
 )
 from latentsync.runner import Result, run
 from latentsync.schema.fields import SyncMode
+from latentsync.schema.responses import RunWarning, WarningCode
 from latentsync.schema.run import InlineSource, PathSource, RunOptions, RunRequest
 from latentsync.settings import Settings
 from tests.media.makers import make_sound, make_video, read_number, tone
@@ -232,13 +235,13 @@ def test_progress_rises_to_one_and_every_stage_is_logged_once(
     tmp_path: Path,
     settings: Settings,
     video: Path,
-    audio: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen: list[Progress] = []
+    loud = make_sound(tmp_path / "loud.wav", tone(2, 16_000))  # no frame is without a face
     with caplog.at_level(logging.INFO, "latentsync.runner"):
         run(
-            request(video, audio),
+            request(video, loud),
             tmp_path / "o.mp4",
             settings=settings,
             pipeline=LoudnessPipeline(),
@@ -251,6 +254,76 @@ def test_progress_rises_to_one_and_every_stage_is_logged_once(
     assert (seen[-1].frames_done, seen[-1].frames_total) == (50, 50)
     stages = [record.getMessage().split(":")[0] for record in caplog.records]
     assert stages == ["fetch", "probe", "read", "generate", "write"]
+
+
+def messages_of(caplog: pytest.LogCaptureFixture, stage: str) -> list[str]:
+    """Return the messages of the run's log that begin with a stage or ``warning``."""
+    parted = [record.getMessage().partition(": ") for record in caplog.records]
+    return [message for name, _, message in parted if name == stage]
+
+
+def test_warnings_are_in_the_details_and_once_in_the_log(
+    tmp_path: Path, settings: Settings, audio: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = make_video(tmp_path / "odd.mkv", 20, size=(97, 65), codec="ffv1", pix_fmt="yuv444p")
+    with caplog.at_level(logging.INFO, "latentsync.runner"):
+        warnings = run_it(video, audio, tmp_path, settings).details.warnings
+    assert [(warning.code, warning.message) for warning in warnings] == [
+        (
+            WarningCode.SIZE_ROUNDED,
+            "video_path is 97x65 pixels; its frames were extended to 98x66, because H.264 needs "
+            "even sides.",
+        ),
+        (
+            WarningCode.FRAMES_WITHOUT_FACE,
+            "video_path shows no usable face of the speaker in 24 of the result's 50 frames; the "
+            "lips were left unchanged there.",
+        ),
+    ]
+    assert messages_of(caplog, "warning") == [warning.message for warning in warnings]
+
+
+def test_an_ordinary_run_has_no_warnings(tmp_path: Path, settings: Settings, video: Path) -> None:
+    loud = make_sound(tmp_path / "loud.wav", tone(1, 16_000))
+    assert run_it(video, loud, tmp_path, settings).details.warnings == []
+
+
+def test_warnings_of_each_medium_are_passed_on_once(
+    tmp_path: Path, settings: Settings, video: Path
+) -> None:
+    loud = make_sound(tmp_path / "loud.wav", tone(1, 16_000))
+    seen = RunWarning(code=WarningCode.STREAM_CHOSEN, message="video_path has 2 streams.")
+    heard = RunWarning(code=WarningCode.CHANNEL_CHOSEN, message="audio_path has one voice.")
+    known = Probes(
+        replace(probe_video(video, settings, "video_path"), warnings=(seen, seen)),
+        {"audio": replace(probe_audio(loud, settings, "audio_path"), warnings=(heard,))},
+    )
+    result = run(
+        request(video, loud),
+        tmp_path / "o.mp4",
+        settings=settings,
+        pipeline=LoudnessPipeline(),
+        probes=known,
+    )
+    assert result.details.warnings == [seen, heard]
+
+
+def test_the_log_of_a_failed_run_has_the_warnings_of_its_media(
+    tmp_path: Path, settings: Settings, audio: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = make_video(tmp_path / "odd.mkv", 20, size=(97, 64), codec="ffv1", pix_fmt="yuv444p")
+    with (
+        caplog.at_level(logging.INFO, "latentsync.runner"),
+        pytest.raises(ZeroDivisionError),
+    ):
+        run(
+            request(video, audio),
+            tmp_path / "o.mp4",
+            settings=settings,
+            pipeline=BrokenPipeline(),
+        )
+    [said] = messages_of(caplog, "warning")
+    assert "97x64 pixels" in said
 
 
 def assert_nothing_left(tmp_path: Path, settings: Settings) -> None:

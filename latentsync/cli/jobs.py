@@ -23,9 +23,9 @@ from latentsync.cli.options import (
     check_output,
     connected,
     describe,
-    describe_segments,
-    describe_stages,
     errors_as_one_line,
+    print_details,
+    print_warnings,
     with_run_options,
 )
 
@@ -98,9 +98,7 @@ def status(job_id: JobId, url: Url = _HERE, token: Token = "", as_json: AsJson =
     typer.echo(_state(job) if job.is_final else f"{_state(job)}, {job.progress.fraction:.0%} done")
     if job.details is not None:
         typer.echo(describe(job.details))
-        if job.details.segments:
-            typer.echo(describe_segments(job.details))
-        typer.echo(describe_stages(job.details))
+        print_details(job.details)
 
 
 @commands.command()
@@ -126,6 +124,8 @@ def watch(
             job = client.wait(job_id, on_progress=show, timeout_s=timeout_s)
         job.raise_for_status()
         typer.echo(_state(job))
+        if job.details is not None:
+            print_warnings(job.details)
         if output is not None:
             _download(client, job.id, output)
 

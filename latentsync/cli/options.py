@@ -260,11 +260,21 @@ def fail(message: str, *, exit_code: int) -> Never:
 def print_summary(output: Path, details: PredictDetails) -> None:
     """Print a summary of the result."""
     typer.echo(f"{output}: {describe(details)}")
+    print_details(details)
+
+
+def print_details(details: PredictDetails) -> None:
+    """Print the details that are not in the one-line summary."""
     if details.segments:
         typer.echo(describe_segments(details))
-    if details.frames_without_face:
-        typer.echo(f"{details.frames_without_face} frames have no usable face and are unchanged")
+    print_warnings(details)
     typer.echo(describe_stages(details))
+
+
+def print_warnings(details: PredictDetails) -> None:
+    """Print one line for each warning."""
+    for warning in details.warnings:
+        typer.echo(f"warning: {warning.message}")
 
 
 def describe(details: PredictDetails) -> str:

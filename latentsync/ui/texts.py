@@ -50,6 +50,8 @@ SYNC_MODES = [
     ("Change its speed to fit the speech", "remap"),
 ]
 
+WARNINGS = "Please note:"  # above the list of warnings
+
 ADVICE = {
     "AUDIO_TOO_SHORT": "Choose a longer recording.",
     "ENGINE_UNAVAILABLE": "Choose another engine under Options, or contact the administrator.",
@@ -90,12 +92,14 @@ def describe(job: Job) -> str:
         error = job.error
         return alert(error.message, error.code) if error else alert("The server gave no reason.")
     if job.status == "queued":
-        return _status(f"Queued: {_position(job.queue_position)}.", 0.0)
+        return _status(f"Queued: {_position(job.queue_position)}.", _bar(0.0))
     if job.status == "processing":
-        return _status(f"{_stage(job)} …", job.progress.fraction)
+        return _status(f"{_stage(job)} …", _bar(job.progress.fraction))
     if job.status == "canceled":
         return _status("Canceled. This video will not be made.")
-    return _status(f"Ready. {_summary(job.details)}" if job.details else "Ready.")
+    if job.details is None:
+        return _status("Ready.")
+    return _status(f"Ready. {_summary(job.details)}", _warnings(job.details))
 
 
 def alert(message: str, code: str = "") -> str:
@@ -145,12 +149,14 @@ def note(text: str, kind: Literal["status", "note"] = "note") -> str:
     return f'<p class="ls-note" role="{kind}">{html.escape(text)}</p>'
 
 
-def _status(text: str, fraction: float | None = None) -> str:
-    bar = ""
-    if fraction is not None:
-        percent = round(100 * fraction)
-        bar = f'<progress value="{percent}" max="100" aria-label="progress">{percent} %</progress>'
-    return f'<div class="ls-status" role="status"><p>{html.escape(text)}</p>{bar}</div>'
+def _status(text: str, more: str = "") -> str:
+    """Return a sentence, and the HTML below it, as HTML that screen readers announce."""
+    return f'<div class="ls-status" role="status"><p>{html.escape(text)}</p>{more}</div>'
+
+
+def _bar(fraction: float) -> str:
+    percent = round(100 * fraction)
+    return f'<progress value="{percent}" max="100" aria-label="progress">{percent} %</progress>'
 
 
 def _position(position: int | None) -> str:
@@ -169,11 +175,17 @@ def _stage(job: Job) -> str:
 
 
 def _summary(made: PredictDetails) -> str:
-    said = (
+    return (
         f"{made.duration_s:.1f} s, {made.width} x {made.height}, made with {_title(made.engine)}."
     )
-    missing = f" {made.frames_without_face} frames show no face."
-    return said + missing * bool(made.frames_without_face)
+
+
+def _warnings(made: PredictDetails) -> str:
+    """Return the warnings of a result as an HTML list; empty without any."""
+    if not made.warnings:
+        return ""
+    said = "".join(f"<li>{html.escape(one.message)}</li>" for one in made.warnings)
+    return f'<div class="ls-warnings"><p>{WARNINGS}</p><ul>{said}</ul></div>'
 
 
 def _title(engine: str) -> str:

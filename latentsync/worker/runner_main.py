@@ -34,7 +34,7 @@ from latentsync.public_errors import to_public_error
 from latentsync.settings import Settings
 from latentsync.workspace import remove_own_folders, working_folder
 
-LINES_MAX = 40  # per run; the runner logs about six
+LINES_MAX = 40  # per run; the runner logs about six and its warnings
 LINE_CHARS = 300
 
 # Paths of this machine and addresses, which may contain secrets, are not shown to callers.

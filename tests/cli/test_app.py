@@ -112,6 +112,23 @@ def test_run_makes_a_video_and_says_what_it_did(media: list[str], tmp_path: Path
     assert list((tmp_path / "work").glob("*/*")) == []
 
 
+ODD = "is 97x64 pixels; its frames were extended to 98x64, because H.264 needs even sides."
+
+
+def test_a_warning_of_the_run_is_one_line_of_the_summary(
+    url: str, media: list[str], tmp_path: Path
+) -> None:
+    odd = write_clip(tmp_path / "odd.mp4", width=97)
+    given = ["--video", str(odd), *media[2:], "--output", str(tmp_path / "o.mp4")]
+    here = run("run", *given)
+    there = run("predict", "--url", url, *given, "--token", KEY)
+    for result, field in ((here, "video"), (there, "video_base64")):
+        assert (result.exit_code, result.stderr) == (0, "")
+        _, warning, stages, *_ = result.stdout.splitlines()
+        assert warning == f"warning: {field} {ODD}"
+        assert "generate" in stages
+
+
 def test_run_takes_a_symlink_and_a_relative_path(
     media: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

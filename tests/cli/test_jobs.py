@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from latentsync.cli import app as cli
 from tests.client.service import Service, job_service
 from tests.jobs import square_runner
+from tests.server.clips import write_clip
 from tests.server.live import KEY, REPOSITORY
 
 pytestmark = pytest.mark.processes
@@ -91,6 +92,24 @@ def test_a_job_from_its_submission_to_the_file(service: Service, tmp_path: Path)
     again = tmp_path / "again.mp4"
     assert run("download", job_id, "--output", str(again)).exit_code == 0
     assert again.read_bytes() == output.read_bytes()
+
+
+def test_warnings_of_a_job_are_shown_at_its_end(service: Service, tmp_path: Path) -> None:
+    odd = write_clip(tmp_path / "odd.mp4", width=97)
+    submitted = run("submit", "--video", str(odd), "--audio", str(service.audio))
+    job_id = submitted.stdout.strip()
+    message = (
+        "video is 97x64 pixels; its frames were extended to 98x64, because H.264 needs even sides."
+    )
+    output = tmp_path / "o.mp4"
+    state, watched, saved = run("watch", job_id, "--output", str(output)).stdout.splitlines()
+    assert (state, watched) == ("succeeded", f"warning: {message}")
+    assert saved.startswith(str(output))
+    assert run("status", job_id).stdout.splitlines()[2] == f"warning: {message}"
+    as_json = json.loads(run("status", job_id, "--json").stdout)
+    assert as_json["details"]["warnings"] == [{"code": "SIZE_ROUNDED", "message": message}]
+    logged = run("log", job_id).stdout.splitlines()
+    assert logged.count(f"warning: {message}") == 1
 
 
 def test_segments_have_files_of_their_own(service: Service, tmp_path: Path) -> None:

@@ -89,12 +89,13 @@ def test_what_is_deployed_runs_what_is_submitted(
     replace_builders(monkeypatch, {"draft": (__name__, "square_engine")})
     service = importlib.import_module("modal_app").LatentSync()
     plane.predict = service.predict.local
-    media = write_clip(tmp_path / "clip.mp4"), write_speech(tmp_path / "speech.wav")
+    media = write_clip(tmp_path / "clip.mp4", width=97), write_speech(tmp_path / "speech.wav")
     with Client.modal() as client:
         job = client.submit(*media, seed=9, sync_mode="loop", speaker={"frame": 0, "point": [3, 4]})
         done = client.wait(job).raise_for_status()
         assert done.details is not None
         assert (done.details.seed, done.details.engine) == (9, "square")
+        assert [one.code for one in done.details.warnings] == ["SIZE_ROUNDED"]
         target = client.download(job, tmp_path / "new" / "o.mp4")
         assert target.read_bytes()[4:8] == b"ftyp"
         said = [Segment(media[1], start_s=0.2, end_s=0.32)]

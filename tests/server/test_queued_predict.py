@@ -18,6 +18,7 @@ from latentsync.schema.responses import PredictResponse
 from latentsync.schema.run import InlineSource
 from latentsync.server.app import build_app
 from tests.jobs.square_runner import BROKEN, CRASHES, SLOW
+from tests.server.clips import as_base64, write_clip
 from tests.server.live import (
     AUTH,
     calling,
@@ -83,6 +84,20 @@ def test_both_paths_answer_with_the_envelope(
         assert sum(1 for _ in container.decode(video=0)) == 10
     job = httpx.get(f"{url}/v1/predictions/{answer.run_id}", headers=AUTH).json()
     assert job["status"] == "succeeded"
+
+
+def test_warnings_are_the_same_in_the_answer_the_job_and_its_log(
+    url: str, call: Any, tmp_path: Path
+) -> None:
+    odd = as_base64(write_clip(tmp_path / "odd.mp4", height=65))
+    answer = call(video_base64=odd).json()
+    [warning] = answer["result"]["details"]["warnings"]
+    assert warning["code"] == "SIZE_ROUNDED"
+    assert warning["message"].startswith("video_base64 is 96x65 pixels; ")
+    job = f"{url}/v1/predictions/{answer['run_id']}"
+    assert httpx.get(job, headers=AUTH).json()["details"]["warnings"] == [warning]
+    events = httpx.get(f"{job}/events", headers=AUTH, timeout=60).text
+    assert events.count(f"warning: {warning['message']}") == 1
 
 
 def test_errors_of_the_run_have_the_contracts_shape(call: Any) -> None:

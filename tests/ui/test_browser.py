@@ -194,6 +194,35 @@ def test_a_video_is_made_watched_and_downloaded(
     assert visit.faults == []
 
 
+def test_warnings_stand_next_to_the_result(visit: Visit, tmp_path: Path) -> None:
+    odd = tmp_path / "odd.mp4"
+    _write_odd(odd)
+    visit.choose(odd)
+    visit.page.click("#make")
+    said = visit.wait_for("Ready. ")
+    assert "Please note:" in said
+    warnings = visit.page.locator("#status .ls-warnings li").all_inner_texts()
+    assert len(warnings) == 2
+    assert "301x301 pixels" in warnings[0]
+    assert "no usable face of the speaker in " in warnings[1]
+    visit.page.screenshot(path=tmp_path / "warnings.png", full_page=True)
+
+
+def _write_odd(target: Path) -> None:
+    """Write the demo's face with odd sides, followed by pictures without any."""
+    with av.open(VIDEO) as source, av.open(target, "w") as written:
+        stream = written.add_stream("libx264", rate=25)
+        stream.width = stream.height = 301
+        stream.pix_fmt = "yuv444p"  # 4:2:0 has even sides only
+        for number, frame in enumerate(source.decode(video=0)):
+            picture = frame.reformat(301, 301, "rgb24").to_ndarray()
+            shown = picture if number < 40 else picture * 0
+            written.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            if number == 60:
+                break
+        written.mux(stream.encode(None))
+
+
 def test_a_clicked_face_is_the_one_that_speaks(visit: Visit) -> None:
     page = visit.page
     visit.choose(VIDEO)

@@ -13,7 +13,7 @@ from latentsync.jobs.engine_availability import Availability
 from latentsync.monitor import Progress
 from latentsync.schema.engines import ENGINES, EngineSurvey, Obstacle
 from latentsync.schema.fields import SyncMode
-from latentsync.schema.responses import PredictDetails
+from latentsync.schema.responses import PredictDetails, RunWarning
 from latentsync.ui import texts
 
 
@@ -56,7 +56,18 @@ MADE = PredictDetails(
 
 def test_a_finished_video_is_summarized_in_one_sentence() -> None:
     said = texts.describe(job(status="succeeded", details=MADE))
-    assert "Ready. 6.4 s, 512 x 288, made with LatentSync 1.6. 3 frames show no face." in said
+    assert "Ready. 6.4 s, 512 x 288, made with LatentSync 1.6." in said
+    assert "ls-warnings" not in said
+
+
+def test_the_warnings_of_a_finished_video_are_listed_as_text() -> None:
+    messages = ["video holds <2> streams; the first was used.", "3 frames show no face."]
+    warnings = [RunWarning(code="OF_A_LATER_VERSION", message=one) for one in messages]
+    made = MADE.model_copy(update={"warnings": warnings})
+    said = ElementTree.fromstring(texts.describe(job(status="succeeded", details=made)))
+    assert [one.text for one in said.iter("li")] == messages
+    assert said.get("role") == "status"  # so that they are announced together with the state
+    assert [one.text for one in said.iter("p")][1:] == ["Please note:"]
 
 
 def test_the_log_has_the_messages_and_the_time_of_each_step() -> None:
