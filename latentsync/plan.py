@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from latentsync.errors import NoAudio
 from latentsync.formats import SAMPLE_RATE, VIDEO_FPS, Waveform
+from latentsync.media.limits import check_audio_length
 from latentsync.media.mix import Heard, mix
-from latentsync.media.probe import AudioInfo, VideoInfo, check_audio_length, probe_audio
+from latentsync.media.probe import AudioInfo, VideoInfo, probe_audio
 from latentsync.media.segments import (
     Place,
     cut_waveform,
@@ -25,7 +26,7 @@ from latentsync.media.segments import (
     place_segment,
     plan_segment_frames,
 )
-from latentsync.media.sound import Block, Sound, read_sound, read_waveform, sound_lead_s
+from latentsync.media.sound import Block, Sound, read_sound, read_waveform
 from latentsync.media.timeline import plan_frames
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import Utterance
@@ -198,7 +199,7 @@ class _Segments:
     def _own_sound(self, info: AudioInfo, sample_rate: int, layout: str) -> Iterator[Block]:
         """Yield the video's own sound from its first frame to its last, without repetitions."""
         sound = read_sound(self._video_path, info, self._monitor, sample_rate, layout)
-        lead = round(sound_lead_s(self._video_path, self._video, info) * sample_rate)
+        lead = round((info.start_s - self._video.start_s) * sample_rate)
         silence = np.zeros((_num_channels(layout), max(0, lead)), np.float32)
         return _between(
             chain([silence], sound.blocks),

@@ -72,14 +72,14 @@ class BrokenOff(Exception):
     """A container cannot be read any further; the message is FFmpeg's."""
 
 
-def read_packets(container: InputContainer, stream: StreamT) -> Iterator[Packet[StreamT]]:
-    """Yield the packets of one stream, then an empty one that flushes its decoder.
+def read_packets(container: InputContainer, *streams: StreamT) -> Iterator[Packet[StreamT]]:
+    """Yield the packets of some streams, then an empty one for each that flushes its decoder.
 
     Raises:
         BrokenOff: the container is damaged here.
     """
     try:
-        yield from container.demux(stream)  # type: ignore[misc]  # overloaded by kind of stream
+        yield from container.demux(*streams)  # type: ignore[misc]  # overloaded by kind of stream
     except av.FFmpegError as error:
         raise BrokenOff(describe(error)) from error
     except IndexError as error:  # PyAV does not support streams that appear in the middle of a file

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -104,7 +106,7 @@ class _Cursor:
         assert isinstance(stream, VideoStream)
         self._stream = stream
         self._stream.thread_type = "AUTO"
-        self._frames = self._decode()
+        self._frames = self._decode(self._packets())
         self._shown: VideoFrame | None = None  # newest decoded frame not after the requested one
         self._ahead: VideoFrame | None = None  # the frame after it, if already decoded
 
@@ -193,14 +195,47 @@ class _Cursor:
         return self._keyframe_before(_stamp(self._ahead)) == _stamp(self._ahead)
 
     def _seek_to(self, pts: int) -> bool:
+        """Seek the keyframe with this timestamp; returns False if the container cannot."""
+        if self._info.clock.sections:
+            return self._seek_to_packet(pts)
         try:
             self._container.seek(pts, stream=self._stream, backward=True)
         except av.FFmpegError:
             return False
-        self._frames = self._decode()
+        self._restart(self._packets())
+        return True
+
+    def _seek_to_packet(self, pts: int) -> bool:
+        """Seek a keyframe in a file whose clock jumps.
+
+        Containers seek by bytes or by their own timestamps. Which packet was found shows its
+        position in the file.
+        """
+        timeline, clock = self._info.timeline, self._info.clock
+        keyframe = int(np.searchsorted(timeline.keyframe_pts, pts))
+        number = int(timeline.keyframe_numbers[keyframe])
+        position = int(timeline.keyframe_positions[keyframe])
+        if position < 0:
+            return False
+        for seek in (
+            partial(self._container.seek, position, unsupported_byte_offset=True),
+            partial(self._container.seek, clock.unmend(number, pts), stream=self._stream),
+        ):
+            try:
+                seek()
+                packets = read_packets(self._container, self._stream)
+                first = next(packets)
+            except (av.FFmpegError, BrokenOff, StopIteration):
+                continue
+            if first.pos == position:
+                self._restart(clock.mend(chain([first], packets), number))
+                return True
+        return False
+
+    def _restart(self, packets: Iterator[Packet[VideoStream]]) -> None:
+        self._frames = self._decode(packets)
         self._shown = None
         self._ahead = next(self._frames, None)
-        return True
 
     def _next(self) -> VideoFrame | None:
         if self._ahead is not None:
@@ -208,9 +243,13 @@ class _Cursor:
             return frame
         return next(self._frames, None)
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """Return the packets from here on; here is the first one, or the clock does not jump."""
+        return self._info.clock.mend(read_packets(self._container, self._stream))
+
+    def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         try:
-            for packet in read_packets(self._container, self._stream):
+            for packet in packets:
                 yield from _decode_packet(packet)
         except BrokenOff:
             # The probe has read all packets, so this only happens after a wrong seek, which

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentsync.errors import InvalidField
 from latentsync.formats import ROUNDING, SAMPLE_RATE, VIDEO_FPS, Waveform
-from latentsync.media.probe import check_length
+from latentsync.media.limits import check_length
 from latentsync.media.timeline import extend_frames
 from latentsync.schema.fields import SyncMode
 from latentsync.schema.run import Segment

@@ -8,6 +8,7 @@ from __future__ import annotations  # the generics of av exist for type checkers
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from latentsync.errors import UnreadableMedia
 from latentsync.formats import SAMPLE_RATE, Waveform
 from latentsync.media.container import open_media, read_packets, unreadable_errors
-from latentsync.media.probe import AudioInfo, VideoInfo, check_length, name_layout
+from latentsync.media.limits import check_length
+from latentsync.media.probe import AudioInfo, name_layout
 from latentsync.monitor import RunMonitor
 
 Block = NDArray[np.float32]  # (channels, samples), about -1..1
@@ -86,16 +88,6 @@ def read_sound(
     )
 
 
-def sound_lead_s(path: Path, video: VideoInfo, info: AudioInfo) -> float:
-    """Return the start of a video's sound in seconds after its first picture; may be negative."""
-    with open_media(path, info.field, video.max_pixels) as container:
-        stream = container.streams[info.stream_index]
-        if stream.start_time is None or stream.time_base is None:
-            return 0.0
-        first_picture_s = float(video.timeline.slot_pts[0] * video.timeline.time_base)
-        return float(stream.start_time * stream.time_base) - first_picture_s
-
-
 def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
     """Return a converter to packed float whose downmix is never louder than its channels."""
     return AudioResampler("flt", layout, sample_rate, options={"rematrix_maxval": "1"})
@@ -136,18 +128,46 @@ def _convert_file(
         name_layout(stream)
         convert = _Converter(layout, sample_rate)
         num_channels = av.AudioLayout(layout).nb_channels
-        started_s, heard_s = None, 0.0
-        for frame in _decode(read_packets(container, stream), monitor):
-            if frame.time is not None:
-                started_s = frame.time if started_s is None else started_s
-                gap_s = frame.time - started_s - heard_s
-                if gap_s > _GAP_S:
-                    yield from _silence(num_channels, round(gap_s * sample_rate))
-                if abs(gap_s) > _GAP_S:
-                    started_s = frame.time - heard_s
-            heard_s += frame.samples / frame.sample_rate
-            yield from convert(frame)
-        yield from convert(None)
+        packets = info.clock.mend(read_packets(container, stream))
+        num_samples = 0
+        for gap_s, frame, is_last in _place(_decode(packets, monitor)):
+            blocks: Iterator[Block] = chain(
+                _silence(num_channels, round(gap_s * sample_rate)),
+                convert(frame),
+                convert(None) if is_last else (),
+            )
+            if is_last:  # decoders fill up the last frame
+                blocks = _cut(blocks, round(info.duration_s * sample_rate) - num_samples)
+            for block in blocks:
+                num_samples += block.shape[1]
+                yield block
+
+
+def _place(frames: Iterator[AudioFrame]) -> Iterator[tuple[float, AudioFrame, bool]]:
+    """Yield each frame with the gap in front of it, in seconds, and whether it is the last."""
+    started_s, heard_s = None, 0.0
+    frame = next(frames, None)
+    while frame is not None:
+        following = next(frames, None)
+        gap_s = 0.0
+        if frame.time is not None:
+            started_s = frame.time if started_s is None else started_s
+            gap_s = frame.time - started_s - heard_s
+            if abs(gap_s) > _GAP_S:
+                started_s = frame.time - heard_s
+        yield gap_s if gap_s > _GAP_S else 0.0, frame, following is None
+        heard_s += frame.samples / frame.sample_rate
+        frame = following
+
+
+def _cut(blocks: Iterator[Block], num_samples: int) -> Iterator[Block]:
+    """Cut the blocks after ``num_samples`` samples; if it is negative, the file was wrong."""
+    for block in blocks:
+        if num_samples < 0:
+            yield block
+            continue
+        yield block[:, :num_samples]
+        num_samples -= min(num_samples, block.shape[1])
 
 
 def _silence(num_channels: int, num_samples: int) -> Iterator[Block]:

@@ -3,7 +3,7 @@
 import base64
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Annotated
 
@@ -50,6 +50,9 @@ class Timeline:
         time_base: seconds per unit of the timestamps.
         duration_s: from the first frame to the end of the last one.
         fps: average frame rate of the source.
+        keyframe_numbers, keyframe_positions: of the keyframes' packets, counted in the order of the
+            file, and in bytes from its start. Empty unless the clock of the file jumps, because
+            then its timestamps do not tell where in the file a frame is.
     """
 
     slot_pts: Timestamps
@@ -57,6 +60,8 @@ class Timeline:
     time_base: Fraction
     duration_s: float
     fps: float
+    keyframe_numbers: Timestamps = field(default_factory=lambda: np.zeros(0, np.int64))
+    keyframe_positions: Timestamps = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def build_timeline(

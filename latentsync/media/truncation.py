@@ -1,12 +1,12 @@
 """Tells a file that was cut off from one whose length was never known.
 
-FFmpeg plays what is left of a truncated file, often without an error. Most containers declare their
-length, so that truncation can be detected before anything is decoded. A program that writes to a
-pipe cannot go back to fill in the length, though, and leaves a placeholder: zero, the largest number
-that fits, or two billion. Such a file is as long as it is.
+FFmpeg plays what is left of a truncated file, often without an error. Most containers declare
+their length, so that truncation can be detected before anything is decoded. A program that writes
+to a pipe cannot go back to fill in the length, though, and leaves a placeholder: zero, the largest
+number that fits, or two billion. Such a file is as long as it is.
 
-Sources: ISO/IEC 14496-12 (boxes of MP4 and MOV), RFC 8794 (EBML of Matroska and WebM), the RIFF, RF64
-and AIFF chunks of WAV, AVI and AIFF, and the headers of Wave64, AU and CAF.
+Sources: ISO/IEC 14496-12 (boxes of MP4 and MOV), RFC 8794 (EBML of Matroska and WebM), the chunks
+of RIFF, RF64 and AIFF, and the headers of Wave64, AU and CAF.
 """
 
 import os

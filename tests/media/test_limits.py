@@ -8,7 +8,7 @@ from operator import add
 import pytest
 
 from latentsync.errors import AudioTooShort, MediaTooLong
-from latentsync.media.probe import check_audio_length, check_length
+from latentsync.media.limits import check_audio_length, check_length
 from latentsync.settings import Settings
 
 

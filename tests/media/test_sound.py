@@ -142,28 +142,15 @@ def test_a_hole_in_the_timestamps_becomes_silence(tmp_path: Path, settings: Sett
     assert np.concatenate(list(read_sound(path, info).blocks), axis=1).shape == (1, 40_000)
 
 
-def test_a_long_hole_comes_in_small_pieces(tmp_path: Path, settings: Settings) -> None:
-    path = make_stamped(tmp_path / "a.mkv", (0.0, 500.0))
-    sizes = [b.shape[1] for b in read_sound(path, probe_audio(path, settings, "audio")).blocks]
-    assert sum(sizes) == 500.5 * 16_000
-    assert max(sizes) <= 16_000
-
-
-@pytest.mark.parametrize("suffix", ["mkv", "nut"])
-def test_timestamps_that_jump_to_and_fro_are_too_long(
-    tmp_path: Path, settings: Settings, suffix: str
+@pytest.mark.parametrize("starts_s", [(0.0, 500.0), (0.0, 1e6), (500.0, 0.0), [0.0, 500.0] * 20])
+def test_jumps_of_the_clock_are_closed(
+    tmp_path: Path, settings: Settings, starts_s: list[float]
 ) -> None:
-    """Each jump ahead is within the limit, all of them together are hours of silence."""
-    path = make_stamped(tmp_path / f"a.{suffix}", [0.0, 500.0] * 20, length_s=0.02, rate=8_000)
+    path = make_stamped(tmp_path / "a.mkv", starts_s, length_s=0.2, rate=8_000)
     info = probe_audio(path, settings, "audio")
-    assert info.duration_s < 501
-    with pytest.raises(errors.MediaTooLong, match="longer than 600 s") as caught:
-        read_waveform(path, info)
-    assert caught.value.field == "audio"
-    sizes: list[int] = []
-    with pytest.raises(errors.MediaTooLong):
-        sizes.extend(block.shape[1] for block in read_sound(path, info).blocks)
-    assert 500 * 8_000 < sum(sizes) < 600.1 * 8_000
+    assert info.duration_s == pytest.approx(0.2 * len(starts_s))
+    assert [one.code for one in info.warnings] == ["CLOCK_MENDED"]
+    assert read_waveform(path, info).size == 0.2 * len(starts_s) * 16_000
 
 
 def test_a_recording_of_just_the_longest_length_is_read(tmp_path: Path, settings: Settings) -> None:
@@ -176,7 +163,7 @@ def test_a_recording_of_just_the_longest_length_is_read(tmp_path: Path, settings
 
 
 def test_a_run_that_must_stop_stops_reading(tmp_path: Path, settings: Settings) -> None:
-    path = make_stamped(tmp_path / "a.mkv", (0.0, 300.0))
+    path = make_stamped(tmp_path / "a.mkv", (0.0, 1.5))
     info = probe_audio(path, settings, "audio")
     with pytest.raises(errors.DeadlineExceeded):
         read_waveform(path, info, RunMonitor(deadline_s=0))

@@ -35,13 +35,14 @@ OWNER = "owner"
 def scans(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts the passes over a file's packets, by the field that brought the file."""
     counted: Counter[str] = Counter()
-    packets = probe._packets
+    for name in ("scan_video", "scan_sound"):
+        scan = getattr(probe, name)
 
-    def counting(*args: Any) -> Any:
-        counted[args[-1]] += 1
-        return packets(*args)
+        def counting(*args: Any, scan: Any = scan) -> Any:
+            counted[args[-1]] += 1
+            return scan(*args)
 
-    monkeypatch.setattr(probe, "_packets", counting)
+        monkeypatch.setattr(probe, name, counting)
     return counted
 
 

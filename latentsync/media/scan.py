@@ -1,0 +1,551 @@
+"""One pass over the packets of a file: what each of its streams holds.
+
+Headers are not trusted: lengths and rates are measured from the packets. Of a stream only the first
+frame is decoded, which also shows that it can be.
+"""
+
+from __future__ import annotations  # the generics of av exist for type checkers only
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TypeVar
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from latentsync.errors import NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
+from latentsync.media.clock import (
+    LONGEST_GAP_S,
+    Clock,
+    Stretch,
+    Stretches,
+    close_jumps,
+    is_long_gap,
+)
+from latentsync.media.container import BrokenOff, describe, read_packets
+from latentsync.media.limits import check_picture
+from latentsync.settings import Settings
+
+_PACKETS_BEFORE_FIRST_FRAME = 250  # give up when so many packets decode to nothing
+_EMPTY = "is empty"
+_MOST_JUMPS = 1_000
+_SPARE = 1.05  # recorded beyond the limits, so that their own checks refuse it
+_OVERLAP_S = 0.1  # if packets of sound overlap by more, the clock starts anew
+# Containers that may end anywhere: streams, whose last packet is played as far as it goes, and
+# those whose end :mod:`latentsync.media.truncation` has checked.
+_OPEN_ENDED = {"mpegts", "mpeg", "flv", "wav", "w64", "aiff", "au", "caf"}
+# Containers whose header has the length, so that a missing end is noticed by it.
+_DECLARES_LENGTH = {"flac", "flv", "asf"}
+_LONGEST_BLOCK_S = 0.5  # of what may be missing at the end without being noticed
+_NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+class FirstFrame:
+    """Decodes packets until the first frame, skipping damaged ones."""
+
+    def __init__(self) -> None:
+        self.frame: VideoFrame | AudioFrame | None = None
+        self.reason = "nothing in it can be decoded"
+        self._packets_left = _PACKETS_BEFORE_FIRST_FRAME
+
+    def feed(self, packet: Packet[Stream]) -> None:
+        """Decode a packet, unless a frame is there already."""
+        if self.frame is not None or not self._packets_left:
+            return
+        self._packets_left -= 1
+        try:
+            for frame in packet.decode():
+                assert isinstance(frame, VideoFrame | AudioFrame)
+                self.frame = frame
+                return
+        except av.FFmpegError as error:
+            self.reason = describe(error)
+
+
+class Track:
+    """One stream, as its packets show it.
+
+    Attributes:
+        stream: the stream.
+        num_packets: packets so far.
+        first_frame: its first frame, if the stream is wanted.
+        clock: how its timestamps are made continuous.
+        alternatives: usable tracks of the same kind that were not chosen.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.num_packets = 0
+        self.first_frame = FirstFrame()
+        self.clock = Clock()
+        self.alternatives: list[Track] = []
+        self.time_base = stream.time_base or Fraction(1, 1000)
+        self.is_cut = False  # in the middle of the last packet
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the file marks it as the one to play."""
+        return bool(self.stream.disposition & Disposition.default)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has more than any limit allows, so that the rest need not be recorded."""
+        raise NotImplementedError
+
+    @property
+    def end_s(self) -> float:
+        """The last timestamp in the file, in seconds; 0 if there is none."""
+        raise NotImplementedError
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why it cannot be used, as in "stream 1 (apac) …"; None if it can."""
+        if self.obstacle_to_reading is None and self.first_frame.frame is None:
+            return f"cannot be decoded ({self.first_frame.reason})"
+        return self.obstacle_to_reading
+
+    @property
+    def obstacle_to_reading(self) -> str | None:
+        """The same without regard to whether a frame was decoded."""
+        if self.stream.codec_context is None:
+            return "is in a format without a decoder"
+        return None if self.num_packets else _EMPTY
+
+    @property
+    def name(self) -> str:
+        """Number and format, for messages."""
+        context = self.stream.codec_context
+        return f"stream {self.stream.index} ({context.name if context else 'unknown format'})"
+
+    def add(self, packet: Packet[Stream]) -> None:
+        """Record a packet."""
+        self.is_cut = packet.is_corrupt
+        self.record(packet)
+        self.num_packets += 1
+
+    def record(self, packet: Packet[Stream]) -> None:
+        """Record what is needed of a packet."""
+        raise NotImplementedError
+
+    def stretches(self) -> Stretches:
+        """Return the packets between the jumps of the clock."""
+        raise NotImplementedError
+
+
+TrackT = TypeVar("TrackT", bound=Track)
+
+
+class VideoTrack(Track):
+    """A stream of pictures."""
+
+    stream: VideoStream
+
+    def __init__(self, stream: VideoStream, most_frames: float) -> None:
+        super().__init__(stream)
+        self._most_frames = most_frames
+        self._numbers = array("q")  # of the packets that have a timestamp
+        self._stamps = array("q")
+        self._durations = array("q")
+        self._positions = array("q")  # in the file; -1 if not known
+        self._is_key = bytearray()
+        self._is_hidden = bytearray()
+
+    def record(self, packet: Packet[Stream]) -> None:
+        stamp = stamp_of(packet)
+        if stamp is None:
+            return
+        self._numbers.append(self.num_packets)
+        self._stamps.append(stamp)
+        self._durations.append(packet.duration or 0)
+        self._positions.append(-1 if packet.pos is None else packet.pos)
+        self._is_key.append(packet.is_keyframe)
+        # Decoded only as a reference, before the start of an edit list.
+        self._is_hidden.append(packet.is_discard)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._stamps) > self._most_frames
+
+    @property
+    def end_s(self) -> float:
+        return max(self._stamps, default=0) * float(self.time_base)
+
+    def drop_last(self) -> None:
+        """Forget the last packet, which is incomplete."""
+        for column in (self._numbers, self._stamps, self._durations, self._positions):
+            column.pop()
+        self._is_key.pop()
+        self._is_hidden.pop()
+
+    def frames(self) -> Frames:
+        """Return the frames with continuous timestamps."""
+        numbers, stamps = _column(self._numbers), _column(self._stamps)
+        if self.clock.sections:
+            pairs = zip(numbers.tolist(), stamps.tolist(), strict=True)
+            stamps = stamps + np.array([self.clock.shift_at(*pair) for pair in pairs], np.int64)
+        is_key = np.frombuffer(self._is_key, np.bool_)
+        is_shown = ~np.frombuffer(self._is_hidden, np.bool_)
+        keys = np.flatnonzero(is_key)
+        keys = keys[np.unique(stamps[keys], return_index=True)[1]]
+        last = int(np.argmax(np.where(is_shown, stamps, np.iinfo(np.int64).min)))
+        return Frames(
+            stamps=np.unique(stamps[is_shown]),
+            last_duration=self._durations[last],
+            keyframe_stamps=stamps[keys],
+            keyframe_numbers=numbers[keys],
+            keyframe_positions=_column(self._positions)[keys],
+        )
+
+    def stretches(self) -> Stretches:
+        """Find the jumps of the clock.
+
+        Packets come in the order of decoding, a few frames apart from the order of display. A
+        keyframe comes after all frames displayed before it, so that a clock that starts anew is
+        noticed there at once.
+        """
+        unit_s = float(self.time_base)
+        steps = np.abs(np.diff(_column(self._stamps))) * unit_s
+        usual_s = float(np.median(steps)) if steps.size else 0.0
+        found = _VideoStretches(unit_s, usual_s)
+        for number, stamp, duration, is_key in zip(
+            self._numbers, self._stamps, self._durations, self._is_key, strict=True
+        ):
+            found.add(number, stamp, duration, bool(is_key))
+        return Stretches(unit_s, found.stretches, is_even=_is_even(steps, usual_s))
+
+
+def _column(values: array[int]) -> NDArray[np.int64]:
+    return np.frombuffer(values, np.int64) if values else np.zeros(0, np.int64)
+
+
+def _is_even(steps: NDArray[np.float64], usual_s: float) -> bool:
+    """Return whether frames come at a constant rate but for a few long gaps."""
+    long = np.count_nonzero(steps > LONGEST_GAP_S)
+    irregular = np.count_nonzero((steps > 4 * usual_s) & (steps <= LONGEST_GAP_S))
+    return int(irregular) <= max(1, int(long))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a video in units of its time base.
+
+    Attributes:
+        stamps: int64 (n,), n >= 1, of the frames shown, ascending.
+        last_duration: of the last frame; 0 if not known.
+        keyframe_stamps: int64 (num_keyframes,), ascending.
+        keyframe_numbers: int64 (num_keyframes,), numbers of their packets.
+        keyframe_positions: int64 (num_keyframes,), bytes from the start of the file, or -1.
+    """
+
+    stamps: NDArray[np.int64]
+    last_duration: int
+    keyframe_stamps: NDArray[np.int64]
+    keyframe_numbers: NDArray[np.int64]
+    keyframe_positions: NDArray[np.int64]
+
+
+class _VideoStretches:
+    """Finds the jumps in the timestamps of a video, in the order of decoding."""
+
+    _REORDERED = 16  # frames by which decoding and display may differ at most
+
+    def __init__(self, unit_s: float, usual_s: float) -> None:
+        self._unit_s = unit_s
+        self._reordered = self._REORDERED * usual_s / unit_s
+        self._two_frames = 2 * usual_s / unit_s
+        self._usual = round(usual_s / unit_s)
+        self._finished: list[Stretch] = []
+        self._open: Stretch | None = None
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        return self._finished + ([self._open] if self._open is not None else [])
+
+    def add(self, number: int, stamp: int, duration: int, is_key: bool) -> None:
+        """Add the timestamp of a packet to the newest stretch, the one before, or a new one."""
+        end = stamp + (duration or self._usual)
+        if self._open is None:
+            self._open = Stretch(number, stamp, stamp, end)
+        elif self._is_stray(number, stamp):
+            self._finished[-1] = _extend(self._finished[-1], stamp, end)
+        elif self._jumps(stamp, is_key):
+            self._finished.append(self._open)
+            self._open = Stretch(number, stamp, stamp, end)
+        else:
+            self._open = _extend(self._open, stamp, end)
+
+    def _jumps(self, stamp: int, is_key: bool) -> bool:
+        assert self._open is not None
+        ahead = stamp - self._open.latest
+        if is_long_gap((stamp - self._open.end) * self._unit_s) and ahead > self._reordered / 2:
+            return True
+        if is_key:
+            return ahead < -self._two_frames
+        return ahead < -max(self._reordered, LONGEST_GAP_S / self._unit_s)
+
+    def _is_stray(self, number: int, stamp: int) -> bool:
+        """Return whether a frame belongs to the stretch before, decoded after the jump."""
+        if not self._finished or self._open is None:
+            return False
+        is_close = number - self._open.first_packet <= self._REORDERED
+        is_outside = abs(stamp - self._open.latest) > max(
+            self._reordered, LONGEST_GAP_S / self._unit_s
+        )
+        return is_close and is_outside and abs(stamp - self._finished[-1].latest) <= self._reordered
+
+
+def _extend(stretch: Stretch, stamp: int, end: int) -> Stretch:
+    return Stretch(
+        stretch.first_packet,
+        min(stretch.earliest, stamp),
+        max(stretch.latest, stamp),
+        max(stretch.end, end),
+    )
+
+
+class SoundTrack(Track):
+    """A stream of sound."""
+
+    stream: AudioStream
+
+    def __init__(self, stream: AudioStream, longest_s: float) -> None:
+        super().__init__(stream)
+        self._longest_s = longest_s
+        self._stretches: list[Stretch] = []
+        self._whole = (0, 0)  # duration and bytes of the packet before
+        self._sounding = 0  # units of all packets together
+        self._skipped_at_start = 0  # samples, as those at the end marked to be skipped
+        self._skipped_samples = 0
+        # As declared: decoding may change it (HE-AAC). A stream without a decoder has none.
+        self._sample_rate = max(1, stream.rate) if stream.codec_context is not None else 1
+
+    @property
+    def sounding_s(self) -> float:
+        """Seconds of all packets together, without the samples to be skipped."""
+        return self._sounding * float(self.time_base) - self._skipped_samples / self._sample_rate
+
+    @property
+    def end_s(self) -> float:
+        return max((one.end for one in self._stretches), default=0) * float(self.time_base)
+
+    @property
+    def is_full(self) -> bool:
+        return self.sounding_s > self._longest_s or len(self._stretches) > _MOST_JUMPS
+
+    def record(self, packet: Packet[Stream]) -> None:
+        start, end = _skipped_samples(packet)
+        if not self.num_packets:
+            self._skipped_at_start = start
+        self._skipped_samples += start + end
+        duration = self._duration(packet)
+        self._sounding += duration
+        last = self._stretches[-1] if self._stretches else None
+        stamp = stamp_of(packet)
+        if stamp is None:
+            stamp = last.end if last is not None else 0
+        if last is None or self._jumps(stamp, last):
+            self._stretches.append(Stretch(self.num_packets, stamp, stamp, stamp + duration))
+        else:
+            self._stretches[-1] = _extend(last, stamp, stamp + duration)
+
+    def _duration(self, packet: Packet[Stream]) -> int:
+        """Return a packet's duration; a last one that is shorter is given that of a whole one."""
+        duration, whole = packet.duration or 0, self._whole
+        self._whole = (duration, packet.size)
+        if packet.is_corrupt and duration == whole[0] and packet.size < whole[1]:
+            return duration * packet.size // whole[1]
+        return duration
+
+    def _jumps(self, stamp: int, last: Stretch) -> bool:
+        gap_s = (stamp - last.end) * float(self.time_base)
+        return is_long_gap(gap_s) or gap_s < -_OVERLAP_S
+
+    def stretches(self) -> Stretches:
+        return Stretches(float(self.time_base), self._stretches)
+
+    @property
+    def start_s(self) -> float:
+        """Time of the first audible sample."""
+        unit_s = float(self.time_base)
+        return self._stretches[0].earliest * unit_s + self._skipped_at_start / self._sample_rate
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of sound and of the gaps that are kept, without the samples to be skipped."""
+        first, last = self._stretches[0], self._stretches[-1]
+        shift = self.clock.shift_at(self.num_packets - 1, last.latest)
+        span_s = (last.end + shift - first.earliest) * float(self.time_base)
+        return max(0.0, self.sounding_s, span_s - self._skipped_samples / self._sample_rate)
+
+
+def stamp_of(packet: Packet[Stream]) -> int | None:
+    """Return the timestamp by which a packet is placed."""
+    return packet.pts if packet.pts is not None else packet.dts
+
+
+def _skipped_samples(packet: Packet[Stream]) -> tuple[int, int]:
+    """Return the samples at the packet's start and end that are not to be heard."""
+    if not packet.has_sidedata("skip_samples"):
+        return 0, 0
+    start, end = struct.unpack("<II", bytes(packet.get_sidedata("skip_samples"))[:8])
+    return int(start), int(end)
+
+
+class _Scan:
+    """The pass over all packets of a file."""
+
+    def __init__(self, container: InputContainer, settings: Settings, field: str) -> None:
+        self._container = container
+        self._field = field
+        most_frames = settings.max_duration_s * settings.max_fps * _SPARE
+        longest_s = settings.max_duration_s * _SPARE
+        streams = container.streams
+        self.videos = [
+            VideoTrack(stream, most_frames)
+            for stream in streams.video
+            if not stream.disposition & _NOT_PICTURES
+        ]
+        self.sounds = [SoundTrack(stream, longest_s) for stream in streams.audio]
+
+    def run(self, wanted: Sequence[Track]) -> None:
+        """Read all packets, until the preferred one of the wanted tracks exceeds a limit."""
+        tracks = {track.stream.index: track for track in (*self.videos, *self.sounds)}
+        for packet in self._packets([track.stream for track in tracks.values()]):
+            track = tracks.get(packet.stream_index)
+            if track is None:  # a stream that changed its kind on the way
+                continue
+            if track in wanted and track.stream.codec_context is not None:
+                track.first_frame.feed(packet)
+            if packet.size and not track.is_full:
+                track.add(packet)
+            if track.is_full and track is _choose(wanted):
+                return
+
+    def _packets(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
+        try:
+            yield from read_packets(self._container, *streams)
+        except BrokenOff as error:
+            raise TruncatedMedia(
+                f"{self._field} breaks off: {error}.", field=self._field
+            ) from error
+
+    def close_jumps(self, video: VideoTrack | None, sound: SoundTrack | None) -> None:
+        """Make the clocks of two tracks continuous."""
+        none = Stretches(1.0, [])
+        clocks = close_jumps(
+            none if video is None else video.stretches(),
+            none if sound is None else sound.stretches(),
+        )
+        for track, clock in zip((video, sound), clocks, strict=True):
+            if track is not None:
+                track.clock = clock
+
+    def check_end(self, track: Track) -> None:
+        """Raise TruncatedMedia if a track ends before it should."""
+        kind = self._container.format.name
+        if track.is_full:  # it is refused as too long, and was not read to its end
+            return
+        if track.is_cut and kind not in _OPEN_ENDED:
+            raise TruncatedMedia(
+                f"{self._field} is cut off in the middle of its last packet.", field=self._field
+            )
+        if kind in _DECLARES_LENGTH and self._container.duration:
+            declared_s = self._container.duration / av.time_base
+            found_s = max(one.end_s for one in (*self.videos, *self.sounds))
+            if found_s < declared_s - _LONGEST_BLOCK_S:
+                raise TruncatedMedia(
+                    f"{self._field} is cut off: it should last {declared_s:.2f} s but ends after "
+                    f"{found_s:.2f} s.",
+                    field=self._field,
+                )
+
+
+def scan_video(container: InputContainer, settings: Settings, field: str) -> VideoTrack:
+    """Return the video track of a file that is to be used, with a continuous clock.
+
+    Attached pictures never are; then the one that the file marks as default comes first, then the
+    order in the file. Tracks that are empty or cannot be decoded are passed over.
+
+    Args:
+        container: the opened file, at its start.
+        settings: limits, beyond which nothing is recorded.
+        field: request field of the file, for messages.
+
+    Raises:
+        NoVideo: there is none, or only empty ones.
+        UnreadableMedia: none can be decoded; the message names all.
+        PictureTooLarge, PictureTooSmall, TruncatedMedia
+    """
+    scan = _Scan(container, settings, field)
+    if not scan.videos:
+        raise NoVideo(f"{field} holds no video stream.", field=field)
+    scan.run(scan.videos)
+    track = _choose(scan.videos)
+    if track is None:
+        for one in scan.videos:
+            if one.stream.codec_context is not None and one.num_packets:
+                check_picture(one.stream.width, one.stream.height, settings, field)
+        if all(one.obstacle == _EMPTY for one in scan.videos):
+            raise NoVideo(f"{field} has a video stream without a single frame.", field=field)
+        raise _unusable(scan.videos, "video", field)
+    track.alternatives = [one for one in scan.videos if one is not track and not one.obstacle]
+    scan.check_end(track)
+    if track.is_cut and track.num_packets > 1:
+        track.drop_last()
+    scan.close_jumps(track, _choose(scan.sounds, decoded=False))
+    return track
+
+
+def scan_sound(container: InputContainer, settings: Settings, field: str) -> SoundTrack:
+    """Return the sound track of a file that is to be used, chosen as in :func:`scan_video`.
+
+    Raises:
+        NoAudio: there is none, or only empty ones.
+        UnreadableMedia: none can be decoded; the message names all.
+        TruncatedMedia
+    """
+    scan = _Scan(container, settings, field)
+    if not scan.sounds:
+        raise NoAudio(f"{field} holds no sound.", field=field)
+    scan.run(scan.sounds)
+    track = _choose(scan.sounds)
+    if track is None:
+        if all(one.obstacle == _EMPTY for one in scan.sounds):
+            raise NoAudio(f"{field} has a sound stream without any sound.", field=field)
+        raise _unusable(scan.sounds, "sound", field)
+    track.alternatives = [one for one in scan.sounds if one is not track and not one.obstacle]
+    scan.check_end(track)
+    scan.close_jumps(_choose(scan.videos, decoded=False), track)
+    return track
+
+
+def _choose(tracks: Sequence[TrackT], *, decoded: bool = True) -> TrackT | None:
+    """Return the first usable track in the order of preference.
+
+    Args:
+        tracks: of one kind, in the order of the file.
+        decoded: whether a frame must have been decoded.
+    """
+    usable = [
+        track
+        for track in sorted(tracks, key=lambda track: not track.is_default)
+        if (track.obstacle if decoded else track.obstacle_to_reading) is None
+    ]
+    return usable[0] if usable else None
+
+
+def _unusable(tracks: Sequence[Track], kind: str, field: str) -> UnreadableMedia:
+    """Return the error that names all tracks and why none can be used."""
+    found = ", ".join(f"{track.name} {track.obstacle}" for track in tracks)
+    return UnreadableMedia(f"{field} has no {kind} that can be decoded: {found}.", field=field)
