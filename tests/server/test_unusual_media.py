@@ -1,0 +1,118 @@
+"""Files as people have them, over real HTTP: the result is right, and says what was handled."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+
+from latentsync.schema.responses import PredictDetails
+from tests.media.makers import make_sound, make_video, read_number
+from tests.media.test_clock import join
+from tests.media.test_streams import make_pictures, make_tracks
+from tests.server.clips import as_base64, write_clip, write_speech
+from tests.server.engines import SquareEngine
+from tests.server.live import AUTH, files_in, serving_engine
+
+Post = Callable[[Path, Path], tuple[PredictDetails, Path]]
+
+
+@pytest.fixture(scope="module")
+def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
+    """Posts a video and a recording that must succeed; returns the details and the saved result."""
+    folder = tmp_path_factory.mktemp("server")
+    with serving_engine(folder, SquareEngine()) as url:
+
+        def posted(video: Path, audio: Path) -> tuple[PredictDetails, Path]:
+            body = {"video_base64": as_base64(video), "audio_base64": as_base64(audio)}
+            response = httpx.post(f"{url}/predict", json=body, headers=AUTH, timeout=60)
+            assert response.status_code == 200, response.text[:300]
+            path = tmp_path_factory.mktemp("result") / "result.mp4"
+            path.write_bytes(base64.b64decode(response.json()["result"]["video_base64"]))
+            assert files_in(folder / "work") == []
+            return PredictDetails.model_validate(response.json()["result"]["details"]), path
+
+        yield posted
+
+
+def codes(details: PredictDetails) -> list[str]:
+    return [warning.code for warning in details.warnings]
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def loudness_of(path: Path, num_frames: int) -> list[float]:
+    """Return the loudest sample during each frame."""
+    with av.open(str(path)) as container:
+        rate = container.streams.audio[0].rate
+        blocks = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+    samples = np.abs(np.concatenate(blocks))[: num_frames * rate // 25]
+    return [float(part.max()) for part in np.array_split(samples, num_frames)]
+
+
+def two_bursts(rate: int = 16_000) -> np.ndarray:
+    """Return 2 s of sound, float32 (1, samples), loud from 0.4 to 0.8 s and from 1.4 to 1.6 s."""
+    moments = np.arange(2 * rate) / rate
+    is_loud = ((moments >= 0.4) & (moments < 0.8)) | ((moments >= 1.4) & (moments < 1.6))
+    return (0.7 * np.sin(2 * np.pi * 300 * moments) * is_loud).astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("size", [0, 2_000_000_000, 0x7FFFF000, 0xFFFFFFFF])
+def test_speech_written_to_a_pipe_is_heard_whole(tmp_path: Path, post: Post, size: int) -> None:
+    speech = make_sound(tmp_path / "a.wav", two_bursts())
+    data = bytearray(speech.read_bytes())
+    data[4:8] = struct.pack("<I", min(size + 36, 0xFFFFFFFF))
+    at = data.index(b"data") + 4
+    data[at : at + 4] = struct.pack("<I", size)
+    speech.write_bytes(data)
+    details, path = post(write_clip(tmp_path / "v.mp4", seconds=2), speech)
+    assert (details.frames, codes(details)) == (50, [])
+    frames = frames_of(path)
+    is_open = [number for number, frame in enumerate(frames) if frame[2:14, 2:14].mean() > 200]
+    assert is_open == [*range(10, 20), *range(35, 40)]
+    loudness = loudness_of(path, 50)
+    assert min(loudness[number] for number in is_open) > 0.5
+    assert max(loudness[number] for number in (*range(8), *range(22, 33), *range(43, 50))) < 0.05
+
+
+def test_a_capture_whose_clock_jumps_goes_on_without_a_gap(tmp_path: Path, post: Post) -> None:
+    capture = join(tmp_path / "v.ts", (10.0, 3610.0))
+    details, path = post(capture, make_sound(tmp_path / "a.wav", two_bursts()))
+    assert codes(details) == ["CLOCK_MENDED"]
+    shown = [read_number(frame[20:]) for frame in frames_of(path)]
+    assert shown[:18] == list(range(18))
+    assert 39 in shown
+
+
+def test_speech_taken_from_such_a_capture_is_as_long_as_its_parts(
+    tmp_path: Path, post: Post
+) -> None:
+    capture = join(tmp_path / "v.ts", (10.0, 3610.0))
+    details, _ = post(write_clip(tmp_path / "v.mp4", seconds=2), capture)
+    assert abs(details.frames - 40) <= 1
+    assert codes(details) == ["CLOCK_MENDED"]
+
+
+def test_of_several_streams_the_marked_ones_are_used(tmp_path: Path, post: Post) -> None:
+    pictures = make_pictures(tmp_path / "v.mkv", default=1)
+    speech = make_tracks(tmp_path / "a.mp4", (None, 0.6, 0.1), default=1)
+    details, path = post(pictures, speech)
+    assert codes(details) == ["STREAM_CHOSEN", "STREAM_CHOSEN"]
+    assert "video_base64" in details.warnings[0].message
+    assert "audio_base64" in details.warnings[1].message
+    assert frames_of(path)[0][40:].mean() > 200, "the white pictures are the marked ones"
+    assert max(loudness_of(path, details.frames)) == pytest.approx(0.6, rel=0.2)
+
+
+def test_an_ordinary_file_needs_no_warning(tmp_path: Path, post: Post) -> None:
+    clip = make_video(tmp_path / "v.mp4", 20)
+    assert post(clip, write_speech(tmp_path / "a.wav"))[0].warnings == []
