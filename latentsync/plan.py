@@ -26,7 +26,7 @@ from latentsync.media.segments import (
     place_segment,
     plan_segment_frames,
 )
-from latentsync.media.sound import Block, Sound, read_sound, read_waveform
+from latentsync.media.sound import Block, Sound, Speech, read_sound, read_speech
 from latentsync.media.timeline import plan_frames
 from latentsync.monitor import RunMonitor
 from latentsync.pipelines.base import Utterance
@@ -87,19 +87,19 @@ def plan_run(
     if request.segments:
         return _Segments(request, video_path, video, recordings, settings, monitor).plan()
     recording = recordings["audio"]
-    waveform = _read(recording, settings, monitor)
+    speech = _read(recording, settings, monitor)
     options = request.options
-    duration_s = waveform.size / SAMPLE_RATE
+    duration_s = speech.waveform.size / SAMPLE_RATE
     frame_indices = plan_frames(options.sync_mode, video.num_frames, duration_s)
-    utterance = Utterance(waveform, 0, frame_indices.size, options.speaker)
+    utterance = Utterance(speech.waveform, 0, frame_indices.size, options.speaker)
     open_sound = partial(read_sound, recording.path, recording.info, monitor)
-    return RunPlan((utterance,), frame_indices, open_sound)
+    return RunPlan((utterance,), frame_indices, open_sound, warnings=speech.warnings)
 
 
-def _read(recording: Recording, settings: Settings, monitor: RunMonitor) -> Waveform:
-    waveform = read_waveform(recording.path, recording.info, monitor)
-    check_audio_length(waveform.size / SAMPLE_RATE, settings, recording.info.field)
-    return waveform
+def _read(recording: Recording, settings: Settings, monitor: RunMonitor) -> Speech:
+    speech = read_speech(recording.path, recording.info, monitor)
+    check_audio_length(speech.waveform.size / SAMPLE_RATE, settings, recording.info.field)
+    return speech
 
 
 class _Segments:
@@ -119,6 +119,7 @@ class _Segments:
         self._video = video
         self._settings = settings
         self._monitor = monitor
+        self._warnings: tuple[RunWarning, ...] = ()
         self._of_segment = [
             recordings["audio" if segment.audio is None else segment_recording(index)]
             for index, segment in enumerate(request.segments)
@@ -151,7 +152,13 @@ class _Segments:
             SegmentDetails(start_s=one.start / VIDEO_FPS, end_s=one.stop / VIDEO_FPS)
             for one in utterances
         )
-        return RunPlan(utterances, frame_indices, partial(self._open_sound, num_frames), details)
+        return RunPlan(
+            utterances,
+            frame_indices,
+            partial(self._open_sound, num_frames),
+            details,
+            self._warnings,
+        )
 
     def _place(self) -> list[Place]:
         pairs = zip(self._request.segments, self._of_segment, strict=True)
@@ -164,10 +171,11 @@ class _Segments:
         """Read each recording once and cut out its segments."""
         cut: dict[int, Waveform] = {}
         for recording in dict.fromkeys(self._of_segment):
-            waveform = _read(recording, self._settings, self._monitor)
+            speech = _read(recording, self._settings, self._monitor)
+            self._warnings += speech.warnings
             for index, place in enumerate(places):
                 if self._of_segment[index] is recording:
-                    cut[index] = cut_waveform(waveform, place, num_frames)
+                    cut[index] = cut_waveform(speech.waveform, place, num_frames)
         return [cut[index] for index in range(len(places))]
 
     def _open_sound(self, num_frames: int) -> Sound:
@@ -175,7 +183,7 @@ class _Segments:
         parts = [recording.info for recording in self._of_segment]
         infos = parts if background is None else [background, *parts]
         sample_rate = max(info.sample_rate for info in infos)
-        layout = max((info.layout for info in infos), key=_num_channels)
+        layout = max((info.written_layout for info in infos), key=_num_channels)
         return mix(
             None if background is None else self._own_sound(background, sample_rate, layout),
             [

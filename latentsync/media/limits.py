@@ -2,6 +2,7 @@
 
 from latentsync import errors
 from latentsync.formats import ROUNDING
+from latentsync.media.channels import MOST_CHANNELS
 from latentsync.settings import Settings
 
 _SAMPLE_RATES = (1_000, 768_000)  # Hz; rates outside this are damaged headers
@@ -35,6 +36,14 @@ def check_sample_rate(sample_rate: int, field: str) -> None:
         raise errors.UnreadableMedia(
             f"{field} claims {sample_rate} samples per second (allowed: {low} to {high}).",
             field=field,
+        )
+
+
+def check_channels(num_channels: int, field: str) -> None:
+    """Raise UnreadableMedia if a recording has more channels than can be converted."""
+    if num_channels > MOST_CHANNELS:
+        raise errors.UnreadableMedia(
+            f"{field} has {num_channels} channels (allowed: {MOST_CHANNELS}).", field=field
         )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from av.audio.frame import AudioFrame
+from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.frame import VideoFrame
@@ -21,11 +22,13 @@ from av.video.stream import VideoStream
 from pydantic import TypeAdapter
 
 from latentsync import errors
+from latentsync.media.channels import MOST_WRITTEN_CHANNELS
 from latentsync.media.clock import Clock
 from latentsync.media.colour import Colour, Orientation, read_colour, read_orientation
 from latentsync.media.container import open_media
 from latentsync.media.limits import (
     check_audio_length,
+    check_channels,
     check_frame_rate,
     check_length,
     check_picture,
@@ -108,6 +111,12 @@ class AudioInfo:
     clock: Clock = default(repr=False)
     warnings: tuple[RunWarning, ...] = ()
 
+    @property
+    def written_layout(self) -> str:
+        """Layout of the sound of a result: its own, or stereo if that is too large for an MP4."""
+        num_channels = AudioLayout(self.layout).nb_channels
+        return self.layout if num_channels <= MOST_WRITTEN_CHANNELS else "stereo"
+
 
 @dataclass(frozen=True, eq=False)
 class Probes:
@@ -154,6 +163,7 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
         frame = track.first_frame.frame
         assert isinstance(frame, AudioFrame)
         check_sample_rate(frame.sample_rate, field)
+        check_channels(frame.layout.nb_channels, field)
         return AudioInfo(
             start_s=track.start_s,
             duration_s=track.duration_s,
@@ -164,8 +174,18 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
             stream_index=track.stream.index,
             field=field,
             clock=track.clock,
-            warnings=_warnings(track, field),
+            warnings=(*_warnings(track, field), *_mixed_channels(frame.layout, field)),
         )
+
+
+def _mixed_channels(layout: AudioLayout, field: str) -> list[RunWarning]:
+    if layout.nb_channels <= MOST_WRITTEN_CHANNELS:
+        return []
+    message = (
+        f"{field} has {layout.nb_channels} channels; the sound of the result is mixed to stereo, "
+        f"because an MP4 has at most {MOST_WRITTEN_CHANNELS}."
+    )
+    return [RunWarning(code=WarningCode.CHANNELS_MIXED, message=message)]
 
 
 def dump_info(info: VideoInfo | AudioInfo) -> dict[str, Any]:

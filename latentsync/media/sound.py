@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 
 from latentsync.errors import UnreadableMedia
 from latentsync.formats import SAMPLE_RATE, Waveform
+from latentsync.media import channels
+from latentsync.media.channels import ChannelChoice, build_resampler
 from latentsync.media.container import open_media, read_packets, unreadable_errors
 from latentsync.media.limits import check_length
 from latentsync.media.probe import AudioInfo, name_layout
 from latentsync.monitor import RunMonitor
+from latentsync.schema.responses import RunWarning, WarningCode
 
 Block = NDArray[np.float32]  # (channels, samples), about -1..1
 
@@ -50,8 +53,26 @@ class Sound:
     layout: str
 
 
+@dataclass(frozen=True, eq=False)
+class Speech:
+    """What the lips follow of a recording.
+
+    Attributes:
+        waveform: float32 mono at 16 kHz, (num_samples,), about -1..1.
+        warnings: which channels were chosen, if not the usual mix.
+    """
+
+    waveform: Waveform
+    warnings: tuple[RunWarning, ...] = ()
+
+
 def read_waveform(path: Path, info: AudioInfo, monitor: RunMonitor | None = None) -> Waveform:
-    """Return the whole recording as float32 mono at 16 kHz, (num_samples,), about -1..1.
+    """Return the waveform of :func:`read_speech`."""
+    return read_speech(path, info, monitor).waveform
+
+
+def read_speech(path: Path, info: AudioInfo, monitor: RunMonitor | None = None) -> Speech:
+    """Read what the lips follow of a recording: the mono mix, unless it loses the speech.
 
     Args:
         path: the file that was probed.
@@ -63,10 +84,52 @@ def read_waveform(path: Path, info: AudioInfo, monitor: RunMonitor | None = None
         UnreadableMedia: it cannot be decoded, or has invalid samples.
         Canceled, DeadlineExceeded
     """
+    choice = _choose(path, info, monitor)
     samples = bytearray()  # grows in place; blocks may have a single sample
-    for block in _read_blocks(path, info, "mono", SAMPLE_RATE, monitor):
+    for block in _read_mono(path, info, choice, monitor):
         samples += block.tobytes()
-    return np.frombuffer(samples, np.float32)
+    waveform = np.frombuffer(samples, np.float32)
+    if not choice.description:
+        return Speech(waveform)
+    message = (
+        f"The usual mix of the {av.AudioLayout(info.layout).nb_channels} channels of {info.field} "
+        f"loses the speech; the lips follow {choice.description}."
+    )
+    return Speech(waveform, (RunWarning(code=WarningCode.CHANNEL_CHOSEN, message=message),))
+
+
+def _read_mono(
+    path: Path, info: AudioInfo, choice: ChannelChoice, monitor: RunMonitor | None
+) -> Iterator[Block]:
+    if choice.weights is None:
+        yield from _read_blocks(path, info, "mono", SAMPLE_RATE, monitor)
+        return
+    weights = choice.weights.astype(np.float32)[None]
+    for block in _read_blocks(path, info, info.layout, SAMPLE_RATE, monitor):
+        yield weights @ block
+
+
+def _choose(path: Path, info: AudioInfo, monitor: RunMonitor | None) -> ChannelChoice:
+    """Decide which channels are heard, in one more pass over a recording that has several."""
+    num_channels = av.AudioLayout(info.layout).nb_channels
+    everything = tuple(range(num_channels))
+    if num_channels == 1:
+        return ChannelChoice(None, everything)
+    has_mix = channels.mono_weights(info.layout) is not None
+    variation = _measure(path, info, channels.first_candidates(info.layout), monitor)
+    if has_mix and channels.keeps_speech(variation):
+        return ChannelChoice(None, channels.audible_channels(variation))
+    further = _measure(path, info, channels.further_candidates(variation), monitor)
+    return channels.choose_channels(variation, further)
+
+
+def _measure(
+    path: Path, info: AudioInfo, mixes: channels.Weights, monitor: RunMonitor | None
+) -> channels.Weights:
+    meter = channels.LevelMeter(mixes)
+    for block in _read_blocks(path, info, info.layout, SAMPLE_RATE, monitor):
+        meter.feed(block)
+    return meter.variation()
 
 
 def read_sound(
@@ -78,19 +141,25 @@ def read_sound(
 ) -> Sound:
     """Open the recording, by default at its own rate and channel layout.
 
-    Consuming its blocks raises the errors of :func:`read_waveform`.
+    More than eight channels become stereo. Consuming its blocks raises the errors of
+    :func:`read_speech`.
     """
-    sample_rate, layout = sample_rate or info.sample_rate, layout or info.layout
-    return Sound(
-        blocks=_read_blocks(path, info, layout, sample_rate, monitor),
-        sample_rate=sample_rate,
-        layout=layout,
-    )
+    sample_rate, layout = sample_rate or info.sample_rate, layout or info.written_layout
+    if layout != info.layout and channels.mono_weights(info.layout) is None:
+        blocks = _mix_audible(path, info, layout, sample_rate, monitor)
+    else:
+        blocks = _read_blocks(path, info, layout, sample_rate, monitor)
+    return Sound(blocks=blocks, sample_rate=sample_rate, layout=layout)
 
 
-def build_resampler(layout: str, sample_rate: int) -> AudioResampler:
-    """Return a converter to packed float whose downmix is never louder than its channels."""
-    return AudioResampler("flt", layout, sample_rate, options={"rematrix_maxval": "1"})
+def _mix_audible(
+    path: Path, info: AudioInfo, layout: str, sample_rate: int, monitor: RunMonitor | None
+) -> Iterator[Block]:
+    """Yield the mean of the audible channels on all sides, for channels without positions."""
+    audible = list(_choose(path, info, monitor).audible)
+    num_channels = av.AudioLayout(layout).nb_channels
+    for block in _read_blocks(path, info, info.layout, sample_rate, monitor):
+        yield np.repeat(block[audible].mean(axis=0, keepdims=True), num_channels, axis=0)
 
 
 def _read_blocks(

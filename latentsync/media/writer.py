@@ -18,9 +18,10 @@ from av.video.stream import VideoStream
 
 from latentsync.errors import CodecFailed
 from latentsync.formats import VIDEO_FPS, Frame
+from latentsync.media.channels import build_resampler
 from latentsync.media.colour import Colour, ToYuv
 from latentsync.media.container import describe
-from latentsync.media.sound import Block, Sound, build_resampler, to_block
+from latentsync.media.sound import Block, Sound, to_block
 from latentsync.monitor import RunMonitor
 from latentsync.workspace import is_disk_full, translate_disk_full
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,6 +112,34 @@ def test_of_several_streams_the_marked_ones_are_used(tmp_path: Path, post: Post)
     assert "audio_base64" in details.warnings[1].message
     assert frames_of(path)[0][40:].mean() > 200, "the white pictures are the marked ones"
     assert max(loudness_of(path, details.frames)) == pytest.approx(0.6, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("shares", "written", "said"),
+    [
+        ((1.0, -1.0), "stereo", ["CHANNEL_CHOSEN"]),
+        ((0.0,) * 36 + (1.0,) + (0.0,) * 23, "stereo", ["CHANNELS_MIXED", "CHANNEL_CHOSEN"]),
+    ],
+    ids=["exchanged wires", "one of sixty"],
+)
+def test_speech_that_a_mono_mix_loses_is_heard(
+    tmp_path: Path, post: Post, shares: tuple[float, ...], written: str, said: list[str]
+) -> None:
+    samples = np.array(shares, np.float32)[:, None] * two_bursts()
+    speech = tmp_path / "a.wav"
+    with wave.open(str(speech), "wb") as file:
+        file.setnchannels(len(shares))
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes((samples.T * 32767).astype("<i2").tobytes())
+    details, path = post(write_clip(tmp_path / "v.mp4", seconds=2), speech)
+    assert codes(details) == said
+    frames = frames_of(path)
+    is_open = [number for number, frame in enumerate(frames) if frame[2:14, 2:14].mean() > 200]
+    assert is_open == [*range(10, 20), *range(35, 40)]
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].layout.name == written
+    assert max(loudness_of(path, 50)) > 0.5
 
 
 def test_an_ordinary_file_needs_no_warning(tmp_path: Path, post: Post) -> None:
