@@ -126,7 +126,7 @@ class _Run:
                 num_frames=num_frames,
                 width=video.width,
                 height=video.height,
-                colour=video.colour,
+                colour=video.colour.written,
                 monitor=self._monitor,
             )
         self._attribute(time.perf_counter() - started, frames.seconds, source)

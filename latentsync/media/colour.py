@@ -7,12 +7,15 @@ in all three, 2 is unspecified).
 from dataclasses import dataclass
 from typing import cast
 
+import cv2
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from numpy.typing import NDArray
 
 from latentsync.formats import Frame
+from latentsync.media.tone import HLG, PQ, USUAL_PEAK_NITS, ToneMap
 
 UNSPECIFIED = 2
 BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL = 1, 4, 5, 6, 7, 9
@@ -37,6 +40,19 @@ class Colour:
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
     full_range: bool = False
+    peak_nits: float = USUAL_PEAK_NITS  # of a high dynamic range
+
+    @property
+    def hdr_name(self) -> str | None:
+        """Name of the high dynamic range; None for an ordinary one."""
+        return {PQ: "PQ", HLG: "HLG"}.get(self.transfer)
+
+    @property
+    def written(self) -> "Colour":
+        """The colour metadata of a result: a high dynamic range has been mapped to BT.709."""
+        if self.hdr_name is None:
+            return self
+        return Colour(matrix=BT709, primaries=BT709, transfer=BT709)
 
     @property
     def swscale_matrix(self) -> int:
@@ -64,8 +80,23 @@ def _guess_matrix(frame: VideoFrame) -> int:
     return BT709 if frame.width >= 1280 or frame.height > 576 else SMPTE170M
 
 
+def has_alpha(frame: VideoFrame) -> bool:
+    """Return whether a frame's pixel format has transparency."""
+    return any(component.is_alpha for component in frame.format.components)
+
+
+def is_transparent(frame: VideoFrame) -> bool:
+    """Return whether some pixels of a frame are transparent."""
+    if not has_alpha(frame):
+        return False
+    rgba = VideoReformatter().reformat(frame, format="rgba")
+    return bool(rgba.to_ndarray()[..., 3].min() < 255)
+
+
 class ToRgb:
     """Converts decoded frames of any pixel format, depth and size to RGB of one size.
+
+    Transparent pixels are shown on black, and a high dynamic range is mapped to BT.709.
 
     Args:
         width, height: size of the result in pixels, before any rotation.
@@ -75,21 +106,43 @@ class ToRgb:
     def __init__(self, width: int, height: int, colour: Colour) -> None:
         self._width, self._height, self._colour = width, height, colour
         self._reformatter = VideoReformatter()
+        self._from_wide = VideoReformatter()
+        self._tone_map = (
+            None
+            if colour.hdr_name is None
+            else ToneMap(colour.transfer, colour.primaries, colour.peak_nits)
+        )
 
     def __call__(self, frame: VideoFrame) -> Frame:
-        """Return H,W,3 uint8 RGB. Transparency is dropped."""
-        rgb = self._reformatter.reformat(
+        """Return H,W,3 uint8 RGB."""
+        alpha = has_alpha(frame)
+        packed = "rgba" if alpha else "rgb24"
+        if self._tone_map is None:
+            converted = self._convert(frame, packed)
+        else:
+            wide = self._tone_map(self._convert(frame, "gbrap16le" if alpha else "gbrp16le"))
+            converted = self._from_wide.reformat(wide, format=packed)
+        pixels = np.asarray(converted.to_ndarray(), dtype=np.uint8)
+        return _on_black(pixels) if alpha else pixels
+
+    def _convert(self, frame: VideoFrame, pixel_format: str) -> VideoFrame:
+        return self._reformatter.reformat(
             frame,
             width=self._width,
             height=self._height,
-            format="rgb24",
+            format=pixel_format,
             src_colorspace=self._colour.swscale_matrix,
             src_color_range=ColorRange.JPEG if self._colour.full_range else ColorRange.MPEG,
             dst_color_range=ColorRange.JPEG,
             interpolation=_EXACT,
             threads=1,
         )
-        return np.asarray(rgb.to_ndarray(), dtype=np.uint8)
+
+
+def _on_black(pixels: NDArray[np.uint8]) -> Frame:
+    """Composite straight-alpha RGBA pixels over black."""
+    alpha = cv2.merge([pixels[..., 3]] * 3)
+    return np.asarray(cv2.multiply(pixels[..., :3], alpha, scale=1 / 255), np.uint8)
 
 
 class ToYuv:

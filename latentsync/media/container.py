@@ -26,8 +26,6 @@ _FORMATS = (
     # sound alone
     *("wav", "w64", "mp3", "aac", "loas", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3"),
     *("ape", "wv", "tta", "dts"),
-    # still pictures, which are refused with their own message
-    *("png_pipe", "jpeg_pipe", "webp_pipe", "bmp_pipe", "tiff_pipe", "gif_pipe", "jpegxl_pipe"),
 )
 StreamT = TypeVar("StreamT", bound=Stream)
 MAX_STREAMS = 32

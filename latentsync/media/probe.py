@@ -13,18 +13,25 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from pydantic import TypeAdapter
 
 from latentsync import errors
+from latentsync.media.animation import TIME_BASE, is_animation, open_animation
 from latentsync.media.channels import MOST_WRITTEN_CHANNELS
 from latentsync.media.clock import Clock
-from latentsync.media.colour import Colour, Orientation, read_colour, read_orientation
+from latentsync.media.colour import (
+    Colour,
+    Orientation,
+    is_transparent,
+    read_colour,
+    read_orientation,
+)
 from latentsync.media.container import open_media
 from latentsync.media.limits import (
     check_audio_length,
@@ -34,6 +41,7 @@ from latentsync.media.limits import (
     check_picture,
     check_sample_rate,
 )
+from latentsync.media.pictures import recognise_picture
 from latentsync.media.scan import Track, VideoTrack, scan_sound, scan_video
 from latentsync.media.timeline import Timeline, build_timeline
 from latentsync.schema.responses import RunWarning, WarningCode
@@ -52,6 +60,7 @@ class VideoInfo:
         width, height: size of the upright picture with square pixels.
         coded_width, coded_height: the same before rotation.
         colour: colour metadata of the source.
+        decoder: name of the decoder if it is not FFmpeg's usual one for the codec.
         timeline: the source frame of each 25 fps slot.
         clock: how the timestamps of its packets become those of ``timeline``.
         warnings: what is unusual about the file and how it is handled.
@@ -63,6 +72,7 @@ class VideoInfo:
     coded_height: int
     orientation: Orientation
     codec: str
+    decoder: str | None
     colour: Colour
     stream_index: int
     max_pixels: int
@@ -143,10 +153,55 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoVideo, MediaTooLong, PictureTooLarge,
         PictureTooSmall, TooManyFrames
     """
+    picture = recognise_picture(path)
+    if picture is not None:
+        raise errors.NoVideo(f"{field} is a picture ({picture}), not a video.", field=field)
+    if is_animation(path):
+        return _probe_animation(path, settings, field)
     with open_media(path, field, settings.max_pixels) as container:
-        _refuse_still_picture(container, field)
         track = scan_video(container, settings, field)
         return _describe_video(track, _build_timeline(track, settings, field), settings, field)
+
+
+def _probe_animation(path: Path, settings: Settings, field: str) -> VideoInfo:
+    """Do the same for an animated WebP, which FFmpeg does not read."""
+    with open_animation(path, field) as animation:
+        check_picture(animation.width, animation.height, settings, field)
+        frames = []
+        for frame in animation.frames():
+            check_length((frame.pts + frame.duration_ms) / 1000, settings.max_duration_s, field)
+            frames.append(frame)
+        picture, is_transparent = animation.first_picture()
+    timeline = build_timeline(
+        np.array([frame.pts for frame in frames]),
+        np.array([frame.pts for frame in frames if frame.is_keyframe]),
+        frames[-1].duration_ms,
+        TIME_BASE,
+    )
+    check_frame_rate(timeline.fps, settings, field)
+    return VideoInfo(
+        width=picture.width,
+        height=picture.height,
+        coded_width=picture.width,
+        coded_height=picture.height,
+        orientation=Orientation(),
+        codec="webp",
+        decoder=None,
+        colour=read_colour(picture),
+        stream_index=0,
+        max_pixels=settings.max_pixels,
+        field=field,
+        timeline=timeline,
+        clock=Clock(),
+        warnings=(_composited(field),) if is_transparent else (),
+    )
+
+
+def _composited(field: str) -> RunWarning:
+    return RunWarning(
+        code=WarningCode.ALPHA_COMPOSITED,
+        message=f"{field} has transparent pixels; they are shown on black.",
+    )
 
 
 def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
@@ -155,6 +210,11 @@ def probe_audio(path: Path, settings: Settings, field: str) -> AudioInfo:
     Raises:
         EmptyMedia, UnreadableMedia, TruncatedMedia, NoAudio, AudioTooShort, MediaTooLong
     """
+    picture = recognise_picture(path)
+    if picture is not None:
+        raise errors.NoAudio(f"{field} is a picture ({picture}) and holds no sound.", field=field)
+    if is_animation(path):
+        raise errors.NoAudio(f"{field} is an animation (WebP) and holds no sound.", field=field)
     with open_media(path, field, settings.max_pixels) as container:
         for stream in container.streams.audio:
             name_layout(stream)
@@ -234,12 +294,6 @@ def name_layout(stream: AudioStream) -> None:
             stream.codec_context.layout = usual
 
 
-def _refuse_still_picture(container: InputContainer, field: str) -> None:
-    if container.format.name.endswith("_pipe"):
-        kind = container.format.name.removesuffix("_pipe")
-        raise errors.NoVideo(f"{field} is a still picture ({kind}), not a video.", field=field)
-
-
 def _build_timeline(track: VideoTrack, settings: Settings, field: str) -> Timeline:
     """Map the track's frames to 25 fps, checking its length and rate first."""
     frames = track.frames()
@@ -268,6 +322,7 @@ def _describe_video(
     orientation = read_orientation(frame)
     width, height = orientation.upright_size(*coded)
     check_picture(width, height, settings, field)
+    colour = read_colour(frame)
     return VideoInfo(
         width=width,
         height=height,
@@ -275,14 +330,29 @@ def _describe_video(
         coded_height=coded[1],
         orientation=orientation,
         codec=stream.codec_context.name,
-        colour=read_colour(frame),
+        decoder=track.decoder_name,
+        colour=colour,
         stream_index=stream.index,
         max_pixels=settings.max_pixels,
         field=field,
         timeline=timeline,
         clock=track.clock,
-        warnings=_warnings(track, field),
+        warnings=(*_warnings(track, field), *_colour_warnings(frame, colour, field)),
     )
+
+
+def _colour_warnings(frame: VideoFrame, colour: Colour, field: str) -> list[RunWarning]:
+    """Return how the colours of a video are changed."""
+    found = []
+    if colour.hdr_name is not None:
+        message = (
+            f"{field} has a high dynamic range ({colour.hdr_name}); it is mapped to BT.709, the "
+            "range of ordinary screens."
+        )
+        found.append(RunWarning(code=WarningCode.TONE_MAPPED, message=message))
+    if is_transparent(frame):
+        found.append(_composited(field))
+    return found
 
 
 def _warnings(track: Track, field: str) -> tuple[RunWarning, ...]:

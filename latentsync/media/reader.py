@@ -23,8 +23,10 @@ from av.video.stream import VideoStream
 
 from latentsync.errors import UnreadableMedia
 from latentsync.formats import Frame
+from latentsync.media.animation import is_animation, open_animation
 from latentsync.media.colour import ToRgb
 from latentsync.media.container import BrokenOff, open_media, read_packets, unreadable_errors
+from latentsync.media.decoding import Decoder
 from latentsync.media.probe import VideoInfo
 
 _HELD_BYTES = 64 * 1024 * 1024  # decoded frames kept for reading backwards
@@ -69,7 +71,8 @@ class VideoReader:
         """
         info = self._info
         to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour)
-        with _Cursor(self._path, info) as cursor:
+        open_cursor = _AnimationCursor if is_animation(self._path) else _Cursor
+        with open_cursor(self._path, info) as cursor:
             for index in indices:
                 if not 0 <= index < self.num_frames:
                     raise IndexError(f"frame {index} of a video of {self.num_frames} frames")
@@ -248,18 +251,34 @@ class _Cursor:
         return self._info.clock.mend(read_packets(self._container, self._stream))
 
     def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+        decoder = Decoder(self._info.decoder)
         try:
             for packet in packets:
-                yield from _decode_packet(packet)
+                yield from _decode_packet(decoder, packet)
         except BrokenOff:
             # The probe has read all packets, so this only happens after a wrong seek, which
             # _is_on_keyframe detects.
             return
 
 
-def _decode_packet(packet: Packet[VideoStream]) -> list[VideoFrame]:
+class _AnimationCursor(_Cursor):
+    """A position in an animated WebP, which FFmpeg does not read."""
+
+    def _open(self) -> None:
+        self._opened.close()
+        self._animation = self._opened.enter_context(open_animation(self._path, self._info.field))
+        self._frames = self._animation.decode()
+        self._shown = self._ahead = None
+
+    def _seek_to(self, pts: int) -> bool:
+        self._frames = self._animation.decode(pts)
+        self._shown, self._ahead = None, next(self._frames, None)
+        return True
+
+
+def _decode_packet(decoder: Decoder, packet: Packet[VideoStream]) -> list[VideoFrame]:
     try:
-        frames = packet.decode()
+        frames = decoder.decode(packet)
     except av.FFmpegError:
         return []  # a damaged frame is replaced by the one before it
     return [frame for frame in frames if frame.pts is not None or frame.dts is not None]

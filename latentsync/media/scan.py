@@ -8,16 +8,18 @@ from __future__ import annotations  # the generics of av exist for type checkers
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
+from operator import methodcaller
+from typing import Any, TypeVar
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.frame import Frame
 from av.packet import Packet
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
@@ -34,6 +36,7 @@ from latentsync.media.clock import (
     is_long_gap,
 )
 from latentsync.media.container import BrokenOff, describe, read_packets
+from latentsync.media.decoding import Decoder, choose_decoder
 from latentsync.media.limits import check_picture
 from latentsync.settings import Settings
 
@@ -54,7 +57,8 @@ _NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Dispos
 class FirstFrame:
     """Decodes packets until the first frame, skipping damaged ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, decode: Callable[[Packet[Any]], Iterable[Frame]]) -> None:
+        self._decode = decode
         self.frame: VideoFrame | AudioFrame | None = None
         self.reason = "nothing in it can be decoded"
         self._packets_left = _PACKETS_BEFORE_FIRST_FRAME
@@ -65,7 +69,7 @@ class FirstFrame:
             return
         self._packets_left -= 1
         try:
-            for frame in packet.decode():
+            for frame in self._decode(packet):
                 assert isinstance(frame, VideoFrame | AudioFrame)
                 self.frame = frame
                 return
@@ -87,7 +91,7 @@ class Track:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.num_packets = 0
-        self.first_frame = FirstFrame()
+        self.first_frame = FirstFrame(methodcaller("decode"))
         self.clock = Clock()
         self.alternatives: list[Track] = []
         self.time_base = stream.time_base or Fraction(1, 1000)
@@ -153,6 +157,8 @@ class VideoTrack(Track):
 
     def __init__(self, stream: VideoStream, most_frames: float) -> None:
         super().__init__(stream)
+        self.decoder_name = choose_decoder(stream)
+        self.first_frame = FirstFrame(Decoder(self.decoder_name).decode)
         self._most_frames = most_frames
         self._numbers = array("q")  # of the packets that have a timestamp
         self._stamps = array("q")

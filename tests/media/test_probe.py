@@ -207,7 +207,7 @@ def make_picture(path: Path, codec: str = "png") -> Path:
 
 @pytest.mark.parametrize("codec", ["png", "mjpeg"])
 def test_a_still_picture_is_no_video(tmp_path: Path, settings: Settings, codec: str) -> None:
-    with pytest.raises(errors.NoVideo, match="still picture"):
+    with pytest.raises(errors.NoVideo, match="is a picture"):
         video(make_picture(tmp_path / "v.mp4", codec), settings)
 
 

@@ -12,10 +12,14 @@ import av
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
+from latentsync.media.tone import PQ
 from latentsync.schema.responses import PredictDetails
-from tests.media.makers import make_sound, make_video, read_number
+from tests.media.makers import make_sound, make_video, numbered, read_number
 from tests.media.test_clock import join
+from tests.media.test_colour import make_hdr, make_transparent
+from tests.media.test_pictures import save
 from tests.media.test_streams import make_pictures, make_tracks
 from tests.server.clips import as_base64, write_clip, write_speech
 from tests.server.engines import SquareEngine
@@ -140,6 +144,34 @@ def test_speech_that_a_mono_mix_loses_is_heard(
     with av.open(str(path)) as container:
         assert container.streams.audio[0].layout.name == written
     assert max(loudness_of(path, 50)) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: make_hdr(folder / "v.mkv", np.full((64, 96), 400, np.uint16), PQ), "TONE"),
+        (lambda folder: make_transparent(folder / "v.webm", "libvpx-vp9", "yuva420p", 0), "ALPHA"),
+    ],
+    ids=["high dynamic range", "transparent"],
+)
+def test_unusual_colours_become_usual_ones(
+    tmp_path: Path, post: Post, make: Callable[[Path], Path], said: str
+) -> None:
+    details, path = post(make(tmp_path), write_speech(tmp_path / "a.wav"))
+    assert [code.split("_")[0] for code in codes(details)] == [said]
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.pix_fmt == "yuv420p"
+        assert (context.color_trc, context.color_primaries) in ((1, 1), (2, 2))
+        assert context.color_range == 1
+
+
+def test_an_animated_webp_is_a_video(tmp_path: Path, post: Post) -> None:
+    pictures = [Image.fromarray(numbered(number, 96, 64)) for number in range(10)]
+    path = save(tmp_path / "v.webp", pictures, [40] * 10)
+    details, result = post(path, write_speech(tmp_path / "a.wav"))
+    assert (details.frames, details.warnings) == (10, [])
+    assert [read_number(frame[20:]) for frame in frames_of(result)] == list(range(10))
 
 
 def test_an_ordinary_file_needs_no_warning(tmp_path: Path, post: Post) -> None:
