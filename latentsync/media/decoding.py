@@ -1,10 +1,18 @@
-"""Decodes packets, with another decoder than FFmpeg's usual one where that drops the transparency.
+"""Decodes packets of video: which decoder, and when each frame is shown.
 
 VP8 and VP9 store transparency beside their pictures. FFmpeg's own decoders ignore it, those of
 libvpx do not.
+
+AVI, ASF and elementary streams do not say when a frame is shown, only in which order frames are
+decoded; program streams may say it for one frame of many. Decoders return frames in the order of
+display, so the times of decoding, in ascending order, are theirs.
 """
 
 from __future__ import annotations  # the generics of av exist for type checkers only
+
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import av
 from av.packet import Packet
@@ -13,7 +21,12 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+StreamT = TypeVar("StreamT", bound=Stream)
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_ELEMENTARY = {"mpegvideo"}
+# FFmpeg guesses when frames of these are shown, for the codecs below in the wrong order.
+ONE_TIME_PER_FRAME = {"avi", "asf"}
+_GUESSED_WRONG = {"h264", "hevc"}
 
 
 def choose_decoder(stream: Stream) -> str | None:
@@ -24,15 +37,54 @@ def choose_decoder(stream: Stream) -> str | None:
     return _WITH_ALPHA.get(stream.codec_context.codec.canonical_name)
 
 
+def lacks_times(stream: Stream, container: str) -> bool:
+    """Return whether nothing in a file says when the frames of a stream are shown.
+
+    Args:
+        stream: of pictures.
+        container: FFmpeg's name of the container.
+    """
+    context = stream.codec_context
+    codec = None if context is None else context.codec.canonical_name
+    return container in _ELEMENTARY or (container in ONE_TIME_PER_FRAME and codec in _GUESSED_WRONG)
+
+
+class DecodingTimes:
+    """The times at which the packets of a stream are decoded, also of those that do not say it."""
+
+    def __init__(self) -> None:
+        self._next: int | None = None
+
+    def time_of(self, packet: Packet[StreamT]) -> int | None:
+        """Return the time of the next packet; None if it is not known yet."""
+        time = packet.dts if packet.dts is not None else packet.pts
+        if time is None:
+            time = self._next
+        if time is not None:
+            self._next = time + (packet.duration or 0)
+        return time
+
+
+def stamp_by_decoding(packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+    """Yield packets whose timestamps are the times of decoding."""
+    times = DecodingTimes()
+    for packet in packets:
+        if packet.size:
+            packet.pts = packet.dts = times.time_of(packet)
+        yield packet
+
+
 class Decoder:
     """Decodes the packets of a video stream.
 
     Args:
         name: of a decoder; None for the usual one.
+        lacks_times: whether packets have the times of decoding instead of those of display.
     """
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, *, lacks_times: bool = False) -> None:
         self._context: VideoCodecContext | None = None
+        self._times: list[int] | None = [] if lacks_times else None  # ascending
         if name is not None:
             context = av.CodecContext.create(name, "r")
             assert isinstance(context, VideoCodecContext)
@@ -44,6 +96,22 @@ class Decoder:
         Raises:
             av.FFmpegError: the packet is damaged.
         """
+        if self._times is None:
+            return self._decode(packet)
+        time = packet.pts if packet.size else None
+        if time is not None:
+            insort(self._times, time)
+        try:
+            frames = self._decode(packet)
+        except av.FFmpegError:
+            if time is not None:
+                self._times.remove(time)
+            raise
+        for frame in frames:
+            frame.pts = self._times.pop(0) if self._times else None
+        return frames
+
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         if self._context is None:
             return packet.decode()
         return self._context.decode(packet if packet.size else None)

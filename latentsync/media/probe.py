@@ -61,6 +61,7 @@ class VideoInfo:
         coded_width, coded_height: the same before rotation.
         colour: colour metadata of the source.
         decoder: name of the decoder if it is not FFmpeg's usual one for the codec.
+        lacks_times: whether frames have only times of decoding (:mod:`.decoding`).
         timeline: the source frame of each 25 fps slot.
         clock: how the timestamps of its packets become those of ``timeline``.
         warnings: what is unusual about the file and how it is handled.
@@ -73,6 +74,7 @@ class VideoInfo:
     orientation: Orientation
     codec: str
     decoder: str | None
+    lacks_times: bool
     colour: Colour
     stream_index: int
     max_pixels: int
@@ -89,7 +91,7 @@ class VideoInfo:
     @property
     def start_s(self) -> float:
         """Time of the first frame."""
-        return float(self.timeline.slot_pts[0] * self.timeline.time_base)
+        return self.timeline.start_s
 
     @property
     def duration_s(self) -> float:
@@ -187,6 +189,7 @@ def _probe_animation(path: Path, settings: Settings, field: str) -> VideoInfo:
         orientation=Orientation(),
         codec="webp",
         decoder=None,
+        lacks_times=False,
         colour=read_colour(picture),
         stream_index=0,
         max_pixels=settings.max_pixels,
@@ -303,6 +306,7 @@ def _build_timeline(track: VideoTrack, settings: Settings, field: str) -> Timeli
         frames.stamps, frames.keyframe_stamps, frames.last_duration, track.time_base
     )
     check_frame_rate(timeline.fps, settings, field)
+    timeline = replace(timeline, start_s=timeline.start_s - track.late_s)
     if track.clock.sections:
         return replace(
             timeline,
@@ -331,6 +335,7 @@ def _describe_video(
         orientation=orientation,
         codec=stream.codec_context.name,
         decoder=track.decoder_name,
+        lacks_times=track.lacks_times,
         colour=colour,
         stream_index=stream.index,
         max_pixels=settings.max_pixels,

@@ -26,7 +26,7 @@ from latentsync.formats import Frame
 from latentsync.media.animation import is_animation, open_animation
 from latentsync.media.colour import ToRgb
 from latentsync.media.container import BrokenOff, open_media, read_packets, unreadable_errors
-from latentsync.media.decoding import Decoder
+from latentsync.media.decoding import ONE_TIME_PER_FRAME, Decoder, stamp_by_decoding
 from latentsync.media.probe import VideoInfo
 
 _HELD_BYTES = 64 * 1024 * 1024  # decoded frames kept for reading backwards
@@ -201,6 +201,8 @@ class _Cursor:
         """Seek the keyframe with this timestamp; returns False if the container cannot."""
         if self._info.clock.sections:
             return self._seek_to_packet(pts)
+        if self._info.lacks_times and self._container.format.name not in ONE_TIME_PER_FRAME:
+            return False  # nothing would tell which frame was found
         try:
             self._container.seek(pts, stream=self._stream, backward=True)
         except av.FFmpegError:
@@ -226,7 +228,7 @@ class _Cursor:
         ):
             try:
                 seek()
-                packets = read_packets(self._container, self._stream)
+                packets = self._read_on()
                 first = next(packets)
             except (av.FFmpegError, BrokenOff, StopIteration):
                 continue
@@ -248,10 +250,15 @@ class _Cursor:
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Return the packets from here on; here is the first one, or the clock does not jump."""
-        return self._info.clock.mend(read_packets(self._container, self._stream))
+        return self._info.clock.mend(self._read_on())
+
+    def _read_on(self) -> Iterator[Packet[VideoStream]]:
+        """Return the packets from here on, with the timestamps of the file."""
+        packets = read_packets(self._container, self._stream)
+        return stamp_by_decoding(packets) if self._info.lacks_times else packets
 
     def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
-        decoder = Decoder(self._info.decoder)
+        decoder = Decoder(self._info.decoder, lacks_times=self._info.lacks_times)
         try:
             for packet in packets:
                 yield from _decode_packet(decoder, packet)

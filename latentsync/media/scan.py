@@ -36,7 +36,13 @@ from latentsync.media.clock import (
     is_long_gap,
 )
 from latentsync.media.container import BrokenOff, describe, read_packets
-from latentsync.media.decoding import Decoder, choose_decoder
+from latentsync.media.decoding import (
+    ONE_TIME_PER_FRAME,
+    Decoder,
+    DecodingTimes,
+    choose_decoder,
+    lacks_times,
+)
 from latentsync.media.limits import check_picture
 from latentsync.settings import Settings
 
@@ -49,7 +55,7 @@ _OVERLAP_S = 0.1  # if packets of sound overlap by more, the clock starts anew
 # those whose end :mod:`latentsync.media.truncation` has checked.
 _OPEN_ENDED = {"mpegts", "mpeg", "flv", "wav", "w64", "aiff", "au", "caf"}
 # Containers whose header has the length, so that a missing end is noticed by it.
-_DECLARES_LENGTH = {"flac", "flv", "asf"}
+_DECLARES_LENGTH = {"flac", "flv"}
 _LONGEST_BLOCK_S = 0.5  # of what may be missing at the end without being noticed
 _NOT_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
@@ -151,28 +157,40 @@ TrackT = TypeVar("TrackT", bound=Track)
 
 
 class VideoTrack(Track):
-    """A stream of pictures."""
+    """A stream of pictures.
+
+    Attributes:
+        lacks_times: whether its frames have only times of decoding (:mod:`.decoding`).
+    """
 
     stream: VideoStream
 
-    def __init__(self, stream: VideoStream, most_frames: float) -> None:
+    def __init__(self, stream: VideoStream, container: str, most_frames: float) -> None:
         super().__init__(stream)
+        self.lacks_times = lacks_times(stream, container)
+        self._starts_decoded = container in ONE_TIME_PER_FRAME
         self.decoder_name = choose_decoder(stream)
         self.first_frame = FirstFrame(Decoder(self.decoder_name).decode)
         self._most_frames = most_frames
+        self._decoding_times = DecodingTimes()
         self._numbers = array("q")  # of the packets that have a timestamp
-        self._stamps = array("q")
+        self._shown = array("q")  # times of display
+        self._decoded = array("q")  # times of decoding
         self._durations = array("q")
         self._positions = array("q")  # in the file; -1 if not known
         self._is_key = bytearray()
         self._is_hidden = bytearray()
 
     def record(self, packet: Packet[Stream]) -> None:
-        stamp = stamp_of(packet)
-        if stamp is None:
+        decoded = self._decoding_times.time_of(packet)
+        if decoded is None:
             return
+        shown = stamp_of(packet)
+        if shown is None:
+            self.lacks_times = True
         self._numbers.append(self.num_packets)
-        self._stamps.append(stamp)
+        self._shown.append(decoded if shown is None else shown)
+        self._decoded.append(decoded)
         self._durations.append(packet.duration or 0)
         self._positions.append(-1 if packet.pos is None else packet.pos)
         self._is_key.append(packet.is_keyframe)
@@ -180,8 +198,20 @@ class VideoTrack(Track):
         self._is_hidden.append(packet.is_discard)
 
     @property
+    def _stamps(self) -> array[int]:
+        """The timestamps by which frames are placed, in the order of the file."""
+        return self._decoded if self.lacks_times else self._shown
+
+    @property
     def is_full(self) -> bool:
-        return len(self._stamps) > self._most_frames
+        return len(self._shown) > self._most_frames
+
+    @property
+    def late_s(self) -> float:
+        """How much later than in the file FFmpeg places the frames: in AVI and ASF it guesses."""
+        if not self._starts_decoded:
+            return 0.0
+        return float((self._stamps[0] - self._decoded[0]) * self.time_base)
 
     @property
     def end_s(self) -> float:
@@ -189,7 +219,13 @@ class VideoTrack(Track):
 
     def drop_last(self) -> None:
         """Forget the last packet, which is incomplete."""
-        for column in (self._numbers, self._stamps, self._durations, self._positions):
+        for column in (
+            self._numbers,
+            self._shown,
+            self._decoded,
+            self._durations,
+            self._positions,
+        ):
             column.pop()
         self._is_key.pop()
         self._is_hidden.pop()
@@ -350,11 +386,16 @@ class SoundTrack(Track):
         return self.sounding_s > self._longest_s or len(self._stretches) > _MOST_JUMPS
 
     def record(self, packet: Packet[Stream]) -> None:
+        if packet.is_discard:  # before the start of an edit list
+            return
         start, end = _skipped_samples(packet)
-        if not self.num_packets:
+        if not self._stretches:
             self._skipped_at_start = start
-        self._skipped_samples += start + end
+        whole = self._whole[0]
         duration = self._duration(packet)
+        if duration + round(end / self._sample_rate / self.time_base) == whole:
+            end = 0  # the duration is without them already
+        self._skipped_samples += start + end
         self._sounding += duration
         last = self._stretches[-1] if self._stretches else None
         stamp = stamp_of(packet)
@@ -368,6 +409,8 @@ class SoundTrack(Track):
     def _duration(self, packet: Packet[Stream]) -> int:
         """Return a packet's duration; a last one that is shorter is given that of a whole one."""
         duration, whole = packet.duration or 0, self._whole
+        if duration >= 1 << 31:  # of the last packet of Vorbis in Ogg: less than nothing
+            duration -= 1 << 32
         self._whole = (duration, packet.size)
         if packet.is_corrupt and duration == whole[0] and packet.size < whole[1]:
             return duration * packet.size // whole[1]
@@ -382,7 +425,13 @@ class SoundTrack(Track):
 
     @property
     def start_s(self) -> float:
-        """Time of the first audible sample."""
+        """Time of the first audible sample.
+
+        Decoders of WMA return nothing for the first packets, whose end is heard later.
+        """
+        frame = self.first_frame.frame
+        if frame is not None and frame.time is not None:
+            return frame.time
         unit_s = float(self.time_base)
         return self._stretches[0].earliest * unit_s + self._skipped_at_start / self._sample_rate
 
@@ -418,7 +467,7 @@ class _Scan:
         longest_s = settings.max_duration_s * _SPARE
         streams = container.streams
         self.videos = [
-            VideoTrack(stream, most_frames)
+            VideoTrack(stream, container.format.name, most_frames)
             for stream in streams.video
             if not stream.disposition & _NOT_PICTURES
         ]

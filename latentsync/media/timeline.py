@@ -45,6 +45,7 @@ class Timeline:
     """The source frame of every 25 fps slot; time zero is the first source frame.
 
     Attributes:
+        start_s: time of the first source frame on the clock of the file.
         slot_pts: int64 (num_frames,), timestamp of the source frame shown in each slot.
         keyframe_pts: int64 (num_keyframes,), where decoding can start, ascending.
         time_base: seconds per unit of the timestamps.
@@ -55,6 +56,7 @@ class Timeline:
             then its timestamps do not tell where in the file a frame is.
     """
 
+    start_s: float
     slot_pts: Timestamps
     keyframe_pts: Timestamps
     time_base: Fraction
@@ -87,6 +89,7 @@ def build_timeline(
     middle_s = (np.arange(num_frames) + 0.5) / VIDEO_FPS - _TIE_S
     shown = np.maximum(np.searchsorted(start_s, middle_s, side="right") - 1, 0)
     return Timeline(
+        start_s=float(pts[0]) * unit_s,
         slot_pts=pts[shown],
         keyframe_pts=keyframe_pts,
         time_base=time_base,

@@ -6,7 +6,7 @@ to a pipe cannot go back to fill in the length, though, and leaves a placeholder
 number that fits, or two billion. Such a file is as long as it is.
 
 Sources: ISO/IEC 14496-12 (boxes of MP4 and MOV), RFC 8794 (EBML of Matroska and WebM), the chunks
-of RIFF, RF64 and AIFF, and the headers of Wave64, AU and CAF.
+of RIFF, RF64 and AIFF, and the headers of ASF, Wave64, AU and CAF.
 """
 
 import os
@@ -24,6 +24,9 @@ _MOST_BOXES = 100_000  # more than ten minutes in fragments of one frame each
 _MOST_CHUNKS = 1_000  # in front of the samples
 _EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _WAVE64_HEADER = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_IS_LIVE = 1  # flag of a stream whose size is not known
 # Placeholders in use: 0, 2,000,000,000, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF, each less a header.
 _PLACEHOLDER = 0x7000_0000  # a declared size from here on, 1.9 GB, was never known
 _PADDING_BYTES = 1  # chunks are padded to even lengths, and some programs count the padding
@@ -75,6 +78,8 @@ def _declared_end(file: BinaryIO, head: bytes, size_bytes: int) -> int | None:
     if head[:4] == b".snd":
         start, length = struct.unpack(">II", head[4:12].ljust(8, b"\0"))
         return _end(start, length)
+    if head == _ASF_HEADER:
+        return _end_of_asf(file, size_bytes)
     if head == _WAVE64_HEADER:
         return _end(0, struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0])
     return None
@@ -92,15 +97,31 @@ class _Chunk:
 
 
 def _chunks(
-    file: BinaryIO, position: int, size_bytes: int, header: str, align: int = 2
+    file: BinaryIO,
+    position: int,
+    size_bytes: int,
+    header: str,
+    align: int = 2,
+    *,
+    counts_header: bool = False,
 ) -> Iterator[_Chunk]:
-    """Yield the chunks from ``position`` on; ``header`` is the layout of kind and length."""
+    """Yield the chunks from ``position`` on.
+
+    Args:
+        file: the file.
+        position: of the first chunk.
+        size_bytes: of the file.
+        header: layout of kind and length.
+        align: chunks begin at multiples of so many bytes.
+        counts_header: whether the length includes the header.
+    """
     header_bytes = struct.calcsize(header)
     for _ in range(_MOST_CHUNKS):
         if position + header_bytes > size_bytes:
             return
         file.seek(position)
         kind, length = struct.unpack(header, file.read(header_bytes))
+        length -= header_bytes if counts_header else 0
         chunk = _Chunk(kind, position + header_bytes, length)
         yield chunk
         position = chunk.start + max(0, length) + length % align
@@ -126,6 +147,16 @@ def _end_of_caf(file: BinaryIO, size_bytes: int) -> int | None:
         if chunk.kind == b"data"
     )
     return next(sizes, None)
+
+
+def _end_of_asf(file: BinaryIO, size_bytes: int) -> int | None:
+    """Return the end by the properties in the header; a live stream has none."""
+    for chunk in _chunks(file, 30, size_bytes, "<16sQ", align=1, counts_header=True):
+        if chunk.kind == _ASF_PROPERTIES:
+            file.seek(chunk.start)
+            file_bytes, flags = struct.unpack("<16xQ40xI", file.read(68).ljust(68, b"\0"))
+            return None if flags & _ASF_IS_LIVE else _end(0, file_bytes)
+    return None
 
 
 def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
