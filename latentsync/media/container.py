@@ -27,6 +27,20 @@ _FORMATS = (
     *("wav", "w64", "mp3", "aac", "loas", "flac", "aiff", "caf", "amr", "au", "ac3", "eac3"),
     *("ape", "wv", "tta", "dts"),
 )
+# Of damaged files, to say what they were.
+_BEGINNINGS = (
+    (4, b"ftyp", "an MP4 or MOV"),
+    (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM"),
+    (8, b"AVI ", "an AVI"),
+    (8, b"WAVE", "a WAV"),
+    (0, b"FLV", "an FLV"),
+    (0, b"OggS", "an Ogg"),
+    (0, b"ID3", "an MP3"),
+    (0, b"fLaC", "a FLAC"),
+    (8, b"AIF", "an AIFF"),
+    (0, b"caff", "a CAF"),
+    (0, b"\x30\x26\xb2\x75", "a WMV or WMA"),
+)
 StreamT = TypeVar("StreamT", bound=Stream)
 MAX_STREAMS = 32
 # Decoders round sizes up to whole blocks, so their limit is higher.
@@ -54,9 +68,7 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
     try:
         container = av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
-        raise UnreadableMedia(
-            f"{field} is not a media file that can be read: {describe(error)}.", field=field
-        ) from error
+        raise _unopened(path, error, field) from error
     with container:
         if len(container.streams) > MAX_STREAMS:
             raise UnreadableMedia(
@@ -64,6 +76,25 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
                 field=field,
             )
         yield container
+
+
+def _unopened(path: Path, error: av.FFmpegError, field: str) -> UnreadableMedia:
+    """Return the error about a file that FFmpeg cannot open."""
+    reason = describe(error)
+    if isinstance(error, av.EOFError):
+        reason = "it ends before anything can be decoded"
+    with path.open("rb") as file:
+        head = file.read(12)
+    kind = next(
+        (name for position, start, name in _BEGINNINGS if head[position:].startswith(start)), None
+    )
+    if kind is None:
+        return UnreadableMedia(
+            f"{field} is not a media file that can be read: {reason}.", field=field
+        )
+    return UnreadableMedia(
+        f"{field} begins like {kind} but is damaged or cut off: {reason}.", field=field
+    )
 
 
 class BrokenOff(Exception):

@@ -26,7 +26,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from latentsync.errors import NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
+from latentsync.errors import LatentSyncError, NoAudio, NoVideo, TruncatedMedia, UnreadableMedia
 from latentsync.media.clock import (
     LONGEST_GAP_S,
     Clock,
@@ -48,6 +48,7 @@ from latentsync.settings import Settings
 
 _PACKETS_BEFORE_FIRST_FRAME = 250  # give up when so many packets decode to nothing
 _EMPTY = "is empty"
+_DAMAGED = "invalid data found when processing input"  # FFmpeg's words
 _MOST_JUMPS = 1_000
 _SPARE = 1.05  # recorded beyond the limits, so that their own checks refuse it
 _OVERLAP_S = 0.1  # if packets of sound overlap by more, the clock starts anew
@@ -81,6 +82,11 @@ class FirstFrame:
                 return
         except av.FFmpegError as error:
             self.reason = describe(error)
+
+
+def _name(stream: Stream) -> str:
+    context = stream.codec_context
+    return f"stream {stream.index} ({context.name if context else 'unknown format'})"
 
 
 class Track:
@@ -135,8 +141,7 @@ class Track:
     @property
     def name(self) -> str:
         """Number and format, for messages."""
-        context = self.stream.codec_context
-        return f"stream {self.stream.index} ({context.name if context else 'unknown format'})"
+        return _name(self.stream)
 
     def add(self, packet: Packet[Stream]) -> None:
         """Record a packet."""
@@ -180,6 +185,12 @@ class VideoTrack(Track):
         self._positions = array("q")  # in the file; -1 if not known
         self._is_key = bytearray()
         self._is_hidden = bytearray()
+
+    @property
+    def has_size(self) -> bool:
+        """Whether the size of the pictures is known, or was refused by the decoder."""
+        is_damaged = self.first_frame.reason == _DAMAGED
+        return bool(self.stream.width and self.stream.height) or not is_damaged
 
     def record(self, packet: Packet[Stream]) -> None:
         decoded = self._decoding_times.time_of(packet)
@@ -544,12 +555,13 @@ def scan_video(container: InputContainer, settings: Settings, field: str) -> Vid
     """
     scan = _Scan(container, settings, field)
     if not scan.videos:
-        raise NoVideo(f"{field} holds no video stream.", field=field)
+        raise _lacking(container, NoVideo, "video stream", field)
     scan.run(scan.videos)
     track = _choose(scan.videos)
     if track is None:
         for one in scan.videos:
-            if one.stream.codec_context is not None and one.num_packets:
+            scan.check_end(one)
+            if one.stream.codec_context is not None and one.num_packets and one.has_size:
                 check_picture(one.stream.width, one.stream.height, settings, field)
         if all(one.obstacle == _EMPTY for one in scan.videos):
             raise NoVideo(f"{field} has a video stream without a single frame.", field=field)
@@ -572,7 +584,7 @@ def scan_sound(container: InputContainer, settings: Settings, field: str) -> Sou
     """
     scan = _Scan(container, settings, field)
     if not scan.sounds:
-        raise NoAudio(f"{field} holds no sound.", field=field)
+        raise _lacking(container, NoAudio, "sound", field)
     scan.run(scan.sounds)
     track = _choose(scan.sounds)
     if track is None:
@@ -598,6 +610,16 @@ def _choose(tracks: Sequence[TrackT], *, decoded: bool = True) -> TrackT | None:
         if (track.obstacle if decoded else track.obstacle_to_reading) is None
     ]
     return usable[0] if usable else None
+
+
+def _lacking(
+    container: InputContainer, error: type[LatentSyncError], kind: str, field: str
+) -> LatentSyncError:
+    """Return the error that a file has no stream of a kind."""
+    if not len(container.streams):
+        return UnreadableMedia(f"{field} is damaged: no streams are found in it.", field=field)
+    found = ", ".join(_name(stream) for stream in container.streams)
+    return error(f"{field} holds no {kind}, only {found}.", field=field)
 
 
 def _unusable(tracks: Sequence[Track], kind: str, field: str) -> UnreadableMedia:

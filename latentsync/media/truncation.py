@@ -160,7 +160,7 @@ def _end_of_asf(file: BinaryIO, size_bytes: int) -> int | None:
 
 
 def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
-    start, count, kinds = 0, 0, set()
+    start, count, kinds, is_damaged = 0, 0, set(), False
     while start + 8 <= size_bytes:
         count += 1
         if count > _MOST_BOXES:
@@ -170,14 +170,21 @@ def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
             )
         length, kind = _read_box(file, start, size_bytes)
         if length < 8 or (start + length > size_bytes and kind not in _CONTENT_BOXES):
-            break  # garbage after the last box; players ignore it
+            is_damaged = True  # or garbage after the last box, which players ignore
+            break
         if start + length > size_bytes:
             return _missing_bytes(start + length, size_bytes)
         kinds.add(kind)
         start += length
-    if not kinds & {b"moov", b"moof"}:
-        return "it ends before its index (the moov box)"
-    return None
+    if kinds & {b"moov", b"moof"}:
+        return None
+    if is_damaged or start < size_bytes:
+        raise UnreadableMedia(
+            f"{field} is damaged: there is no valid box at byte {start}, and none before it is "
+            "the index (moov).",
+            field=field,
+        )
+    return "it ends before its index (the moov box)"
 
 
 def _read_box(file: BinaryIO, start: int, size_bytes: int) -> tuple[int, bytes]:
