@@ -106,7 +106,8 @@ class _Run:
         plan = self._read(paths["video"], video, recordings)
         self._warn(_media_warnings(video, recordings, plan))
         num_frames = plan.frame_indices.size
-        source = _TimedSource(VideoReader(paths["video"], video))
+        reader = VideoReader(paths["video"], video)
+        source = _TimedSource(reader)
         started = time.perf_counter()
         with self._monitor.span(_GENERATE_AT, _FRAMES_AT):
             generation = self._pipeline(
@@ -130,6 +131,7 @@ class _Run:
                 monitor=self._monitor,
             )
         self._attribute(time.perf_counter() - started, frames.seconds, source)
+        self._warn(_changed_sizes(reader, video))
         self._warn(_face_warnings(generation, video, num_frames))
         self._monitor.report("write", 1.0, num_frames, num_frames)
         return Result(self._output_path, self._details(generation, video, plan))
@@ -241,6 +243,16 @@ def _size_warnings(video: VideoInfo) -> Iterator[RunWarning]:
             code=WarningCode.SIZE_ROUNDED,
             message=f"{video.field} is {video.width}x{video.height} pixels; its frames were "
             f"extended to {width}x{height}, because H.264 needs even sides.",
+        )
+
+
+def _changed_sizes(reader: VideoReader, video: VideoInfo) -> Iterator[RunWarning]:
+    if reader.other_sizes:
+        sizes = ", ".join(f"{width}x{height}" for width, height in reader.other_sizes)
+        yield RunWarning(
+            code=WarningCode.FRAME_SIZE_CHANGED,
+            message=f"Frames of {video.field} change their size on the way ({sizes}); they were "
+            f"fitted into {video.width}x{video.height}.",
         )
 
 

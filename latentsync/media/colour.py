@@ -22,6 +22,8 @@ BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL = 1, 4, 5, 6, 7, 9
 _MATRICES = {BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL}
 _SWSCALE_BT601 = 5  # swscale has one number for both 601 matrices, which are equal
 
+_SAME_SHAPE = 0.02  # frames whose shape differs by less are stretched
+
 # swscale's fast paths darken luma by one level per conversion; with these flags
 # YUV -> RGB -> YUV preserves every luma value.
 _EXACT = (
@@ -96,15 +98,22 @@ def is_transparent(frame: VideoFrame) -> bool:
 class ToRgb:
     """Converts decoded frames of any pixel format, depth and size to RGB of one size.
 
-    Transparent pixels are shown on black, and a high dynamic range is mapped to BT.709.
+    Transparent pixels are shown on black, and a high dynamic range is mapped to BT.709. A frame of
+    another shape is fitted into the size, on black.
 
     Args:
         width, height: size of the result in pixels, before any rotation.
         colour: metadata of the frames.
+        pixel_aspect: width of a stored pixel divided by its height.
+
+    Attributes:
+        other_sizes: stored sizes of frames that had to be fitted.
     """
 
-    def __init__(self, width: int, height: int, colour: Colour) -> None:
+    def __init__(self, width: int, height: int, colour: Colour, pixel_aspect: float = 1.0) -> None:
         self._width, self._height, self._colour = width, height, colour
+        self._pixel_aspect = pixel_aspect
+        self.other_sizes: set[tuple[int, int]] = set()
         self._reformatter = VideoReformatter()
         self._from_wide = VideoReformatter()
         self._tone_map = (
@@ -115,21 +124,44 @@ class ToRgb:
 
     def __call__(self, frame: VideoFrame) -> Frame:
         """Return H,W,3 uint8 RGB."""
+        width, height = self._fit(frame)
+        pixels = self._to_pixels(frame, width, height)
+        if (width, height) == (self._width, self._height):
+            return pixels
+        fitted = np.zeros((self._height, self._width, 3), np.uint8)
+        top, left = (self._height - height) // 2, (self._width - width) // 2
+        fitted[top : top + height, left : left + width] = pixels
+        return fitted
+
+    def _fit(self, frame: VideoFrame) -> tuple[int, int]:
+        """Return the size, within that of the result, in which a frame keeps its shape."""
+        shape = frame.width * self._pixel_aspect / frame.height
+        square_width = frame.width * max(1.0, self._pixel_aspect)
+        square_height = frame.height / min(1.0, self._pixel_aspect)
+        if abs(square_width - self._width) > 1 or abs(square_height - self._height) > 1:
+            self.other_sizes.add((frame.width, frame.height))
+        if abs(shape * self._height / self._width - 1) < _SAME_SHAPE:
+            return self._width, self._height
+        width = min(self._width, max(1, round(self._height * shape)))
+        return width, min(self._height, max(1, round(width / shape)))
+
+    def _to_pixels(self, frame: VideoFrame, width: int, height: int) -> Frame:
         alpha = has_alpha(frame)
         packed = "rgba" if alpha else "rgb24"
         if self._tone_map is None:
-            converted = self._convert(frame, packed)
+            converted = self._convert(frame, packed, width, height)
         else:
-            wide = self._tone_map(self._convert(frame, "gbrap16le" if alpha else "gbrp16le"))
+            deep = "gbrap16le" if alpha else "gbrp16le"
+            wide = self._tone_map(self._convert(frame, deep, width, height))
             converted = self._from_wide.reformat(wide, format=packed)
         pixels = np.asarray(converted.to_ndarray(), dtype=np.uint8)
         return _on_black(pixels) if alpha else pixels
 
-    def _convert(self, frame: VideoFrame, pixel_format: str) -> VideoFrame:
+    def _convert(self, frame: VideoFrame, pixel_format: str, width: int, height: int) -> VideoFrame:
         return self._reformatter.reformat(
             frame,
-            width=self._width,
-            height=self._height,
+            width=width,
+            height=height,
             format=pixel_format,
             src_colorspace=self._colour.swscale_matrix,
             src_color_range=ColorRange.JPEG if self._colour.full_range else ColorRange.MPEG,

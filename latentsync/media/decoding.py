@@ -1,4 +1,4 @@
-"""Decodes packets of video: which decoder, and when each frame is shown.
+"""Decodes packets of video: which decoder, whole frames of fields, and when each frame is shown.
 
 VP8 and VP9 store transparency beside their pictures. FFmpeg's own decoders ignore it, those of
 libvpx do not.
@@ -6,6 +6,9 @@ libvpx do not.
 AVI, ASF and elementary streams do not say when a frame is shown, only in which order frames are
 decoded; program streams may say it for one frame of many. Decoders return frames in the order of
 display, so the times of decoding, in ascending order, are theirs.
+
+An interlaced frame holds two fields of different moments. A deinterlacer (BWDIF) makes a whole
+frame of the first one, as players do.
 """
 
 from __future__ import annotations  # the generics of av exist for type checkers only
@@ -15,9 +18,11 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import av
+from av.filter import Graph
 from av.packet import Packet
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -80,9 +85,13 @@ class Decoder:
     Args:
         name: of a decoder; None for the usual one.
         lacks_times: whether packets have the times of decoding instead of those of display.
+        deinterlace: whether interlaced frames become progressive ones.
     """
 
-    def __init__(self, name: str | None, *, lacks_times: bool = False) -> None:
+    def __init__(
+        self, name: str | None, *, lacks_times: bool = False, deinterlace: bool = False
+    ) -> None:
+        self._deinterlacer = _Deinterlacer() if deinterlace else None
         self._context: VideoCodecContext | None = None
         self._times: list[int] | None = [] if lacks_times else None  # ascending
         if name is not None:
@@ -96,6 +105,12 @@ class Decoder:
         Raises:
             av.FFmpegError: the packet is damaged.
         """
+        frames = self._decode_in_order(packet)
+        if self._deinterlacer is None:
+            return frames
+        return self._deinterlacer.feed(frames, is_end=not packet.size)
+
+    def _decode_in_order(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         if self._times is None:
             return self._decode(packet)
         time = packet.pts if packet.size else None
@@ -115,3 +130,58 @@ class Decoder:
         if self._context is None:
             return packet.decode()
         return self._context.decode(packet if packet.size else None)
+
+
+class _Deinterlacer:
+    """Turns interlaced frames into progressive ones, each when the next one is known."""
+
+    def __init__(self) -> None:
+        self._graph: Graph | None = None
+        self._kind: tuple[int, int, str] | None = None
+
+    def feed(self, frames: Iterable[VideoFrame], *, is_end: bool) -> list[VideoFrame]:
+        """Return the frames that are complete; frames without a timestamp are lost."""
+        complete = []
+        for frame in frames:
+            kind = (frame.width, frame.height, frame.format.name)
+            if kind != self._kind:
+                complete += self._flush()
+                self._kind = kind
+                self._graph = self._build(frame)
+            if frame.pts is not None and self._graph is not None:
+                self._graph.vpush(frame)
+                complete += self._pull()
+        return complete + (self._flush() if is_end else [])
+
+    @staticmethod
+    def _build(frame: VideoFrame) -> Graph:
+        graph = Graph()
+        source = graph.add_buffer(
+            width=frame.width,
+            height=frame.height,
+            format=VideoFormat(frame.format.name),
+            time_base=frame.time_base,
+        )
+        bwdif = graph.add("bwdif", mode="send_frame", deint="interlaced")
+        graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+        return graph
+
+    def _pull(self) -> list[VideoFrame]:
+        pulled: list[VideoFrame] = []
+        while self._graph is not None:
+            try:
+                frame = self._graph.vpull()
+            except (av.BlockingIOError, av.EOFError):
+                break
+            if frame.pts is not None:
+                frame.pts //= 2  # the filter's unit is half of the stream's
+            pulled.append(frame)
+        return pulled
+
+    def _flush(self) -> list[VideoFrame]:
+        if self._graph is None:
+            return []
+        self._graph.vpush(None)
+        rest = self._pull()
+        self._graph = self._kind = None
+        return rest

@@ -62,6 +62,8 @@ class VideoInfo:
         colour: colour metadata of the source.
         decoder: name of the decoder if it is not FFmpeg's usual one for the codec.
         lacks_times: whether frames have only times of decoding (:mod:`.decoding`).
+        is_interlaced: whether frames consist of two fields.
+        pixel_aspect: width of a stored pixel divided by its height.
         timeline: the source frame of each 25 fps slot.
         clock: how the timestamps of its packets become those of ``timeline``.
         warnings: what is unusual about the file and how it is handled.
@@ -75,6 +77,8 @@ class VideoInfo:
     codec: str
     decoder: str | None
     lacks_times: bool
+    is_interlaced: bool
+    pixel_aspect: float
     colour: Colour
     stream_index: int
     max_pixels: int
@@ -190,6 +194,8 @@ def _probe_animation(path: Path, settings: Settings, field: str) -> VideoInfo:
         codec="webp",
         decoder=None,
         lacks_times=False,
+        is_interlaced=False,
+        pixel_aspect=1.0,
         colour=read_colour(picture),
         stream_index=0,
         max_pixels=settings.max_pixels,
@@ -336,19 +342,24 @@ def _describe_video(
         codec=stream.codec_context.name,
         decoder=track.decoder_name,
         lacks_times=track.lacks_times,
+        is_interlaced=frame.interlaced_frame,
+        pixel_aspect=float(aspect),
         colour=colour,
         stream_index=stream.index,
         max_pixels=settings.max_pixels,
         field=field,
         timeline=timeline,
         clock=track.clock,
-        warnings=(*_warnings(track, field), *_colour_warnings(frame, colour, field)),
+        warnings=(*_warnings(track, field), *_picture_warnings(frame, colour, field)),
     )
 
 
-def _colour_warnings(frame: VideoFrame, colour: Colour, field: str) -> list[RunWarning]:
-    """Return how the colours of a video are changed."""
+def _picture_warnings(frame: VideoFrame, colour: Colour, field: str) -> list[RunWarning]:
+    """Return how the pictures of a video are changed."""
     found = []
+    if frame.interlaced_frame:
+        message = f"{field} is interlaced; its fields are made whole frames."
+        found.append(RunWarning(code=WarningCode.DEINTERLACED, message=message))
     if colour.hdr_name is not None:
         message = (
             f"{field} has a high dynamic range ({colour.hdr_name}); it is mapped to BT.709, the "

@@ -44,6 +44,12 @@ class VideoReader:
     def __init__(self, path: Path, info: VideoInfo) -> None:
         self._path = path
         self._info = info
+        self._to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour, info.pixel_aspect)
+
+    @property
+    def other_sizes(self) -> list[tuple[int, int]]:
+        """Stored sizes, other than the first frame's, of the frames read so far."""
+        return sorted(self._to_rgb.other_sizes)
 
     @property
     def num_frames(self) -> int:
@@ -70,7 +76,6 @@ class VideoReader:
             UnreadableMedia: nothing could be decoded where frames should be.
         """
         info = self._info
-        to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour)
         open_cursor = _AnimationCursor if is_animation(self._path) else _Cursor
         with open_cursor(self._path, info) as cursor:
             for index in indices:
@@ -78,7 +83,7 @@ class VideoReader:
                     raise IndexError(f"frame {index} of a video of {self.num_frames} frames")
                 frame = cursor.frame_at(int(info.timeline.slot_pts[index]))
                 with unreadable_errors(info.field):
-                    rgb = to_rgb(frame)
+                    rgb = self._to_rgb(frame)
                 yield info.orientation.apply(rgb)
 
 
@@ -258,7 +263,10 @@ class _Cursor:
         return stamp_by_decoding(packets) if self._info.lacks_times else packets
 
     def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
-        decoder = Decoder(self._info.decoder, lacks_times=self._info.lacks_times)
+        info = self._info
+        decoder = Decoder(
+            info.decoder, lacks_times=info.lacks_times, deinterlace=info.is_interlaced
+        )
         try:
             for packet in packets:
                 yield from _decode_packet(decoder, packet)
