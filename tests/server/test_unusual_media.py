@@ -7,6 +7,7 @@ import struct
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
@@ -16,6 +17,7 @@ from PIL import Image
 
 from latentsync.media.tone import PQ
 from latentsync.schema.responses import PredictDetails
+from tests.media.corpus import TONE_FROM_S, Clip, Pictures, Sound, write
 from tests.media.makers import make_sound, make_video, numbered, read_number
 from tests.media.test_clock import join
 from tests.media.test_colour import make_hdr, make_transparent
@@ -25,7 +27,7 @@ from tests.server.clips import as_base64, write_clip, write_speech
 from tests.server.engines import SquareEngine
 from tests.server.live import AUTH, files_in, serving_engine
 
-Post = Callable[[Path, Path], tuple[PredictDetails, Path]]
+Post = Callable[..., tuple[PredictDetails, Path]]
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def post(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Post]:
     folder = tmp_path_factory.mktemp("server")
     with serving_engine(folder, SquareEngine()) as url:
 
-        def posted(video: Path, audio: Path) -> tuple[PredictDetails, Path]:
-            body = {"video_base64": as_base64(video), "audio_base64": as_base64(audio)}
+        def posted(video: Path, audio: Path, **more: Any) -> tuple[PredictDetails, Path]:
+            body = {"video_base64": as_base64(video), "audio_base64": as_base64(audio), **more}
             response = httpx.post(f"{url}/predict", json=body, headers=AUTH, timeout=60)
             assert response.status_code == 200, response.text[:300]
             path = tmp_path_factory.mktemp("result") / "result.mp4"
@@ -172,6 +174,54 @@ def test_an_animated_webp_is_a_video(tmp_path: Path, post: Post) -> None:
     details, result = post(path, write_speech(tmp_path / "a.wav"))
     assert (details.frames, details.warnings) == (10, [])
     assert [read_number(frame[20:]) for frame in frames_of(result)] == list(range(10))
+
+
+H264_60 = Pictures("libx264", "preset=ultrafast bf=2", fps=60, num_frames=96)
+H264 = Pictures("libx264", "preset=ultrafast bf=2", num_frames=40)
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        Clip("60 fps", "mp4", H264_60, Sound("aac")),
+        Clip("AVI with B-frames", "avi", H264, Sound("pcm_s16le")),
+        Clip("sound later", "mpegts", H264, Sound("aac"), sound_later_s=0.2),
+        Clip("sound earlier", "matroska", H264, Sound("aac"), sound_later_s=-0.2, start_s=0.2),
+    ],
+    ids=lambda clip: clip.name,
+)
+def test_a_videos_own_sound_stays_in_step(tmp_path: Path, post: Post, clip: Clip) -> None:
+    """Speech replaces the end; until there the video's own sound is heard."""
+    speech = write_speech(tmp_path / "a.wav")
+    details, path = post(write(clip, tmp_path), speech, segments=[{"start_s": 1.2}])
+    assert abs(details.frames - 40) <= 1
+    with av.open(str(path)) as container:
+        rate = container.streams.audio[0].rate
+        heard = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    level = np.abs(heard[: round(1.1 * rate)])
+    heard_s = int(np.argmax(level > level.max() / 2)) / rate
+    assert heard_s == pytest.approx(TONE_FROM_S + clip.sound_later_s, abs=0.01)
+
+
+def test_fields_become_frames(tmp_path: Path, post: Post) -> None:
+    video = make_video(tmp_path / "v.ts", 10, size=(96, 64), options={"x264-params": "tff=1"})
+    details, path = post(video, write_speech(tmp_path / "a.wav"))
+    assert codes(details) == ["DEINTERLACED"]
+    assert [read_number(frame[20:]) for frame in frames_of(path)] == list(range(10))
+
+
+def test_frames_that_change_their_size_keep_their_shape(tmp_path: Path, post: Post) -> None:
+    parts = [
+        make_video(tmp_path / f"{number}.ts", 5, size=size)
+        for number, size in enumerate([(96, 64), (96, 128)])
+    ]
+    video = tmp_path / "v.ts"
+    video.write_bytes(b"".join(part.read_bytes() for part in parts))
+    details, path = post(video, write_speech(tmp_path / "a.wav"))
+    assert "FRAME_SIZE_CHANGED" in codes(details)
+    frames = frames_of(path)
+    assert [read_number(frame[20:]) for frame in frames[:5]] == list(range(5))
+    assert [read_number(frame[20:, 24:72]) for frame in frames[6:]] == list(range(1, 5))
 
 
 def test_an_ordinary_file_needs_no_warning(tmp_path: Path, post: Post) -> None:
