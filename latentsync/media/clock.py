@@ -78,6 +78,11 @@ class Clock:
         is_stray = not own.earliest <= stamp <= own.latest
         return before.shift if is_stray and before.earliest <= stamp <= before.latest else own.shift
 
+    @property
+    def joints(self) -> tuple[int, ...]:
+        """Continuous timestamps at which one section ends and the next begins."""
+        return tuple(one.earliest + one.shift for one in self.sections[1:])
+
     def unmend(self, number: int, stamp: int) -> int:
         """Return the timestamp in the file of a packet whose continuous timestamp is ``stamp``."""
         index = bisect_right(self.sections, number, key=lambda one: one.first_packet) - 1

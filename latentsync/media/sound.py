@@ -6,7 +6,8 @@ marks it. Gaps in the timestamps become silence, so speech after a lost packet k
 
 from __future__ import annotations  # the generics of av exist for type checkers only
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,7 @@ from latentsync.schema.responses import RunWarning, WarningCode
 Block = NDArray[np.float32]  # (channels, samples), about -1..1
 
 _GAP_S = 0.05  # shorter gaps between timestamps are rounding of the container
+_JOINT_S = 0.002
 _SILENCE_SAMPLES = 4096  # block size of silence in gaps
 _ROUNDING_S = 0.01  # each change of the rate rounds up to whole samples
 _LOUDEST = 1e6  # full scale is 1; float files on the scale of 16-bit integers are allowed
@@ -199,7 +201,9 @@ def _convert_file(
         num_channels = av.AudioLayout(layout).nb_channels
         packets = info.clock.mend(read_packets(container, stream))
         num_samples = 0
-        for gap_s, frame, is_last in _place(_decode(packets, monitor)):
+        unit_s = float(stream.time_base or 1)
+        joints_s = [joint * unit_s for joint in info.clock.joints]
+        for gap_s, frame, is_last in _place(_decode(packets, monitor), joints_s):
             blocks: Iterator[Block] = chain(
                 _silence(num_channels, round(gap_s * sample_rate)),
                 convert(frame),
@@ -212,9 +216,15 @@ def _convert_file(
                 yield block
 
 
-def _place(frames: Iterator[AudioFrame]) -> Iterator[tuple[float, AudioFrame, bool]]:
-    """Yield each frame with the gap in front of it, in seconds, and whether it is the last."""
+def _place(
+    frames: Iterator[AudioFrame], joints_s: Sequence[float]
+) -> Iterator[tuple[float, AudioFrame, bool]]:
+    """Yield each frame with the gap in front of it, in seconds, and whether it is the last.
+
+    Short gaps are rounding of the container, except where sections of the file were joined.
+    """
     started_s, heard_s = None, 0.0
+    left_s = deque(joints_s)
     frame = next(frames, None)
     while frame is not None:
         following = next(frames, None)
@@ -222,9 +232,15 @@ def _place(frames: Iterator[AudioFrame]) -> Iterator[tuple[float, AudioFrame, bo
         if frame.time is not None:
             started_s = frame.time if started_s is None else started_s
             gap_s = frame.time - started_s - heard_s
-            if abs(gap_s) > _GAP_S:
+            kept_s = _GAP_S
+            while left_s and frame.time > left_s[0] - _JOINT_S:
+                left_s.popleft()
+                kept_s = _JOINT_S
+            if abs(gap_s) <= kept_s:
+                gap_s = 0.0
+            else:
                 started_s = frame.time - heard_s
-        yield gap_s if gap_s > _GAP_S else 0.0, frame, following is None
+        yield max(0.0, gap_s), frame, following is None
         heard_s += frame.samples / frame.sample_rate
         frame = following
 

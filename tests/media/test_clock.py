@@ -102,9 +102,12 @@ def test_parts_of_a_transport_stream_are_joined_in_step(
     shown = numbers(path, video)
     assert sorted(set(shown)) == list(range(num_frames))
     assert shown == sorted(shown)
-    at = [shown.index(20 * part + click) / 25 for part in range(len(starts_s)) for click in CLICKS]
+    timeline = video.timeline
+    times_s = timeline.slot_pts * float(timeline.time_base) - timeline.start_s
+    clicked = [20 * part + click for part in range(len(starts_s)) for click in CLICKS]
+    at = [times_s[shown.index(number)] for number in clicked]
     heard = [click - sound_start_s for click in clicks_s(path, video, sound)]
-    assert heard == pytest.approx(at, abs=0.03)  # a slot of 40 ms has the picture at its middle
+    assert heard == pytest.approx(at, abs=0.01)
 
 
 def test_frames_of_joined_parts_are_read_backwards_and_at_random(
