@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -21,7 +22,13 @@ CLICKS = (5, 15)  # frames of each part at whose start the sound clicks
 
 
 def write_part(
-    path: Path, *, first: int, num_frames: int, start_s: float, sound_start_s: float = 0.0
+    path: Path,
+    *,
+    first: int,
+    num_frames: int,
+    start_s: float,
+    sound_start_s: float = 0.0,
+    silent_frames: int = 0,
 ) -> bytes:
     """Return a transport stream of numbered frames with a click at some of them."""
     with av.open(str(path), "w", format="mpegts", options={"muxdelay": "0"}) as container:
@@ -40,12 +47,13 @@ def write_part(
             block = av.AudioFrame.from_ndarray(samples[:, low:high], format="s16", layout="mono")
             block.sample_rate = RATE
             block.pts = round((start_s + sound_start_s) * RATE) + low
-            container.mux(sound.encode(block))
+            if number < num_frames - silent_frames:
+                container.mux(sound.encode(block))
         container.mux([*video.encode(None), *sound.encode(None)])
     return path.read_bytes()
 
 
-def join(path: Path, starts_s: Sequence[float], num_frames: int = 20, **options: float) -> Path:
+def join(path: Path, starts_s: Sequence[float], num_frames: int = 20, **options: Any) -> Path:
     """Write transport streams one after the other; frames are numbered on from part to part."""
     parts = [
         write_part(
@@ -108,6 +116,12 @@ def test_parts_of_a_transport_stream_are_joined_in_step(
     at = [times_s[shown.index(number)] for number in clicked]
     heard = [click - sound_start_s for click in clicks_s(path, video, sound)]
     assert heard == pytest.approx(at, abs=0.01)
+
+
+def test_a_part_whose_sound_ends_early_leaves_a_gap(tmp_path: Path, settings: Settings) -> None:
+    video, sound = probe(join(tmp_path / "v.ts", (10.0, 500.0), silent_frames=1), settings)
+    heard = clicks_s(tmp_path / "v.ts", video, sound)
+    assert np.diff(heard) == pytest.approx([0.4, 0.4, 0.4], abs=0.02)
 
 
 def test_frames_of_joined_parts_are_read_backwards_and_at_random(
