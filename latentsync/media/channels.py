@@ -1,8 +1,8 @@
 """Decides which channels of a recording the lips follow.
 
 Usually that is the mono mix. It loses the speech if one of two wires is exchanged, so that the
-channels cancel, and if a loud hum, a timecode or dozens of silent channels are mixed in. What is
-meaningful is told from the rest by how much its level varies: speech varies a lot, a hum does not.
+channels cancel, and if a loud hum, a timecode or dozens of silent channels are mixed in. Speech is
+recognised by how much its level varies: a lot, while a hum hardly varies.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Decodes packets of video: which decoder, whole frames of fields, and when each frame is shown.
 
-VP8 and VP9 store transparency beside their pictures. FFmpeg's own decoders ignore it, those of
+VP8 and VP9 store transparency next to their pictures. FFmpeg's own decoders ignore it, those of
 libvpx do not.
 
 AVI, ASF and elementary streams do not say when a frame is shown, only in which order frames are

@@ -78,6 +78,10 @@ def make_wav(path: Path) -> Path:
     return make_sound(path, tone(SECONDS, RATE), RATE)
 
 
+def make_wma(path: Path) -> Path:
+    return make_sound(path, tone(SECONDS, 44_100), 44_100, codec="wmav2")
+
+
 def make_flac(path: Path) -> Path:
     return make_sound(path, tone(SECONDS, RATE), RATE, codec="flac")
 
@@ -120,6 +124,7 @@ def test_a_wav_that_counts_a_missing_byte_of_padding_is_whole(
         (make_au, "au"),
         (make_caf, "caf"),
         (make_flac, "flac"),
+        (make_wma, "wma"),
     ],
 )
 def test_sound_that_does_not_reach_its_length_is_refused(
