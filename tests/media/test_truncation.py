@@ -13,6 +13,7 @@ from latentsync import errors
 from latentsync.media.probe import probe_audio, probe_video
 from latentsync.media.sound import read_waveform
 from latentsync.settings import Settings
+from tests.media.corpus import Clip, Sound, write
 from tests.media.makers import make_sound, make_video, tone
 
 SECONDS, RATE = 1.3, 16_000
@@ -79,7 +80,7 @@ def make_wav(path: Path) -> Path:
 
 
 def make_wma(path: Path) -> Path:
-    return make_sound(path, tone(SECONDS, 44_100), 44_100, codec="wmav2")
+    return write(Clip("wma", "asf", None, Sound("wmav2", 44_100, bit_rate=96_000)), path.parent)
 
 
 def make_flac(path: Path) -> Path:
