@@ -52,7 +52,7 @@ WARNINGS = {
         "put it on a background of your choice before you send it",
     ),
     WarningCode.CHANNEL_CHOSEN: (
-        "the lips follow one channel of the speech, or the difference of two, because the sum of "
+        "the lips follow some of the channels, or the difference of two, because the sum of "
         "all channels would have lost it; what is heard keeps its channels",
         "nothing if the lips fit; otherwise send the speaker's channel alone, as mono",
     ),

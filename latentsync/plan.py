@@ -152,10 +152,11 @@ class _Segments:
             SegmentDetails(start_s=one.start / VIDEO_FPS, end_s=one.stop / VIDEO_FPS)
             for one in utterances
         )
+        background = self._background()
         return RunPlan(
             utterances,
             frame_indices,
-            partial(self._open_sound, num_frames),
+            partial(self._open_sound, background, num_frames),
             details,
             self._warnings,
         )
@@ -178,8 +179,7 @@ class _Segments:
                     cut[index] = cut_waveform(speech.waveform, place, num_frames)
         return [cut[index] for index in range(len(places))]
 
-    def _open_sound(self, num_frames: int) -> Sound:
-        background = self._background()
+    def _open_sound(self, background: AudioInfo | None, num_frames: int) -> Sound:
         parts = [recording.info for recording in self._of_segment]
         infos = parts if background is None else [background, *parts]
         sample_rate = max(info.sample_rate for info in infos)
@@ -200,9 +200,11 @@ class _Segments:
         if not self._request.options.keep_sound:
             return None
         try:
-            return probe_audio(self._video_path, self._settings, self._video.field)
+            info = probe_audio(self._video_path, self._settings, self._video.field)
         except NoAudio:
             return None
+        self._warnings += info.warnings
+        return info
 
     def _own_sound(self, info: AudioInfo, sample_rate: int, layout: str) -> Iterator[Block]:
         """Yield the video's own sound from its first frame to its last, without repetitions."""

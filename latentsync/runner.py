@@ -131,7 +131,7 @@ class _Run:
                 monitor=self._monitor,
             )
         self._attribute(time.perf_counter() - started, frames.seconds, source)
-        self._warn(_changed_sizes(reader, video))
+        self._warn(_frame_warnings(reader, video))
         self._warn(_face_warnings(generation, video, num_frames))
         self._monitor.report("write", 1.0, num_frames, num_frames)
         return Result(self._output_path, self._details(generation, video, plan))
@@ -246,7 +246,13 @@ def _size_warnings(video: VideoInfo) -> Iterator[RunWarning]:
         )
 
 
-def _changed_sizes(reader: VideoReader, video: VideoInfo) -> Iterator[RunWarning]:
+def _frame_warnings(reader: VideoReader, video: VideoInfo) -> Iterator[RunWarning]:
+    """Return what was unusual about the frames that were read."""
+    if reader.has_deinterlaced:
+        yield RunWarning(
+            code=WarningCode.DEINTERLACED,
+            message=f"{video.field} is interlaced; its fields were made whole frames.",
+        )
     if reader.other_sizes:
         sizes = ", ".join(f"{width}x{height}" for width, height in reader.other_sizes)
         yield RunWarning(

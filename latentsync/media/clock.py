@@ -11,6 +11,8 @@ from __future__ import annotations  # the generics of av exist for type checkers
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import TypeVar
 
 from av.packet import Packet
@@ -119,14 +121,19 @@ class Stretches:
     stretches: Sequence[Stretch]
     is_even: bool = True
 
-    def span_s(self, index: int) -> tuple[float, float]:
-        """Return start and end of a stretch in seconds of the file's clock."""
-        one = self.stretches[index]
-        return one.earliest * self.unit_s, one.end * self.unit_s
+    @cached_property
+    def spans_s(self) -> list[tuple[float, float]]:
+        """Start and end of each stretch in seconds of the file's clock."""
+        return [(one.earliest * self.unit_s, one.end * self.unit_s) for one in self.stretches]
+
+    @cached_property
+    def jumps_s(self) -> list[float]:
+        """By how much the clock jumps before each stretch but the first; negative if back."""
+        return [after[0] - before[1] for before, after in pairwise(self.spans_s)]
 
     def jump_s(self, index: int) -> float:
-        """Return by how much the clock jumps before a stretch; negative if back."""
-        return self.span_s(index)[0] - self.span_s(index - 1)[1]
+        """Return by how much the clock jumps before a stretch that is not the first."""
+        return self.jumps_s[index - 1]
 
 
 def is_long_gap(gap_s: float) -> bool:
@@ -143,8 +150,8 @@ def close_jumps(video: Stretches, sound: Stretches) -> tuple[Clock, Clock]:
         starts, ends = [], []
         for index, one, place in zip(pair, (video, sound), shifts, strict=True):
             if index is not None:
-                starts.append(one.span_s(index)[0])
-                ends.append(one.span_s(index - 1)[1] + place.shift_s)
+                starts.append(one.spans_s[index][0])
+                ends.append(one.spans_s[index - 1][1] + place.shift_s)
         for index, place in zip(pair, shifts, strict=True):
             if index is not None:
                 place.begin(index, max(ends) - min(starts))
@@ -160,14 +167,11 @@ def _is_kept_gap(own: Stretches, index: int, other: Stretches) -> bool:
     gap_s = own.jump_s(index)
     if gap_s <= 0:
         return False
-    start_s, end_s = own.span_s(index - 1)[1], own.span_s(index)[0]
-    spans = [other.span_s(one) for one in range(len(other.stretches))]
-    covered_s = sum(max(0.0, min(end_s, end) - max(start_s, start)) for start, end in spans)
+    start_s, end_s = own.spans_s[index - 1][1], own.spans_s[index][0]
+    covered_s = sum(max(0.0, min(end_s, end) - max(start_s, start)) for start, end in other.spans_s)
     if covered_s > _COVERED * gap_s:
         return True
-    jumps_too = any(
-        abs(other.jump_s(one) - gap_s) < _SAME_JUMP_S for one in range(1, len(other.stretches))
-    )
+    jumps_too = any(abs(jump_s - gap_s) < _SAME_JUMP_S for jump_s in other.jumps_s)
     return not own.is_even and gap_s < _UNEVEN_GAP_S and not jumps_too
 
 

@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from latentsync.formats import Frame
-from latentsync.media.tone import HLG, PQ, USUAL_PEAK_NITS, ToneMap
+from latentsync.media.tone import HLG, PQ, ToneMap
 
 UNSPECIFIED = 2
 BT709, FCC, BT470BG, SMPTE170M, SMPTE240M, BT2020_NCL = 1, 4, 5, 6, 7, 9
@@ -42,7 +42,6 @@ class Colour:
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
     full_range: bool = False
-    peak_nits: float = USUAL_PEAK_NITS  # of a high dynamic range
 
     @property
     def hdr_name(self) -> str | None:
@@ -117,9 +116,7 @@ class ToRgb:
         self._reformatter = VideoReformatter()
         self._from_wide = VideoReformatter()
         self._tone_map = (
-            None
-            if colour.hdr_name is None
-            else ToneMap(colour.transfer, colour.primaries, colour.peak_nits)
+            None if colour.hdr_name is None else ToneMap(colour.transfer, colour.primaries)
         )
 
     def __call__(self, frame: VideoFrame) -> Frame:

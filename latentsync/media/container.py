@@ -43,6 +43,7 @@ _BEGINNINGS = (
 )
 StreamT = TypeVar("StreamT", bound=Stream)
 MAX_STREAMS = 32
+_LAST_STAMP = 1 << 60  # shifting a timestamp must not exceed 64 bits
 # Decoders round sizes up to whole blocks, so their limit is higher.
 _DECODER_PIXELS_MARGIN = 1.25
 
@@ -104,11 +105,16 @@ class BrokenOff(Exception):
 def read_packets(container: InputContainer, *streams: StreamT) -> Iterator[Packet[StreamT]]:
     """Yield the packets of some streams, then an empty one for each that flushes its decoder.
 
+    Timestamps that no clock reaches are taken away.
+
     Raises:
         BrokenOff: the container is damaged here.
     """
     try:
-        yield from container.demux(*streams)  # type: ignore[misc]  # overloaded by kind of stream
+        for packet in container.demux(*streams):
+            if abs(packet.pts or 0) > _LAST_STAMP or abs(packet.dts or 0) > _LAST_STAMP:
+                packet.pts = packet.dts = None
+            yield packet  # type: ignore[misc]  # demux is overloaded by kind of stream
     except av.FFmpegError as error:
         raise BrokenOff(describe(error)) from error
     except IndexError as error:  # PyAV does not support streams that appear in the middle of a file

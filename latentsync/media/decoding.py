@@ -28,6 +28,8 @@ from av.video.stream import VideoStream
 
 StreamT = TypeVar("StreamT", bound=Stream)
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_WITHOUT_ALPHA = {with_alpha: usual for usual, with_alpha in _WITH_ALPHA.items()}
+_ALPHA_ID_BYTES = 8
 _ELEMENTARY = {"mpegvideo"}
 # FFmpeg guesses when frames of these are shown, for the codecs below in the wrong order.
 ONE_TIME_PER_FRAME = {"avi", "asf"}
@@ -84,20 +86,30 @@ class Decoder:
 
     Args:
         name: of a decoder; None for the usual one.
+        max_pixels: largest picture (width x height) that a decoder may allocate.
         lacks_times: whether packets have the times of decoding instead of those of display.
         deinterlace: whether interlaced frames become progressive ones.
+
+    Attributes:
+        has_deinterlaced: whether some frames were interlaced.
     """
 
     def __init__(
-        self, name: str | None, *, lacks_times: bool = False, deinterlace: bool = False
+        self,
+        name: str | None,
+        max_pixels: int,
+        *,
+        lacks_times: bool = False,
+        deinterlace: bool = True,
     ) -> None:
-        self._deinterlacer = _Deinterlacer() if deinterlace else None
-        self._context: VideoCodecContext | None = None
-        self._times: list[int] | None = [] if lacks_times else None  # ascending
-        if name is not None:
-            context = av.CodecContext.create(name, "r")
-            assert isinstance(context, VideoCodecContext)
-            self._context = context
+        self._deinterlaces = deinterlace
+        self._alpha_decoder = None if name is None else _AlphaDecoder(name, max_pixels)
+        self._display_times = _DisplayTimes() if lacks_times else None
+        self._deinterlacer: _Deinterlacer | None = None
+
+    @property
+    def has_deinterlaced(self) -> bool:
+        return self._deinterlacer is not None
 
     def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """Return the frames that a packet completes; an empty packet flushes the decoder.
@@ -106,30 +118,102 @@ class Decoder:
             av.FFmpegError: the packet is damaged.
         """
         frames = self._decode_in_order(packet)
+        if not self._deinterlaces:
+            return frames
+        if self._deinterlacer is None and any(frame.interlaced_frame for frame in frames):
+            self._deinterlacer = _Deinterlacer()
         if self._deinterlacer is None:
             return frames
         return self._deinterlacer.feed(frames, is_end=not packet.size)
 
     def _decode_in_order(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
-        if self._times is None:
+        if self._display_times is None:
             return self._decode(packet)
         time = packet.pts if packet.size else None
-        if time is not None:
-            insort(self._times, time)
+        self._display_times.expect(time)
         try:
             frames = self._decode(packet)
         except av.FFmpegError:
-            if time is not None:
-                self._times.remove(time)
+            self._display_times.give_up(time)
             raise
+        return self._display_times.stamp(frames)
+
+    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if self._alpha_decoder is None:
+            return packet.decode()
+        return self._alpha_decoder.decode(packet)
+
+
+class _AlphaDecoder:
+    """A decoder of libvpx.
+
+    It would allocate a picture of any size. FFmpeg's decoders, which refuse too large ones, try
+    each packet first: its pictures, and its transparency.
+    """
+
+    def __init__(self, name: str, max_pixels: int) -> None:
+        self._context = _open_decoder(name)
+        limit = {"max_pixels": str(max_pixels)}
+        usual = _WITHOUT_ALPHA[name]
+        self._pictures, self._alpha = (_open_decoder(usual, limit) for _ in range(2))
+
+    def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        if not packet.size:
+            return self._context.decode(None)
+        self._pictures.decode(av.Packet(bytes(packet)))
+        if packet.has_sidedata("matroska_block_additional"):
+            alpha = bytes(packet.get_sidedata("matroska_block_additional"))[_ALPHA_ID_BYTES:]
+            self._alpha.decode(av.Packet(alpha))
+        return self._context.decode(packet)
+
+
+def _open_decoder(name: str, options: dict[str, str] | None = None) -> VideoCodecContext:
+    context = av.CodecContext.create(name, "r")
+    assert isinstance(context, VideoCodecContext)
+    context.options = options or {}
+    context.thread_count = 1  # errors come with the packet that causes them
+    return context
+
+
+class _DisplayTimes:
+    """Gives frames, in the order of display, the times of decoding in ascending order.
+
+    A packet of which nothing is shown would leave its time to the frame of another packet, and so
+    on for the rest of the file. Frames decoded before a keyframe are shown before it, so that what
+    has not been shown by then is given up.
+    """
+
+    def __init__(self) -> None:
+        self._times: list[int] = []  # not given to a frame yet, ascending
+        self._expected: set[int] = set()  # of packets whose own frame has not been shown
+
+    def expect(self, time: int | None) -> None:
+        """Expect a frame for a packet of this time."""
+        if time is not None:
+            insort(self._times, time)
+            self._expected.add(time)
+
+    def give_up(self, time: int | None) -> None:
+        """Expect no frame of this packet."""
+        if time in self._times:
+            self._times.remove(time)
+            self._expected.discard(time)
+
+    def stamp(self, frames: list[VideoFrame]) -> list[VideoFrame]:
+        """Return the frames with the times of their display."""
         for frame in frames:
+            own = frame.pts
+            if own is not None:
+                self._expected.discard(own)
+                if frame.key_frame:
+                    self._give_up_before(own)
             frame.pts = self._times.pop(0) if self._times else None
         return frames
 
-    def _decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
-        if self._context is None:
-            return packet.decode()
-        return self._context.decode(packet if packet.size else None)
+    def _give_up_before(self, own: int) -> None:
+        lost = {time for time in self._expected if time < own}
+        self._expected -= lost
+        del self._times[: len(lost)]
 
 
 class _Deinterlacer:

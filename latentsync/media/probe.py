@@ -6,6 +6,7 @@ decoded. The result can be stored with a job, so that the worker does not scan t
 
 from __future__ import annotations  # the generics of av exist for type checkers only
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as default
@@ -32,7 +33,7 @@ from latentsync.media.colour import (
     read_colour,
     read_orientation,
 )
-from latentsync.media.container import open_media
+from latentsync.media.container import open_media, unreadable_errors
 from latentsync.media.limits import (
     check_audio_length,
     check_channels,
@@ -49,6 +50,7 @@ from latentsync.settings import Settings
 
 # Usual layouts of wave files without a channel mask, by number of channels.
 _USUAL_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_NAMELESS = re.compile(r"\d channels( \(.*\))?$")
 _SANE_ASPECT = (Fraction(1, 4), Fraction(4))  # pixel shapes outside this are damaged metadata
 
 
@@ -62,7 +64,6 @@ class VideoInfo:
         colour: colour metadata of the source.
         decoder: name of the decoder if it is not FFmpeg's usual one for the codec.
         lacks_times: whether frames have only times of decoding (:mod:`.decoding`).
-        is_interlaced: whether frames consist of two fields.
         pixel_aspect: width of a stored pixel divided by its height.
         timeline: the source frame of each 25 fps slot.
         clock: how the timestamps of its packets become those of ``timeline``.
@@ -77,7 +78,6 @@ class VideoInfo:
     codec: str
     decoder: str | None
     lacks_times: bool
-    is_interlaced: bool
     pixel_aspect: float
     colour: Colour
     stream_index: int
@@ -166,7 +166,9 @@ def probe_video(path: Path, settings: Settings, field: str) -> VideoInfo:
         return _probe_animation(path, settings, field)
     with open_media(path, field, settings.max_pixels) as container:
         track = scan_video(container, settings, field)
-        return _describe_video(track, _build_timeline(track, settings, field), settings, field)
+        timeline = _build_timeline(track, settings, field)
+        with unreadable_errors(field):
+            return _describe_video(track, timeline, settings, field)
 
 
 def _probe_animation(path: Path, settings: Settings, field: str) -> VideoInfo:
@@ -194,7 +196,6 @@ def _probe_animation(path: Path, settings: Settings, field: str) -> VideoInfo:
         codec="webp",
         decoder=None,
         lacks_times=False,
-        is_interlaced=False,
         pixel_aspect=1.0,
         colour=read_colour(picture),
         stream_index=0,
@@ -296,11 +297,11 @@ _VIDEO_INFO, _AUDIO_INFO = TypeAdapter(VideoInfo), TypeAdapter(AudioInfo)
 
 
 def name_layout(stream: AudioStream) -> None:
-    """Set the usual channel layout of a stream that only has a number of channels."""
-    if stream.codec_context is not None and stream.layout.name.endswith(" channels"):
-        usual = _USUAL_LAYOUTS.get(stream.layout.nb_channels)
-        if usual is not None:
-            stream.codec_context.layout = usual
+    """Set the usual channel layout of a stream that has none, or one that cannot be converted."""
+    context = stream.codec_context
+    if context is not None and context.channels and _NAMELESS.search(stream.layout.name):
+        count = stream.layout.nb_channels
+        stream.codec_context.layout = _USUAL_LAYOUTS.get(count, f"{count} channels")
 
 
 def _build_timeline(track: VideoTrack, settings: Settings, field: str) -> Timeline:
@@ -312,13 +313,13 @@ def _build_timeline(track: VideoTrack, settings: Settings, field: str) -> Timeli
         frames.stamps, frames.keyframe_stamps, frames.last_duration, track.time_base
     )
     check_frame_rate(timeline.fps, settings, field)
-    timeline = replace(timeline, start_s=timeline.start_s - track.late_s)
+    timeline = replace(
+        timeline,
+        start_s=timeline.start_s - track.late_s,
+        keyframe_numbers=frames.keyframe_numbers,
+    )
     if track.clock.sections:
-        return replace(
-            timeline,
-            keyframe_numbers=frames.keyframe_numbers,
-            keyframe_positions=frames.keyframe_positions,
-        )
+        return replace(timeline, keyframe_positions=frames.keyframe_positions)
     return timeline
 
 
@@ -342,7 +343,6 @@ def _describe_video(
         codec=stream.codec_context.name,
         decoder=track.decoder_name,
         lacks_times=track.lacks_times,
-        is_interlaced=frame.interlaced_frame,
         pixel_aspect=float(aspect),
         colour=colour,
         stream_index=stream.index,
@@ -357,9 +357,6 @@ def _describe_video(
 def _picture_warnings(frame: VideoFrame, colour: Colour, field: str) -> list[RunWarning]:
     """Return how the pictures of a video are changed."""
     found = []
-    if frame.interlaced_frame:
-        message = f"{field} is interlaced; its fields are made whole frames."
-        found.append(RunWarning(code=WarningCode.DEINTERLACED, message=message))
     if colour.hdr_name is not None:
         message = (
             f"{field} has a high dynamic range ({colour.hdr_name}); it is mapped to BT.709, the "

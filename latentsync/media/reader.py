@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import av
@@ -39,12 +39,16 @@ class VideoReader:
     Args:
         path: the file that was probed.
         info: what :func:`~latentsync.media.probe.probe_video` found.
+
+    Attributes:
+        has_deinterlaced: whether some of the frames read so far were interlaced.
     """
 
     def __init__(self, path: Path, info: VideoInfo) -> None:
         self._path = path
         self._info = info
         self._to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour, info.pixel_aspect)
+        self.has_deinterlaced = False
 
     @property
     def other_sizes(self) -> list[tuple[int, int]]:
@@ -82,6 +86,7 @@ class VideoReader:
                 if not 0 <= index < self.num_frames:
                     raise IndexError(f"frame {index} of a video of {self.num_frames} frames")
                 frame = cursor.frame_at(int(info.timeline.slot_pts[index]))
+                self.has_deinterlaced |= cursor.has_deinterlaced
                 with unreadable_errors(info.field):
                     rgb = self._to_rgb(frame)
                 yield info.orientation.apply(rgb)
@@ -96,6 +101,7 @@ class _Cursor:
         self._opened = ExitStack()
         self._held: deque[VideoFrame] = deque()
         self._held_until = 0
+        self.has_deinterlaced = False
 
     def __enter__(self) -> _Cursor:
         self._open()
@@ -187,14 +193,23 @@ class _Cursor:
         position = int(np.searchsorted(keyframes, pts, side="right")) - 1
         return int(keyframes[position]) if position >= 0 else None
 
+    def _earlier_keyframe(self, pts: int, count: int) -> int:
+        """Return the keyframe ``count`` before the one at ``pts``, or the first."""
+        keyframes = self._info.timeline.keyframe_pts
+        return int(keyframes[max(0, int(np.searchsorted(keyframes, pts)) - count)])
+
     def _seek(self, pts: int) -> None:
         """Seek so that the next frame is not after ``pts``."""
         target = self._keyframe_before(pts)
+        if target is not None and self._info.lacks_times:
+            # The first frames lack those that they depend on; times are right again from the
+            # second keyframe on.
+            target = self._earlier_keyframe(target, 2)
         while target is not None:
             if self._seek_to(target) and self._is_on_keyframe(pts):
                 return
             target = self._keyframe_before(target - 1)
-        self._open()  # no seek succeeded: decode from the beginning
+        self._read_to(pts)
 
     def _is_on_keyframe(self, pts: int) -> bool:
         """Return whether a seek was correct: some containers renumber frames after one."""
@@ -207,7 +222,8 @@ class _Cursor:
         if self._info.clock.sections:
             return self._seek_to_packet(pts)
         if self._info.lacks_times and self._container.format.name not in ONE_TIME_PER_FRAME:
-            return False  # nothing would tell which frame was found
+            self._read_to(pts)  # after a seek nothing would tell which frame was found
+            return True
         try:
             self._container.seek(pts, stream=self._stream, backward=True)
         except av.FFmpegError:
@@ -242,6 +258,15 @@ class _Cursor:
                 return True
         return False
 
+    def _read_to(self, pts: int) -> None:
+        """Read from the beginning of the file to the keyframe before ``pts``, without decoding."""
+        self._open()
+        keyframes = self._info.timeline.keyframe_pts
+        keyframe = int(np.searchsorted(keyframes, pts, side="right")) - 1
+        if keyframe >= 0:
+            number = int(self._info.timeline.keyframe_numbers[keyframe])
+            self._restart(islice(self._packets(), number, None))
+
     def _restart(self, packets: Iterator[Packet[VideoStream]]) -> None:
         self._frames = self._decode(packets)
         self._shown = None
@@ -264,12 +289,12 @@ class _Cursor:
 
     def _decode(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         info = self._info
-        decoder = Decoder(
-            info.decoder, lacks_times=info.lacks_times, deinterlace=info.is_interlaced
-        )
+        decoder = Decoder(info.decoder, info.max_pixels, lacks_times=info.lacks_times)
         try:
             for packet in packets:
-                yield from _decode_packet(decoder, packet)
+                frames = _decode_packet(decoder, packet)
+                self.has_deinterlaced |= decoder.has_deinterlaced
+                yield from frames
         except BrokenOff:
             # The probe has read all packets, so this only happens after a wrong seek, which
             # _is_on_keyframe detects.

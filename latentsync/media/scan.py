@@ -50,6 +50,8 @@ _PACKETS_BEFORE_FIRST_FRAME = 250  # give up when so many packets decode to noth
 _EMPTY = "is empty"
 _DAMAGED = "invalid data found when processing input"  # FFmpeg's words
 _MOST_JUMPS = 1_000
+_REORDERED = 16  # frames by which decoding and display may differ at most
+_HALF, _FEW = 0.5, 0.1  # shares of packets without a timestamp
 _SPARE = 1.05  # recorded beyond the limits, so that their own checks refuse it
 _OVERLAP_S = 0.1  # if packets of sound overlap by more, the clock starts anew
 # Containers that may end anywhere: streams, whose last packet is played as far as it goes, and
@@ -170,12 +172,15 @@ class VideoTrack(Track):
 
     stream: VideoStream
 
-    def __init__(self, stream: VideoStream, container: str, most_frames: float) -> None:
+    def __init__(
+        self, stream: VideoStream, container: str, most_frames: float, max_pixels: int
+    ) -> None:
         super().__init__(stream)
         self.lacks_times = lacks_times(stream, container)
         self._starts_decoded = container in ONE_TIME_PER_FRAME
         self.decoder_name = choose_decoder(stream)
-        self.first_frame = FirstFrame(Decoder(self.decoder_name).decode)
+        decoder = Decoder(self.decoder_name, max_pixels, deinterlace=False)
+        self.first_frame = FirstFrame(decoder.decode)
         self._most_frames = most_frames
         self._decoding_times = DecodingTimes()
         self._numbers = array("q")  # of the packets that have a timestamp
@@ -183,8 +188,9 @@ class VideoTrack(Track):
         self._decoded = array("q")  # times of decoding
         self._durations = array("q")
         self._positions = array("q")  # in the file; -1 if not known
-        self._is_key = bytearray()
-        self._is_hidden = bytearray()
+        self._is_key = array("B")
+        self._is_hidden = array("B")
+        self._is_timed = array("B")
 
     @property
     def has_size(self) -> bool:
@@ -197,8 +203,7 @@ class VideoTrack(Track):
         if decoded is None:
             return
         shown = stamp_of(packet)
-        if shown is None:
-            self.lacks_times = True
+        self._is_timed.append(shown is not None)
         self._numbers.append(self.num_packets)
         self._shown.append(decoded if shown is None else shown)
         self._decoded.append(decoded)
@@ -230,16 +235,31 @@ class VideoTrack(Track):
 
     def drop_last(self) -> None:
         """Forget the last packet, which is incomplete."""
-        for column in (
-            self._numbers,
-            self._shown,
-            self._decoded,
-            self._durations,
-            self._positions,
-        ):
+        for column in self._columns:
             column.pop()
-        self._is_key.pop()
-        self._is_hidden.pop()
+
+    @property
+    def _columns(self) -> tuple[array[int], ...]:
+        return (
+            *(self._numbers, self._shown, self._decoded, self._durations, self._positions),
+            *(self._is_key, self._is_hidden, self._is_timed),
+        )
+
+    def settle(self) -> None:
+        """Decide, when all packets are recorded, which of those without a timestamp are frames.
+
+        If few have one, all are frames. Otherwise a packet without one is the second field of a
+        frame, or its frame is not shown.
+        """
+        share = self._is_timed.count(False) / max(1, len(self._is_timed))
+        frame = self.first_frame.frame
+        has_fields = isinstance(frame, VideoFrame) and frame.interlaced_frame
+        if share > (_HALF if has_fields else _FEW):
+            self.lacks_times = True
+        if share and not self.lacks_times:
+            kept = [number for number, is_timed in enumerate(self._is_timed) if is_timed]
+            for column in self._columns:
+                column[:] = array(column.typecode, [column[number] for number in kept])
 
     def frames(self) -> Frames:
         """Return the frames with continuous timestamps."""
@@ -311,11 +331,9 @@ class Frames:
 class _VideoStretches:
     """Finds the jumps in the timestamps of a video, in the order of decoding."""
 
-    _REORDERED = 16  # frames by which decoding and display may differ at most
-
     def __init__(self, unit_s: float, usual_s: float) -> None:
         self._unit_s = unit_s
-        self._reordered = self._REORDERED * usual_s / unit_s
+        self._reordered = _REORDERED * usual_s / unit_s
         self._two_frames = 2 * usual_s / unit_s
         self._usual = round(usual_s / unit_s)
         self._finished: list[Stretch] = []
@@ -351,7 +369,7 @@ class _VideoStretches:
         """Return whether a frame belongs to the stretch before, decoded after the jump."""
         if not self._finished or self._open is None:
             return False
-        is_close = number - self._open.first_packet <= self._REORDERED
+        is_close = number - self._open.first_packet <= _REORDERED
         is_outside = abs(stamp - self._open.latest) > max(
             self._reordered, LONGEST_GAP_S / self._unit_s
         )
@@ -394,7 +412,7 @@ class SoundTrack(Track):
 
     @property
     def is_full(self) -> bool:
-        return self.sounding_s > self._longest_s or len(self._stretches) > _MOST_JUMPS
+        return self.sounding_s > self._longest_s or len(self._stretches) > _MOST_JUMPS + 1
 
     def record(self, packet: Packet[Stream]) -> None:
         if packet.is_discard:  # before the start of an edit list
@@ -478,7 +496,7 @@ class _Scan:
         longest_s = settings.max_duration_s * _SPARE
         streams = container.streams
         self.videos = [
-            VideoTrack(stream, container.format.name, most_frames)
+            VideoTrack(stream, container.format.name, most_frames, settings.max_pixels)
             for stream in streams.video
             if not stream.disposition & _NOT_PICTURES
         ]
@@ -496,7 +514,9 @@ class _Scan:
             if packet.size and not track.is_full:
                 track.add(packet)
             if track.is_full and track is _choose(wanted):
-                return
+                break
+        for one in self.videos:
+            one.settle()
 
     def _packets(self, streams: Sequence[Stream]) -> Iterator[Packet[Stream]]:
         try:
@@ -507,12 +527,16 @@ class _Scan:
             ) from error
 
     def close_jumps(self, video: VideoTrack | None, sound: SoundTrack | None) -> None:
-        """Make the clocks of two tracks continuous."""
-        none = Stretches(1.0, [])
-        clocks = close_jumps(
-            none if video is None else video.stretches(),
-            none if sound is None else sound.stretches(),
-        )
+        """Make the clocks of two tracks continuous; raise UnreadableMedia for too many jumps."""
+        stretches = [
+            Stretches(1.0, []) if track is None else track.stretches() for track in (video, sound)
+        ]
+        if max(len(one.stretches) for one in stretches) > _MOST_JUMPS + 1:
+            raise UnreadableMedia(
+                f"The timestamps of {self._field} jump more than {_MOST_JUMPS} times.",
+                field=self._field,
+            )
+        clocks = close_jumps(*stretches)
         for track, clock in zip((video, sound), clocks, strict=True):
             if track is not None:
                 track.clock = clock
@@ -520,7 +544,7 @@ class _Scan:
     def check_end(self, track: Track) -> None:
         """Raise TruncatedMedia if a track ends before it should."""
         kind = self._container.format.name
-        if track.is_full:  # it is refused as too long, and was not read to its end
+        if track.is_full:  # it is refused, and was not read to its end
             return
         if track.is_cut and kind not in _OPEN_ENDED:
             raise TruncatedMedia(

@@ -51,9 +51,10 @@ class Timeline:
         time_base: seconds per unit of the timestamps.
         duration_s: from the first frame to the end of the last one.
         fps: average frame rate of the source.
-        keyframe_numbers, keyframe_positions: of the keyframes' packets, counted in the order of the
-            file, and in bytes from its start. Empty unless the clock of the file jumps, because
-            then its timestamps do not tell where in the file a frame is.
+        keyframe_numbers: int64 (num_keyframes,), of the keyframes' packets, counted in the order of
+            the file.
+        keyframe_positions: of the same packets, in bytes from the start of the file. Empty unless
+            the clock of the file jumps, because then timestamps do not tell where a frame is.
     """
 
     start_s: float

@@ -32,7 +32,7 @@ Values = NDArray[np.float64]
 
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
 SDR_WHITE_NITS = 203.0
-USUAL_PEAK_NITS = 1000.0  # of HLG, and of PQ without a statement
+PEAK_NITS = 1000.0  # of HLG, and of most PQ; brighter colours are cut
 MOST_NITS = 10_000.0  # of PQ
 
 # x and y of red, green and blue by the code points of ITU-T H.273; all with the white of D65.
@@ -75,17 +75,15 @@ def hlg_to_nits(signal: Values, luma: Values) -> Values:
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
     system_gamma = 1.2
     luminance = (scene @ luma)[..., None]
-    return USUAL_PEAK_NITS * luminance ** (system_gamma - 1) * scene
+    return PEAK_NITS * luminance ** (system_gamma - 1) * scene
 
 
-def roll_off(nits: Values, peak_nits: float) -> Values:
-    """Compress luminances of 0..``peak_nits`` to 0..:data:`SDR_WHITE_NITS` (the EETF)."""
-    peak = nits_to_pq(np.array(peak_nits))
+def roll_off(nits: Values) -> Values:
+    """Compress luminances of 0..:data:`PEAK_NITS` to 0..:data:`SDR_WHITE_NITS` (the EETF)."""
+    peak = nits_to_pq(np.array(PEAK_NITS))
     top = float(nits_to_pq(np.array(SDR_WHITE_NITS)) / peak)
     signal = np.minimum(nits_to_pq(nits) / peak, 1.0)
     knee = 1.5 * top - 0.5
-    if knee >= 1:
-        return np.minimum(nits, SDR_WHITE_NITS)
     t = np.maximum(signal - knee, 0) / (1 - knee)
     spline = (
         (2 * t**3 - 3 * t**2 + 1) * knee
@@ -95,25 +93,20 @@ def roll_off(nits: Values, peak_nits: float) -> Values:
     return pq_to_nits(np.where(signal < knee, signal, spline) * peak)
 
 
-def to_sdr(signal: Values, transfer: int, primaries: int, peak_nits: float) -> Values:
+def to_sdr(signal: Values, transfer: int, primaries: int) -> Values:
     """Return the BT.709 signals of HDR signals.
 
     Args:
         signal: (..., 3) red, green and blue in 0..1.
         transfer: :data:`PQ` or :data:`HLG`.
         primaries: code point of ITU-T H.273; BT.2020 is assumed for any but BT.709 and Display P3.
-        peak_nits: the brightest white of a PQ source; brighter colours are cut.
     """
     to_xyz = _rgb_to_xyz(primaries if primaries in _PRIMARIES else _BT2020)
-    if transfer == PQ:
-        nits = pq_to_nits(signal)
-        peak_nits = min(max(peak_nits, SDR_WHITE_NITS), MOST_NITS)
-    else:
-        nits, peak_nits = hlg_to_nits(signal, to_xyz[1]), USUAL_PEAK_NITS
+    nits = pq_to_nits(signal) if transfer == PQ else hlg_to_nits(signal, to_xyz[1])
     bt709_to_xyz = _rgb_to_xyz(_BT709)
     nits = nits @ (np.linalg.inv(bt709_to_xyz) @ to_xyz).T
     brightest = np.maximum(nits.max(axis=-1, keepdims=True), 1e-6)
-    light = nits * roll_off(brightest, peak_nits) / brightest / SDR_WHITE_NITS
+    light = nits * roll_off(brightest) / brightest / SDR_WHITE_NITS
     return np.clip(_desaturate(light, bt709_to_xyz[1]), 0, 1) ** (1 / 2.4)
 
 
@@ -136,8 +129,8 @@ def _rgb_to_xyz(primaries: int) -> Values:
 class ToneMap:
     """Turns HDR frames of ``gbrp16le`` or ``gbrap16le`` into BT.709 ones of the same format."""
 
-    def __init__(self, transfer: int, primaries: int, peak_nits: float) -> None:
-        self._table = _build_table(transfer, primaries, peak_nits)
+    def __init__(self, transfer: int, primaries: int) -> None:
+        self._table = _build_table(transfer, primaries)
         self._shape: tuple[int, int, str] | None = None
 
     def __call__(self, frame: VideoFrame) -> VideoFrame:
@@ -165,10 +158,10 @@ class ToneMap:
 
 
 @lru_cache(maxsize=4)
-def _build_table(transfer: int, primaries: int, peak_nits: float) -> str:
+def _build_table(transfer: int, primaries: int) -> str:
     """Return the table as a .cube file; red varies fastest, blue slowest."""
     steps = np.linspace(0, 1, _NODES)
     blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
-    mapped = to_sdr(np.stack([red, green, blue], -1), transfer, primaries, peak_nits)
+    mapped = to_sdr(np.stack([red, green, blue], -1), transfer, primaries)
     rows = "%.5f %.5f %.5f\n" * _NODES**3 % tuple(mapped.ravel().tolist())
     return f"LUT_3D_SIZE {_NODES}\n{rows}"

@@ -199,7 +199,7 @@ def _read_box(file: BinaryIO, start: int, size_bytes: int) -> tuple[int, bytes]:
 def _check_ebml(file: BinaryIO, size_bytes: int) -> str | None:
     file.seek(4)
     header_bytes = _read_ebml_size(file)
-    if header_bytes is None:
+    if header_bytes is None or file.tell() + header_bytes > size_bytes:
         return None
     file.seek(header_bytes, os.SEEK_CUR)
     if file.read(4) != _EBML_SEGMENT:

@@ -15,7 +15,7 @@ class WarningCode(StrEnum):
     """
 
     ALPHA_COMPOSITED = "ALPHA_COMPOSITED"  # a transparent video was put on black
-    CHANNEL_CHOSEN = "CHANNEL_CHOSEN"  # the lips follow one channel or a difference of two
+    CHANNEL_CHOSEN = "CHANNEL_CHOSEN"  # the lips follow some channels or a difference of two
     CHANNELS_MIXED = "CHANNELS_MIXED"  # more channels than an MP4 can have were mixed to stereo
     CLOCK_MENDED = "CLOCK_MENDED"  # jumps of the timestamps were closed
     DEINTERLACED = "DEINTERLACED"  # interlaced fields became whole frames

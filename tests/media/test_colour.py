@@ -86,7 +86,7 @@ def test_white_of_203_nits_is_bright_and_1000_nits_are_white(
 
 def test_the_curve_keeps_dark_luminances_and_ends_at_white() -> None:
     nits = np.array([0.0, 1.0, 50.0, 1000.0])
-    assert roll_off(nits, 1000.0) == pytest.approx([0.0, 1.0, 50.0, 203.0], rel=0.01, abs=0.01)
+    assert roll_off(nits) == pytest.approx([0.0, 1.0, 50.0, 203.0], rel=0.01, abs=0.01)
     assert pq_to_nits(nits_to_pq(nits)) == pytest.approx(nits, rel=1e-6, abs=1e-6)
 
 

@@ -11,6 +11,7 @@ import pytest
 from latentsync.media.probe import dump_info, load_video_info, probe_video
 from latentsync.media.reader import VideoReader
 from latentsync.settings import Settings
+from tests.media.field_pairs import write_field_pairs
 from tests.media.makers import Picture, make_video
 
 INTERLACED = {"x264-params": "tff=1"}
@@ -43,10 +44,10 @@ def test_an_interlaced_video_shows_one_moment_in_a_frame(
         tmp_path / f"a.{suffix}", 24, size=(128, 96), paint=moving_bar, options=INTERLACED
     )
     info = probe_video(path, settings, "video")
-    assert [warning.code for warning in info.warnings] == ["DEINTERLACED"]
     info = load_video_info(dump_info(info), settings)
     reader = VideoReader(path, info)
     forwards = list(reader.read(range(24)))
+    assert reader.has_deinterlaced
     first = round(bar_starts(forwards[0])[0])
     assert first in (0, SPEED)  # of the field that the encoder calls the first
     for number, frame in enumerate(forwards):
@@ -57,10 +58,23 @@ def test_an_interlaced_video_shows_one_moment_in_a_frame(
         assert bar_starts(back) == pytest.approx(bar_starts(there), abs=0.7)
 
 
+def test_separately_coded_fields_are_one_frame(tmp_path: Path, settings: Settings) -> None:
+    path = write_field_pairs(tmp_path / "a.ts", range(20, 220, 4))
+    info = probe_video(path, settings, "video")
+    assert info.timeline.fps == pytest.approx(25)
+    assert info.num_frames in (50, 51)  # FFmpeg gives the last field a time of its own
+    reader = VideoReader(path, info)
+    seen = [float(frame.mean()) for frame in reader.read(range(50))]
+    expected = [(luma - 16) * 255 / 219 for luma in range(20, 220, 4)]
+    assert seen == pytest.approx(expected, abs=2)
+    assert reader.has_deinterlaced
+
+
 def test_a_progressive_video_is_not_filtered(tmp_path: Path, settings: Settings) -> None:
-    info = probe_video(make_video(tmp_path / "a.mp4"), settings, "video")
-    assert not info.is_interlaced
-    assert info.warnings == ()
+    path = make_video(tmp_path / "a.mp4")
+    reader = VideoReader(path, probe_video(path, settings, "video"))
+    assert len(list(reader.read(range(10)))) == 10
+    assert not reader.has_deinterlaced
 
 
 def test_frames_of_other_shapes_are_fitted(tmp_path: Path, settings: Settings) -> None:
