@@ -13,6 +13,7 @@ import av
 import httpx
 import numpy as np
 import pytest
+from av.container import OutputContainer
 from PIL import Image
 
 from latentsync.media.tone import PQ
@@ -201,6 +202,21 @@ def test_a_videos_own_sound_stays_in_step(tmp_path: Path, post: Post, clip: Clip
     level = np.abs(heard[: round(1.1 * rate)])
     heard_s = int(np.argmax(level > level.max() / 2)) / rate
     assert heard_s == pytest.approx(TONE_FROM_S + clip.sound_later_s, abs=0.01)
+
+
+def test_what_is_unusual_about_a_videos_own_sound_is_said(tmp_path: Path, post: Post) -> None:
+    def second_sound(container: OutputContainer) -> list[av.Packet]:
+        stream = container.add_stream("aac", rate=48_000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 48_000
+        container.start_encoding()
+        return [*stream.encode(frame), *stream.encode(None)]
+
+    clip = Clip("two tracks", "mp4", H264, Sound("aac"), extra=second_sound)
+    speech = write_speech(tmp_path / "a.wav")
+    video = write(clip, tmp_path)
+    assert codes(post(video, speech)[0]) == []
+    assert codes(post(video, speech, segments=[{"start_s": 1.2}])[0]) == ["STREAM_CHOSEN"]
 
 
 def test_fields_become_frames(tmp_path: Path, post: Post) -> None:
