@@ -9,7 +9,7 @@ from __future__ import annotations  # the generics of av exist for type checkers
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import av
 from av.container import InputContainer
@@ -117,8 +117,11 @@ def read_packets(container: InputContainer, *streams: StreamT) -> Iterator[Packe
             yield packet  # type: ignore[misc]  # demux is overloaded by kind of stream
     except av.FFmpegError as error:
         raise BrokenOff(describe(error)) from error
-    except IndexError as error:  # PyAV does not support streams that appear in the middle of a file
-        raise BrokenOff("its streams change on the way") from error
+    except IndexError:  # at the end of a file in the middle of which a stream appeared
+        for stream in streams:
+            flush: Any = Packet()
+            flush.stream = stream
+            yield flush
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from av.stream import Disposition
 
 from latentsync import errors
 from latentsync.media.probe import probe_audio, probe_video
+from latentsync.media.reader import VideoReader
 from latentsync.media.sound import read_waveform
 from latentsync.settings import Settings
 from tests.media.makers import make_video
@@ -106,3 +107,41 @@ def test_the_marked_pictures_are_used(
 
 def test_one_stream_needs_no_word(tmp_path: Path, settings: Settings) -> None:
     assert not probe_video(make_video(tmp_path / "v.mp4", 3), settings, "video").warnings
+
+
+def write_noise(path: Path, *, start_s: float, num_frames: int, has_sound: bool) -> bytes:
+    """Return a transport stream of noise, about 60 kB a frame, with or without sound."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 256, 256, 3), dtype=np.uint8)
+    with av.open(str(path), "w", format="mpegts") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width = video.height = 256
+        video.options = {"preset": "ultrafast", "crf": "5"}
+        sound = container.add_stream("mp2", rate=RATE, layout="mono") if has_sound else None
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(noise[number % 4], format="rgb24")
+            frame.pts = round(start_s * 25) + number
+            container.mux(video.encode(frame))
+            if sound is not None:
+                samples = np.zeros((1, RATE // 25), np.int16)
+                block = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+                block.sample_rate, block.pts = RATE, round(start_s * RATE) + number * RATE // 25
+                container.mux(sound.encode(block))
+        container.mux(video.encode(None))
+        if sound is not None:
+            container.mux(sound.encode(None))
+    return path.read_bytes()
+
+
+def test_sound_in_the_middle_alone_does_not_end_the_pictures(
+    tmp_path: Path, settings: Settings
+) -> None:
+    path = tmp_path / "v.ts"
+    lengths = {0.0: 150, 6.0: 20, 6.8: 30}  # only the second part has sound
+    parts = [
+        write_noise(tmp_path / "part", start_s=start_s, num_frames=length, has_sound=length == 20)
+        for start_s, length in lengths.items()
+    ]
+    path.write_bytes(b"".join(parts))
+    info = probe_video(path, settings, "video")
+    assert info.num_frames == 200
+    assert len(list(VideoReader(path, info).read(range(200)))) == 200
