@@ -18,6 +18,7 @@ from typing import TypeVar
 from av.packet import Packet
 from av.stream import Stream
 
+REORDERED = 16  # frames by which decoding and display may differ at most
 LONGEST_GAP_S = 1.0  # longer gaps in both streams are closed
 _ROUNDED_S = 0.002  # timestamps of a gap are rounded, in Matroska to 1 ms
 _UNEVEN_GAP_S = 10.0  # a frame of a screen recorder may be shown for so long
@@ -139,6 +140,64 @@ class Stretches:
 def is_long_gap(gap_s: float) -> bool:
     """Return whether a gap between two packets is longer than the longest that is kept."""
     return gap_s > LONGEST_GAP_S + _ROUNDED_S
+
+
+class VideoStretches:
+    """Finds the jumps in the timestamps of a video, in the order of decoding."""
+
+    def __init__(self, unit_s: float, usual_s: float) -> None:
+        self._unit_s = unit_s
+        self._reordered = REORDERED * usual_s / unit_s
+        self._two_frames = 2 * usual_s / unit_s
+        self._usual = round(usual_s / unit_s)
+        self._finished: list[Stretch] = []
+        self._open: Stretch | None = None
+
+    @property
+    def stretches(self) -> list[Stretch]:
+        return self._finished + ([self._open] if self._open is not None else [])
+
+    def add(self, number: int, stamp: int, duration: int, is_key: bool) -> None:
+        """Add the timestamp of a packet to the newest stretch, the one before, or a new one."""
+        end = stamp + (duration or self._usual)
+        if self._open is None:
+            self._open = Stretch(number, stamp, stamp, end)
+        elif self._is_stray(number, stamp):
+            self._finished[-1] = extend(self._finished[-1], stamp, end)
+        elif self._jumps(stamp, is_key):
+            self._finished.append(self._open)
+            self._open = Stretch(number, stamp, stamp, end)
+        else:
+            self._open = extend(self._open, stamp, end)
+
+    def _jumps(self, stamp: int, is_key: bool) -> bool:
+        assert self._open is not None
+        ahead = stamp - self._open.latest
+        if is_long_gap((stamp - self._open.end) * self._unit_s) and ahead > self._reordered / 2:
+            return True
+        if is_key:
+            return ahead < -self._two_frames
+        return ahead < -max(self._reordered, LONGEST_GAP_S / self._unit_s)
+
+    def _is_stray(self, number: int, stamp: int) -> bool:
+        """Return whether a frame belongs to the stretch before, decoded after the jump."""
+        if not self._finished or self._open is None:
+            return False
+        is_close = number - self._open.first_packet <= REORDERED
+        is_outside = abs(stamp - self._open.latest) > max(
+            self._reordered, LONGEST_GAP_S / self._unit_s
+        )
+        return is_close and is_outside and abs(stamp - self._finished[-1].latest) <= self._reordered
+
+
+def extend(stretch: Stretch, stamp: int, end: int) -> Stretch:
+    """Return a stretch with one more packet."""
+    return Stretch(
+        stretch.first_packet,
+        min(stretch.earliest, stamp),
+        max(stretch.latest, stamp),
+        max(stretch.end, end),
+    )
 
 
 def close_jumps(video: Stretches, sound: Stretches) -> tuple[Clock, Clock]:

@@ -43,8 +43,9 @@ from latentsync.media.limits import (
     check_sample_rate,
 )
 from latentsync.media.pictures import recognise_picture
-from latentsync.media.scan import Track, VideoTrack, scan_sound, scan_video
+from latentsync.media.scan import scan_sound, scan_video
 from latentsync.media.timeline import Timeline, build_timeline
+from latentsync.media.tracks import Track, VideoTrack
 from latentsync.schema.responses import RunWarning, WarningCode
 from latentsync.settings import Settings
 
