@@ -18,7 +18,7 @@ from typing import TypeVar
 from av.packet import Packet
 from av.stream import Stream
 
-REORDERED = 16  # frames by which decoding and display may differ at most
+_REORDERED = 16  # frames by which decoding and display may differ at most
 LONGEST_GAP_S = 1.0  # longer gaps in both streams are closed
 _ROUNDED_S = 0.002  # timestamps of a gap are rounded, in Matroska to 1 ms
 _UNEVEN_GAP_S = 10.0  # a frame of a screen recorder may be shown for so long
@@ -147,7 +147,7 @@ class VideoStretches:
 
     def __init__(self, unit_s: float, usual_s: float) -> None:
         self._unit_s = unit_s
-        self._reordered = REORDERED * usual_s / unit_s
+        self._reordered = _REORDERED * usual_s / unit_s
         self._two_frames = 2 * usual_s / unit_s
         self._usual = round(usual_s / unit_s)
         self._finished: list[Stretch] = []
@@ -183,7 +183,7 @@ class VideoStretches:
         """Return whether a frame belongs to the stretch before, decoded after the jump."""
         if not self._finished or self._open is None:
             return False
-        is_close = number - self._open.first_packet <= REORDERED
+        is_close = number - self._open.first_packet <= _REORDERED
         is_outside = abs(stamp - self._open.latest) > max(
             self._reordered, LONGEST_GAP_S / self._unit_s
         )
