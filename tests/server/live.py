@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -46,6 +47,16 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
     return Settings(**{"api_keys": (KEY,), **own, **changes})
 
 
+class _Server(uvicorn.Server):
+    """Also ends connections whose client neither reads nor leaves; a process would just exit."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # connections are closed in the next round of the loop
+
+
 @contextlib.contextmanager
 def serving(app: FastAPI) -> Iterator[str]:
     """Serve ``app`` from a thread of this process; yields its address."""
@@ -53,7 +64,7 @@ def serving(app: FastAPI) -> Iterator[str]:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    server = _Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
