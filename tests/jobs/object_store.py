@@ -105,6 +105,9 @@ class ObjectStore:
         assert self.process.stdout.readline() == "done\n", "the server of objects ended"
 
 
+_opened: list[Any] = []  # s3fs has no types
+
+
 @contextmanager
 def object_store(
     bucket: str = BUCKET, key: str = KEY, secret: str = SECRET
@@ -115,6 +118,7 @@ def object_store(
         store.await_start()
         yield store
     finally:
+        _close_clients()
         store.close()
 
 
@@ -122,7 +126,23 @@ def forget_clients() -> None:
     """Let this process's file stores be opened anew: a client keeps what it was let in with."""
     from s3fs import S3FileSystem
 
+    _opened.extend(S3FileSystem._cache.values())
     S3FileSystem.clear_instance_cache()
+
+
+def _close_clients() -> None:
+    """Close the connections of all file stores.
+
+    s3fs itself waits for a tenth of a second only: on a busy machine some would stay open.
+    """
+    from fsspec.asyn import sync
+
+    forget_clients()
+    for files in _opened:
+        client = getattr(files, "_s3creator", None)
+        if client is not None:
+            sync(files.loop, client.__aexit__, None, None, None, timeout=30)
+    _opened.clear()
 
 
 def _prepare(bucket: str) -> None:
