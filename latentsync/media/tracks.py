@@ -77,7 +77,7 @@ class FirstFrame:
 def name_stream(stream: Stream) -> str:
     """Return number and format of a stream, for messages."""
     context = stream.codec_context
-    return f"stream {stream.index} ({context.name if context else 'unknown format'})"
+    return f"stream {stream.index} ({context.name if context else 'unknown format or damaged'})"
 
 
 class Track:
