@@ -155,6 +155,7 @@ class VideoStretches:
 
     @property
     def stretches(self) -> list[Stretch]:
+        """The packets added so far, between the jumps of the clock."""
         return self._finished + ([self._open] if self._open is not None else [])
 
     def add(self, number: int, stamp: int, duration: int, is_key: bool) -> None:

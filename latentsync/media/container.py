@@ -17,7 +17,8 @@ from av.packet import Packet
 from av.stream import Stream
 
 from latentsync.errors import UnreadableMedia
-from latentsync.media.truncation import refuse_truncated_file
+from latentsync.media.decoding import limit_pixels
+from latentsync.media.truncation import ASF_HEADER, EBML_HEADER, refuse_truncated_file
 
 _FORMATS = (
     # with pictures: MP4/MOV/M4A/3GP, Matroska/WebM, AVI, transport and program streams, …
@@ -30,7 +31,7 @@ _FORMATS = (
 # Of damaged files, to say what they were.
 _BEGINNINGS = (
     (4, b"ftyp", "an MP4 or MOV"),
-    (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM"),
+    (0, EBML_HEADER, "a Matroska or WebM"),
     (8, b"AVI ", "an AVI"),
     (8, b"WAVE", "a WAV"),
     (0, b"FLV", "an FLV"),
@@ -39,13 +40,11 @@ _BEGINNINGS = (
     (0, b"fLaC", "a FLAC"),
     (8, b"AIF", "an AIFF"),
     (0, b"caff", "a CAF"),
-    (0, b"\x30\x26\xb2\x75", "a WMV or WMA"),
+    (0, ASF_HEADER, "a WMV or WMA"),
 )
 StreamT = TypeVar("StreamT", bound=Stream)
 MAX_STREAMS = 32
 _LAST_STAMP = 1 << 60  # shifting a timestamp must not exceed 64 bits
-# Decoders round sizes up to whole blocks, so their limit is higher.
-_DECODER_PIXELS_MARGIN = 1.25
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def open_media(path: Path, field: str, max_pixels: int) -> Iterator[InputContain
     options = {
         "protocol_whitelist": "file",
         "format_whitelist": ",".join(_FORMATS),
-        "max_pixels": str(int(max_pixels * _DECODER_PIXELS_MARGIN)),
+        **limit_pixels(max_pixels),
     }
     try:
         container = av.open(f"file:{path}", "r", options=options, metadata_errors="replace")
@@ -85,17 +84,12 @@ def _unopened(path: Path, error: av.FFmpegError, field: str) -> UnreadableMedia:
     if isinstance(error, av.EOFError):
         reason = "it ends before anything can be decoded"
     with path.open("rb") as file:
-        head = file.read(12)
-    kind = next(
-        (name for position, start, name in _BEGINNINGS if head[position:].startswith(start)), None
-    )
-    if kind is None:
-        return UnreadableMedia(
-            f"{field} is not a media file that can be read: {reason}.", field=field
-        )
-    return UnreadableMedia(
-        f"{field} begins like {kind} but is damaged or cut off: {reason}.", field=field
-    )
+        head = file.read(16)
+    for position, start, kind in _BEGINNINGS:
+        if head.startswith(start, position):
+            message = f"{field} begins like {kind} but is damaged or cut off: {reason}."
+            return UnreadableMedia(message, field=field)
+    return UnreadableMedia(f"{field} is not a media file that can be read: {reason}.", field=field)
 
 
 class BrokenOff(Exception):

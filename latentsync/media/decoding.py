@@ -26,6 +26,8 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+# Decoders round sizes up to whole blocks, so their limit is higher.
+_PIXELS_MARGIN = 1.25
 StreamT = TypeVar("StreamT", bound=Stream)
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _WITHOUT_ALPHA = {with_alpha: usual for usual, with_alpha in _WITH_ALPHA.items()}
@@ -34,6 +36,11 @@ _ELEMENTARY = {"mpegvideo"}
 # FFmpeg guesses when frames of these are shown, for the codecs below in the wrong order.
 ONE_TIME_PER_FRAME = {"avi", "asf"}
 _GUESSED_WRONG = {"h264", "hevc"}
+
+
+def limit_pixels(max_pixels: int) -> dict[str, str]:
+    """Return the option by which decoders refuse pictures of more than ``max_pixels``."""
+    return {"max_pixels": str(int(max_pixels * _PIXELS_MARGIN))}
 
 
 def choose_decoder(stream: Stream) -> str | None:
@@ -86,12 +93,9 @@ class Decoder:
 
     Args:
         name: of a decoder; None for the usual one.
-        max_pixels: largest picture (width x height) that a decoder may allocate.
+        max_pixels: largest picture (width x height) allowed.
         lacks_times: whether packets have the times of decoding instead of those of display.
         deinterlace: whether interlaced frames become progressive ones.
-
-    Attributes:
-        has_deinterlaced: whether some frames were interlaced.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Decoder:
 
     @property
     def has_deinterlaced(self) -> bool:
+        """Whether some frames were interlaced."""
         return self._deinterlacer is not None
 
     def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
@@ -153,11 +158,11 @@ class _AlphaDecoder:
 
     def __init__(self, name: str, max_pixels: int) -> None:
         self._context = _open_decoder(name)
-        limit = {"max_pixels": str(max_pixels)}
-        usual = _WITHOUT_ALPHA[name]
+        usual, limit = _WITHOUT_ALPHA[name], limit_pixels(max_pixels)
         self._pictures, self._alpha = (_open_decoder(usual, limit) for _ in range(2))
 
     def decode(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        """Return the frames that a packet completes; raises av.FFmpegError if it is damaged."""
         if not packet.size:
             return self._context.decode(None)
         self._pictures.decode(av.Packet(bytes(packet)))

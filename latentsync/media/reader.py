@@ -47,13 +47,13 @@ class VideoReader:
     def __init__(self, path: Path, info: VideoInfo) -> None:
         self._path = path
         self._info = info
-        self._to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour, info.pixel_aspect)
+        self._other_sizes: set[tuple[int, int]] = set()
         self.has_deinterlaced = False
 
     @property
     def other_sizes(self) -> list[tuple[int, int]]:
         """Stored sizes, other than the first frame's, of the frames read so far."""
-        return sorted(self._to_rgb.other_sizes)
+        return sorted(self._other_sizes)
 
     @property
     def num_frames(self) -> int:
@@ -80,6 +80,8 @@ class VideoReader:
             UnreadableMedia: nothing could be decoded where frames should be.
         """
         info = self._info
+        # Of this reading alone: several threads may read at once.
+        to_rgb = ToRgb(info.coded_width, info.coded_height, info.colour, info.pixel_aspect)
         open_cursor = _AnimationCursor if is_animation(self._path) else _Cursor
         with open_cursor(self._path, info) as cursor:
             for index in indices:
@@ -88,7 +90,8 @@ class VideoReader:
                 frame = cursor.frame_at(int(info.timeline.slot_pts[index]))
                 self.has_deinterlaced |= cursor.has_deinterlaced
                 with unreadable_errors(info.field):
-                    rgb = self._to_rgb(frame)
+                    rgb = to_rgb(frame)
+                self._other_sizes.update(to_rgb.other_sizes)
                 yield info.orientation.apply(rgb)
 
 
@@ -209,7 +212,7 @@ class _Cursor:
             if self._seek_to(target) and self._is_on_keyframe(pts):
                 return
             target = self._keyframe_before(target - 1)
-        self._read_to(pts)
+        self._open()  # no seek succeeded: decode from the beginning
 
     def _is_on_keyframe(self, pts: int) -> bool:
         """Return whether a seek was correct: some containers renumber frames after one."""

@@ -140,7 +140,7 @@ def scan_video(container: InputContainer, settings: Settings, field: str) -> Vid
         raise _unusable(scan.videos, "video", field)
     track.alternatives = [one for one in scan.videos if one is not track and not one.obstacle]
     scan.check_end(track)
-    if track.is_cut and track.num_packets > 1:
+    if track.is_cut:
         track.drop_last()
     scan.close_jumps(track, _choose(scan.sounds, decoded=False))
     return track

@@ -7,6 +7,7 @@ frame is decoded, which also shows that it can be.
 from __future__ import annotations  # the generics of av exist for type checkers only
 
 import struct
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def name_stream(stream: Stream) -> str:
     return f"stream {stream.index} ({context.name if context else 'unknown format or damaged'})"
 
 
-class Track:
+class Track(ABC):
     """One stream, as its packets show it.
 
     Attributes:
@@ -106,14 +107,19 @@ class Track:
         return bool(self.stream.disposition & Disposition.default)
 
     @property
-    def is_full(self) -> bool:
-        """Whether it has more than any limit allows, so that the rest need not be recorded."""
-        raise NotImplementedError
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether it has nothing that could be shown or heard."""
 
     @property
+    @abstractmethod
+    def is_full(self) -> bool:
+        """Whether it has more than any limit allows, so that the rest need not be recorded."""
+
+    @property
+    @abstractmethod
     def end_s(self) -> float:
         """The last timestamp in the file, in seconds; 0 if there is none."""
-        raise NotImplementedError
 
     @property
     def obstacle(self) -> str | None:
@@ -127,7 +133,7 @@ class Track:
         """The same without regard to whether a frame was decoded."""
         if self.stream.codec_context is None:
             return "is in a format without a decoder"
-        return None if self.num_packets else EMPTY
+        return EMPTY if self.is_empty else None
 
     @property
     def name(self) -> str:
@@ -140,13 +146,13 @@ class Track:
         self.record(packet)
         self.num_packets += 1
 
+    @abstractmethod
     def record(self, packet: Packet[Stream]) -> None:
         """Record what is needed of a packet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stretches(self) -> Stretches:
         """Return the packets between the jumps of the clock."""
-        raise NotImplementedError
 
 
 TrackT = TypeVar("TrackT", bound=Track)
@@ -208,6 +214,10 @@ class VideoTrack(Track):
         return self._decoded if self.lacks_times else self._shown
 
     @property
+    def is_empty(self) -> bool:
+        return False not in self._is_hidden
+
+    @property
     def is_full(self) -> bool:
         return len(self._shown) > self._most_frames
 
@@ -223,9 +233,11 @@ class VideoTrack(Track):
         return max(self._stamps, default=0) * float(self.time_base)
 
     def drop_last(self) -> None:
-        """Forget the last packet, which is incomplete."""
-        for column in self._columns:
-            column.pop()
+        """Forget the last packet, which is incomplete, unless no other is shown."""
+        is_recorded = self._numbers[-1] == self.num_packets - 1
+        if is_recorded and False in self._is_hidden[:-1]:
+            for column in self._columns:
+                column.pop()
 
     @property
     def _columns(self) -> tuple[array[int], ...]:
@@ -341,6 +353,10 @@ class SoundTrack(Track):
     @property
     def end_s(self) -> float:
         return max((one.end for one in self._stretches), default=0) * float(self.time_base)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._stretches
 
     @property
     def is_full(self) -> bool:

@@ -22,9 +22,9 @@ _OPENING_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot",
 _CONTENT_BOXES = _OPENING_BOXES | {b"moof", b"mfra", b"sidx", b"uuid", b"udta", b"meta"}
 _MOST_BOXES = 100_000  # more than ten minutes in fragments of one frame each
 _MOST_CHUNKS = 1_000  # in front of the samples
-_EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+EBML_HEADER, _EBML_SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _WAVE64_HEADER = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
-_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_IS_LIVE = 1  # flag of a stream whose size is not known
 # Placeholders in use: 0, 2,000,000,000, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF, each less a header.
@@ -57,7 +57,7 @@ def _find_truncation(file: BinaryIO, size_bytes: int, field: str) -> str | None:
     head = file.read(16)
     if head[4:8] in _OPENING_BOXES:
         return _check_boxes(file, size_bytes, field)
-    if head[:4] == _EBML_HEADER:
+    if head[:4] == EBML_HEADER:
         return _check_ebml(file, size_bytes)
     declared_end = _declared_end(file, head, size_bytes)
     if declared_end is not None and declared_end > size_bytes + _PADDING_BYTES:
@@ -78,7 +78,7 @@ def _declared_end(file: BinaryIO, head: bytes, size_bytes: int) -> int | None:
     if head[:4] == b".snd":
         start, length = struct.unpack(">II", head[4:12].ljust(8, b"\0"))
         return _end(start, length)
-    if head == _ASF_HEADER:
+    if head == ASF_HEADER:
         return _end_of_asf(file, size_bytes)
     if head == _WAVE64_HEADER:
         return _end(0, struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0])
@@ -160,7 +160,7 @@ def _end_of_asf(file: BinaryIO, size_bytes: int) -> int | None:
 
 
 def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
-    start, count, kinds, is_damaged = 0, 0, set(), False
+    start, count, kinds = 0, 0, set()
     while start + 8 <= size_bytes:
         count += 1
         if count > _MOST_BOXES:
@@ -170,15 +170,14 @@ def _check_boxes(file: BinaryIO, size_bytes: int, field: str) -> str | None:
             )
         length, kind = _read_box(file, start, size_bytes)
         if length < 8 or (start + length > size_bytes and kind not in _CONTENT_BOXES):
-            is_damaged = True  # or garbage after the last box, which players ignore
-            break
+            break  # damaged, or garbage after the last box, which players ignore
         if start + length > size_bytes:
             return _missing_bytes(start + length, size_bytes)
         kinds.add(kind)
         start += length
     if kinds & {b"moov", b"moof"}:
         return None
-    if is_damaged or start < size_bytes:
+    if start < size_bytes:
         raise UnreadableMedia(
             f"{field} is damaged: there is no valid box at byte {start}, and none before it is "
             "the index (moov).",

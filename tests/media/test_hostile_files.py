@@ -29,11 +29,8 @@ def test_a_matroska_header_of_a_million_gigabytes_is_refused(
         probe_video(path, settings, "video")
 
 
-@pytest.mark.parametrize("time", [2**62, 2**63 - 1, 2**64 - 2])
-def test_timestamps_beyond_every_clock_are_ignored(
-    tmp_path: Path, settings: Settings, time: int
-) -> None:
-    path = make_video(tmp_path / "a.mkv", 40, gop=5, container_options={"live": "1"})
+def change_last_cluster(path: Path, time: int) -> Path:
+    """Set the timestamp of the last cluster of a Matroska."""
     content = path.read_bytes()
     cluster = content.rindex(b"\x1f\x43\xb6\x75")
     # The cluster's size becomes unknown, and its timestamp one of 8 bytes.
@@ -46,8 +43,23 @@ def test_timestamps_beyond_every_clock_are_ignored(
         + (b"\xe7\x88" + time.to_bytes(8, "big"))
         + content[after_stamp:]
     )
+    return path
+
+
+@pytest.mark.parametrize("time", [2**62, 2**63 - 1, 2**64 - 2])
+def test_timestamps_beyond_every_clock_are_ignored(
+    tmp_path: Path, settings: Settings, time: int
+) -> None:
+    path = make_video(tmp_path / "a.mkv", 40, gop=5, container_options={"live": "1"})
+    change_last_cluster(path, time)
     info = probe_video(path, settings, "video")
     assert len(list(VideoReader(path, info).read(range(info.num_frames)))) == info.num_frames
+
+
+def test_pictures_without_a_possible_timestamp_are_none(tmp_path: Path, settings: Settings) -> None:
+    path = make_video(tmp_path / "a.mkv", 3, container_options={"live": "1"})
+    with pytest.raises(errors.NoVideo, match="without a single frame"):
+        probe_video(change_last_cluster(path, 2**62), settings, "video")
 
 
 @pytest.mark.parametrize("mask", [0b101, 0b1_1000, 0x20001, 0x600])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -272,3 +273,15 @@ def test_a_damaged_frame_shows_as_the_one_before_it(tmp_path: Path, settings: Se
 
 def test_the_numbers_painted_by_the_test_itself_can_be_read() -> None:
     assert [read_number(numbered(number)) for number in (0, 5, 1023)] == [0, 5, 1023]
+
+
+def test_two_threads_may_read_at_once(tmp_path: Path, settings: Settings) -> None:
+    path = make_video(tmp_path / "v.mp4", 100, size=(320, 240))
+    reader = VideoReader(path, probe_video(path, settings, "video"))
+    orders = [list(range(100)), list(reversed(range(100)))] * 2
+
+    def read(order: list[int]) -> list[int]:
+        return [read_number(frame) for frame in reader.read(order)]
+
+    with ThreadPoolExecutor(len(orders)) as threads:
+        assert list(threads.map(read, orders)) == orders
